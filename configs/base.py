@@ -1,0 +1,67 @@
+"""Every key of an experiment with its default; the other configs change some of them.
+
+A config is plain data. `python -m launch --config configs/NAME.py --config.model.bits=2` overrides any key; a
+misspelt one is refused. Lengths of time are in epochs here and become steps once the data are known.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def base_config() -> ConfigDict:
+    """The defaults: the paper's network, size S, and the optimiser of its ImageNet recipe."""
+    return ConfigDict(
+        {
+            "seed": 0,  # of everything random: weights, order, augmentation, drop path
+            "epochs": 300,
+            "batch_size": 256,  # images per update
+            "accumulate": 1,  # micro-batches that an update is cut into
+            "model": {
+                "channels": (64, 128, 256, 360),  # C1..C4
+                "depth": 8,  # transformer blocks, a multiple of 4
+                "num_heads": 8,
+                "mlp_ratio": 4,
+                "bits": 4,  # of the weights: 1..8, 32 for float
+                "levels": 4,  # D, largest spike count
+                "timesteps": 1,  # T
+                "neuron": "ie_lif",  # ie_lif, i_lif, lif, quantized_relu
+                "decay": placeholder(float),  # of the membrane per time step; None: the neuron's own
+                "reset": "soft",  # soft, hard
+                "surrogate": "straight_through",  # or rectangular, triangle, sigmoid, arctan
+                "rectify": "bn",  # bn (published code), norm
+                "attention_scale": 0.25,
+                "layer_scale_init": 1e-6,
+                "drop_path": 0.0,
+                "norm_group": 0,  # images that share batch-norm statistics; 0 for the whole batch
+                "dtype": "float32",  # operands of the products: float32, bfloat16, float64
+            },
+            "data": {
+                "source": "digits",  # digits, folder, fake
+                "path": "",  # of a folder source: PATH/train/CLASS/IMAGE.jpg and PATH/val/...
+                "image_size": (32, 32),  # height, width; multiples of 16
+                "channels": 3,
+                "mean": (0.485, 0.456, 0.406),  # of pixels in 0..1
+                "std": (0.229, 0.224, 0.225),
+                "augmentation": "none",  # none, affine, crop_flip
+                "workers": 0,  # processes that read and augment; 0 for threads
+                "fake_images": 1024,  # length of a fake source
+                "fake_classes": 1000,
+            },
+            "optimizer": {
+                "name": "lamb",  # lamb, adamw
+                "learning_rate": 6e-4,  # per 256 images of batch_size; the peak is scaled linearly
+                "warmup_epochs": 10.0,
+                "weight_decay": 0.05,  # on tensors of two or more axes
+                "clip_norm": 1.0,  # global gradient norm; 0 for none
+            },
+            "loss": {"label_smoothing": 0.0},
+            "ema_decay": 0.0,  # moving average of all variables; 0 for none
+            "eval": {"every_epochs": 1.0, "batch_size": 256},
+            "log": {"every_steps": 1},
+            "checkpoint": {
+                "every_steps": 1000,  # besides one after every evaluation
+                "keep_latest": 2,
+                "keep_best": 1,
+            },
+        }
+    )

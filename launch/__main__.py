@@ -1,0 +1,66 @@
+"""The command line: `python -m launch [VERB] --config configs/NAME.py --workdir DIR ...`.
+
+Verbs
+  train         (default) train, evaluate, and go on where the workdir stands
+  eval          evaluate a checkpoint on a split
+  predict       image files -> classes with probabilities, and a sheet of pictures
+  inspect       parameters, shapes, operations and memory of a config, without training
+  bench         step time, images/s and input wait, as JSON
+  import-torch  a published PyTorch checkpoint -> a workdir
+
+`python -m launch VERB --help` lists the flags of a verb. Any key of a config can be overridden after it:
+`--config configs/digits.py --config.model.bits=2 --config.epochs=5`.
+"""
+
+import importlib
+import os
+import sys
+
+VERBS = {
+    "train": "launch.train",
+    "eval": "launch.evaluate",
+    "predict": "launch.predict",
+    "inspect": "launch.inspect",
+    "bench": "launch.bench",
+    "import-torch": "launch.import_torch",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one verb and returns the exit status: 0, or 2 for a mistake of the user."""
+    verb, rest = "train", arguments
+    if rest and not rest[0].startswith("-"):
+        verb, rest = rest[0], rest[1:]
+    if verb not in VERBS:
+        return _refuse(f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}")
+    if not arguments or arguments[0] in ("--help", "-h"):
+        print(__doc__)
+        return 0
+
+    # Imported late, so that --help and a mistyped verb answer at once.
+    from launch.flags import parse
+    from qsdt_jax.errors import UserError
+    from qsdt_jax.train.preemption import Preempted
+
+    try:
+        module = importlib.import_module(VERBS[verb])
+        if not parse(verb, module.__doc__ or "", rest):
+            return 0
+        module.main()
+    except UserError as error:
+        return _refuse(str(error))
+    except Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # A compilation left behind in its thread must not hold up the exit.
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,203 @@
+"""From a configuration to the objects of the library, in one place, every value checked on the way."""
+
+import functools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
+from qsdt_jax.data.sources import DigitsSource, FakeSource, FolderSource, Source
+from qsdt_jax.errors import UserError
+from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models.backbone import STRIDE
+from qsdt_jax.train.classification import Classification
+from qsdt_jax.train.loop import Run
+from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine
+
+REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+FOLDER_SPLITS = {"train": "train", "test": "val"}
+
+
+def build_run(config: ml_collections.ConfigDict) -> Run:
+    """The training run that a configuration describes.
+
+    Raises:
+      UserError: a value out of range, or data that cannot be read.
+    """
+    _check_positive(config)
+    training, test = build_source(config, "train"), build_source(config, "test")
+    task = build_task(config, training.class_names)
+    if len(training) < config.batch_size:
+        raise UserError(f"config.batch_size={config.batch_size} exceeds the {len(training)} training images")
+    if config.batch_size % config.accumulate:
+        raise UserError(
+            f"config.accumulate={config.accumulate} does not divide config.batch_size={config.batch_size}"
+        )
+    preprocess = build_preprocess(config)
+    epoch = len(training) // config.batch_size
+    total_steps = config.epochs * epoch
+    schedule = warmup_cosine(
+        config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH,
+        min(round(config.optimizer.warmup_epochs * epoch), total_steps),
+        total_steps,
+    )
+    return Run(
+        config=plain(config),
+        task=task,
+        optimizer=build_optimizer(config, schedule),
+        schedule=schedule,
+        training_data=lambda first_step: training_batches(
+            training,
+            preprocess.train,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            first_step=first_step,
+            workers=config.data.workers,
+        ),
+        evaluation_data=functools.partial(
+            evaluation_batches, test, preprocess.evaluate, batch_size=config.eval.batch_size
+        ),
+        total_steps=total_steps,
+        batch_size=config.batch_size,
+        log_every=config.log.every_steps,
+        eval_every=max(1, round(config.eval.every_epochs * epoch)),
+        save_every=config.checkpoint.every_steps,
+        seed=config.seed,
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+        keep_latest=config.checkpoint.keep_latest,
+        keep_best=config.checkpoint.keep_best,
+    )
+
+
+def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTransformer:
+    """The classifier of a configuration.
+
+    Raises:
+      UserError: a value out of range.
+    """
+    fields = plain(config.model)
+    dtype = _choice("model.dtype", fields.pop("dtype"), DTYPES)
+    real = jnp.float64 if dtype is jnp.float64 else jnp.float32
+    model = QSDTransformer(
+        **{**fields, "channels": tuple(fields["channels"])},
+        num_classes=num_classes,
+        in_channels=config.data.channels,
+        dtype=dtype,
+        param_dtype=real,
+    )
+    height, width = config.data.image_size
+    if height % STRIDE or width % STRIDE or height < STRIDE or width < STRIDE:
+        raise UserError(
+            f"config.data.image_size={(height, width)}: height and width must be multiples of {STRIDE}"
+        )
+    batch = config.model.norm_group or 1
+    image = jax.ShapeDtypeStruct((batch, height, width, config.data.channels), real)
+    try:  # The network checks its own values; no array is made here.
+        jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), image)
+    except ValueError as error:
+        raise UserError(f"config.model: {error}") from None
+    return model
+
+
+def build_task(config: ml_collections.ConfigDict, class_names: tuple[str, ...]) -> Classification:
+    """The task of a configuration; raises UserError as `build_model` does."""
+    return Classification(
+        model=build_model(config, len(class_names)),
+        image_shape=(*config.data.image_size, config.data.channels),
+        label_smoothing=config.loss.label_smoothing,
+    )
+
+
+def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
+    """The "train" or "test" split.
+
+    Raises:
+      UserError: an unknown source, or files that are not there.
+    """
+    data = config.data
+    match data.source:
+        case "digits":
+            if data.channels != 1:
+                raise UserError(f"the digits have 1 channel, but config.data.channels={data.channels}")
+            height, width = data.image_size
+            return DigitsSource("train" if split == "train" else "test", size=max(height, width))
+        case "folder":
+            if not data.path:
+                raise UserError("config.data.path is empty; a folder source needs the images' folder")
+            return FolderSource(Path(data.path).expanduser(), FOLDER_SPLITS[split], data.channels)
+        case "fake":
+            return FakeSource(data.fake_images, (*data.image_size, data.channels), data.fake_classes)
+        case other:
+            raise UserError(f"config.data.source={other!r} is none of digits, folder, fake")
+
+
+def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess:
+    """From decoded images to inputs; raises UserError for values that do not fit the channels."""
+    data = config.data
+    _choice("data.augmentation", data.augmentation, ("none", "affine", "crop_flip"))
+    for name in ("mean", "std"):
+        if len(data[name]) not in (1, data.channels):
+            raise UserError(f"config.data.{name} has {len(data[name])} values for {data.channels} channels")
+    return Preprocess(
+        size=tuple(data.image_size),
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        augmentation=data.augmentation,
+    )
+
+
+def build_optimizer(
+    config: ml_collections.ConfigDict, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """The optimiser; raises UserError for an unknown name."""
+    optimizer = config.optimizer
+    make = _choice("optimizer.name", optimizer.name, {"lamb": lamb, "adamw": adamw})
+    return make(schedule, weight_decay=optimizer.weight_decay, clip_norm=optimizer.clip_norm)
+
+
+def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """A configuration as nested dicts, lists, numbers and strings."""
+    return config.to_dict()
+
+
+def _choice(key: str, value: str, allowed) -> Any:
+    if value not in allowed:
+        raise UserError(f"config.{key}={value!r} is none of {', '.join(allowed)}")
+    return allowed[value] if isinstance(allowed, Mapping) else value
+
+
+def _check_positive(config: ml_collections.ConfigDict) -> None:
+    at_least = {
+        "epochs": 1,
+        "batch_size": 1,
+        "accumulate": 1,
+        "eval.batch_size": 1,
+        "log.every_steps": 1,
+        "checkpoint.every_steps": 1,
+        "checkpoint.keep_latest": 1,
+        "checkpoint.keep_best": 0,
+        "data.workers": 0,
+        "optimizer.learning_rate": 0,
+        "optimizer.warmup_epochs": 0,
+        "optimizer.weight_decay": 0,
+        "optimizer.clip_norm": 0,
+        "model.norm_group": 0,
+    }
+    for key, smallest in at_least.items():
+        value = functools.reduce(lambda tree, name: tree[name], key.split("."), config)
+        if not (math.isfinite(value) and value >= smallest):
+            raise UserError(f"config.{key}={value} must be at least {smallest}")
+    if config.eval.every_epochs <= 0:
+        raise UserError(f"config.eval.every_epochs={config.eval.every_epochs} must be positive")
+    for key in ("ema_decay", "loss.label_smoothing", "model.drop_path"):
+        value = functools.reduce(lambda tree, name: tree[name], key.split("."), config)
+        if not 0 <= value < 1:
+            raise UserError(f"config.{key}={value} must lie in [0, 1)")

@@ -1,0 +1,108 @@
+"""Parsing of flags, with one clear line for every mistake."""
+
+import difflib
+import re
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from qsdt_jax.errors import UserError
+
+
+def define_config():
+    """Defines --config and its overrides; returns the flag's holder."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "file of the configuration, e.g. configs/digits.py", lock_config=True
+    )
+
+
+def parse(verb: str, description: str, arguments: list[str]) -> bool:
+    """Parses the flags that the verb's module has defined; False where only help was asked for.
+
+    Raises:
+      UserError: an unknown flag or config key (the nearest one is named), a value of the wrong type, a config
+        file that is missing or cannot be run.
+    """
+    if "--help" in arguments or "-h" in arguments:
+        print(f"python -m launch {verb}: {description.strip()}\n\nFlags:")
+        for flag in _own_flags():
+            print(f"  --{flag.name}  {flag.help}" + (f" (default: {flag.default})" if flag.default else ""))
+        return False
+    _check_config(arguments)
+    try:
+        rest = flags.FLAGS([f"launch {verb}", *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        names = [flag.name for flag in _own_flags()]
+        raise UserError(f"unknown flag --{error.flagname}{_nearest(error.flagname, names)}") from None
+    except flags.Error as error:
+        raise UserError(str(error)) from None
+    if rest and "files" not in flags.FLAGS:
+        raise UserError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
+    if rest:
+        flags.FLAGS.files = rest
+    return True
+
+
+def _own_flags() -> list[flags.Flag]:
+    """The flags that modules of the command line define, and not the libraries'."""
+    modules = flags.FLAGS.flags_by_module_dict()
+    return [f for name, own in modules.items() if name.startswith("launch.") for f in own]
+
+
+def _check_config(arguments: list[str]) -> None:
+    """Refuses what would end in a traceback inside the flag parser."""
+    file = _value_of("config", arguments)
+    if file is None:
+        if any(a.startswith("--config.") for a in arguments):
+            raise UserError("--config.KEY=VALUE needs --config FILE before it")
+        return
+    path = Path(file.split(":", 1)[0])
+    if not path.is_file():
+        others = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+        raise UserError(f"--config {path}: no such file{_nearest(str(path), others)}")
+    known = _keys(_load(file))
+    for argument in arguments:
+        match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
+        if match and match[1] not in known:
+            raise UserError(f"unknown config key {match[1]!r}{_nearest(match[1], known)}")
+
+
+def _load(file: str) -> ConfigDict:
+    """The config as its file gives it."""
+    import importlib.util
+
+    path, _, argument = file.partition(":")
+    try:
+        spec = importlib.util.spec_from_file_location("checked_config", path)
+        module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
+        spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]
+        return module.get_config(argument) if argument else module.get_config()
+    except Exception as error:  # Whatever a config file does wrong is the user's to mend.
+        raise UserError(f"--config {path}: {type(error).__name__}: {error}") from None
+
+
+def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    keys = []
+    for key in config:
+        value = config.get_ref(key).get() if not isinstance(config[key], ConfigDict) else config[key]
+        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
+    return keys
+
+
+def _value_of(name: str, arguments: list[str]) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument == f"--{name}":
+            return arguments[i + 1] if i + 1 < len(arguments) else None
+        if argument.startswith(f"--{name}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    """", did you mean ...?", or nothing."""
+    tails = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    close = difflib.get_close_matches(word, known, 1, 0.6)
+    if not close:
+        close = [tails[t] for t in difflib.get_close_matches(word.rsplit(".", 1)[-1], tails, 1, 0.6)]
+    return f"; did you mean {close[0]!r}?" if close else ""

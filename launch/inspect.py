@@ -1,0 +1,270 @@
+"""parameters, operations and memory of a configuration, without training and without data."""
+
+import functools
+import sys
+import time
+from collections.abc import Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from absl import flags
+from jax.extend.core import Literal
+
+from launch.build import build_optimizer, build_source, build_task
+from launch.flags import define_config
+from qsdt_jax.errors import UserError
+from qsdt_jax.models.operations import LayerOperations, layer_operations
+from qsdt_jax.train.classification import Classification
+from qsdt_jax.train.randomness import Purpose, key_for
+from qsdt_jax.train.state import TrainState, Variables, create_state, parameter_count
+from qsdt_jax.train.step import train_step
+
+CONFIG = define_config()
+BATCH = flags.DEFINE_integer(
+    "batch", None, "images per step, for the memory; the config's batch_size unless given", lower_bound=1
+)
+NUM_CLASSES = flags.DEFINE_integer(
+    "num_classes", None, "classes of the head; those of the config's data unless given", lower_bound=1
+)
+LAYERS = flags.DEFINE_bool("layers", False, "lists every layer and not only the blocks")
+COMPILE = flags.DEFINE_bool("compile", False, "compiles both steps for the memory that they take (minutes)")
+
+ASSUMED_CLASSES = 1000
+MEGABYTE, GIGA = 1e6, 1e9
+COLUMNS = ("module", "output", "parameters", "bits", "MACs (M)", "input")
+
+
+def main() -> None:
+    """Prints the table of modules and the totals."""
+    config = CONFIG.value
+    if config is None:
+        raise UserError("inspect needs --config FILE")
+    if config.model.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    classes, origin = _class_count(config)
+    batch = config.batch_size if BATCH.value is None else BATCH.value
+    remark = _fit_to_batch(config, batch)
+    task = build_task(config, tuple(map(str, range(classes))))
+    state = _abstract_state(config, task)
+    layers = layer_operations(task.model, tuple(config.data.image_size))
+
+    height, width = config.data.image_size
+    print(
+        f"{height}x{width}x{config.data.channels} images, {classes} classes ({origin}), {config.model.bits}-bit "
+        f"weights, D = {config.model.levels}, T = {config.model.timesteps}\n"
+    )
+    rows = layer_rows(layers, state.variables) if LAYERS.value else block_rows(layers, state.variables)
+    print(_aligned([COLUMNS, *rows]) + "\n")
+    print(_aligned(totals(layers, state.variables, batch)) + "\n")
+    print(f"memory on one device, batch {batch}{remark}")
+    print(_aligned(_memory(config, task, state, layers, batch)))
+
+
+def block_rows(layers: list[LayerOperations], variables: Variables) -> list[tuple[str, ...]]:
+    """A row of `COLUMNS` for each block of the network, parameters of its batch norms included."""
+    blocks: dict[str, list[LayerOperations]] = {}
+    for layer in layers:
+        blocks.setdefault(layer.name.split("/")[0], []).append(layer)
+    return [
+        _row(name, own, parameter_count({"params": variables["params"][name]}))
+        for name, own in blocks.items()
+    ]
+
+
+def layer_rows(layers: list[LayerOperations], variables: Variables) -> list[tuple[str, ...]]:
+    """A row of `COLUMNS` for each layer, and one for the parameters of all batch norms and layer scales."""
+    counts = []
+    for layer in layers:
+        own = variables["params"]
+        for name in layer.name.split("/") if layer.weights else ():
+            own = own[name]
+        counts.append(parameter_count({"params": own}) if layer.weights else 0)
+    rows = [_row(layer.name, [layer], count) for layer, count in zip(layers, counts, strict=True)]
+    rest = parameter_count(variables) - sum(counts)
+    return [*rows, ("batch norms, layer scales", "", f"{rest:,}", "32", "", "")]
+
+
+def _row(name: str, layers: list[LayerOperations], parameters: int) -> tuple[str, ...]:
+    macs = sum(layer.macs for layer in layers)
+    shape = "x".join(map(str, layers[-1].output_shape))  # A block ends with a layer of its own shape.
+    bits = "/".join(sorted({str(layer.bits) for layer in layers if layer.weights})) or "-"
+    share = sum(layer.macs for layer in layers if layer.spike_input) / macs
+    source = {0.0: "real", 1.0: "spikes"}.get(share, f"{100 * share:.0f} % spikes")
+    return name, shape, f"{parameters:,}", bits, f"{macs / 1e6:,.1f}", source
+
+
+def totals(layers: list[LayerOperations], variables: Variables, batch: int) -> list[tuple[str, str]]:
+    """Rows (what, value) over the whole network."""
+    live = parameter_count(variables)
+    weights = sum(layer.weights for layer in layers)
+    stored, real = stored_bytes(layers, variables)
+    macs = sum(layer.macs for layer in layers)
+    attention = sum(layer.macs for layer in layers if layer.kind == "attention")
+    spikes = sum(layer.macs for layer in layers if layer.spike_input)
+    words = sum(layer.weights * layer.bits / 32 for layer in layers if not layer.name.startswith("head"))
+    statistics = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
+    return [
+        ("live parameters", f"{live:,}, and {statistics:,} running statistics"),
+        ("quantised weights", f"{weights:,} in {sum(layer.weights > 0 for layer in layers)} layers"),
+        ("stored", f"{stored / MEGABYTE:.2f} MB: weights packed, all other parameters float32"),
+        ("unquantised", f"{real / MEGABYTE:.2f} MB: all float32, no step sizes; {real / stored:.2f} times more"),
+        ("paper's Param (M)", f"{words / 1e6:.2f}: 32-bit words of the weights without classifier"),
+        ("MACs per image", f"{macs / GIGA:.3f} G, of these {attention / GIGA:.3f} G in attention products"),
+        ("MACs on spikes", f"{100 * spikes / macs:.1f} %"),
+        ("FLOPs per train step", f"about {6 * macs * batch / GIGA:,.0f} G: 2 x 3 x MACs x batch {batch}"),
+    ]
+
+
+def stored_bytes(layers: list[LayerOperations], variables: Variables) -> tuple[int, int]:
+    """Bytes of the quantised network, and of the same network in float32.
+
+    Quantised: weights packed, one float32 scale per output channel, biases, batch-norm affines and layer
+    scales float32. Float32: no scales. Running statistics are left out of both: they fold into the affines.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
+    steps = sum(leaf.size for path, leaf in leaves if path[-1].key == "step_size")
+    weights = sum(layer.weights for layer in layers)
+    rest = parameter_count(variables) - steps - weights
+    packed = sum(-(-layer.weights * layer.bits // 8) for layer in layers)
+    scales = sum(layer.output_shape[-1] for layer in layers if layer.weights and layer.bits < 32)
+    return packed + 4 * (scales + rest), 4 * (weights + rest)
+
+
+def kept_bytes(task: Classification, variables: Variables, batch: Mapping[str, jax.Array]) -> int:
+    """Bytes that differentiation keeps from the forward for the backward pass, each value counted once."""
+
+    def backward(variables, batch):
+        def loss(params):
+            return task.loss({**variables, "params": params}, batch, jax.random.key(0))
+
+        return jax.vjp(loss, variables["params"], has_aux=True)[1]
+
+    jaxpr = jax.make_jaxpr(backward)(variables, batch).jaxpr
+    kept = {v for v in jaxpr.outvars if not isinstance(v, Literal)} - set(jaxpr.invars)
+    return sum(v.aval.size * v.aval.dtype.itemsize for v in kept)
+
+
+def _memory(
+    config: ml_collections.ConfigDict,
+    task: Classification,
+    state: TrainState,
+    layers: list[LayerOperations],
+    batch: int,
+) -> list[tuple[str, str]]:
+    """Rows (step, megabytes): a bound, or with --compile what the compiler reports."""
+    data = _abstract_batch(task, batch)
+    if not COMPILE.value:
+        # The largest activation of the inference; of the training, all that waits for the backward pass.
+        largest = max(layer.macs and jnp.prod(jnp.array(layer.output_shape)).item() for layer in layers)
+        real = jnp.dtype(task.model.numerics.real_dtype).itemsize
+        activation = largest * real * task.model.timesteps * batch
+        kept = kept_bytes(task, state.variables, _abstract_batch(task, batch // config.accumulate))
+        forward = _bytes(state.variables) + _bytes(data["image"])
+        backward = _bytes(state) + _bytes(data)
+        return [
+            ("inference", _at_least(forward, "variables and images", activation, "the largest activation")),
+            ("train step", _at_least(backward, "state and batch", kept, "kept for the backward pass")),
+            ("", "estimates; --compile asks the compiler instead (a minute or two for size S)"),
+        ]
+    optimizer = build_optimizer(config, _constant_rate)
+    step = functools.partial(
+        train_step,
+        task=task,
+        optimizer=optimizer,
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+    )
+    infer = jax.jit(lambda variables, images: task.model.apply(variables, images))
+    return [
+        ("inference", _compiled("inference", infer, state.variables, data["image"])),
+        ("train step", _compiled("train step", jax.jit(step, donate_argnums=0), state, data)),
+    ]
+
+
+def _at_least(known: int, of_what: str, more: int, of_that: str) -> str:
+    return (
+        f"at least {(known + more) / MEGABYTE:,.0f} MB: {known / MEGABYTE:,.1f} MB {of_what}, "
+        f"{more / MEGABYTE:,.1f} MB {of_that}"
+    )
+
+
+def _compiled(name: str, function, *arguments) -> str:
+    """Compiles ahead of time and says what the program takes."""
+    print(f"compiling the {name} ...", end=" ", file=sys.stderr, flush=True)
+    start = time.monotonic()
+    stats = function.lower(*arguments).compile().memory_analysis()
+    print(f"{time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    if stats is None:
+        return f"not reported by the {jax.default_backend()} backend"
+    given, made = stats.argument_size_in_bytes, stats.output_size_in_bytes - stats.alias_size_in_bytes
+    temporary = stats.temp_size_in_bytes
+    return (
+        f"{(given + made + temporary) / MEGABYTE:,.0f} MB on {jax.default_backend()}: "
+        f"{given / MEGABYTE:,.1f} MB arguments, {temporary / MEGABYTE:,.1f} MB temporaries, "
+        f"{made / MEGABYTE:,.1f} MB new output"
+    )
+
+
+def _abstract_state(config: ml_collections.ConfigDict, task: Classification) -> TrainState:
+    """The shapes of the train state."""
+    optimizer = build_optimizer(config, _constant_rate)
+
+    def initial_state():
+        return create_state(task.init(key_for(0, Purpose.INIT)), optimizer, ema=config.ema_decay > 0)
+
+    return jax.eval_shape(initial_state)
+
+
+def _abstract_batch(task: Classification, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        "image": jax.ShapeDtypeStruct((size, *task.image_shape), jnp.float32),
+        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+
+
+def _constant_rate(step) -> float:
+    """Stands for the schedule, whose length depends on the data; no size does."""
+    return 1e-3
+
+
+def _class_count(config: ml_collections.ConfigDict) -> tuple[int, str]:
+    """The number of classes and where it comes from; a folder that is not there counts as ImageNet-1K."""
+    if NUM_CLASSES.value is not None:
+        return NUM_CLASSES.value, "--num_classes"
+    try:
+        return len(build_source(config, "train").class_names), f"of the {config.data.source} data"
+    except UserError:
+        if config.data.source != "folder":
+            raise
+        return ASSUMED_CLASSES, "assumed, the folder is not there; --num_classes says otherwise"
+
+
+def _fit_to_batch(config: ml_collections.ConfigDict, batch: int) -> str:
+    """Checks the batch; statistics groups that do not divide it give way, with a remark."""
+    if batch < 1:
+        raise UserError(f"config.batch_size={batch} must be at least 1")
+    if config.accumulate < 1 or batch % config.accumulate:
+        raise UserError(f"config.accumulate={config.accumulate} does not divide the batch of {batch} images")
+    group = config.model.norm_group
+    if group <= 0 or batch // config.accumulate % group == 0:
+        return ""
+    config.model.norm_group = 0
+    return f" (norm_group {group} does not divide it: statistics of the whole batch here)"
+
+
+def _bytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _aligned(rows: Iterable[tuple[str, ...]]) -> str:
+    """Columns of text; numbers stand right."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = [len(rows[0]) > 2 and i in (2, 3, 4) for i in range(len(widths))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,183 @@
+"""Spiking neurons that emit counts: IE-LIF (the paper's), I-LIF, LIF and their ANN counterpart.
+
+One time step (paper, section 4; published code). With v = scale * u - (threshold - 1/2):
+
+    count  c = floor(clip(v, 0, D) + 1/2)          integers 0..D, half rounds up
+    output s = c * step
+
+and over time, with the reset path detached (siblings of the published code):
+
+    u[t] = decay * (u[t-1] - reset(c[t-1])) + x[t]
+
+| neuron         | scale | threshold | step | over time                     |
+|----------------|-------|-----------|------|-------------------------------|
+| IE-LIF         | D     | 1/2       | 1/D  | decay 0.25, soft reset        |
+| I-LIF          | 1     | 1/2       | 1    | decay 0.25, soft reset        |
+| LIF            | 1     | 1         | 1    | D = 1, decay 0.5 (tau 2)      |
+| quantized ReLU | D     | 1/2       | 1/D  | no memory: every step is new  |
+
+With one time step a quantized ReLU of D + 1 levels IS the IE-LIF neuron; it is kept under its own name
+because it is the baseline against which a spiking network must justify itself.
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.core.surrogates import Surrogate, surrogate_slope
+
+NeuronKind = Literal["ie_lif", "i_lif", "lif", "quantized_relu"]
+Reset = Literal["soft", "hard"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Neuron:
+    """The constants of a spiking neuron; see the table in this file.
+
+    Attributes:
+      levels: D, the largest count.
+      scale: counts per unit of membrane potential.
+      threshold: potential, in counts, at which the first spike fires; the others follow one apart.
+      step: real value of one spike.
+      timesteps: T, number of time steps that share one membrane.
+      decay: share of the membrane that survives one time step (beta).
+      reset: "soft" subtracts the potential that the emitted count stands for, "hard" sets it to 0.
+      surrogate: shape of the surrogate gradient.
+    """
+
+    levels: int
+    scale: float
+    threshold: float
+    step: float
+    timesteps: int = 1
+    decay: float = 0.25
+    reset: Reset = "soft"
+    surrogate: Surrogate = "straight_through"
+
+
+def make_neuron(
+    kind: NeuronKind = "ie_lif",
+    *,
+    levels: int = 4,
+    timesteps: int = 1,
+    decay: float | None = None,
+    reset: Reset = "soft",
+    surrogate: Surrogate = "straight_through",
+) -> Neuron:
+    """The neuron of a given kind (table in this file).
+
+    Args:
+      kind: "ie_lif", "i_lif", "lif" or "quantized_relu".
+      levels: D >= 1; a "lif" neuron is binary and takes D = 1 only.
+      timesteps: T >= 1.
+      decay: beta in [0, 1]; None takes the kind's usual value.
+      reset: "soft" or "hard".
+      surrogate: see `core.surrogates`.
+
+    Raises:
+      ValueError: a value out of range, or an unknown kind.
+    """
+    if levels < 1 or timesteps < 1:
+        raise ValueError(f"levels and timesteps must be at least 1, got {levels} and {timesteps}")
+    if decay is not None and not 0 <= decay <= 1:
+        raise ValueError(f"decay must lie in [0, 1], got {decay}")
+    if reset not in ("soft", "hard"):
+        raise ValueError(f"reset must be 'soft' or 'hard', got {reset!r}")
+    match kind:
+        case "ie_lif":
+            scale, threshold, usual_decay = float(levels), 0.5, 0.25
+        case "i_lif":
+            scale, threshold, usual_decay = 1.0, 0.5, 0.25
+        case "lif":
+            if levels != 1:
+                raise ValueError(f"a lif neuron is binary: levels must be 1, got {levels}")
+            scale, threshold, usual_decay = 1.0, 1.0, 0.5
+        case "quantized_relu":
+            scale, threshold, usual_decay, decay = float(levels), 0.5, 0.0, 0.0
+        case _:
+            raise ValueError(f"unknown neuron {kind!r}")
+    return Neuron(
+        levels=levels,
+        scale=scale,
+        threshold=threshold,
+        step=1.0 / scale,
+        timesteps=timesteps,
+        decay=usual_decay if decay is None else decay,
+        reset=reset,
+        surrogate=surrogate,
+    )
+
+
+def fire(x: jax.Array, neuron: Neuron) -> Spikes:
+    """The spikes that a layer of neurons emits for its input current.
+
+    Args:
+      x: (B * T, ...) input current, the T time steps of one image next to each other.
+      neuron: the neuron's constants.
+
+    Returns:
+      Spikes of x's shape and dtype.
+
+    Raises:
+      ValueError: the leading axis is not a multiple of T.
+    """
+    counts = spike_count(x, neuron) if neuron.timesteps == 1 else _fire_over_time(x, neuron)
+    return Spikes(counts=counts, step=neuron.step, levels=neuron.levels)
+
+
+def _fire_over_time(x: jax.Array, neuron: Neuron) -> jax.Array:
+    if x.shape[0] % neuron.timesteps:
+        raise ValueError(f"the leading axis {x.shape[0]} is not a multiple of {neuron.timesteps} time steps")
+    currents = x.reshape(-1, neuron.timesteps, *x.shape[1:])
+    membrane = jnp.zeros_like(currents[:, 0])
+    emitted = []
+    for t in range(neuron.timesteps):
+        membrane = membrane + currents[:, t]
+        counts = spike_count(membrane, neuron)
+        emitted.append(counts)
+        membrane = neuron.decay * _reset(membrane, jax.lax.stop_gradient(counts), neuron)
+    return jnp.stack(emitted, axis=1).reshape(x.shape)
+
+
+def _reset(membrane: jax.Array, counts: jax.Array, neuron: Neuron) -> jax.Array:
+    if neuron.reset == "hard":
+        return jnp.where(counts > 0, 0.0, membrane)
+    # One LIF spike costs its threshold, one IE-LIF spike the 1/D it stands for.
+    return membrane - counts / neuron.scale
+
+
+def _potential_in_counts(u: jax.Array, neuron: Neuron) -> jax.Array:
+    v = neuron.scale * u
+    return v if neuron.threshold == 0.5 else v - (neuron.threshold - 0.5)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def spike_count(u: jax.Array, neuron: Neuron) -> jax.Array:
+    """Spike count c = floor(clip(v, 0, D) + 1/2) of membrane potential u, with a surrogate gradient.
+
+    Args:
+      u: membrane potential, any shape.
+      neuron: the neuron's constants; time plays no role here.
+
+    Returns:
+      Integers 0..D in u's dtype.
+    """
+    return jnp.floor(jnp.clip(_potential_in_counts(u, neuron), 0, neuron.levels) + 0.5)
+
+
+def _spike_count_forward(u, neuron):
+    slope = surrogate_slope(_potential_in_counts(u, neuron), neuron.levels, neuron.surrogate)
+    if neuron.surrogate == "straight_through":
+        slope = slope.astype(jnp.bool_)  # One byte an element is all the backward pass keeps.
+    return spike_count(u, neuron), slope
+
+
+def _spike_count_backward(neuron, slope, grad):
+    return (grad * slope.astype(grad.dtype) * neuron.scale,)
+
+
+spike_count.defvjp(_spike_count_forward, _spike_count_backward)

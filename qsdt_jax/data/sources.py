@@ -1,0 +1,127 @@
+"""Index-addressable image sources: `len(source)` examples, `source[i]` one of them.
+
+An example is {"image": uint8 (H, W, C), "label": int}. Sources know their classes and pickle.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+from qsdt_jax.data.images import read_image
+from qsdt_jax.errors import UserError
+
+Split = Literal["train", "test"]
+Example = dict[str, np.ndarray | int]
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+DIGITS_TEST_IMAGES = 360
+DIGITS_SPLIT_SEED = 0
+
+
+class Source(Protocol):
+    """A split of a data set."""
+
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitsSource:
+    """Scikit-learn's 1,797 handwritten digits of 8x8 pixels and 17 grey levels, upscaled.
+
+    The split is fixed: a permutation with seed 0, of which the last 360 images are the test split.
+
+    Attributes:
+      split: "train" (1,437 images) or "test" (360).
+      size: side of the upscaled image in pixels (bicubic).
+    """
+
+    split: Split
+    size: int = 32
+    class_names: tuple[str, ...] = tuple("0123456789")
+
+    def __len__(self) -> int:
+        return len(self._arrays[1])
+
+    def __getitem__(self, index: int) -> Example:
+        images, labels = self._arrays
+        return {"image": images[index], "label": int(labels[index])}
+
+    @functools.cached_property
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        from sklearn.datasets import load_digits  # A second to import, and only this source needs it.
+
+        digits = load_digits()
+        order = np.random.default_rng(DIGITS_SPLIT_SEED).permutation(len(digits.target))
+        split = order[:-DIGITS_TEST_IMAGES] if self.split == "train" else order[-DIGITS_TEST_IMAGES:]
+        images = [_upscale(image, self.size) for image in digits.images[split]]
+        return np.stack(images)[..., None], digits.target[split].astype(np.int32)
+
+
+def _upscale(digit: np.ndarray, size: int) -> np.ndarray:
+    grey = np.round(digit * (255 / 16)).astype(np.uint8)
+    return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC))
+
+
+class FolderSource:
+    """Images in one folder per class: `root/split/class/name.jpg`, classes in sorted order.
+
+    Raises:
+      UserError: the folder is missing or holds no images.
+    """
+
+    def __init__(self, root: str | Path, split: str, channels: int = 3):
+        folder = Path(root) / split
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder; expected {root}/{split}/CLASS/IMAGE.jpg")
+        self.class_names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+        self._channels = channels
+        self._files = [
+            (path, label)
+            for label, name in enumerate(self.class_names)
+            for path in sorted((folder / name).iterdir())
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        if not self._files:
+            raise UserError(f"{folder} holds no images; expected {root}/{split}/CLASS/IMAGE.jpg")
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Example:
+        path, label = self._files[index]
+        return {"image": read_image(path, self._channels), "label": label}
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeSource:
+    """Random pixels and labels, a pure function of the index; for benchmarks and tests.
+
+    Attributes:
+      length: number of examples.
+      shape: (H, W, C) of an image.
+      classes: number of classes.
+    """
+
+    length: int
+    shape: tuple[int, int, int]
+    classes: int
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(str(i) for i in range(self.classes))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Example:
+        generator = np.random.default_rng(index)
+        image = generator.integers(0, 256, self.shape, np.uint8)
+        return {"image": image, "label": int(generator.integers(self.classes))}

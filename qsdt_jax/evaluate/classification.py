@@ -1,0 +1,42 @@
+"""Exact accuracy over a split whose last batch is padded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qsdt_jax.losses.classification import cross_entropy
+
+
+def accuracy_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Counts of one batch, to be added up over the split.
+
+    A class counts as predicted at rank r if r other classes score higher, or equal with a lower index.
+
+    Args:
+      logits: (B, K); labels: (B,); mask: (B,) 1 for images, 0 for padding.
+
+    Returns:
+      "images", "top1", "top5" as int32 counts and "loss" as a sum.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    earlier = jnp.arange(logits.shape[1])[None, :] < labels[:, None]
+    rank = jnp.sum((logits > own) | ((logits == own) & earlier), axis=1)
+    valid = mask > 0
+    return {
+        "images": jnp.sum(valid, dtype=jnp.int32),
+        "top1": jnp.sum(valid & (rank < 1), dtype=jnp.int32),
+        "top5": jnp.sum(valid & (rank < 5), dtype=jnp.int32),
+        "loss": jnp.sum(jnp.where(valid, cross_entropy(logits, labels), 0)),
+    }
+
+
+def summarize(sums: Mapping[str, Any]) -> dict[str, float]:
+    """Top-1 and top-5 in percent and the mean loss in nats, from added-up `accuracy_sums`."""
+    images = float(sums["images"])
+    return {
+        "top1": 100 * float(sums["top1"]) / images,
+        "top5": 100 * float(sums["top5"]) / images,
+        "loss": float(sums["loss"]) / images,
+    }

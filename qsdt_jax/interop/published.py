@@ -1,0 +1,189 @@
+"""Names and layouts of the published PyTorch checkpoints.
+
+A path here is the one of a leaf below its collection, such as ("block3_0", "mlp", "fc1", "kernel").
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from qsdt_jax.errors import UserError
+from qsdt_jax.interop import torch_file
+from qsdt_jax.models import QSDTransformer
+
+Path = tuple[str, ...]
+
+# Applied in turn to the path joined by "/".
+_RENAMES = (
+    (r"^conv_block(\d_\d)/", r"ConvBlock\1/0/"),
+    (r"^block(\d)_(\d+)/", r"block\1/\2/"),
+    (r"^(downsample\w+)/(conv|bn)/", r"\1/encode_\2/"),
+    (r"/sepconv/", r"/Conv/"),
+    (r"/(\w+)_repconv/conv1/", r"/\1_conv/0/body/0/"),
+    (r"/(\w+)_repconv/bn1/", r"/\1_conv/0/body/1/bn/"),
+    (r"/(\w+)_repconv/dwconv/", r"/\1_conv/0/body/2/0/"),
+    (r"/(\w+)_repconv/conv2/", r"/\1_conv/0/body/2/1/"),
+    (r"/(\w+)_repconv/bn2/", r"/\1_conv/0/body/2/2/"),
+    (r"/attn/(\w+)_bn/", r"/attn/\1_conv/1/"),
+    (r"/mlp/fc(\d)/", r"/mlp/fc\1_conv/"),
+    (r"/mlp/bn(\d)/", r"/mlp/fc\1_bn/"),
+    (r"/(kernel|scale)$", r"/weight"),
+    (r"/step_size$", r"/alpha"),
+    (r"/(mean|var)$", r"/running_\1"),
+)
+
+# Entries of the published files that compute nothing: counters, flags, and the quantiser of activations,
+# in whose place are spikes.
+_DEAD = re.compile(
+    r"(?P<layer>.+?)\.(num_batches_tracked|(act\.)?(init_state|signed)|act\.(alpha|zero_point))"
+)
+
+
+def torch_name(flax_path: Path) -> str:
+    """The PyTorch name of a parameter or running statistic, such as "block3.0.mlp.fc1_conv.weight".
+
+    Raises:
+      UserError: the leaf belongs to `rectify="norm"`, which the published code does not have.
+    """
+    name = "/".join(flax_path)
+    if "_rectify/" in name:
+        raise UserError(
+            f"the published files have no place for {name}; only models with rectify='bn' convert"
+        )
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name.replace("/", ".")
+
+
+def from_torch(model: QSDTransformer, source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of a model from a published checkpoint.
+
+    A model without step sizes (1 or 32 bits) takes the float weights and leaves the file's step sizes
+    aside. That is a start for training at these bits, not the network of the file. Weights trained at
+    other bits load without a complaint too, since the file does not say at how many it was trained.
+
+    Args:
+      model: gives names, shapes and types of what is expected.
+      source: a `.pth` file, or arrays by PyTorch name in PyTorch's layout (conv weights OIHW, dense OI).
+
+    Returns:
+      {"params": ..., "batch_stats": ...} as from `model.init`, in the model's `param_dtype`.
+
+    Raises:
+      UserError: the file cannot be read; tensors are missing, unknown or of another shape; or a step size
+        is not positive.
+    """
+    if isinstance(source, Mapping):
+        label, tensors = "the mapping", torch_file.without_ddp_prefix(source)
+    else:
+        label, tensors = os.fspath(source), torch_file.load(source)
+    leaves = {torch_name(path[1:]): (path, leaf) for path, leaf in _expected(model).items()}
+    arrays = {
+        name: np.asarray(value)
+        for name, value in tensors.items()
+        if name in leaves or not _is_dead(name, leaves)
+    }
+    shapes = {name: _torch_shape(path, leaf.shape) for name, (path, leaf) in leaves.items()}
+    _check(label, shapes, {name: array.shape for name, array in arrays.items()})
+    _check_step_sizes(label, arrays)
+    variables = {
+        path: jnp.array(_to_flax_layout(path, arrays[name]).astype(leaf.dtype))
+        for name, (path, leaf) in leaves.items()
+    }
+    return unflatten_dict(variables)
+
+
+def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The inverse of `from_torch`: arrays by PyTorch name and in PyTorch's layout, types unchanged.
+
+    The entries that `from_torch` ignores are not written. To load the result into the published code use
+    `strict=False`, and set the flags `init_state` to 1 before training on, else the step sizes start anew.
+
+    Args:
+      variables: the tree of `model.init`, or of the same structure (gradients under "params").
+
+    Raises:
+      UserError: the model has `rectify="norm"`.
+    """
+    return {
+        torch_name(path[1:]): np.array(_to_torch_layout(path, np.asarray(leaf)), order="C")
+        for path, leaf in flatten_dict(variables).items()
+    }
+
+
+def _expected(model: QSDTransformer) -> Mapping[Path, Any]:
+    images = jnp.zeros((1, 32, 32, model.in_channels))
+    return flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images))
+
+
+def _is_pointwise_1d(path: Path) -> bool:
+    """Whether the published code has a Conv1d, weights (O, I, 1), for this 1x1 convolution."""
+    return path[-3:-1] in (("mlp", "fc1"), ("mlp", "fc2"))
+
+
+def _to_torch_layout(path: Path, array: np.ndarray) -> np.ndarray:
+    if path[-1] != "kernel":
+        return array
+    if array.ndim == 2:
+        return array.T
+    array = array.transpose(3, 2, 0, 1)
+    return array[..., 0] if _is_pointwise_1d(path) else array
+
+
+def _to_flax_layout(path: Path, array: np.ndarray) -> np.ndarray:
+    if path[-1] != "kernel":
+        return array
+    if array.ndim == 2:
+        return array.T
+    if _is_pointwise_1d(path):
+        array = array[..., None]
+    return array.transpose(2, 3, 1, 0)
+
+
+def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return _to_torch_layout(path, np.broadcast_to(0.0, shape)).shape
+
+
+def _is_dead(name: str, leaves: Mapping[str, Any]) -> bool:
+    """Whether an entry that the model lacks changes nothing; it must belong to a layer of the model."""
+    if match := _DEAD.fullmatch(name):
+        return f"{match['layer']}.weight" in leaves
+    layer, _, last = name.rpartition(".")
+    return last == "alpha" and f"{layer}.weight" in leaves and not _has_step_sizes(leaves)
+
+
+def _has_step_sizes(leaves: Mapping[str, Any]) -> bool:
+    return any(name.endswith(".alpha") for name in leaves)
+
+
+def _check(label: str, expected: dict[str, tuple], found: dict[str, tuple]) -> None:
+    misfits = {
+        "missing": [f"{k} {shape}" for k, shape in expected.items() if k not in found],
+        "unknown": [f"{k} {shape}" for k, shape in found.items() if k not in expected],
+        "of another shape": [
+            f"{k} expected {shape} found {found[k]}"
+            for k, shape in expected.items()
+            if k in found and found[k] != shape
+        ],
+    }
+    told = [f"{kind} ({len(names)}): {_first(names)}" for kind, names in misfits.items() if names]
+    if told:
+        raise UserError(f"{label} does not fit the model; {'; '.join(told)}")
+
+
+def _check_step_sizes(label: str, arrays: dict[str, np.ndarray]) -> None:
+    bad = [k for k, array in arrays.items() if k.endswith(".alpha") and not np.all(array > 0)]
+    if bad:
+        raise UserError(f"{label}: step sizes must be positive; found others in {_first(bad)}")
+
+
+def _first(names: Iterable[str], count: int = 5) -> str:
+    names = list(names)
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

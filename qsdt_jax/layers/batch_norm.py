@@ -1,0 +1,92 @@
+"""Batch normalisation with PyTorch's running statistics, statistics groups and a border."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from qsdt_jax.layers.numerics import Numerics
+
+EPSILON = 1e-5
+MOMENTUM = 0.1  # PyTorch's sense: new = 0.9 old + 0.1 batch.
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over all axes but the last.
+
+    Normalises with the biased batch variance and keeps the unbiased one (n / (n - 1)) as PyTorch does.
+    With `numerics.norm_group = n` each group of n consecutive images has its own statistics, as n images
+    on a device of the published code have. Each group's border follows from the running statistics that
+    it alone would leave; the running statistics kept are their mean over the groups.
+
+    Attributes:
+      numerics: shared numerical choices.
+      border: pixels of padding after the normalisation, with the value that it gives to zero, computed
+        from the running statistics, already updated by this step, and without gradient (the published
+        code's "BN with border").
+      scale_init, bias_init: initial affine.
+    """
+
+    numerics: Numerics
+    border: int = 0
+    scale_init: float = 1.0
+    bias_init: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """x (N, ..., C) -> the same shape, padded by `border` on axes 1 and 2.
+
+        Raises:
+          ValueError: the images do not divide into groups of `norm_group`.
+        """
+        dtype = self.numerics.param_dtype
+        features = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.constant(self.scale_init), features, dtype)
+        bias = self.param("bias", nn.initializers.constant(self.bias_init), features, dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features, dtype)
+
+        if train:
+            groups = x.reshape(self._group_count(x.shape[0]), -1, *x.shape[1:])
+            axes = tuple(range(1, groups.ndim - 1))
+            mean = jnp.mean(groups, axes, keepdims=True)
+            var = jnp.mean(jnp.square(groups - mean), axes, keepdims=True)
+            y = ((groups - mean) * (jax.lax.rsqrt(var + EPSILON) * scale)).reshape(x.shape) + bias
+            # What each group alone would leave as running statistics, (G, C).
+            count = groups[0, ..., 0].size
+            group_mean = _moved(running_mean.value, mean)
+            group_var = _moved(running_var.value, var * (count / max(count - 1, 1)))
+            if not self.is_initializing():
+                running_mean.value = jnp.mean(group_mean, 0)
+                running_var.value = jnp.mean(group_var, 0)
+        else:
+            group_mean, group_var = running_mean.value[None], running_var.value[None]
+            y = (x - group_mean[0]) * (jax.lax.rsqrt(group_var[0] + EPSILON) * scale) + bias
+        if not self.border:
+            return y
+        zero = bias - group_mean * (jax.lax.rsqrt(group_var + EPSILON) * scale)
+        return _pad(y, jax.lax.stop_gradient(zero), self.border)
+
+    def _group_count(self, rows: int) -> int:
+        per_group = self.numerics.norm_group * self.numerics.neuron.timesteps
+        if not per_group:
+            return 1
+        if rows % per_group:
+            raise ValueError(
+                f"a batch of {rows // self.numerics.neuron.timesteps} images does not divide into "
+                f"batch-norm groups of {self.numerics.norm_group}"
+            )
+        return rows // per_group
+
+
+def _moved(running: jax.Array, batch: jax.Array) -> jax.Array:
+    """Running statistics (C,) moved towards the batch's (G, 1, ..., C) -> (G, C)."""
+    batch = jax.lax.stop_gradient(batch).astype(running.dtype).reshape(-1, running.size)
+    return (1 - MOMENTUM) * running + MOMENTUM * batch
+
+
+def _pad(x: jax.Array, values: jax.Array, border: int) -> jax.Array:
+    """Pads axes 1 and 2 of x (N, H, W, C) with values (G, C), one row for each group of images."""
+    edges = ((0, 0), (border, border), (border, border), (0, 0))
+    inside = jnp.pad(jnp.ones((1, *x.shape[1:3], 1), jnp.bool_), edges)
+    values = jnp.repeat(values, x.shape[0] // values.shape[0], axis=0)[:, None, None, :]
+    return jnp.where(inside, jnp.pad(x, edges), values)

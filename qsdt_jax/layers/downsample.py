@@ -1,0 +1,42 @@
+"""Down-sampling: [neuron ->] quantised convolution with bias -> batch norm."""
+
+import jax
+from flax import linen as nn
+
+from qsdt_jax.layers.batch_norm import BatchNorm
+from qsdt_jax.layers.numerics import Numerics
+from qsdt_jax.layers.quantized import QConv
+from qsdt_jax.layers.spiking import SpikingNeuron
+
+
+class Downsample(nn.Module):
+    """Halves the resolution (stride 2) or only changes the width (stride 1).
+
+    Attributes:
+      features: output channels.
+      numerics: shared numerical choices.
+      kernel_size, stride, padding: of the convolution, in pixels.
+      spiking: puts a neuron before the convolution; the stem sees the image itself.
+    """
+
+    features: int
+    numerics: Numerics
+    kernel_size: int = 3
+    stride: int = 2
+    padding: int = 1
+    spiking: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """x (N, H, W, C) -> (N, H / stride, W / stride, features)."""
+        inputs = SpikingNeuron(self.numerics, name="neuron")(x) if self.spiking else x
+        y = QConv(
+            self.features,
+            self.numerics,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            use_bias=True,
+            name="conv",
+        )(inputs)
+        return BatchNorm(self.numerics, name="bn")(y, train=train)

@@ -1,0 +1,64 @@
+"""The numerical choices that every layer of one network shares."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from qsdt_jax.core.lsq import weight_range
+from qsdt_jax.core.neurons import Neuron, make_neuron
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Numerics:
+    """Bits, neuron, dtypes and statistics that the layers of one network share.
+
+    Attributes:
+      bits: weight bits 1..8, or 32 for float weights.
+      neuron: the spiking neuron.
+      dtype: operand type of the matrix products. Everything between them (membranes, residual stream,
+        normalisation) stays in `real_dtype`, so bfloat16 loses nothing in products of spikes.
+      param_dtype: type in which parameters and statistics are stored.
+      spike_dtype: operand type of products of spikes with integer weights, where it shall differ from
+        `dtype` (int8, float8_e4m3fn); their result is the same, exactly.
+      norm_group: images that share batch-norm statistics; 0 for the whole batch.
+    """
+
+    bits: int = 4
+    neuron: Neuron = dataclasses.field(default_factory=make_neuron)
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    spike_dtype: DTypeLike | None = None
+    norm_group: int = 0
+
+    def __post_init__(self):
+        if self.bits != 32:
+            weight_range(self.bits)  # Raises when out of range.
+        if self.norm_group < 0:
+            raise ValueError(f"norm_group must not be negative, got {self.norm_group}")
+        self._check_spike_dtype()
+
+    @property
+    def real_dtype(self) -> DTypeLike:
+        """Type of membranes, residual stream and normalisation: float32, or float64 if asked for."""
+        return jnp.promote_types(jnp.promote_types(self.dtype, self.param_dtype), jnp.float32)
+
+    @property
+    def spike_operand_dtype(self) -> DTypeLike:
+        return self.dtype if self.spike_dtype is None else self.spike_dtype
+
+    def _check_spike_dtype(self):
+        if self.bits == 32:
+            return
+        smallest, largest = weight_range(self.bits)
+        dtype = jnp.dtype(self.spike_operand_dtype)
+        if jnp.issubdtype(dtype, jnp.integer):
+            exact = int(jnp.iinfo(dtype).min), int(jnp.iinfo(dtype).max)
+        else:
+            limit = 2 ** (jnp.finfo(dtype).nmant + 1)
+            exact = -limit, limit
+        if smallest < exact[0] or max(largest, self.neuron.levels) > exact[1]:
+            raise ValueError(
+                f"{dtype} holds the integers {exact[0]}..{exact[1]} exactly: too few for "
+                f"{self.bits}-bit weights and counts up to {self.neuron.levels}"
+            )

@@ -1,0 +1,70 @@
+"""The exact-integer product: multiply integers, then scale once per output channel.
+
+    y = conv(x, w_int) * scale          (this project; "Exactness")
+
+Where x are spike counts, both operands are small integers: exact in float32, bfloat16, float8_e4m3 and
+int8, and their sums stay below 2^24. So y does not depend on the operand type, the order of summation, the
+batch size or the number of devices.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from qsdt_jax.layers import lowering
+from qsdt_jax.layers.lowering import ConvGeometry
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def scaled_convolution(
+    x: jax.Array,
+    integers: jax.Array,
+    scale: jax.Array,
+    geometry: ConvGeometry,
+    operand_dtype: DTypeLike,
+    gradient_dtype: DTypeLike,
+) -> jax.Array:
+    """conv(x, integers) * scale.
+
+    Args:
+      x: (N, H, W, I) spike counts or real values, in the dtype of the result.
+      integers: (kh, kw, I / groups, O) weights on their integer grid.
+      scale: (O,) positive.
+      geometry: stride, padding, groups.
+      operand_dtype: type in which x and integers are multiplied.
+      gradient_dtype: operand type of the two products of the backward pass.
+
+    Returns:
+      (N, H', W', O) in x's dtype.
+    """
+    y = lowering.convolve(x.astype(operand_dtype), integers.astype(operand_dtype), geometry, x.dtype)
+    return y * scale
+
+
+def _forward(x, integers, scale, geometry, operand_dtype, gradient_dtype):
+    y = scaled_convolution(x, integers, scale, geometry, operand_dtype, gradient_dtype)
+    # Narrow operands are what the backward pass keeps. Counts are exact in either type.
+    kept = x.astype(operand_dtype if _holds(operand_dtype, gradient_dtype) else gradient_dtype)
+    return y, (kept, integers, scale)
+
+
+def _holds(operand_dtype: DTypeLike, gradient_dtype: DTypeLike) -> bool:
+    return jnp.dtype(operand_dtype).itemsize < jnp.dtype(gradient_dtype).itemsize
+
+
+def _backward(geometry, operand_dtype, gradient_dtype, residuals, dy):
+    x, integers, scale = residuals
+    real = dy.dtype
+    dz = (dy * scale).astype(gradient_dtype)
+    grad_x = lowering.input_gradient(dz, integers.astype(gradient_dtype), x.shape, geometry, real)
+    grad_integers = lowering.weight_gradient(
+        x.astype(gradient_dtype), dz, integers.shape, geometry, real
+    ).astype(integers.dtype)
+    # sum(dy * z) per channel, from the kernel-sized gradient: the product z itself is not kept.
+    grad_scale = jnp.sum(integers * grad_integers, axis=(0, 1, 2)) / scale
+    return grad_x, grad_integers, grad_scale.astype(scale.dtype)
+
+
+scaled_convolution.defvjp(_forward, _backward)

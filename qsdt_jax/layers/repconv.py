@@ -1,0 +1,29 @@
+"""RepConv, the linear map of Q-SDSA."""
+
+import jax
+from flax import linen as nn
+
+from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.layers.batch_norm import BatchNorm
+from qsdt_jax.layers.numerics import Numerics
+from qsdt_jax.layers.quantized import QConv
+
+
+class RepConv(nn.Module):
+    """1x1 -> BN with border -> depthwise 3x3 without padding -> 1x1 -> BN (published code).
+
+    No neuron stands inside: only the first convolution receives spikes. The border is the value that the
+    BN gives to zero, so the chain can be merged into one padded 3x3 convolution after training.
+    """
+
+    numerics: Numerics
+
+    @nn.compact
+    def __call__(self, x: Spikes, *, train: bool) -> jax.Array:
+        """x (N, H, W, C) spikes -> (N, H, W, C) real values."""
+        numerics, channels = self.numerics, x.counts.shape[-1]
+        y = QConv(channels, numerics, name="conv1")(x)
+        y = BatchNorm(numerics, border=1, name="bn1")(y, train=train)
+        y = QConv(channels, numerics, kernel_size=3, depthwise=True, name="dwconv")(y)
+        y = QConv(channels, numerics, name="conv2")(y)
+        return BatchNorm(numerics, name="bn2")(y, train=train)

@@ -1,0 +1,53 @@
+"""The spiking neuron as a layer: rectification, firing, and the spikes made visible."""
+
+from typing import Literal
+
+import jax
+from flax import linen as nn
+
+from qsdt_jax.core.neurons import fire
+from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.layers.batch_norm import BatchNorm
+from qsdt_jax.layers.numerics import Numerics
+
+Rectify = Literal["bn", "norm"]
+
+
+class SpikingNeuron(nn.Module):
+    """A layer of neurons; being a module, its spikes can be captured by name (`capture_intermediates`).
+
+    Attributes:
+      numerics: shared numerical choices.
+      gain: factor on the value of a spike; 2 after the attention product (published code).
+    """
+
+    numerics: Numerics
+    gain: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Spikes:
+        """x (N, ...) input current -> spikes of that shape."""
+        spikes = fire(x, self.numerics.neuron)
+        return spikes.replace(step=self.gain * spikes.step)
+
+
+class HeadRectify(nn.Module):
+    """Standardises the potential of each attention head into the range of the neuron.
+
+    The paper moves the zero-centred bell of q, k, v into 0..1 before the neuron, which raises the entropy
+    of the spike counts; the published code leaves that to the batch norm before ("bn", which adds no
+    module). This is `rectify="norm"` of this project: mean and variance per head over batch, tokens and the
+    head's channels, then a learned gain and shift that start at std 1/4 and mean 1/2, so that the levels
+    are used about evenly.
+    """
+
+    numerics: Numerics
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """x (N, H, W, C) -> the same shape."""
+        n, h, w, c = x.shape
+        heads_last = x.reshape(n, h, w, self.num_heads, c // self.num_heads).swapaxes(-1, -2)
+        norm = BatchNorm(self.numerics, scale_init=0.25, bias_init=0.5, name="norm")
+        return norm(heads_last, train=train).swapaxes(-1, -2).reshape(x.shape)

@@ -1,0 +1,66 @@
+"""The transformer block: Q-SDSA and MLP with layer scale, membrane shortcuts and drop path."""
+
+import jax
+from flax import linen as nn
+
+from qsdt_jax.layers.attention import QSDSA
+from qsdt_jax.layers.mlp import MLP
+from qsdt_jax.layers.numerics import Numerics
+from qsdt_jax.layers.spiking import Rectify
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for a whole image, in all its time steps, with probability `rate`.
+
+    The published code has the flag without the effect; here it works (random stream "drop_path").
+    """
+
+    rate: float
+    timesteps: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """x (B * T, ...) -> the same shape; kept branches are divided by 1 - rate."""
+        if not train or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        images = x.reshape(-1, self.timesteps, *x.shape[1:])
+        shape = (images.shape[0],) + (1,) * (images.ndim - 1)
+        mask = jax.random.bernoulli(self.make_rng("drop_path"), keep, shape)
+        return (images * mask / keep).reshape(x.shape).astype(x.dtype)
+
+
+class TransformerBlock(nn.Module):
+    """x + ls1 * Q-SDSA(x), then x + ls2 * MLP(x) (published code).
+
+    Attributes:
+      numerics: shared numerical choices.
+      num_heads, mlp_ratio, attention_scale, rectify: see `QSDSA` and `MLP`.
+      layer_scale_init: initial value of the two layer scales.
+      drop_path: probability of dropping each branch.
+    """
+
+    numerics: Numerics
+    num_heads: int = 8
+    mlp_ratio: int = 4
+    attention_scale: float = 0.25
+    rectify: Rectify = "bn"
+    layer_scale_init: float = 1e-6
+    drop_path: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """x (N, H, W, C) -> the same shape."""
+        numerics = self.numerics
+        attention = QSDSA(numerics, self.num_heads, self.attention_scale, self.rectify, name="attn")
+        mlp = MLP(numerics, self.mlp_ratio, name="mlp")
+        drop_path = DropPath(self.drop_path, numerics.neuron.timesteps, name="drop_path")
+        for i, branch in enumerate((attention, mlp), start=1):
+            layer_scale = self.param(
+                f"layer_scale{i}",
+                nn.initializers.constant(self.layer_scale_init),
+                (x.shape[-1],),
+                numerics.param_dtype,
+            )
+            x = x + drop_path(layer_scale * branch(x, train=train), train=train)
+        return x

@@ -1,0 +1,6 @@
+"""Networks on the quantized spike-driven backbone."""
+
+from qsdt_jax.models.backbone import Backbone
+from qsdt_jax.models.classifier import SIZES, QSDTransformer
+
+__all__ = ["SIZES", "Backbone", "QSDTransformer"]

@@ -1,0 +1,161 @@
+"""The backbone: four stages of conv blocks and spike-driven transformer blocks."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from qsdt_jax.core.neurons import NeuronKind, Reset, make_neuron
+from qsdt_jax.core.surrogates import Surrogate
+from qsdt_jax.layers.downsample import Downsample
+from qsdt_jax.layers.numerics import Numerics
+from qsdt_jax.layers.sepconv import ConvBlock
+from qsdt_jax.layers.spiking import Rectify
+from qsdt_jax.layers.transformer_block import TransformerBlock
+
+STRIDE = 16  # Pixels of the image per pixel of the last two stages.
+Stage = Literal["stem", "stage1", "stage2", "stage3", "stage4"]
+
+
+class Backbone(nn.Module):
+    """The network without its head (published code).
+
+    stem (C1/2) -> conv block -> down (C1) -> conv block -> down (C2) -> two conv blocks -> down (C3) -> 3/4
+    of the transformer blocks -> down (C4, stride 1) -> the last 1/4.
+
+    Attributes:
+      channels: C1..C4.
+      depth: number of transformer blocks, a multiple of 4.
+      num_heads: attention heads; must divide C3 and C4.
+      mlp_ratio: widening in conv blocks and MLPs.
+      in_channels: channels of the image.
+      bits: weight bits 1..8, 32 for float.
+      levels: D, largest spike count; timesteps: T.
+      neuron, decay, reset, surrogate: see `core.neurons`; decay None takes the neuron's usual value.
+      rectify: "bn" (published code) or "norm", see `layers.spiking.HeadRectify`.
+      attention_scale: factor on q (k^T v).
+      layer_scale_init: initial layer scale of the transformer blocks.
+      drop_path: probability at the last block, rising linearly from 0 at the first.
+      norm_group: images per group of batch-norm statistics, 0 for the whole batch.
+      dtype, param_dtype, spike_dtype: see `layers.numerics.Numerics`.
+    """
+
+    channels: tuple[int, int, int, int] = (64, 128, 256, 360)
+    depth: int = 8
+    num_heads: int = 8
+    mlp_ratio: int = 4
+    in_channels: int = 3
+    bits: int = 4
+    levels: int = 4
+    timesteps: int = 1
+    neuron: NeuronKind = "ie_lif"
+    decay: float | None = None
+    reset: Reset = "soft"
+    surrogate: Surrogate = "straight_through"
+    rectify: Rectify = "bn"
+    attention_scale: float = 0.25
+    layer_scale_init: float = 1e-6
+    drop_path: float = 0.0
+    norm_group: int = 0
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    spike_dtype: DTypeLike | None = None
+
+    @property
+    def numerics(self) -> Numerics:
+        """The numerical choices shared by all layers; raises ValueError for values out of range."""
+        neuron = make_neuron(
+            self.neuron,
+            levels=self.levels,
+            timesteps=self.timesteps,
+            decay=self.decay,
+            reset=self.reset,
+            surrogate=self.surrogate,
+        )
+        return Numerics(
+            bits=self.bits,
+            neuron=neuron,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            spike_dtype=self.spike_dtype,
+            norm_group=self.norm_group,
+        )
+
+    def setup(self):
+        if len(self.channels) != 4 or self.channels[0] % 2:
+            raise ValueError(f"channels are four widths, the first even; got {self.channels}")
+        if self.depth < 4 or self.depth % 4:
+            raise ValueError(f"depth must be a multiple of 4, got {self.depth}")
+        numerics, ratio = self.numerics, self.mlp_ratio
+        c1, c2, c3, c4 = self.channels
+        self.downsample1_1 = Downsample(c1 // 2, numerics, kernel_size=7, padding=3, spiking=False)
+        self.conv_block1_1 = ConvBlock(numerics, ratio)
+        self.downsample1_2 = Downsample(c1, numerics)
+        self.conv_block1_2 = ConvBlock(numerics, ratio)
+        self.downsample2 = Downsample(c2, numerics)
+        self.conv_block2_1 = ConvBlock(numerics, ratio)
+        self.conv_block2_2 = ConvBlock(numerics, ratio)
+        self.downsample3 = Downsample(c3, numerics)
+        blocks = [
+            TransformerBlock(
+                numerics,
+                self.num_heads,
+                ratio,
+                self.attention_scale,
+                self.rectify,
+                self.layer_scale_init,
+                self.drop_path * i / (self.depth - 1),
+            )
+            for i in range(self.depth)
+        ]
+        self.block3 = blocks[: self.depth * 3 // 4]
+        self.downsample4 = Downsample(c4, numerics, stride=1)
+        self.block4 = blocks[self.depth * 3 // 4 :]
+
+    def features(self, images: jax.Array, *, train: bool = False) -> dict[Stage, jax.Array]:
+        """The real-valued residual stream after each stage.
+
+        Args:
+          images: (B, H, W, C), shown in every time step, or (B, T, H, W, C) frames; H and W multiples
+            of 16.
+          train: uses batch statistics and updates the running ones (collection "batch_stats").
+
+        Returns:
+          (B * T, h, w, c) per stage, at strides 2, 4, 8, 16, 16.
+
+        Raises:
+          ValueError: the images have another rank, channel count, frame count or size.
+        """
+        x = self._frames(images)
+        x = self.conv_block1_1(self.downsample1_1(x, train=train), train=train)
+        stem = x
+        x = self.conv_block1_2(self.downsample1_2(x, train=train), train=train)
+        stage1 = x
+        x = self.downsample2(x, train=train)
+        x = self.conv_block2_2(self.conv_block2_1(x, train=train), train=train)
+        stage2 = x
+        x = self.downsample3(x, train=train)
+        for block in self.block3:
+            x = block(x, train=train)
+        stage3 = x
+        x = self.downsample4(x, train=train)
+        for block in self.block4:
+            x = block(x, train=train)
+        return {"stem": stem, "stage1": stage1, "stage2": stage2, "stage3": stage3, "stage4": x}
+
+    def _frames(self, images: jax.Array) -> jax.Array:
+        """(B * T, H, W, C) in the real dtype, the time steps of an image next to each other."""
+        if images.ndim not in (4, 5):
+            raise ValueError(f"images have shape (B, H, W, C) or (B, T, H, W, C), got {images.shape}")
+        if images.ndim == 4:
+            images = jnp.repeat(images[:, None], self.timesteps, axis=1)
+        _, frames, height, width, channels = images.shape
+        if channels != self.in_channels:
+            raise ValueError(f"the network takes {self.in_channels} channels, got {channels}")
+        if frames != self.timesteps:
+            raise ValueError(f"the network takes {self.timesteps} time steps, got {frames}")
+        if height % STRIDE or width % STRIDE or not height or not width:
+            raise ValueError(f"height and width must be multiples of {STRIDE}, got {height}x{width}")
+        return images.reshape(-1, height, width, channels).astype(self.numerics.real_dtype)

@@ -1,0 +1,269 @@
+"""The training loop: the only one, for every task.
+
+Invariants:
+* Between steps the state is whole; only there it is saved.
+* What is logged at a step is on disk before the checkpoint of that step, and a resumed run drops what was
+  logged after its checkpoint. So killed at any moment and started again, a run ends with the state and the
+  logged losses of an uninterrupted one, bit for bit.
+* No state with a non-finite loss behind it is ever saved.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from qsdt_jax.errors import UserError
+from qsdt_jax.evaluate.split import evaluate_split
+from qsdt_jax.train.checkpoint import Checkpointer
+from qsdt_jax.train.metrics import MetricWriter, draw_curves
+from qsdt_jax.train.preemption import Background, Preempted, Preemption
+from qsdt_jax.train.progress import Progress
+from qsdt_jax.train.provenance import provenance
+from qsdt_jax.train.randomness import Purpose, key_for
+from qsdt_jax.train.state import TrainState, Variables, create_state, parameter_count
+from qsdt_jax.train.step import evaluation_step, train_step
+from qsdt_jax.train.task import Task
+from qsdt_jax.train.workdir import Workdir, write_atomically
+
+SUMMARY_FILE = "summary.json"
+CHECKPOINT_FOLDER = "checkpoints"
+BATCHES_AHEAD = 2
+
+HostBatches = Iterator[Mapping[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """All that defines a training run.
+
+    Attributes:
+      config: the configuration as plain data, stored in the workdir and compared on resume.
+      task: model, loss, evaluation.
+      optimizer: applied to the gradients.
+      schedule: the optimiser's learning rate by step, for the log.
+      training_data: batches from a given step on.
+      evaluation_data: the evaluation split, each time anew.
+      total_steps: length of the run.
+      batch_size: images per step.
+      log_every, eval_every, save_every: in steps; each evaluation is followed by a checkpoint as well.
+      seed, accumulate, ema_decay: see `train_step`.
+      keep_latest, keep_best: checkpoints kept.
+    """
+
+    config: Mapping[str, Any]
+    task: Task
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    training_data: Callable[[int], HostBatches]
+    evaluation_data: Callable[[], HostBatches]
+    total_steps: int
+    batch_size: int
+    log_every: int
+    eval_every: int
+    save_every: int
+    seed: int = 0
+    accumulate: int = 1
+    ema_decay: float = 0.0
+    keep_latest: int = 2
+    keep_best: int = 1
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, a pure function of the seed."""
+        variables = self.task.init(key_for(self.seed, Purpose.INIT))
+        return create_state(variables, self.optimizer, ema=self.ema_decay > 0)
+
+    def evaluation_due(self, step: int) -> bool:
+        """Whether the split is evaluated after `step`."""
+        return step % self.eval_every == 0 or step == self.total_steps
+
+    def save_due(self, step: int) -> bool:
+        """Whether a checkpoint follows `step`."""
+        return step % self.save_every == 0 or self.evaluation_due(step)
+
+
+def train(run: Run, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Trains, or goes on where the workdir stands.
+
+    Args:
+      run: what to train.
+      workdir: gets checkpoints, metrics.jsonl, TensorBoard files, curves.png and at the end summary.json.
+
+    Returns:
+      The summary.
+
+    Raises:
+      UserError: a non-finite loss; a workdir of another run, not writable or in use; damaged checkpoints
+        only; a full disk.
+      Preempted: SIGTERM or SIGINT; the state is saved.
+    """
+    with (
+        Preemption() as preemption,
+        Workdir(workdir) as directory,
+        Checkpointer(
+            Path(workdir) / CHECKPOINT_FOLDER,
+            keep_latest=run.keep_latest,
+            keep_best=run.keep_best,
+            best_metric=run.task.best_metric,
+        ) as checkpointer,
+    ):
+        directory.claim(run.config)
+        return _Session(run, directory.path, preemption, checkpointer).finish()
+
+
+class _Session:
+    """One start of a run, from restoring to the end or the next interruption."""
+
+    def __init__(self, run: Run, workdir: Path, preemption: Preemption, checkpointer: Checkpointer):
+        self.run, self.workdir = run, workdir
+        self.preemption, self.checkpointer = preemption, checkpointer
+        self.state = self._restore_or_create()
+        self.step = int(self.state.step)
+        self.writer = MetricWriter(workdir, self.step)
+        self._evaluation_step = None  # Compiled with the first evaluation.
+        self.rates = np.asarray(
+            jax.vmap(run.schedule)(np.arange(run.total_steps, dtype=np.int32)), np.float64
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Runs the steps that are left, and returns the summary."""
+        try:
+            self._train()
+        except Preempted:
+            self.checkpointer.save(self.step, self.state, wait=True)
+            raise Preempted(
+                f"{self.preemption.signal_name}: stopped after step {self.step} of "
+                f"{self.run.total_steps}; the same command goes on from there"
+            ) from None
+        finally:
+            self.writer.close()
+            draw_curves(self.workdir)
+        self.checkpointer.wait()
+        return self._write_summary()
+
+    def _restore_or_create(self) -> TrainState:
+        target = jax.eval_shape(self.run.initial_state)
+        restored = self.checkpointer.restore_latest(target)
+        if restored is None:
+            return self.preemption.wait_for(jax.jit(self.run.initial_state))
+        return restored[1]
+
+    def _train(self) -> None:
+        run = self.run
+        if self.step and run.evaluation_due(self.step):
+            self._evaluate_if_missing()
+        if self.step >= run.total_steps:
+            return
+        batches = Background(run.training_data(self.step), jax.device_put, ahead=BATCHES_AHEAD)
+        batch = self.preemption.next_of(batches)
+        update = self._compiled_step(batch)
+        progress = Progress(run.total_steps, self.step, run.batch_size)
+        running: tuple[int, dict[str, jax.Array]] | None = None
+        try:
+            while True:
+                self.state, metrics = update(self.state, batch)
+                self.step += 1
+                # Looking at the step before keeps the device busy with this one.
+                if running is not None:
+                    self._report(*running, progress)
+                running = self.step, metrics
+                if self.preemption.requested or run.save_due(self.step):
+                    self._report(*running, progress)
+                    running = None
+                    self._save(progress)
+                if self.step == run.total_steps:
+                    break
+                batch = self.preemption.next_of(batches)
+        except Preempted:
+            if running is not None:
+                self._report(*running, progress)
+            raise
+        finally:
+            batches.close()
+            progress.close()
+
+    def _compiled_step(self, batch):
+        run = self.run
+        function = functools.partial(
+            train_step,
+            task=run.task,
+            optimizer=run.optimizer,
+            seed=run.seed,
+            accumulate=run.accumulate,
+            ema_decay=run.ema_decay,
+        )
+        lowered = jax.jit(function, donate_argnums=0).lower(self.state, batch)
+        return self.preemption.wait_for(lowered.compile)
+
+    def _report(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
+        """Checks the loss of a finished step, shows and logs it."""
+        values = {f"train/{name}": float(value) for name, value in metrics.items()}
+        if not math.isfinite(values["train/loss"]):
+            saved = max(self.checkpointer.steps(), default=None)
+            raise UserError(
+                f"the loss is {values['train/loss']} at step {step}; "
+                f"the last checkpoint is {'none' if saved is None else f'of step {saved}'}. "
+                "Lower the learning rate or lengthen the warm-up"
+            )
+        progress.update(step, f"loss {values['train/loss']:.4f}")
+        if step % self.run.log_every == 0 or step == self.run.total_steps:
+            values["train/learning_rate"] = float(self.rates[step - 1])
+            values["train/images_per_second"] = progress.images_per_second
+            self.writer.write(step, values)
+
+    def _save(self, progress: Progress) -> None:
+        self.preemption.check()
+        metrics = None
+        if self.run.evaluation_due(self.step):
+            metrics = self._evaluate()
+            text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            progress.say(f"step {self.step}/{self.run.total_steps}  {text}")
+        self.checkpointer.save(self.step, self.state, metrics=metrics)
+
+    def _evaluate_if_missing(self) -> None:
+        """Makes up for the evaluation that an interruption kept from happening."""
+        if self.writer.value(self.step, self.run.task.best_metric) is None:
+            self.checkpointer.save(self.step, self.state, metrics=self._evaluate())
+
+    def _evaluate(self) -> dict[str, float]:
+        metrics = self._evaluate_variables(self.state.variables, "eval")
+        if self.state.ema is not None:
+            metrics |= self._evaluate_variables(self.state.ema, "eval_ema")
+        self.writer.write(self.step, metrics)
+        return metrics
+
+    def _evaluate_variables(self, variables: Variables, prefix: str) -> dict[str, float]:
+        batches = Background(self.run.evaluation_data(), jax.device_put, ahead=BATCHES_AHEAD)
+
+        def step(batch):
+            if self._evaluation_step is None:
+                function = functools.partial(evaluation_step, task=self.run.task)
+                lowered = jax.jit(function).lower(variables, batch)
+                self._evaluation_step = self.preemption.wait_for(lowered.compile)
+            return self._evaluation_step(variables, batch)
+
+        metrics = evaluate_split(step, self.preemption.iterate(batches), self.run.task.summarize)
+        return {f"{prefix}/{name}": value for name, value in metrics.items()}
+
+    def _write_summary(self) -> dict[str, Any]:
+        metric = self.run.task.best_metric
+        rates = [line["train/images_per_second"] for line in self.writer.lines if "train/loss" in line]
+        summary = {
+            "step": self.step,
+            "final": {metric: self.writer.value(self.step, metric)},
+            "best": {metric: self.writer.best(metric), "step": self.checkpointer.best_step()},
+            "images_per_second": rates[-1] if rates else None,
+            "parameters": parameter_count(self.state.variables),
+            "config": self.run.config,
+            **provenance(),
+        }
+        write_atomically(self.workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+        return summary

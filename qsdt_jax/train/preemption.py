@@ -1,0 +1,129 @@
+"""Stopping on request: SIGTERM (clusters) and SIGINT (Ctrl-C) at any moment of a run.
+
+The signal only sets a flag; the loop looks at it between steps, where the state is whole, saves and leaves.
+Long waits (compilation, input) run in a thread that the loop abandons, because Python delivers no signal
+while the main thread is inside a library.
+"""
+
+import contextlib
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+POLL_SECONDS = 0.1
+
+
+class Preempted(Exception):
+    """The run was asked to stop while it waited for something."""
+
+
+class Preemption:
+    """Context manager that turns SIGTERM and SIGINT into a flag; a second SIGINT stops at once."""
+
+    def __init__(self):
+        self.signal_name: str | None = None
+        self._previous = {}
+
+    def __enter__(self) -> "Preemption":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has arrived."""
+        return self.signal_name is not None
+
+    def check(self) -> None:
+        """Raises Preempted where a signal has arrived."""
+        if self.requested:
+            raise Preempted(self.signal_name)
+
+    def wait_for(self, work: Callable[[], T]) -> T:
+        """The result of `work`, run in a thread.
+
+        Raises:
+          Preempted: a signal came first; the thread is left behind.
+        """
+        return self.next_of(Background(iter([work]), lambda task: task(), ahead=1))
+
+    def next_of(self, results: "Background[T]") -> T:
+        """The next result of a `Background`.
+
+        Raises:
+          Preempted: a signal came first.
+          Exception: whatever the thread raised; StopIteration at the end.
+        """
+        while True:
+            self.check()
+            with contextlib.suppress(queue.Empty):
+                return results.get(timeout=POLL_SECONDS)
+
+    def iterate(self, results: "Background[T]") -> Iterator[T]:
+        """All results of a `Background`; raises Preempted where a signal comes first."""
+        try:
+            while True:
+                try:
+                    result = self.next_of(results)
+                except StopIteration:
+                    return
+                yield result
+        finally:
+            results.close()
+
+    def _handle(self, number, frame) -> None:
+        name = signal.Signals(number).name
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_name = name
+        print(f"\n{name}: saving and stopping (Ctrl-C again stops at once)", file=sys.stderr)
+
+
+class Background(Generic[T]):
+    """Runs work(item) for each item in a thread that stays at most `ahead` results in front."""
+
+    def __init__(self, items: Iterator, work: Callable[..., T], *, ahead: int):
+        self._results: queue.Queue = queue.Queue(maxsize=ahead)
+        self._closed = threading.Event()
+        threading.Thread(target=self._run, args=(items, work), daemon=True).start()
+
+    def get(self, timeout: float | None = None) -> T:
+        """The next result.
+
+        Raises:
+          queue.Empty: none came in `timeout` seconds.
+          Exception: what the thread raised; StopIteration after the last item.
+        """
+        result, error = self._results.get(timeout=timeout)
+        if error is not None:
+            self._results.put((None, error))  # Whoever asks again gets the same answer.
+            raise error
+        return result
+
+    def close(self) -> None:
+        """Lets the thread end."""
+        self._closed.set()
+
+    def _run(self, items: Iterator, work: Callable[..., T]) -> None:
+        try:
+            for item in items:
+                if not self._put((work(item), None)):
+                    return
+            self._put((None, StopIteration()))
+        except BaseException as error:  # The thread's error belongs to whoever waits.
+            self._put((None, error))
+
+    def _put(self, result: tuple[T | None, BaseException | None]) -> bool:
+        while not self._closed.is_set():
+            with contextlib.suppress(queue.Full):
+                self._results.put(result, timeout=POLL_SECONDS)
+                return True
+        return False

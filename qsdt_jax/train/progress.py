@@ -1,0 +1,60 @@
+"""What a run tells the person in front of it: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+LINE_SECONDS = 10  # Time between plain lines.
+
+
+class Progress:
+    """Progress through the steps of a run, with images/s and the time left.
+
+    Args:
+      total: steps of the whole run.
+      done: steps finished before this start.
+      images_per_step: for the rate.
+    """
+
+    def __init__(self, total: int, done: int, images_per_step: int):
+        self._total, self._images = total, images_per_step
+        self._start, self._first, self._done = time.monotonic(), done, done
+        self._last_line = -LINE_SECONDS
+        self._bar = None
+        if sys.stderr.isatty():
+            form = "{percentage:3.0f}% {bar:24} {n_fmt}/{total_fmt} {elapsed}<{remaining} {postfix}"
+            self._bar = tqdm(total=total, initial=done, bar_format=form, dynamic_ncols=True)
+
+    @property
+    def images_per_second(self) -> float:
+        """Mean rate since the first step of this start; 0 before."""
+        seconds = time.monotonic() - self._start
+        return (self._done - self._first) * self._images / seconds if seconds > 0 else 0.0
+
+    def update(self, step: int, text: str) -> None:
+        """Shows that `step` is finished, with a short text of metrics."""
+        self._done = step
+        now = time.monotonic()
+        rate = self.images_per_second
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{rate:,.0f} images/s, {text}", refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif now - self._last_line >= LINE_SECONDS or step == self._total:
+            self._last_line = now
+            left = (self._total - step) * (now - self._start) / max(1, step - self._first)
+            self.say(
+                f"step {step}/{self._total}  {rate:,.0f} images/s  {tqdm.format_interval(left)} left  {text}"
+            )
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leaves the terminal in order."""
+        if self._bar is not None:
+            self._bar.close()

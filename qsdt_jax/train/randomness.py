@@ -1,0 +1,19 @@
+"""Random keys as a function of (seed, purpose, step): none is ever stored."""
+
+import enum
+
+import jax
+
+
+class Purpose(enum.IntEnum):
+    """What a stream of randomness is for; the numbers are part of reproducibility and never change."""
+
+    INIT = 0
+    DROP_PATH = 1
+    FAKE_DATA = 2
+    MIXING = 3
+
+
+def key_for(seed: int, purpose: Purpose, step: int | jax.Array = 0) -> jax.Array:
+    """The key of one purpose at one step."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), step)

@@ -1,0 +1,44 @@
+"""The train state: all that a training run carries from step to step."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+Variables = dict[str, Any]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a resumed run needs besides its configuration.
+
+    No random key and no data position is stored: both are functions of (seed, step).
+
+    Attributes:
+      step: () int32, number of finished updates.
+      variables: "params" and "batch_stats" of the model.
+      opt_state: state of the optimiser.
+      ema: exponential moving average of `variables`, or None.
+    """
+
+    step: jax.Array
+    variables: Variables
+    opt_state: optax.OptState
+    ema: Variables | None
+
+
+def create_state(variables: Variables, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
+    """The state before the first step; the moving average starts at the real initial values."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        variables=variables,
+        opt_state=optimizer.init(variables["params"]),
+        # A copy: donated buffers must not be shared.
+        ema=jax.tree.map(jnp.copy, variables) if ema else None,
+    )
+
+
+def parameter_count(variables: Variables) -> int:
+    """Number of trainable values, step sizes and layer scales included."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

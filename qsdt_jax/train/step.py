@@ -1,0 +1,82 @@
+"""One training step and one evaluation step, as pure functions."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from qsdt_jax.train.randomness import Purpose, key_for
+from qsdt_jax.train.state import TrainState, Variables
+from qsdt_jax.train.task import Batch, Task
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    seed: int = 0,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update.
+
+    Args:
+      state: before the step.
+      batch: arrays of B leading rows.
+      task: gives the loss.
+      optimizer: applied to the mean gradient.
+      seed: of the run; the step's randomness follows from it and `state.step`.
+      accumulate: micro-batches that B is cut into; each is a batch-norm group of its own, and the result is
+        that of the whole batch with such groups.
+      ema_decay: of the moving average, where the state has one.
+
+    Returns:
+      The state after the step, and metrics of the step: those of the task and "grad_norm", the global norm
+      before clipping.
+    """
+    key = key_for(seed, Purpose.DROP_PATH, state.step)
+    if accumulate == 1:
+        grads, batch_stats, metrics = _gradients(task, state.variables, batch, key)
+    else:
+        grads, batch_stats, metrics = _accumulated(task, state.variables, batch, key, accumulate)
+
+    params = state.variables["params"]
+    updates, opt_state = optimizer.update(grads, state.opt_state, params)
+    variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
+    ema = state.ema
+    if ema is not None:
+        ema = jax.tree.map(lambda e, v: ema_decay * e + (1 - ema_decay) * v, ema, variables)
+    new_state = TrainState(step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
+    return new_state, {**metrics, "grad_norm": optax.global_norm(grads)}
+
+
+def _gradients(task: Task, variables: Variables, batch: Batch, key: jax.Array):
+    def loss(params):
+        return task.loss({**variables, "params": params}, batch, key)
+
+    grads, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(variables["params"])
+    return grads, batch_stats, metrics
+
+
+def _accumulated(task: Task, variables: Variables, batch: Batch, key: jax.Array, parts: int):
+    """Mean over `parts` micro-batches, one after the other in the memory of one."""
+    micro = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+
+    def add(total, part):
+        rows, i = part
+        result = _gradients(task, variables, rows, jax.random.fold_in(key, i))
+        return jax.tree.map(lambda t, r: t + r / parts, total, result), None
+
+    first = jax.tree.map(lambda x: x[0], micro)
+    shapes = jax.eval_shape(lambda rows: _gradients(task, variables, rows, key), first)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, (micro, jnp.arange(parts)))
+    return total
+
+
+def evaluation_step(variables: Variables, batch: Batch, *, task: Task) -> dict[str, Any]:
+    """The task's sums over one evaluation batch."""
+    return task.evaluate(variables, batch)

@@ -1,0 +1,115 @@
+"""The working directory of a run: who may write to it, and for which configuration."""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qsdt_jax.errors import UserError
+
+CONFIG_FILE = "config.json"
+LOCK_FILE = ".lock"
+# Sections that change nothing about the numbers of a run, so a resumed run may change them.
+FREE_SECTIONS = ("log", "checkpoint")
+
+
+class Workdir:
+    """Exclusive use of a working directory; a context manager that holds a lock.
+
+    Raises (on entering):
+      UserError: the path is a file, cannot be written, or is used by another run.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+
+    def __enter__(self) -> "Workdir":
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / LOCK_FILE, "a")
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"workdir {self.path} is a file; expected a directory") from None
+        except OSError as error:
+            raise UserError(f"workdir {self.path} cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise UserError(f"workdir {self.path} is in use by another run") from None
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._lock.close()
+
+    def claim(self, config: Mapping[str, Any]) -> None:
+        """Binds the directory to a configuration, or checks that it is the one of the run so far.
+
+        Raises:
+          UserError: the directory belongs to a run of another configuration.
+        """
+        file = self.path / CONFIG_FILE
+        if file.exists():
+            differences = config_differences(read_config(self.path), config)
+            if differences:
+                raise UserError(
+                    f"workdir {self.path} belongs to a run of another configuration: "
+                    + "; ".join(differences)
+                )
+        write_atomically(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration stored in a workdir.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    file = Path(workdir) / CONFIG_FILE
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{workdir} is not the workdir of a run: it has no {CONFIG_FILE}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+
+
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for each key that differs, e.g. "model.bits was 4, is 2"."""
+    before, after = _flatten(old), _flatten(new)
+    # Through JSON, so that a tuple equals the list it was stored as.
+    after = json.loads(json.dumps(after))
+    missing = "(absent)"
+    return [
+        f"{key} was {before.get(key, missing)!r}, is {after.get(key, missing)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, missing) != after.get(key, missing) and key.split(".")[0] not in FREE_SECTIONS
+    ]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Writes a text file so that after a crash either the old or the new content is there.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    temporary = file.with_name(file.name + ".tmp")
+    try:
+        with open(temporary, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from None

@@ -1,0 +1,91 @@
+"""Batch norm against PyTorch's rule written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qsdt_jax.core.neurons import make_neuron
+from qsdt_jax.layers.batch_norm import BatchNorm
+from qsdt_jax.layers.numerics import Numerics
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+NUMERICS = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+GENERATOR = np.random.default_rng(0)
+X = GENERATOR.standard_normal((6, 4, 5, 3)) * 2 + 1
+VARIABLES = {
+    "params": {"scale": GENERATOR.uniform(0.5, 1.5, 3), "bias": GENERATOR.standard_normal(3)},
+    "batch_stats": {"mean": GENERATOR.standard_normal(3), "var": GENERATOR.uniform(0.5, 1.5, 3)},
+}
+
+
+def reference(x, train=True):
+    scale, bias = VARIABLES["params"]["scale"], VARIABLES["params"]["bias"]
+    mean, var = VARIABLES["batch_stats"]["mean"], VARIABLES["batch_stats"]["var"]
+    if train:
+        batch_mean, batch_var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        n = x[..., 0].size
+        moved = 0.9 * mean + 0.1 * batch_mean, 0.9 * var + 0.1 * batch_var * n / (n - 1)
+        y = (x - batch_mean) / np.sqrt(batch_var + 1e-5) * scale + bias
+    else:
+        moved = mean, var
+        y = (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+    border = bias - moved[0] * scale / np.sqrt(moved[1] + 1e-5)
+    return y, moved, border
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_one_group(train):
+    layer = BatchNorm(Numerics(**NUMERICS), border=1)
+    y, updates = layer.apply(VARIABLES, X, train=train, mutable=["batch_stats"])
+    expected, (mean, var), border = reference(X, train)
+    assert y.shape == (6, 6, 7, 3)
+    assert np.allclose(y[:, 1:-1, 1:-1], expected, atol=1e-12)
+    assert np.allclose(y[:, 0], border, atol=1e-12) and np.allclose(y[:, :, -1], border, atol=1e-12)
+    assert np.allclose(updates["batch_stats"]["mean"], mean, atol=1e-12)
+    assert np.allclose(updates["batch_stats"]["var"], var, atol=1e-12)
+
+
+@pytest.mark.parametrize("timesteps", [1, 2])
+def test_groups_of_images_are_like_devices(timesteps):
+    """Each group is normalised as if it were alone; the running statistics are the groups' mean."""
+    numerics = Numerics(**NUMERICS, neuron=make_neuron(timesteps=timesteps), norm_group=3 // timesteps or 1)
+    rows = (3 // timesteps or 1) * timesteps
+    layer = BatchNorm(numerics, border=1)
+    y, updates = layer.apply(VARIABLES, X, train=True, mutable=["batch_stats"])
+    parts = [reference(X[i : i + rows]) for i in range(0, 6, rows)]
+    assert np.allclose(y[:, 1:-1, 1:-1], np.concatenate([p[0] for p in parts]), atol=1e-12)
+    for i, (_, _, border) in enumerate(parts):
+        assert np.allclose(y[i * rows : (i + 1) * rows, -1], border, atol=1e-12)
+    for name, index in (("mean", 0), ("var", 1)):
+        expected = np.mean([p[1][index] for p in parts], axis=0)
+        assert np.allclose(updates["batch_stats"][name], expected, atol=1e-12)
+
+
+def test_border_has_no_gradient():
+    layer = BatchNorm(Numerics(**NUMERICS), border=1)
+
+    def border_sum(params):
+        y = layer.apply({**VARIABLES, "params": params}, X, train=False)
+        return jnp.sum(y[:, 0])
+
+    gradient = jax.grad(border_sum)(VARIABLES["params"])
+    assert not np.any(gradient["scale"]) and not np.any(gradient["bias"])
+
+
+def test_initialisation_leaves_the_statistics_alone():
+    variables = BatchNorm(Numerics(**NUMERICS)).init(jax.random.key(0), X, train=True)
+    assert not np.any(variables["batch_stats"]["mean"])
+    assert np.all(variables["batch_stats"]["var"] == 1)
+
+
+def test_batch_that_does_not_divide_is_refused():
+    layer = BatchNorm(Numerics(**NUMERICS, norm_group=4))
+    with pytest.raises(ValueError, match="6 images does not divide into batch-norm groups of 4"):
+        layer.apply(VARIABLES, X, train=True, mutable=["batch_stats"])
