@@ -2,12 +2,18 @@
 
 import difflib
 import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from qsdt_jax.errors import UserError
+
+POSITIONAL = "files"  # Flag that receives the arguments without a name, where a verb defines it.
+# Arguments of a flag that several verbs define; whoever imports two of them would be refused otherwise.
+DEFINED_OFTEN: dict[str, Any] = {"allow_override": True}
 
 
 def define_config():
@@ -27,9 +33,11 @@ def parse(verb: str, description: str, arguments: list[str]) -> bool:
     if "--help" in arguments or "-h" in arguments:
         print(f"python -m launch {verb}: {description.strip()}\n\nFlags:")
         for flag in _own_flags():
-            print(f"  --{flag.name}  {flag.help}" + (f" (default: {flag.default})" if flag.default else ""))
+            name = "FILE ..." if flag.name == POSITIONAL else f"--{flag.name}"
+            print(f"  {name}  {flag.help}" + (f" (default: {flag.default})" if flag.default else ""))
         return False
     _check_config(arguments)
+    flags.FLAGS.set_gnu_getopt(True)  # Flags may follow files.
     try:
         rest = flags.FLAGS([f"launch {verb}", *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
@@ -37,11 +45,27 @@ def parse(verb: str, description: str, arguments: list[str]) -> bool:
         raise UserError(f"unknown flag --{error.flagname}{_nearest(error.flagname, names)}") from None
     except flags.Error as error:
         raise UserError(str(error)) from None
-    if rest and "files" not in flags.FLAGS:
+    if rest and POSITIONAL not in flags.FLAGS:
         raise UserError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
     if rest:
-        flags.FLAGS.files = rest
+        flags.FLAGS[POSITIONAL].value = rest
     return True
+
+
+def require_writable(flag: str, file: str | Path) -> None:
+    """Refuses, before any work is done, a file that cannot be written.
+
+    Raises:
+      UserError: it is a folder, its folder is missing, or the permission is.
+    """
+    file = Path(file)
+    try:
+        if file.exists():
+            file.open("a").close()
+        else:
+            tempfile.TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        raise UserError(f"--{flag} {file} cannot be written: {error.strerror}") from None
 
 
 def _own_flags() -> list[flags.Flag]:

@@ -1,6 +1,7 @@
 """parameters, operations and memory of a configuration, without training and without data."""
 
 import functools
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -31,7 +32,7 @@ LAYERS = flags.DEFINE_bool("layers", False, "lists every layer and not only the 
 COMPILE = flags.DEFINE_bool("compile", False, "compiles both steps for the memory that they take (minutes)")
 
 ASSUMED_CLASSES = 1000
-MEGABYTE, GIGA = 1e6, 1e9
+MEGABYTE = 1e6
 COLUMNS = ("module", "output", "parameters", "bits", "MACs (M)", "input")
 
 
@@ -110,9 +111,9 @@ def totals(layers: list[LayerOperations], variables: Variables, batch: int) -> l
         ("stored", f"{stored / MEGABYTE:.2f} MB: weights packed, all other parameters float32"),
         ("unquantised", f"{real / MEGABYTE:.2f} MB: all float32, no step sizes; {real / stored:.2f} times more"),
         ("paper's Param (M)", f"{words / 1e6:.2f}: 32-bit words of the weights without classifier"),
-        ("MACs per image", f"{macs / GIGA:.3f} G, of these {attention / GIGA:.3f} G in attention products"),
+        ("MACs per image", f"{_amount(macs)}, of these {_amount(attention)} in attention products"),
         ("MACs on spikes", f"{100 * spikes / macs:.1f} %"),
-        ("FLOPs per train step", f"about {6 * macs * batch / GIGA:,.0f} G: 2 x 3 x MACs x batch {batch}"),
+        ("FLOPs per train step", f"about {_amount(6 * macs * batch)}: 2 x 3 x MACs x batch {batch}"),
     ]
 
 
@@ -156,7 +157,7 @@ def _memory(
     data = _abstract_batch(task, batch)
     if not COMPILE.value:
         # The largest activation of the inference; of the training, all that waits for the backward pass.
-        largest = max(layer.macs and jnp.prod(jnp.array(layer.output_shape)).item() for layer in layers)
+        largest = max(math.prod(layer.output_shape) for layer in layers)
         real = jnp.dtype(task.model.numerics.real_dtype).itemsize
         activation = largest * real * task.model.timesteps * batch
         kept = kept_bytes(task, state.variables, _abstract_batch(task, batch // config.accumulate))
@@ -251,6 +252,10 @@ def _fit_to_batch(config: ml_collections.ConfigDict, batch: int) -> str:
         return ""
     config.model.norm_group = 0
     return f" (norm_group {group} does not divide it: statistics of the whole batch here)"
+
+
+def _amount(number: int) -> str:
+    return f"{number / 1e9:,.3f} G" if number >= 1e9 else f"{number / 1e6:,.3f} M"
 
 
 def _bytes(tree) -> int:

@@ -533,7 +533,7 @@ def _silence_orbax() -> None:
     others = sys.unraisablehook
 
     def hook(unraisable) -> None:
-        # After an error orbax closes its event loop, and tensorstore's other answers, some dozens, find it gone.
+        # After an error orbax closes its event loop, and dozens of answers of tensorstore find it gone.
         if "Event loop is closed" not in str(unraisable.exc_value):
             others(unraisable)
 

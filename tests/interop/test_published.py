@@ -177,29 +177,37 @@ def test_misfits_are_named_with_their_shapes(tensors):
     tensors["head.weight"] = np.zeros((1000, 32))
     assert refusal(tensors) == (
         "the mapping does not fit the model; "
-        "tensors 1 missing: head.bias (10,); "
-        "1 unknown: block3.0.unheard_of (2, 5); "
-        "1 of another shape: head.weight expected (10, 32) found (1000, 32)"
+        "missing (1): head.bias (10,); "
+        "unknown (1): block3.0.unheard_of (2, 5); "
+        "of another shape (1): head.weight expected (10, 32) found (1000, 32)"
     )
 
 
 def test_at_most_five_of_a_kind_are_named(tensors):
     text = refusal({"head.bias": tensors["head.bias"]})
-    assert "493 missing" in text and text.endswith(" and 488 more")
+    assert "missing (493): " in text and text.endswith(" and 488 more")
     assert sum(name in text for name in tensors) == 5
 
 
-@pytest.mark.parametrize(
-    "name", ["other.act.alpha", "other.num_batches_tracked", "head.act.scale", "x.alpha"]
-)
-def test_entries_that_only_look_dead_are_unknown(tensors, name):
-    assert f"1 unknown: {name} ()" in refusal(tensors | {name: np.array(0)})
+def test_entries_that_only_look_dead_are_unknown(tensors):
+    names = ["other.act.alpha", "other.num_batches_tracked", "head.act.scale", "x.alpha"]
+    text = refusal(tensors | dict.fromkeys(names, np.array(0)))
+    assert "unknown (4): " in text and all(f"{name} ()" in text for name in names)
 
 
-@pytest.mark.parametrize("value", [0.0, -0.1, np.nan])
-def test_step_sizes_must_be_positive(tensors, value):
-    tensors["head.alpha"][3] = value
-    assert refusal(tensors).endswith("step sizes must be positive; found others in head.alpha")
+def test_step_sizes_must_be_positive(tensors):
+    names = ["downsample2.encode_conv.alpha", "downsample4.encode_conv.alpha", "head.alpha"]
+    for name, value in zip(names, (0.0, -0.1, np.nan), strict=True):
+        tensors[name][3] = value
+    assert refusal(tensors) == (
+        f"the mapping: step sizes must be positive; found others in {', '.join(names)}"
+    )
+
+
+def test_to_torch_gives_its_own_memory(tensors, variables):
+    head = variables["params"]["head"]
+    assert not np.shares_memory(tensors["head.alpha"], head["step_size"])
+    assert tensors["head.weight"].flags["C_CONTIGUOUS"]
 
 
 def test_both_a_name_and_its_prefixed_twin(tensors):
@@ -210,8 +218,8 @@ def test_both_a_name_and_its_prefixed_twin(tensors):
 def test_file_of_another_network_is_refused_by_its_path():
     path = DATA / "checkpoint.pth"
     text = refusal(path)
-    assert text.startswith(f"{path} does not fit the model; tensors 494 missing: ")
-    assert "7 unknown: 0.weight (3, 2, 1, 1), 0.bias (3,)" in text
+    assert text.startswith(f"{path} does not fit the model; missing (494): ")
+    assert "unknown (7): 0.weight (3, 2, 1, 1), 0.bias (3,)" in text
 
 
 def test_rectify_norm_has_no_place_in_the_published_files(tensors):

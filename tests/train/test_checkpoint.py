@@ -640,6 +640,7 @@ def save_for_ever(directory: Path, first: int):
             checkpointer.save(step, state_of(step, size=300), metrics={METRIC: step % 7})
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment(tmp_path):
     rng = random.Random(0)
     last = unfinished = 0

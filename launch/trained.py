@@ -1,0 +1,172 @@
+"""A trained network as it stands in a workdir: configuration, task, variables and class names."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from configs.base import base_config
+from launch.build import build_task
+from qsdt_jax.errors import UserError
+from qsdt_jax.train.checkpoint import restore_raw
+from qsdt_jax.train.classification import Classification
+from qsdt_jax.train.loop import CHECKPOINT_FOLDER
+from qsdt_jax.train.metrics import read_metrics
+from qsdt_jax.train.state import Variables
+from qsdt_jax.train.workdir import CONFIG_FILE, read_config, write_atomically
+
+CLASS_NAMES_FILE = "class_names.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a workdir holds at one step.
+
+    Attributes:
+      workdir: where it was read.
+      step: of the checkpoint.
+      config: of the run.
+      task: with the model, its number of classes taken from the checkpoint.
+      variables: "params" and "batch_stats", or their moving average.
+      class_names: one for each output.
+    """
+
+    workdir: Path
+    step: int
+    config: ml_collections.ConfigDict
+    task: Classification
+    variables: Variables
+    class_names: tuple[str, ...]
+
+
+def load_trained(workdir: str | Path, *, step: str = "latest", ema: bool = False) -> Trained:
+    """A network from a workdir, of which nothing is changed.
+
+    Args:
+      workdir: of a training run or an import.
+      step: "latest" for the newest valid checkpoint, "best", or a number.
+      ema: whether to take the moving average of the variables.
+
+    Raises:
+      UserError: no workdir, no such step, a damaged checkpoint or one that does not fit the configuration,
+        no moving average.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise UserError(f"workdir {workdir}: no such directory")
+    config = stored_config(workdir)
+    use_float64_if_asked(config)
+    found, state = restore_raw(workdir / CHECKPOINT_FOLDER, _step_number(workdir, step))
+    variables = state.get("ema" if ema else "variables")
+    if variables is None:
+        raise UserError(f"workdir {workdir} keeps no moving average: config.ema_decay={config.ema_decay}")
+    class_names = _class_names(workdir, _outputs(workdir, variables))
+    task = build_task(config, class_names)
+    _check_fit(workdir, task, variables)
+    return Trained(
+        workdir=workdir,
+        step=found,
+        config=config,
+        task=task,
+        variables=jax.tree.map(jnp.asarray, variables),
+        class_names=class_names,
+    )
+
+
+def stored_config(workdir: str | Path) -> ml_collections.ConfigDict:
+    """The configuration of a workdir; keys that it lacks, being older, have their defaults.
+
+    Raises:
+      UserError: there is none, or a key is unknown or of another type than its default.
+    """
+    stored, config = read_config(workdir), base_config().lock()
+    try:
+        config.update(stored)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = str(error.args[0] if error.args else error).split(" Other fields present")[0]
+        raise UserError(f"{Path(workdir) / CONFIG_FILE} is not of this version: {reason}") from None
+    return config
+
+
+def write_class_names(workdir: str | Path, class_names: Sequence[str]) -> None:
+    """Stores the names in the order of the outputs; raises UserError where the file cannot be written."""
+    write_atomically(Path(workdir) / CLASS_NAMES_FILE, json.dumps(list(class_names), indent=0) + "\n")
+
+
+def use_float64_if_asked(config: ml_collections.ConfigDict) -> None:
+    """Lets JAX have 64-bit numbers where the configuration computes in them."""
+    if config.model.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+
+
+def _step_number(workdir: Path, step: str) -> int | None:
+    """None for the newest."""
+    match step:
+        case "latest":
+            return None
+        case "best":
+            return _best_step(workdir)
+        case _ if step.isdecimal():
+            return int(step)
+        case _:
+            raise UserError(f"--step {step} is none of latest, best, or a number")
+
+
+def _best_step(workdir: Path) -> int:
+    """The stored step that was evaluated best, the newest of equals."""
+    metric = Classification.best_metric
+    scored = [
+        (line[metric], line["step"])
+        for line in read_metrics(workdir)
+        if metric in line and (workdir / CHECKPOINT_FOLDER / str(line["step"])).is_dir()
+    ]
+    if not scored:
+        raise UserError(f"workdir {workdir} has no best step: no stored checkpoint was evaluated")
+    return max(scored)[1]
+
+
+def _outputs(workdir: Path, variables: Mapping[str, Any]) -> int:
+    try:
+        return variables["params"]["head"]["kernel"].shape[-1]
+    except KeyError:
+        raise UserError(f"the checkpoint in {workdir} is of no classifier: it has no head") from None
+
+
+def _class_names(workdir: Path, outputs: int) -> tuple[str, ...]:
+    """The stored names, or the numbers of the outputs where none are stored."""
+    file = workdir / CLASS_NAMES_FILE
+    try:
+        names = json.loads(file.read_text())
+    except FileNotFoundError:
+        return tuple(map(str, range(outputs)))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+    if not isinstance(names, list) or len(names) != outputs:
+        found = f"{len(names)}" if isinstance(names, list) else "no list"
+        raise UserError(f"{file}: expected a list of {outputs} names, one for each output; found {found}")
+    return tuple(map(str, names))
+
+
+def _check_fit(workdir: Path, task: Classification, variables: Mapping[str, Any]) -> None:
+    """Refuses variables that the configuration's network does not have."""
+    expected = _kinds(jax.eval_shape(task.init, jax.random.key(0)))
+    found = _kinds(variables)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"the checkpoint in {workdir} does not fit its {CONFIG_FILE}: {name}: "
+                f"expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
+            )
+
+
+def _kinds(tree: Mapping[str, Any]) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
