@@ -6,10 +6,10 @@ Data      IMAGENET/train/CLASS/IMAGE.JPEG and IMAGENET/val/CLASS/IMAGE.JPEG
 Expected  77.5 % top-1, quoted second-hand; not run here
 Cost      8 x A100 40 GB, 24 h, quoted from the paper; not run here
 
-Of the recipe, RandAugment (9/0.5, in the paper) and random erasing (0.25, in the published code only) are not in
-this version yet, so nobody should expect the quoted number of it. One update of 1568 images needs the memory of
-several devices; `--config.accumulate=8` cuts it into eight parts of 196, each with batch-norm statistics of its
-own as each GPU of the paper had.
+Of the recipe, RandAugment (9/0.5, in the paper) and random erasing (0.25, in the published code only) are
+not in this version yet, so nobody should expect the quoted number of it. An update of 1568 images needs the
+memory of several devices; `--config.accumulate=8` cuts it into eight parts of 196, each with batch-norm
+statistics of its own, as each GPU of the paper had.
 """
 
 from ml_collections import ConfigDict

@@ -1,5 +1,6 @@
 """step time, images/s and input wait, as JSON on stdout and as a table on stderr."""
 
+import contextlib
 import functools
 import json
 import os
@@ -7,90 +8,298 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
+from ml_collections import config_flags
 
 from configs.base import base_config
-from launch.build import (
-    DTYPES,
-    build_optimizer,
-    build_preprocess,
-    build_source,
-    build_task,
-)
-from launch.flags import define_config
-from qsdt_jax.data.pipeline import HostBatch, Preprocess, training_batches
+from launch.build import DTYPES, build_optimizer, build_preprocess, build_source, build_task
+from launch.flags import DEFINED_OFTEN, define_config, require_writable
+from qsdt_jax.data.pipeline import HostBatch, training_batches
 from qsdt_jax.data.sources import FakeSource, Source
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import SIZES
 from qsdt_jax.models.operations import layer_operations
-from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.loop import BATCHES_AHEAD
 from qsdt_jax.train.preemption import Background
 from qsdt_jax.train.provenance import provenance
 from qsdt_jax.train.randomness import Purpose, key_for
-from qsdt_jax.train.state import TrainState, create_state, parameter_count
+from qsdt_jax.train.state import TrainState, create_state
 from qsdt_jax.train.step import train_step
 
 MODES = ("inference", "train", "input", "loop")
-CONFIG = define_config()
-SIZE = flags.DEFINE_enum("size", None, list(SIZES), "size of the network; without --config: S at 224, fake data")
-BATCH = flags.DEFINE_integer(
-    "batch", None, "images per step; the config's batch_size, without --config 4 on a CPU, else 64", lower_bound=1
-)
-STEPS = flags.DEFINE_integer("steps", 10, "timed steps of each mode", lower_bound=1)
-CHOSEN = flags.DEFINE_list("modes", list(MODES), f"what to time, of {', '.join(MODES)}")
-DTYPE = flags.DEFINE_enum("dtype", None, list(DTYPES), "operands of the products; the config's unless given")
-JSON = flags.DEFINE_string("json", None, "file for the JSON, instead of stdout")
-
-REPEATS = 5  # The steps are timed in that many runs.
+CPU_BATCH, ACCELERATOR_BATCH = 4, 64
+REPEATS = 5  # Groups that the timed steps are cut into; the device runs ahead within a group.
 WARM_UP_STEPS = 2
+LEARNING_RATE = 1e-6  # On random labels, where no loss may run away.
 
-Step = Callable[[], Any]
+CONFIG = define_config()
+SIZE = flags.DEFINE_enum(
+    "size",
+    None,
+    list(SIZES),
+    "published size, instead of the config's; without --config: S at 224x224, float32, fake data",
+    **DEFINED_OFTEN,
+)
+BATCH = flags.DEFINE_integer(
+    "batch",
+    None,
+    f"images per step, instead of the config's; without one {CPU_BATCH} on a CPU, else {ACCELERATOR_BATCH}",
+    lower_bound=1,
+    **DEFINED_OFTEN,
+)
+STEPS = flags.DEFINE_integer("steps", 10, "timed steps of each mode", lower_bound=1, **DEFINED_OFTEN)
+CHOSEN = flags.DEFINE_list("modes", list(MODES), f"what to time, of {', '.join(MODES)}", **DEFINED_OFTEN)
+DTYPE = flags.DEFINE_enum(
+    "dtype", None, list(DTYPES), "operands of the products, instead of the config's", **DEFINED_OFTEN
+)
+JSON = flags.DEFINE_string("json", None, "file for the JSON, instead of stdout", **DEFINED_OFTEN)
+
 Result = dict[str, Any]
 
 
 def main() -> None:
     """Times what the flags say and prints the result."""
-    unknown = [mode for mode in CHOSEN.value if mode not in MODES]
-    if unknown or not CHOSEN.value:
-        raise UserError(f"--modes={','.join(CHOSEN.value)}: modes are {', '.join(MODES)}")
-    config, remarks = _setting()
+    if not CHOSEN.value or set(CHOSEN.value) - set(MODES):
+        raise UserError(f"--modes={','.join(CHOSEN.value)}: the modes are {', '.join(MODES)}")
+    if JSON.value is not None:
+        require_writable("json", JSON.value)
+    config, remarks = _config()
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
+    bench = Bench(config, STEPS.value)
+    timings: dict[str, Callable[[], Result]] = {
+        "inference": bench.inference,
+        "train": bench.train,
+        "input": bench.input,
+        "loop": bench.loop,
+    }
+    result: Result = {"setting": {**bench.setting(), "remarks": remarks + bench.remarks}}
     try:
-        result = measure(config, tuple(CHOSEN.value), STEPS.value, remarks)
+        for mode in MODES:
+            if mode in CHOSEN.value:
+                result[mode] = timings[mode]()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(f"the device is out of memory with --batch={config.batch_size}; lower it") from None
-    text = json.dumps(result, indent=2)
+        raise UserError(f"out of memory with {config.batch_size} images per step; lower --batch") from None
+    result["provenance"] = {**provenance(), "cpus": os.cpu_count()}
+    _say("\n" + table(result))
+    text = json.dumps(result, indent=2) + "\n"
     if JSON.value is None:
-        print(text)
-        return
-    try:
-        with open(JSON.value, "w") as file:
-            file.write(text + "\n")
-    except OSError as error:
-        raise UserError(f"--json={JSON.value}: {error.strerror}") from None
+        print(text, end="")
+    else:
+        Path(JSON.value).write_text(text)
 
 
-def _setting() -> tuple[ml_collections.ConfigDict, list[str]]:
+class Bench:
+    """Timings of one configuration.
+
+    Args:
+      config: as for a training run; data that are not there are replaced by fake ones.
+      steps: timed steps of each mode.
+
+    Raises:
+      UserError: a value of the configuration that is out of range.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, steps: int):
+        self.config, self.steps, self.remarks = config, steps, []
+        data = config.data
+        shape = (*data.image_size, data.channels)
+        self.sources: dict[str, Source] = {"fake": FakeSource(data.fake_images, shape, data.fake_classes)}
+        if data.source != "fake":
+            try:
+                self.sources[data.source] = build_source(config, "train")
+            except UserError as error:
+                self.remarks.append(f"fake data only: {error}")
+        self.data = list(self.sources)[-1]  # What the loop runs on: the config's own where there are.
+        self.preprocess = build_preprocess(config)
+        self.task = build_task(config, self.sources[self.data].class_names)
+        self.optimizer = build_optimizer(config, lambda step: LEARNING_RATE)
+        self.macs = sum(layer.macs for layer in layer_operations(self.task.model, tuple(data.image_size)))
+
+    def setting(self) -> Result:
+        """What is timed."""
+        model = self.config.model
+        return {
+            "config": config_flags.get_config_filename(flags.FLAGS["config"]) if CONFIG.value else None,
+            "channels": list(model.channels),
+            "depth": model.depth,
+            "bits": model.bits,
+            "timesteps": model.timesteps,
+            "dtype": model.dtype,
+            "image_size": list(self.config.data.image_size),
+            "batch": self.config.batch_size,
+            "accumulate": self.config.accumulate,
+            "steps": self.steps,
+            "macs_per_image": self.macs,
+            "backend": jax.default_backend(),
+        }
+
+    def inference(self) -> Result:
+        """The jitted network on a batch that is on the device already."""
+        variables, images = self._initial_state().variables, self._batch["image"]
+        function = jax.jit(lambda variables, images: self.task.model.apply(variables, images))
+        compiled, facts = _compile("inference", function, variables, images)
+        seconds = _seconds_per_step(lambda: compiled(variables, images), self.steps)
+        return {**self._rates(seconds, 2 * self.macs), **facts}
+
+    def train(self) -> Result:
+        """The train step, its state donated, on a batch that is on the device already."""
+        update, facts = self._update
+        state, batch = self._initial_state(), self._batch
+
+        def step():
+            nonlocal state
+            state, metrics = update(state, batch)
+            return metrics
+
+        return {**self._rates(_seconds_per_step(step, self.steps), 6 * self.macs), **facts}
+
+    def input(self) -> Result:
+        """The pipeline alone, for each source of data: the rate at which batches come."""
+        results = {}
+        for name in self.sources:
+            start = time.perf_counter()
+            batches = self._batches(name)
+            next(batches)
+            first = time.perf_counter()
+            count = 0
+            while count < self.steps or time.perf_counter() - first < 1:
+                next(batches)
+                count += 1
+            seconds = time.perf_counter() - first
+            results[name] = {
+                "batches": count,
+                "images_per_second": count * self.config.batch_size / seconds,
+                "first_batch_seconds": first - start,
+            }
+        return results
+
+    def loop(self) -> Result:
+        """Training on the pipeline as the training loop does it, and its share of time spent waiting."""
+        (update, facts), state = self._update, self._initial_state()
+        batches = Background(self._batches(self.data), jax.device_put, ahead=BATCHES_AHEAD)
+        previous, waited, start = None, 0.0, 0.0
+        with contextlib.closing(batches):
+            for i in range(WARM_UP_STEPS + self.steps):
+                if i == WARM_UP_STEPS:
+                    jax.block_until_ready(previous)
+                    waited, start = 0.0, time.perf_counter()
+                asked = time.perf_counter()
+                batch = batches.get()
+                waited += time.perf_counter() - asked
+                state, metrics = update(state, batch)
+                jax.block_until_ready(previous)
+                previous = metrics
+            jax.block_until_ready(previous)
+            seconds = time.perf_counter() - start
+        return {
+            "data": self.data,
+            "images_per_second": self.steps * self.config.batch_size / seconds,
+            "input_wait_share": waited / seconds,
+            "compile_seconds": facts["compile_seconds"],
+        }
+
+    @functools.cached_property
+    def _update(self) -> tuple[Callable, Result]:
+        """The compiled train step and the facts of its compilation."""
+        function = functools.partial(
+            train_step,
+            task=self.task,
+            optimizer=self.optimizer,
+            seed=self.config.seed,
+            accumulate=self.config.accumulate,
+            ema_decay=self.config.ema_decay,
+        )
+        state = jax.eval_shape(self._initial_state)
+        return _compile("train step", jax.jit(function, donate_argnums=0), state, self._batch)
+
+    @functools.cached_property
+    def _initial_state(self) -> Callable[[], TrainState]:
+        """Makes the state before the first step, anew with each call."""
+
+        def make() -> TrainState:
+            variables = self.task.init(key_for(self.config.seed, Purpose.INIT))
+            return create_state(variables, self.optimizer, ema=self.config.ema_decay > 0)
+
+        return jax.jit(make)
+
+    @functools.cached_property
+    def _batch(self) -> dict[str, jax.Array]:
+        """Normal pixels and label 0 on the device."""
+        size = self.config.batch_size
+        images = np.random.default_rng(0).standard_normal((size, *self.task.image_shape), dtype=np.float32)
+        return jax.device_put({"image": images, "label": np.zeros(size, np.int32)})
+
+    def _batches(self, name: str) -> Iterator[HostBatch]:
+        return training_batches(
+            self.sources[name],
+            self.preprocess.train,
+            seed=self.config.seed,
+            batch_size=self.config.batch_size,
+            workers=self.config.data.workers,
+        )
+
+    def _rates(self, seconds: list[float], flops_per_image: int) -> Result:
+        median = statistics.median(seconds)
+        rate = self.config.batch_size / median
+        return {
+            "step_seconds": {"median": median, "min": min(seconds), "max": max(seconds)},
+            "spread": (max(seconds) - min(seconds)) / median,
+            "images_per_second": rate,
+            "model_gflops_per_second": rate * flops_per_image / 1e9,
+        }
+
+
+def table(result: Result) -> str:
+    """The result for people."""
+    setting = result["setting"]
+    height, width = setting["image_size"]
+    lines = [
+        f"{setting['macs_per_image'] / 1e9:.3f} GMACs at {height}x{width}, batch {setting['batch']}, "
+        f"{setting['dtype']} on {setting['backend']}",
+        *setting["remarks"],
+    ]
+    for mode in ("inference", "train"):
+        if mode in result:
+            r = result[mode]
+            lines.append(
+                f"{mode:<10} {r['images_per_second']:>10,.1f} images/s  "
+                f"{1e3 * r['step_seconds']['median']:,.1f} ms a step "
+                f"(min {1e3 * r['step_seconds']['min']:,.1f}, spread {100 * r['spread']:.0f} %), "
+                f"{r['model_gflops_per_second']:,.0f} GFLOP/s, compiled in {r['compile_seconds']:.0f} s"
+            )
+            if r["memory_bytes"] is not None:
+                total = sum(r["memory_bytes"].values())
+                lines[-1] += f", {total / 1e6:,.0f} MB"
+    for name, r in result.get("input", {}).items():
+        lines.append(f"{'input':<10} {r['images_per_second']:>10,.1f} images/s  {name} data")
+    if "loop" in result:
+        r = result["loop"]
+        lines.append(
+            f"{'loop':<10} {r['images_per_second']:>10,.1f} images/s  {r['data']} data, "
+            f"{100 * r['input_wait_share']:.1f} % of the time waiting for batches"
+        )
+    return "\n".join(lines)
+
+
+def _config() -> tuple[ml_collections.ConfigDict, list[str]]:
     """The configuration to time, and what of it had to give way."""
-    on_cpu = jax.default_backend() == "cpu"
     config = CONFIG.value
     if config is None:
         config = base_config()
         config.data.source = "fake"
         config.data.image_size = (224, 224)
-        config.batch_size = 4 if on_cpu else 64
+        config.batch_size = CPU_BATCH if jax.default_backend() == "cpu" else ACCELERATOR_BATCH
     if SIZE.value is not None:
-        config.model.channels, config.model.depth = SIZES[SIZE.value]["channels"], SIZES[SIZE.value]["depth"]
+        config.model.update(SIZES[SIZE.value])
     if BATCH.value is not None:
         config.batch_size = BATCH.value
     if DTYPE.value is not None:
@@ -106,57 +315,35 @@ def _setting() -> tuple[ml_collections.ConfigDict, list[str]]:
     return config, [f"norm_group {group} does not divide the batch: statistics of the whole batch here"]
 
 
-def measure(
-    config: ml_collections.ConfigDict, modes: tuple[str, ...], steps: int, remarks: list[str]
-) -> Result:
-    """Times the modes of a configuration one after the other, telling stderr of each.
+def _seconds_per_step(step: Callable[[], Any], steps: int) -> list[float]:
+    """Seconds per step of each group of steps, after a warm-up."""
+    for _ in range(WARM_UP_STEPS):
+        jax.block_until_ready(step())
+    seconds = []
+    for group in np.array_split(np.arange(steps), min(REPEATS, steps)):
+        start, last = time.perf_counter(), None
+        for _ in group:
+            last = step()
+        jax.block_until_ready(last)
+        seconds.append((time.perf_counter() - start) / len(group))
+    return seconds
 
-    Returns:
-      Plain data: "setting", one entry for each mode, "provenance".
 
-    Raises:
-      UserError: a value of the configuration that is out of range.
-    """
-    fake = FakeSource(
-        config.data.fake_images, (*config.data.image_size, config.data.channels), config.data.fake_classes
-    )
-    real, remark = _real_source(config)
-    remarks = [*remarks, *remark]
-    source = fake if real is None else real
-    task = build_task(config, source.class_names)
-    preprocess = build_preprocess(config)
-    layers = layer_operations(task.model, tuple(config.data.image_size))
-    macs = sum(layer.macs for layer in layers)
-    result: Result = {"setting": _describe(config, task, macs, steps, remarks)}
-    for line in _setting_lines(result["setting"]):
-        _say(line)
+def _compile(name: str, function, *arguments) -> tuple[Callable, Result]:
+    """Compiles ahead of time; with the seconds and, where the backend tells, the memory of the program."""
+    _say(f"compiling the {name} ...")
+    start = time.perf_counter()
+    compiled = function.lower(*arguments).compile()
+    facts: Result = {"compile_seconds": time.perf_counter() - start, "memory_bytes": None}
+    stats = compiled.memory_analysis()
+    if stats is not None:
+        facts["memory_bytes"] = {
+            "arguments": stats.argument_size_in_bytes,
+            "temporaries": stats.temp_size_in_bytes,
+            "new_output": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        }
+    return compiled, facts
 
-    def batches(source: Source) -> Iterator[HostBatch]:
-        return _batches(config, source, preprocess)
 
-    if {"inference", "train", "loop"} & set(modes):
-        _say("initialising ...")
-        optimizer = build_optimizer(config, lambda step: 1e-6)  # A rate at which no loss runs away.
-        state = jax.jit(lambda: _initial_state(config, task, optimizer))()
-        batch = jax.device_put(_synthetic_batch(config, task))
-        result["setting"]["parameters"] = parameter_count(state.variables)
-        if "inference" in modes:
-            result["inference"] = _time_inference(task, state, batch, steps, macs)
-        if "train" in modes or "loop" in modes:
-            update, compiled = _compiled_update(config, task, optimizer, state, batch)
-            if "train" in modes:
-                timed, state = _time_training(update, state, batch, steps)
-                result["train"] = _rates(timed, config.batch_size, 6 * macs) | compiled
-                _say_result("train", result["train"])
-            if "loop" in modes:
-                name = "fake" if real is None else config.data.source
-                result["loop"] = {"data": name, **_time_loop(update, state, batches(source), steps)}
-                result["loop"]["compile_seconds"] = compiled["compile_seconds"]
-                _say_result(f"loop, {name} data", result["loop"])
-    if "input" in modes:
-        result["input"] = {"fake": _time_input(batches(fake), steps)}
-        _say_result("input, fake data", result["input"]["fake"])
-        if real is not None:
-            result["input"][config.data.source] = _time_input(batches(real), steps)
-            _say_result(f"input, {config.data.source} data", result["input"][config.data.source])
-    return {**result, "provenance": {**provenance(), "cpus": os.cpu_count()}}
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

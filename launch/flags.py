@@ -19,7 +19,11 @@ DEFINED_OFTEN: dict[str, Any] = {"allow_override": True}
 def define_config():
     """Defines --config and its overrides; returns the flag's holder."""
     return config_flags.DEFINE_config_file(
-        "config", None, "file of the configuration, e.g. configs/digits.py", lock_config=True
+        "config",
+        None,
+        "file of the configuration, e.g. configs/digits.py",
+        lock_config=True,
+        **DEFINED_OFTEN,
     )
 
 
@@ -124,7 +128,7 @@ def _value_of(name: str, arguments: list[str]) -> str | None:
 
 
 def _nearest(word: str, known: list[str]) -> str:
-    """", did you mean ...?", or nothing."""
+    """ ", did you mean ...?", or nothing."""
     tails = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
     close = difflib.get_close_matches(word, known, 1, 0.6)
     if not close:

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from absl import flags
 from jax.extend.core import Literal
 
 from launch.build import build_optimizer, build_source, build_task
-from launch.flags import define_config
+from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax.errors import UserError
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.train.classification import Classification
@@ -23,13 +24,23 @@ from qsdt_jax.train.step import train_step
 
 CONFIG = define_config()
 BATCH = flags.DEFINE_integer(
-    "batch", None, "images per step, for the memory; the config's batch_size unless given", lower_bound=1
+    "batch",
+    None,
+    "images per step, for the memory; the config's batch_size unless given",
+    lower_bound=1,
+    **DEFINED_OFTEN,
 )
 NUM_CLASSES = flags.DEFINE_integer(
-    "num_classes", None, "classes of the head; those of the config's data unless given", lower_bound=1
+    "num_classes",
+    None,
+    "classes of the head; those of the config's data unless given",
+    lower_bound=1,
+    **DEFINED_OFTEN,
 )
-LAYERS = flags.DEFINE_bool("layers", False, "lists every layer and not only the blocks")
-COMPILE = flags.DEFINE_bool("compile", False, "compiles both steps for the memory that they take (minutes)")
+LAYERS = flags.DEFINE_bool("layers", False, "lists every layer and not only the blocks", **DEFINED_OFTEN)
+COMPILE = flags.DEFINE_bool(
+    "compile", False, "compiles both steps for the memory that they take (minutes)", **DEFINED_OFTEN
+)
 
 ASSUMED_CLASSES = 1000
 MEGABYTE = 1e6
@@ -52,8 +63,8 @@ def main() -> None:
 
     height, width = config.data.image_size
     print(
-        f"{height}x{width}x{config.data.channels} images, {classes} classes ({origin}), {config.model.bits}-bit "
-        f"weights, D = {config.model.levels}, T = {config.model.timesteps}\n"
+        f"{height}x{width}x{config.data.channels} images, {classes} classes ({origin}), "
+        f"{config.model.bits}-bit weights, D = {config.model.levels}, T = {config.model.timesteps}\n"
     )
     rows = layer_rows(layers, state.variables) if LAYERS.value else block_rows(layers, state.variables)
     print(_aligned([COLUMNS, *rows]) + "\n")
@@ -109,7 +120,7 @@ def totals(layers: list[LayerOperations], variables: Variables, batch: int) -> l
         ("live parameters", f"{live:,}, and {statistics:,} running statistics"),
         ("quantised weights", f"{weights:,} in {sum(layer.weights > 0 for layer in layers)} layers"),
         ("stored", f"{stored / MEGABYTE:.2f} MB: weights packed, all other parameters float32"),
-        ("unquantised", f"{real / MEGABYTE:.2f} MB: all float32, no step sizes; {real / stored:.2f} times more"),
+        ("unquantised", f"{real / MEGABYTE:.2f} MB: all float32, no step sizes; {real / stored:.2f} times"),
         ("paper's Param (M)", f"{words / 1e6:.2f}: 32-bit words of the weights without classifier"),
         ("MACs per image", f"{_amount(macs)}, of these {_amount(attention)} in attention products"),
         ("MACs on spikes", f"{100 * spikes / macs:.1f} %"),
@@ -132,7 +143,7 @@ def stored_bytes(layers: list[LayerOperations], variables: Variables) -> tuple[i
     return packed + 4 * (scales + rest), 4 * (weights + rest)
 
 
-def kept_bytes(task: Classification, variables: Variables, batch: Mapping[str, jax.Array]) -> int:
+def kept_bytes(task: Classification, variables: Variables, batch: Mapping[str, Any]) -> int:
     """Bytes that differentiation keeps from the forward for the backward pass, each value counted once."""
 
     def backward(variables, batch):

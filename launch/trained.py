@@ -16,8 +16,8 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.train.checkpoint import restore_raw
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER
-from qsdt_jax.train.metrics import read_metrics
 from qsdt_jax.train.state import Variables
+from qsdt_jax.train.stored import stored_metrics, stored_steps
 from qsdt_jax.train.workdir import CONFIG_FILE, read_config, write_atomically
 
 CLASS_NAMES_FILE = "class_names.json"
@@ -119,12 +119,9 @@ def _step_number(workdir: Path, step: str) -> int | None:
 
 def _best_step(workdir: Path) -> int:
     """The stored step that was evaluated best, the newest of equals."""
-    metric = Classification.best_metric
-    scored = [
-        (line[metric], line["step"])
-        for line in read_metrics(workdir)
-        if metric in line and (workdir / CHECKPOINT_FOLDER / str(line["step"])).is_dir()
-    ]
+    folder, metric = workdir / CHECKPOINT_FOLDER, Classification.best_metric
+    metrics = {step: stored_metrics(folder, step) or {} for step in stored_steps(folder)}
+    scored = [(metrics[step][metric], step) for step in metrics if metric in metrics[step]]
     if not scored:
         raise UserError(f"workdir {workdir} has no best step: no stored checkpoint was evaluated")
     return max(scored)[1]

@@ -46,11 +46,11 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, features, dtype)
 
         if train:
-            groups = x.reshape(self._group_count(x.shape[0]), -1, x.shape[-1])
+            groups = x.reshape(self._group_count(x.shape[0]), -1, *x.shape[1:])
             y, mean, var = _normalize_by_batch(groups, scale, bias)
             y = y.reshape(x.shape)
             # What each group alone would leave as running statistics, (G, C).
-            count = groups.shape[1]
+            count = groups[0, ..., 0].size
             group_mean = _moved(running_mean.value, mean)
             group_var = _moved(running_var.value, var * (count / max(count - 1, 1)))
             if not self.is_initializing():
@@ -78,7 +78,7 @@ class BatchNorm(nn.Module):
 
 @jax.custom_vjp
 def _normalize_by_batch(x: jax.Array, scale: jax.Array, bias: jax.Array):
-    """Batch norm of x (G, M, C) over M: y, and without gradient the mean and biased variance (G, C).
+    """Batch norm of x (G, ..., C): y, and without gradient the mean and biased variance (G, C).
 
     The gradient in closed form reads x and dy twice and keeps x alone; what autodiff makes of the forward
     pass keeps a quarter more memory and takes 1.1 to 1.15 times as long on CPU.
@@ -86,26 +86,31 @@ def _normalize_by_batch(x: jax.Array, scale: jax.Array, bias: jax.Array):
     return _normalize_forward(x, scale, bias)[0]
 
 
+def _pixels(x: jax.Array) -> tuple[int, ...]:
+    return tuple(range(1, x.ndim - 1))
+
+
 def _normalize_forward(x, scale, bias):
-    mean = jnp.mean(x, 1, keepdims=True)
-    var = jnp.mean(jnp.square(x - mean), 1, keepdims=True)
+    mean = jnp.mean(x, _pixels(x), keepdims=True)
+    var = jnp.mean(jnp.square(x - mean), _pixels(x), keepdims=True)
     inverse = jax.lax.rsqrt(var + EPSILON)
     y = (x - mean) * (inverse * scale) + bias
-    return (y, mean[:, 0], var[:, 0]), (x, mean, inverse, scale, bias)
+    per_group = (x.shape[0], x.shape[-1])
+    return (y, mean.reshape(per_group), var.reshape(per_group)), (x, mean, inverse, scale, bias)
 
 
 def _normalize_backward(residuals, grads):
     x, mean, inverse, scale, bias = residuals
-    dy, count = grads[0], x.shape[1]
-    grad_bias = jnp.sum(dy, 1, keepdims=True)
-    grad_scale = jnp.sum(dy * (x - mean), 1, keepdims=True) * inverse
+    dy, count = grads[0], x[0, ..., 0].size
+    grad_bias = jnp.sum(dy, _pixels(x), keepdims=True)
+    grad_scale = jnp.sum(dy * (x - mean), _pixels(x), keepdims=True) * inverse
     # dx = scale / std * (dy - mean(dy) - x_hat * mean(dy * x_hat))
     along_x = (x - mean) * (inverse * grad_scale / count)
     grad_x = (inverse * scale) * (dy - grad_bias / count - along_x)
     return (
         grad_x.astype(x.dtype),
-        jnp.sum(grad_scale, (0, 1)).astype(scale.dtype),
-        jnp.sum(grad_bias, (0, 1)).astype(bias.dtype),
+        jnp.sum(grad_scale, tuple(range(x.ndim - 1))).astype(scale.dtype),
+        jnp.sum(grad_bias, tuple(range(x.ndim - 1))).astype(bias.dtype),
     )
 
 

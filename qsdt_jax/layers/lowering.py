@@ -207,7 +207,8 @@ def _cpu_input_gradient(dy, kernel, x_shape, geometry: ConvGeometry, dtype) -> j
         rows, columns = _dilated_padding(dy.shape, kernel.shape, x_shape, geometry)
         gap = geometry.stride - 1
         dilated = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), (*rows, gap), (*columns, gap), (0, 0, 0)))
-        return _depthwise(dilated, kernel[::-1, ::-1], 1, dtype)
+        # The barrier keeps XLA from computing the sum again in each reader: batch norm's gradient has three.
+        return lax.optimization_barrier(_depthwise(dilated, kernel[::-1, ::-1], 1, dtype))
     if _is_pointwise(kernel.shape, geometry) and geometry.stride == 1:
         return _product(dy, kernel[0, 0].T, dtype)
     return _plain_input_gradient(dy, kernel, x_shape, geometry, dtype)

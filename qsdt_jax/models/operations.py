@@ -1,7 +1,7 @@
 """What a network computes, layer by layer: multiply-accumulates, weights, and whether spikes come in.
 
-The counts include the two products of each attention, which the figures usually quoted for these networks do as
-well: 6.47, 14.0 and 24.8 G for S, M and L at 224x224.
+The counts include the two products of each attention, as the figures quoted for these networks do: 6.47, 14.0
+and 24.8 G for S, M and L at 224x224.
 """
 
 import dataclasses

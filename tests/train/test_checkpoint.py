@@ -27,6 +27,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from qsdt_jax.errors import UserError
 from qsdt_jax.train import checkpoint
 from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
+from qsdt_jax.train.integrity import leaves_of, nested
+from qsdt_jax.train.stored import stored_steps
 
 METRIC = "eval/top1"
 
@@ -310,6 +312,7 @@ def test_flipped_bit_of_an_array_or_the_record_is_detected(checkpoints):
     assert restore_raw(checkpoints)[0] == 3
 
 
+@pytest.mark.slow
 def test_flipped_bit_anywhere_is_detected_or_does_no_harm(checkpoints):
     rng = random.Random(1)
     for file in files_of(checkpoints, 3):
@@ -317,7 +320,7 @@ def test_flipped_bit_anywhere_is_detected_or_does_no_harm(checkpoints):
         for _ in range(5 if good else 0):
             flip_bit(file, rng.randrange(len(good) * 8))
             step, tree = restore_raw(checkpoints)
-            assert_same(tree, checkpoint._nested(checkpoint._leaves(state_of(step))[0]))
+            assert_same(tree, nested(leaves_of(state_of(step))[0]))
             file.write_bytes(good)
 
 
@@ -647,7 +650,7 @@ def test_kill_at_any_moment(tmp_path):
     for _ in range(8):
         process = in_process(save_for_ever, tmp_path, last + 1)
         deadline = time.monotonic() + 20
-        while max(checkpoint._stored_steps(tmp_path), default=0) <= last and time.monotonic() < deadline:
+        while max(stored_steps(tmp_path), default=0) <= last and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.3))
         process.kill()
@@ -738,10 +741,12 @@ def stderr_of(program: str, directory: Path) -> list[str]:
     return [line for line in result.stderr.splitlines() if "jax._src" not in line]
 
 
+@pytest.mark.slow
 def test_says_nothing_when_all_is_well(tmp_path):
     assert stderr_of(GOES_WELL, tmp_path) == []
 
 
+@pytest.mark.slow
 def test_one_line_for_each_misfortune(tmp_path):
     lines = stderr_of(GOES_WRONG, tmp_path)
     assert len(lines) == 3, lines

@@ -1,0 +1,121 @@
+"""a published PyTorch checkpoint -> a workdir, to evaluate, to predict with, or to train on from."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from launch.flags import DEFINED_OFTEN, define_config
+from qsdt_jax.errors import UserError
+
+# The libraries are imported where they are used, so that --help answers at once.
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+CONFIG = define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "new directory for the import", **DEFINED_OFTEN)
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "PyTorch file (.pth)", **DEFINED_OFTEN)
+CLASS_NAMES = flags.DEFINE_string(
+    "class_names", None, "text file with one class name a line, in the order of the outputs", **DEFINED_OFTEN
+)
+
+
+def main() -> None:
+    """Imports as the flags say."""
+    if CONFIG.value is None or CHECKPOINT.value is None or WORKDIR.value is None:
+        raise UserError("import-torch needs --checkpoint FILE.pth, --config FILE and --workdir DIR")
+    names = read_names(CLASS_NAMES.value) if CLASS_NAMES.value else None
+    parameters = import_torch(CONFIG.value, CHECKPOINT.value, WORKDIR.value, class_names=names)
+    print(f"{WORKDIR.value}: step 0 with {parameters:,} parameters of {CHECKPOINT.value}")
+
+
+def import_torch(
+    config: "ConfigDict",
+    checkpoint: str | Path,
+    workdir: str | Path,
+    *,
+    class_names: tuple[str, ...] | None = None,
+) -> int:
+    """Writes a published checkpoint to a new workdir, as step 0 of a run of `config`.
+
+    Args:
+      config: of the network and of the training that may follow.
+      checkpoint: the `.pth` file.
+      workdir: without checkpoints so far.
+      class_names: one for each output; else the data's, or numbers where the images are not here.
+
+    Returns:
+      Number of parameters.
+
+    Raises:
+      UserError: the file cannot be read or does not fit the configuration; class names too many or too few; a
+        workdir in use, with checkpoints, or of another configuration.
+    """
+    import optax
+
+    from launch.build import build_optimizer, build_task, plain
+    from launch.trained import use_float64_if_asked, write_class_names
+    from qsdt_jax.interop import from_torch
+    from qsdt_jax.train.checkpoint import Checkpointer
+    from qsdt_jax.train.loop import CHECKPOINT_FOLDER
+    from qsdt_jax.train.state import create_state, parameter_count
+    from qsdt_jax.train.workdir import Workdir
+
+    use_float64_if_asked(config)
+    outputs = _outputs(checkpoint)
+    names = class_names or _names_of_data(config) or tuple(map(str, range(outputs)))
+    if len(names) != outputs:
+        where = "names are given" if class_names else "are in the data"
+        raise UserError(f"{checkpoint} has {outputs} classes, but {len(names)} {where}")
+    task = build_task(config, names)
+    variables = from_torch(task.model, checkpoint)
+    # The schedule leaves no trace in the state, so any will do.
+    optimizer = build_optimizer(config, optax.constant_schedule(0.0))
+    state = create_state(variables, optimizer, ema=config.ema_decay > 0)
+    with (
+        Workdir(workdir) as directory,
+        Checkpointer(directory.path / CHECKPOINT_FOLDER, best_metric=task.best_metric) as checkpointer,
+    ):
+        if stored := checkpointer.steps():
+            raise UserError(
+                f"workdir {workdir} holds checkpoints of steps {stored}; expected a new directory"
+            )
+        directory.claim(plain(config))
+        write_class_names(workdir, names)
+        checkpointer.save(0, state, wait=True)
+    return parameter_count(variables)
+
+
+def _outputs(checkpoint: str | Path) -> int:
+    from qsdt_jax.interop.torch_file import load
+
+    head = load(checkpoint).get("head.weight")
+    if head is None or head.ndim != 2:
+        raise UserError(f"{checkpoint} is not of this network: it has no tensor head.weight of two axes")
+    return head.shape[0]
+
+
+def _names_of_data(config: "ConfigDict") -> tuple[str, ...] | None:
+    """The classes of the training images, or None where no folder of images is here."""
+    from launch.build import build_source
+
+    data = config.data
+    if data.source == "folder" and not (data.path and Path(data.path).expanduser().is_dir()):
+        return None
+    return build_source(config, "train").class_names
+
+
+def read_names(file: str) -> tuple[str, ...]:
+    """The lines of a text file; raises UserError where one is empty or the file cannot be read."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"--class_names {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--class_names {file} is not a text file in UTF-8") from None
+    names = tuple(line.strip() for line in lines)
+    while names and not names[-1]:
+        names = names[:-1]
+    if not names or not all(names):
+        raise UserError(f"--class_names {file}: expected one name a line, found an empty line or nothing")
+    return names

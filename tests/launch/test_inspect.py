@@ -1,0 +1,130 @@
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import imagenet_l, imagenet_m, imagenet_s
+from launch.build import build_task
+from launch.inspect import block_rows, kept_bytes, layer_rows, stored_bytes
+from qsdt_jax.models import SIZES
+from qsdt_jax.models.operations import layer_operations
+from tests.launch.tiny import DIGITS, launch, tiny_config
+
+ROOT = Path(__file__).parents[2]
+IMAGENET_S = f"--config={ROOT}/configs/imagenet_s.py"
+DIGITS_CONFIG = f"--config={ROOT}/configs/digits.py"
+
+
+def traced(**overrides):
+    """Task, variables' shapes and layers of a tiny network."""
+    config = tiny_config(**overrides)
+    task = build_task(config, DIGITS)
+    variables = jax.eval_shape(task.init, jax.random.key(0))
+    return task, variables, layer_operations(task.model, tuple(config.data.image_size))
+
+
+def number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def test_size_s(capsys):
+    assert launch("inspect", IMAGENET_S, "--batch=2") == 0
+    text = capsys.readouterr().out
+    for value in ("15,160,432", "15,015,072 in 138", "8.09 MB", "60.47 MB", "7.48 times", "1.83", "6.473 G"):
+        assert value in text
+    assert "1000 classes (assumed" in text
+    assert "norm_group 196 does not divide it" in text
+    assert re.search(r"block4_1 +14x14x360 +2,107,440 +4 +415.3 +75 % spikes", text)
+    # Weights and two moments in float32, running statistics, two images and labels.
+    state = (3 * 15_160_432 + 84_016 + 2 * 224 * 224 * 3) * 4 / 1e6
+    assert f"{state:.1f} MB state and batch" in text
+
+
+def test_rows_add_up_to_the_network():
+    _, variables, layers = traced(**{"model.bits": 2})
+    live = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    blocks, rows = block_rows(layers, variables), layer_rows(layers, variables)
+    assert sum(number(row[2]) for row in blocks) == live
+    assert sum(number(row[2]) for row in rows) == live
+    assert {row[0] for row in blocks} == set(variables["params"])
+    assert [row[0] for row in rows[:-1]] == [layer.name for layer in layers]
+    assert {row[3] for row in rows[:-1]} == {"2", "-"}
+    assert blocks[0] == ("downsample1_1", "16x16x4", blocks[0][2], "2", "0.1", "real")
+    assert blocks[-1][0::5] == ("head", "spikes")
+
+
+@pytest.mark.parametrize(("bits", "scaled"), [(1, True), (3, True), (4, True), (32, False)])
+def test_stored_bytes(bits, scaled):
+    _, variables, layers = traced(**{"model.bits": bits})
+    flat = jax.tree_util.tree_leaves_with_path(variables["params"])
+    kernels = [leaf for path, leaf in flat if path[-1].key == "kernel"]
+    others = sum(leaf.size for path, leaf in flat if path[-1].key not in ("kernel", "step_size"))
+    scales = sum(kernel.shape[-1] for kernel in kernels) if scaled else 0
+    weights = sum(kernel.size for kernel in kernels)
+    expected = sum(-(-kernel.size * bits // 8) for kernel in kernels) + 4 * (scales + others)
+    assert stored_bytes(layers, variables) == (expected, 4 * (weights + others))
+
+
+def test_kept_values_grow_with_the_batch_and_count_once():
+    task, variables, _ = traced()
+
+    def kept(rows: int) -> int:
+        image = jax.ShapeDtypeStruct((rows, 32, 32, 1), jnp.float32)
+        label = jax.ShapeDtypeStruct((rows,), jnp.int32)
+        return kept_bytes(task, variables, {"image": image, "label": label})
+
+    one, two = kept(1), kept(2)
+    per_image, fixed = two - one, 2 * one - two
+    assert kept(64) == pytest.approx(fixed + 64 * per_image, rel=1e-3)
+    # At least the input of every quantised layer, at most a dozen values of each layer's output.
+    weights = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert fixed < 3 * 4 * weights
+    assert 4 * 32 * 32 < per_image < 4e6
+
+
+@pytest.mark.slow
+def test_estimates_lie_below_what_the_compiler_takes(capsys):
+    large = (DIGITS_CONFIG, "--config.model.channels=(8, 8, 16, 16)", "--batch=256")
+    assert launch("inspect", *large) == 0
+    estimated = capsys.readouterr()
+    assert "--compile asks the compiler" in estimated.out
+    assert launch("inspect", *large, "--compile") == 0
+    compiled = capsys.readouterr()
+    assert "compiling the train step ..." in compiled.err
+    for step in ("inference", "train step"):
+        least = number(re.search(rf"{step} +at least ([\d,]+) MB", estimated.out)[1])
+        taken = number(re.search(rf"{step} +([\d,]+) MB on cpu", compiled.out)[1])
+        assert taken / 3 < least <= taken
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "inspect needs --config FILE"),
+        ([DIGITS_CONFIG, "--batch=0"], "flag --batch=0"),
+        ([DIGITS_CONFIG, "--config.accumulate=3"], "config.accumulate=3 does not divide the batch of 64"),
+        ([DIGITS_CONFIG, "--config.batch_size=0"], "config.batch_size=0 must be at least 1"),
+        (
+            [DIGITS_CONFIG, "--config.data.image_size=(32, 40)"],
+            "config.data.image_size=(32, 40): height and width must be multiples of 16",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    assert launch("inspect", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("config", "size"), [(imagenet_s, "S"), (imagenet_m, "M"), (imagenet_l, "L")])
+def test_imagenet_configs_differ_in_size_only(config, size):
+    mine, small = config.get_config().to_dict(), imagenet_s.get_config().to_dict()
+    assert mine["model"].pop("channels") == SIZES[size]["channels"]
+    assert mine["model"]["depth"] == SIZES[size]["depth"]
+    small["model"].pop("channels")
+    assert mine == small

@@ -1,0 +1,94 @@
+"""A tiny network for the digits with drawn weights, in a workdir or in a PyTorch file."""
+
+import functools
+import json
+import zipfile
+from pathlib import Path
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import flagsaver
+from ml_collections import ConfigDict
+
+from configs.digits import get_config
+from launch.__main__ import main
+from launch.build import build_optimizer, build_task
+from qsdt_jax.interop import to_torch
+from qsdt_jax.train.checkpoint import Checkpointer
+from qsdt_jax.train.state import TrainState, create_state
+from tests.interop.test_torch_file import opcodes, tensor
+
+DIGITS = tuple("0123456789")
+
+
+def tiny_config(**overrides) -> ConfigDict:
+    """The digits with a net that compiles fast; the last of its evaluation batches is not full."""
+    config = get_config()
+    config.model.channels = (8, 8, 16, 16)
+    config.model.num_heads = 4
+    config.eval.batch_size = 100
+    config.ema_decay = 0.9
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def draw_variables(config: ConfigDict, seed: int, classes: int = 10) -> dict:
+    """Variables of a size that lets spikes through, so that the classes of the images differ."""
+    generator = np.random.default_rng(seed)
+
+    def draw(path, shape):
+        name = path[-1].key
+        if name in ("step_size", "var", "scale"):
+            low, high = (0.05, 0.2) if name == "step_size" else (0.5, 1.5)
+            return generator.uniform(low, high, shape.shape).astype(shape.dtype)
+        return generator.normal(0, 0.4, shape.shape).astype(shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, _shapes(config.model.to_json(), classes))
+
+
+@functools.cache
+def _shapes(model: str, classes: int) -> dict:
+    config = tiny_config()
+    config.model.update(json.loads(model))
+    task = build_task(config, tuple(map(str, range(classes))))
+    return jax.eval_shape(task.init, jax.random.key(0))
+
+
+def write_workdir(workdir: Path, config: ConfigDict, states: dict[int, TrainState]) -> Path:
+    """The workdir of a run that was stopped after the last of these steps."""
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    with Checkpointer(workdir / "checkpoints") as checkpointer:
+        for step, state in states.items():
+            checkpointer.save(step, state.replace(step=jnp.int32(step)))
+    return workdir
+
+
+def make_state(config: ConfigDict, variables: dict, ema: dict | None = None) -> TrainState:
+    """A state with these variables."""
+    optimizer = build_optimizer(config, optax.constant_schedule(0.1))
+    return create_state(variables, optimizer, ema=False).replace(ema=ema)
+
+
+def write_pth(file: Path, variables: dict, *, without: str = "") -> Path:
+    """The file that `torch.save` makes of these variables."""
+    arrays = {name: array for name, array in to_torch(variables).items() if name != without}
+    content = {}
+    with zipfile.ZipFile(file, "w") as archive:
+        for key, (name, array) in enumerate(arrays.items()):
+            strides = tuple(stride // array.itemsize for stride in array.strides)
+            content[name] = tensor(array.shape, strides, 0, array.size, str(key))
+            archive.writestr(f"made/data/{key}", np.ascontiguousarray(array, "<f4").tobytes())
+        pickled = b"\x80\x02" + opcodes({"model": content}) + b"."
+        archive.writestr("made/data.pkl", pickled)
+    return file
+
+
+def launch(*arguments: object) -> int:
+    """`python -m launch ...` in this process: its exit status."""
+    words = [str(argument) for argument in arguments]
+    # The overrides of a config are looked up in sys.argv.
+    with flagsaver.flagsaver(), mock.patch("sys.argv", ["launch", *words]):
+        return main(words)

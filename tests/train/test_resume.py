@@ -1,0 +1,83 @@
+"""A run that is killed or stopped, and started again, ends as if nothing had happened."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.train.runs import Signal, outcome, run
+
+KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
+STOP_SECONDS = 10
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, cache) -> dict:
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    ended = run(workdir, cache)
+    assert ended.status == 0, ended
+    found = outcome(workdir)
+    # What the comparison rests on is there.
+    assert found["step"] == 20 and found["steps"][-1] == 20
+    groups = {name.split("/")[0] for name in found["state"]}
+    assert groups == {"step", "variables", "opt_state", "ema"}
+    assert [line["step"] for line in found["log"] if "train/loss" in line] == list(range(1, 21))
+    assert [line["step"] for line in found["log"] if "eval_ema/top1" in line] == [10, 20]
+    return found
+
+
+KILLS = [
+    Signal(KILL, "compiling", 1),
+    Signal(KILL, "training", 2),
+    Signal(KILL, "saving", 1),
+    Signal(KILL, "logged", 5),
+    Signal(KILL, "saving", 2),
+    Signal(KILL, "evaluating", 2),
+    Signal(KILL, "logged", 5),
+    Signal(KILL, "saved", 1),
+    Signal(KILL, "training", 9),
+    Signal(KILL, "evaluating", 5),
+    Signal(KILL, "summary", 1),
+]
+
+
+def test_killed_again_and_again(tmp_path, cache, uninterrupted):
+    for signal_ in KILLS:
+        ended = run(tmp_path / "run", cache, signal=signal_)
+        assert ended.status == -KILL, (signal_, ended)
+    ended = run(tmp_path / "run", cache)
+    assert ended.status == 0, ended
+    assert outcome(tmp_path / "run") == uninterrupted
+
+
+STOPS = [
+    Signal(INT, "compiling", 1, block=True),
+    Signal(TERM, "training", 1, block=True),
+    Signal(TERM, "training", 7),
+    Signal(INT, "saving", 1),
+    Signal(TERM, "logged", 2),
+    Signal(INT, "evaluating", 2),
+    Signal(TERM, "evaluating", 5, block=True),
+    Signal(INT, "logged", 1),
+    Signal(TERM, "compiling", 1, block=True),
+    Signal(INT, "training", 4, block=True),
+    Signal(TERM, "evaluating", 4, block=True),
+]
+
+
+def test_stopped_again_and_again(tmp_path, cache, uninterrupted):
+    for signal_ in STOPS:
+        ended = run(tmp_path / "run", cache, signal=signal_)
+        assert ended.status == 0, (signal_, ended)
+        ended.assert_one_line(signal_.number.name, "the same command")
+        assert ended.seconds < STOP_SECONDS, (signal_, ended)
+    ended = run(tmp_path / "run", cache)
+    assert ended.status == 0, ended
+    assert outcome(tmp_path / "run") == uninterrupted
