@@ -28,9 +28,8 @@ from qsdt_jax.models.operations import layer_operations
 from qsdt_jax.train.loop import BATCHES_AHEAD
 from qsdt_jax.train.preemption import Background
 from qsdt_jax.train.provenance import provenance
-from qsdt_jax.train.randomness import Purpose, key_for
-from qsdt_jax.train.state import TrainState, create_state
-from qsdt_jax.train.step import train_step
+from qsdt_jax.train.state import TrainState
+from qsdt_jax.train.step import initial_state, jit_once, train_step
 
 MODES = ("inference", "train", "input", "loop")
 CPU_BATCH, ACCELERATOR_BATCH = 4, 64
@@ -224,12 +223,10 @@ class Bench:
     @functools.cached_property
     def _initial_state(self) -> Callable[[], TrainState]:
         """Makes the state before the first step, anew with each call."""
-
-        def make() -> TrainState:
-            variables = self.task.init(key_for(self.config.seed, Purpose.INIT))
-            return create_state(variables, self.optimizer, ema=self.config.ema_decay > 0)
-
-        return jax.jit(make)
+        config = self.config
+        return jit_once(
+            lambda: initial_state(self.task, self.optimizer, seed=config.seed, ema=config.ema_decay > 0)
+        )
 
     @functools.cached_property
     def _batch(self) -> dict[str, jax.Array]:

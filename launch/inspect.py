@@ -18,9 +18,8 @@ from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax.errors import UserError
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.train.classification import Classification
-from qsdt_jax.train.randomness import Purpose, key_for
-from qsdt_jax.train.state import TrainState, Variables, create_state, parameter_count
-from qsdt_jax.train.step import train_step
+from qsdt_jax.train.state import TrainState, Variables, parameter_count
+from qsdt_jax.train.step import initial_state, train_step
 
 CONFIG = define_config()
 BATCH = flags.DEFINE_integer(
@@ -221,11 +220,7 @@ def _compiled(name: str, function, *arguments) -> str:
 def _abstract_state(config: ml_collections.ConfigDict, task: Classification) -> TrainState:
     """The shapes of the train state."""
     optimizer = build_optimizer(config, _constant_rate)
-
-    def initial_state():
-        return create_state(task.init(key_for(0, Purpose.INIT)), optimizer, ema=config.ema_decay > 0)
-
-    return jax.eval_shape(initial_state)
+    return jax.eval_shape(lambda: initial_state(task, optimizer, ema=config.ema_decay > 0))
 
 
 def _abstract_batch(task: Classification, size: int) -> dict[str, jax.ShapeDtypeStruct]:

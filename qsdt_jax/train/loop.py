@@ -28,9 +28,8 @@ from qsdt_jax.train.metrics import MetricWriter, draw_curves
 from qsdt_jax.train.preemption import Background, Preempted, Preemption
 from qsdt_jax.train.progress import Progress
 from qsdt_jax.train.provenance import provenance
-from qsdt_jax.train.randomness import Purpose, key_for
-from qsdt_jax.train.state import TrainState, Variables, create_state, parameter_count
-from qsdt_jax.train.step import evaluation_step, train_step
+from qsdt_jax.train.state import TrainState, Variables, parameter_count
+from qsdt_jax.train.step import evaluation_step, initial_state, jit_once, train_step
 from qsdt_jax.train.task import Task
 from qsdt_jax.train.workdir import Workdir, write_atomically
 
@@ -78,8 +77,7 @@ class Run:
 
     def initial_state(self) -> TrainState:
         """The state before the first step, a pure function of the seed."""
-        variables = self.task.init(key_for(self.seed, Purpose.INIT))
-        return create_state(variables, self.optimizer, ema=self.ema_decay > 0)
+        return initial_state(self.task, self.optimizer, seed=self.seed, ema=self.ema_decay > 0)
 
     def evaluation_due(self, step: int) -> bool:
         """Whether the split is evaluated after `step`."""
@@ -150,10 +148,10 @@ class _Session:
         return self._write_summary()
 
     def _restore_or_create(self) -> TrainState:
-        target = jax.eval_shape(self.run.initial_state)
-        restored = self.checkpointer.restore_latest(target)
+        initial = jit_once(self.run.initial_state)
+        restored = self.checkpointer.restore_latest(initial.eval_shape())
         if restored is None:
-            return self.preemption.wait_for(jax.jit(self.run.initial_state))
+            return self.preemption.wait_for(initial)
         return restored[1]
 
     def _train(self) -> None:

@@ -1,5 +1,6 @@
-"""One training step and one evaluation step, as pure functions."""
+"""The state before the first step, one training step and one evaluation step, as pure functions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,8 +8,25 @@ import jax.numpy as jnp
 import optax
 
 from qsdt_jax.train.randomness import Purpose, key_for
-from qsdt_jax.train.state import TrainState, Variables
+from qsdt_jax.train.state import TrainState, Variables, create_state
 from qsdt_jax.train.task import Batch, Task
+
+
+def initial_state(
+    task: Task, optimizer: optax.GradientTransformation, *, seed: int = 0, ema: bool = False
+) -> TrainState:
+    """The state before the first step, a pure function of the seed; arguments as for `train_step`."""
+    return create_state(task.init(key_for(seed, Purpose.INIT)), optimizer, ema=ema)
+
+
+def jit_once(function: Callable) -> Callable:
+    """`jax.jit` of a function that runs once, as `initial_state` does.
+
+    A CPU gets code of no optimisation: it compiles in a third of the time, most of which the random
+    generator takes again for each shape of a tensor.
+    """
+    cheap = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=cheap)
 
 
 def train_step(

@@ -225,9 +225,7 @@ def test_gradients_of_narrow_operands_are_summed_in_float32(product, operand):
 def lowered_text(platform: str, operand) -> str:
     x = jax.ShapeDtypeStruct((1, 8, 8, 4), operand)
     kernel = jax.ShapeDtypeStruct((3, 3, 1, 4), operand)
-    f = jax.jit(
-        functools.partial(lowering.convolve, geometry=ConvGeometry(1, 1, 4), dtype=jnp.float32)
-    )
+    f = jax.jit(functools.partial(lowering.convolve, geometry=ConvGeometry(1, 1, 4), dtype=jnp.float32))
     return jax.export.export(f, platforms=[platform])(x, kernel).mlir_module()
 
 
