@@ -101,4 +101,7 @@ def test_normalize():
     found = normalize(image, mean, std)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, (image / 255 - mean) / std, atol=1e-6)
-    np.testing.assert_allclose(normalize(image, (0.5,), (0.25,)), (image / 255 - 0.5) / 0.25, atol=1e-6)
+    for channels in (1, 3):
+        image = noise((4, 5, channels))[:, ::-1]
+        found = normalize(image, (0.5,), (0.25,))
+        np.testing.assert_allclose(found, (image / 255 - 0.5) / 0.25, atol=1e-6)

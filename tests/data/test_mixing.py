@@ -208,6 +208,7 @@ def compare_four_devices_with_one():
             np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_number_of_devices_changes_nothing():
     process = multiprocessing.get_context("forkserver").Process(target=compare_four_devices_with_one)
     process.start()
