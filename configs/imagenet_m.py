@@ -6,7 +6,7 @@ Data      as for configs/imagenet_s.py
 Expected  no published number for this size; not run here
 Cost      8 x A100 40 GB, 28 h, quoted from the paper; not run here
 
-The variant `configs/imagenet_m.py:published` and a smaller memory: as for configs/imagenet_s.py.
+The variant `configs/imagenet_m.py:published`, and what to do with less memory: see configs/imagenet_s.py.
 """
 
 from ml_collections import ConfigDict
