@@ -43,6 +43,14 @@ def base_config() -> ConfigDict:
                 "mean": (0.485, 0.456, 0.406),  # of pixels in 0..1
                 "std": (0.229, 0.224, 0.225),
                 "augmentation": "none",  # none, affine, crop_flip
+                "crop_area": (0.08, 1.0),  # of crop_flip: bounds of the share of the area
+                "crop_aspect": (3 / 4, 4 / 3),  # of crop_flip: bounds of width / height
+                "randaugment_magnitude": 0.0,  # mean strength of two operations, 0..10; 0 for none
+                "randaugment_std": 0.5,  # standard deviation of the strength
+                "erase_probability": 0.0,  # of noise in a random box
+                "mixup": 0.0,  # alpha of its Beta distribution; 0 for none
+                "cutmix": 0.0,  # the same; where both are on, each takes half of the batches
+                "eval_crop_ratio": 1.0,  # image_size / the side that images are scaled to for evaluation
                 "workers": 0,  # processes that read and augment; 0 for threads
                 "fake_images": 1024,  # length of a fake source
                 "fake_classes": 1000,

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from qsdt_jax.data.images import MODES
 from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
+from qsdt_jax.data.randaugment import LARGEST_MAGNITUDE
 from qsdt_jax.data.sources import DigitsSource, FakeSource, FolderSource, Source
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import QSDTransformer
@@ -109,10 +111,13 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
 
 def build_task(config: ml_collections.ConfigDict, class_names: tuple[str, ...]) -> Classification:
     """The task of a configuration; raises UserError as `build_model` does."""
+    _check_within(config, {"data.mixup": (0, math.inf), "data.cutmix": (0, math.inf)})
     return Classification(
         model=build_model(config, len(class_names)),
         image_shape=(*config.data.image_size, config.data.channels),
         label_smoothing=config.loss.label_smoothing,
+        mixup_alpha=config.data.mixup,
+        cutmix_alpha=config.data.cutmix,
     )
 
 
@@ -140,17 +145,35 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
 
 
 def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess:
-    """From decoded images to inputs; raises UserError for values that do not fit the channels."""
+    """From decoded images to inputs; raises UserError for values out of range or unfit for the channels."""
     data = config.data
     _choice("data.augmentation", data.augmentation, ("none", "affine", "crop_flip"))
     for name in ("mean", "std"):
         if len(data[name]) not in (1, data.channels):
             raise UserError(f"config.data.{name} has {len(data[name])} values for {data.channels} channels")
+    _check_within(
+        config,
+        {
+            "data.randaugment_magnitude": (0, LARGEST_MAGNITUDE),
+            "data.randaugment_std": (0, math.inf),
+            "data.erase_probability": (0, 1),
+        },
+    )
+    if data.randaugment_magnitude and data.channels not in MODES:
+        raise UserError(f"RandAugment takes 1 or 3 channels, but config.data.channels={data.channels}")
+    if not 0 < data.eval_crop_ratio <= 1:
+        raise UserError(f"config.data.eval_crop_ratio={data.eval_crop_ratio} must lie in (0, 1]")
     return Preprocess(
         size=tuple(data.image_size),
         mean=tuple(data.mean),
         std=tuple(data.std),
         augmentation=data.augmentation,
+        crop_area=_bounds(config, "data.crop_area", 1),
+        crop_aspect=_bounds(config, "data.crop_aspect", math.inf),
+        randaugment_magnitude=data.randaugment_magnitude,
+        randaugment_std=data.randaugment_std,
+        erase_probability=data.erase_probability,
+        evaluation_crop_ratio=data.eval_crop_ratio,
     )
 
 
@@ -191,13 +214,33 @@ def _check_positive(config: ml_collections.ConfigDict) -> None:
         "optimizer.clip_norm": 0,
         "model.norm_group": 0,
     }
-    for key, smallest in at_least.items():
-        value = functools.reduce(lambda tree, name: tree[name], key.split("."), config)
-        if not (math.isfinite(value) and value >= smallest):
-            raise UserError(f"config.{key}={value} must be at least {smallest}")
+    _check_within(config, {key: (smallest, math.inf) for key, smallest in at_least.items()})
     if config.eval.every_epochs <= 0:
         raise UserError(f"config.eval.every_epochs={config.eval.every_epochs} must be positive")
     for key in ("ema_decay", "loss.label_smoothing", "model.drop_path"):
-        value = functools.reduce(lambda tree, name: tree[name], key.split("."), config)
+        value = _value(config, key)
         if not 0 <= value < 1:
             raise UserError(f"config.{key}={value} must lie in [0, 1)")
+
+
+def _check_within(config: ml_collections.ConfigDict, limits: Mapping[str, tuple[float, float]]) -> None:
+    """Refuses values that are not finite or outside of their limits, which are allowed themselves."""
+    for key, (smallest, largest) in limits.items():
+        value = _value(config, key)
+        if not (math.isfinite(value) and smallest <= value <= largest):
+            upper = f" and at most {largest:g}" if math.isfinite(largest) else ""
+            raise UserError(f"config.{key}={value} must be at least {smallest}{upper}")
+
+
+def _bounds(config: ml_collections.ConfigDict, key: str, largest: float) -> tuple[float, float]:
+    """A pair 0 < low <= high <= largest."""
+    values = tuple(_value(config, key))
+    numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    if not (len(values) == 2 and numbers and 0 < values[0] <= values[1] <= largest):
+        upper = f" <= {largest:g}" if math.isfinite(largest) else ""
+        raise UserError(f"config.{key}={values} must be a pair 0 < low <= high{upper}")
+    return values
+
+
+def _value(config: ml_collections.ConfigDict, key: str) -> Any:
+    return functools.reduce(lambda tree, name: tree[name], key.split("."), config)

@@ -103,17 +103,16 @@ def predict(trained: "Trained", images: Iterable[tuple[str, np.ndarray]]) -> Ite
     import jax
 
     from launch.build import build_preprocess
-    from qsdt_jax.data.images import resize_and_crop
+    from qsdt_jax.data.images import normalize
 
-    size = tuple(trained.config.data.image_size)
     preprocess = build_preprocess(trained.config)
     forward = jax.jit(scores, static_argnames="model")
     rows = 0
     # Cut at once, so that large images are held one at a time.
-    views = ((name, resize_and_crop(image, size)) for name, image in images)
+    views = ((name, preprocess.evaluation_view(image)) for name, image in images)
     while batch := list(itertools.islice(views, BATCH_SIZE)):
         rows = rows or len(batch)
-        inputs = [preprocess.evaluate({"image": view, "label": 0})["image"] for _, view in batch]
+        inputs = [normalize(view, preprocess.mean, preprocess.std) for _, view in batch]
         padding = [np.zeros_like(inputs[0])] * (rows - len(inputs))
         logits = forward(trained.task.model, trained.variables, np.stack(inputs + padding))
         for (name, view), row in zip(

@@ -3,6 +3,13 @@
 import numpy as np
 from PIL import Image
 
+from qsdt_jax.data.images import resize, to_picture, to_pixels
+
+TRIES = 10  # For a random box that fits.
+
+Box = tuple[int, int, int, int]
+"""(top, left, height, width) in pixels."""
+
 
 def random_affine(
     image: np.ndarray,
@@ -33,9 +40,10 @@ def random_affine(
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     offset = centre - inverse @ (centre + np.array([dx, dy]))
     matrix = (*inverse[0], offset[0], *inverse[1], offset[1])
-    planes = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    moved = planes.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-    return np.asarray(moved).reshape(image.shape)
+    picture = to_picture(image)
+    return to_pixels(
+        picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    )
 
 
 def random_flip(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -49,36 +57,90 @@ def random_resized_crop(
     size: tuple[int, int],
     *,
     area: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> np.ndarray:
     """A random part of the image, resized to `size` (bicubic, antialiased).
 
-    Ten tries for a box of random area share and log-uniform aspect ratio that fits; else the largest
-    centred box of an allowed ratio (Szegedy et al. 2015, as torchvision draws it).
+    A random box, or where none was found the largest centred one of an allowed aspect ratio (Szegedy et al.
+    2015, as torchvision and timm draw it).
 
     Args:
-      image: uint8 (H, W, C).
+      image: uint8 (H, W, C) with C 1 or 3.
       generator: gives the box.
       size: (height, width) of the result.
       area: bounds of the box's share of the area.
-      ratio: bounds of its width / height.
+      aspect: bounds of its width / height.
     """
     height, width = image.shape[:2]
-    for _ in range(10):
+    box = random_box(generator, (height, width), area=area, aspect=aspect)
+    if box is None:
+        w = min(width, round(height * aspect[1]))
+        h = min(height, round(width / aspect[0]))
+        box = (height - h) // 2, (width - w) // 2, h, w
+    top, left, h, w = box
+    return resize(image[top : top + h, left : left + w], size)
+
+
+def random_erasing(
+    image: np.ndarray,
+    generator: np.random.Generator,
+    *,
+    probability: float = 0.25,
+    area: tuple[float, float] = (0.02, 1 / 3),
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+) -> np.ndarray:
+    """Standard normal noise in a random box, the "pixel" mode of timm (Zhong et al. 2020).
+
+    Nothing is erased where no box was found, which is rare.
+
+    Args:
+      image: float (H, W, C), normalised; the noise has the mean and the deviation of its data set.
+      generator: decides, and gives box and noise.
+      probability: that a box is erased.
+      area: bounds of the box's share of the area.
+      aspect: bounds of its width / height.
+
+    Returns:
+      A changed copy, or the image itself.
+    """
+    if generator.random() >= probability:
+        return image
+    # timm erases neither the whole height nor the whole width.
+    box = random_box(generator, image.shape[:2], area=area, aspect=aspect, margin=1)
+    if box is None:
+        return image
+    top, left, h, w = box
+    image = image.copy()
+    image[top : top + h, left : left + w] = generator.standard_normal((h, w, image.shape[-1]), np.float32)
+    return image
+
+
+def random_box(
+    generator: np.random.Generator,
+    within: tuple[int, int],
+    *,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    margin: int = 0,
+) -> Box | None:
+    """A box of uniform area and log-uniform aspect ratio at a uniform place, in ten tries.
+
+    Args:
+      generator: gives the random numbers.
+      within: (height, width) of the image.
+      area: bounds of the box's share of the image's area.
+      aspect: bounds of its width / height.
+      margin: pixels by which height and width must at least be smaller than the image's.
+
+    Returns:
+      The first try whose size fits, or None.
+    """
+    height, width = within
+    for _ in range(TRIES):
         target = height * width * generator.uniform(*area)
-        aspect = np.exp(generator.uniform(*np.log(ratio)))
-        w, h = round(np.sqrt(target * aspect)), round(np.sqrt(target / aspect))
-        if 0 < w <= width and 0 < h <= height:
+        ratio = np.exp(generator.uniform(*np.log(aspect)))
+        h, w = round(np.sqrt(target / ratio)), round(np.sqrt(target * ratio))
+        if 0 < h <= height - margin and 0 < w <= width - margin:
             top, left = generator.integers(height - h + 1), generator.integers(width - w + 1)
-            return _resized_box(image, (int(top), int(left), h, w), size)
-    w = min(width, round(height * ratio[1]))
-    h = min(height, round(width / ratio[0]))
-    return _resized_box(image, ((height - h) // 2, (width - w) // 2, h, w), size)
-
-
-def _resized_box(image: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
-    top, left, height, width = box
-    planes = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    crop = planes.crop((left, top, left + width, top + height))
-    resized = crop.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return np.asarray(resized).reshape(*size, image.shape[-1])
+            return int(top), int(left), h, w
+    return None

@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from qsdt_jax.data.mixing import mix_batch
 from qsdt_jax.evaluate.classification import accuracy_sums, summarize
 from qsdt_jax.losses.classification import cross_entropy
 from qsdt_jax.models import QSDTransformer
+from qsdt_jax.train.randomness import Purpose
 from qsdt_jax.train.state import Variables
 from qsdt_jax.train.task import Batch
 
@@ -21,11 +23,14 @@ class Classification:
       model: the classifier.
       image_shape: shape of one input, (H, W, C) or (T, H, W, C).
       label_smoothing: in training only, never in the evaluation loss.
+      mixup_alpha, cutmix_alpha: of the Beta distributions of mixing in training; 0 for none.
     """
 
     model: QSDTransformer
     image_shape: tuple[int, ...]
     label_smoothing: float = 0.0
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
     best_metric: str = "eval/top1"
 
     def init(self, key: jax.Array) -> Variables:
@@ -36,16 +41,32 @@ class Classification:
     def loss(
         self, variables: Variables, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-        """Mean cross-entropy of a batch {"image": (B, ...), "label": (B,) or (B, K)}."""
+        """Mean cross-entropy of a batch {"image": (B, ...), "label": (B,)}.
+
+        Args:
+          variables: of the model.
+          batch: one micro-batch, whose images are mixed among themselves.
+          key: of this micro-batch; drop path and mixing follow from it.
+        """
+        images, labels = batch["image"], batch["label"]
+        if self.mixup_alpha or self.cutmix_alpha:
+            images, labels = mix_batch(
+                images,
+                labels,
+                jax.random.fold_in(key, Purpose.MIXING),
+                num_classes=self.model.num_classes,
+                mixup_alpha=self.mixup_alpha,
+                cutmix_alpha=self.cutmix_alpha,
+            )
         logits, updates = self.model.apply(
-            variables, batch["image"], train=True, rngs={"drop_path": key}, mutable=["batch_stats"]
+            variables, images, train=True, rngs={"drop_path": key}, mutable=["batch_stats"]
         )
-        loss = jnp.mean(cross_entropy(logits, batch["label"], self.label_smoothing))
+        loss = jnp.mean(cross_entropy(logits, labels, self.label_smoothing))
         return loss, (updates["batch_stats"], {"loss": loss})
 
     def evaluate(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """Sums of a batch {"image", "label", "mask"}; rows with mask 0 are padding."""
-        logits = self.model.apply(variables, batch["image"])
+        logits: Any = self.model.apply(variables, batch["image"])
         return accuracy_sums(logits, batch["label"], batch["mask"])
 
     def summarize(self, sums) -> dict[str, float]:

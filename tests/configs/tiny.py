@@ -1,4 +1,4 @@
-"""A run of seconds with all that a resumed run has to bring back: EMA, drop path, augmentation."""
+"""A run of seconds with all that a resumed run has to bring back: EMA, drop path, augmentation, mixing."""
 
 from ml_collections import ConfigDict
 
@@ -22,6 +22,10 @@ def get_config() -> ConfigDict:
     config.data.fake_classes = 6
     config.data.image_size = (16, 16)
     config.data.augmentation = "crop_flip"
+    config.data.randaugment_magnitude = 9.0
+    config.data.erase_probability = 0.5
+    config.data.mixup = 0.8
+    config.data.cutmix = 1.0
     config.optimizer.warmup_epochs = 1.0
     config.optimizer.learning_rate = 0.1
     config.loss.label_smoothing = 0.1

@@ -12,6 +12,7 @@ from PIL import Image
 from launch.build import build_preprocess
 from launch.predict import SHEET_IMAGES, Prediction, draw_sheet, predict, scores
 from launch.trained import load_trained
+from qsdt_jax.data.images import resize_and_crop
 from qsdt_jax.data.sources import DigitsSource
 from tests.launch.tiny import DIGITS, draw_variables, launch, make_state, tiny_config, write_workdir
 
@@ -75,6 +76,21 @@ def test_probabilities_are_those_of_evaluation(trained, predictions):
         assert np.all(np.diff(prediction.probabilities) <= 0)
         np.testing.assert_allclose(prediction.probabilities, expected[i][prediction.classes], rtol=1e-4)
         assert abs(prediction.probabilities.sum() - 1) < 1e-12
+
+
+def test_view_is_cut_out_as_in_evaluation(trained, predictions):
+    """Once, by the configuration's crop ratio."""
+    config = trained.config.copy_and_resolve_references()
+    config.data.eval_crop_ratio = 0.5
+    image = np.asarray(DigitsSource("test")[0]["image"])
+    inputs = build_preprocess(config).evaluate({"image": image, "label": 0})["image"]
+    forward = jax.jit(scores, static_argnames="model")
+    logits = forward(trained.task.model, trained.variables, inputs[None])
+    (found,) = predict(dataclasses.replace(trained, config=config), [("0", image)])
+    np.testing.assert_array_equal(found.view, resize_and_crop(image, (32, 32), 0.5))
+    expected = jax.nn.softmax(np.asarray(logits, np.float64)[0])
+    np.testing.assert_allclose(found.probabilities, expected[found.classes], rtol=1e-4)
+    assert not np.array_equal(found.view, predictions[0].view)
 
 
 def test_command_line_with_images_of_every_kind(workdir, trained, predictions, tmp_path, capsys, monkeypatch):

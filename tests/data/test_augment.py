@@ -1,0 +1,187 @@
+"""Random geometry and erasing: the distribution of what is drawn, and what is done with it."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from qsdt_jax.data.augment import (
+    random_affine,
+    random_box,
+    random_erasing,
+    random_flip,
+    random_resized_crop,
+)
+from qsdt_jax.data.images import resize
+from tests.golden.augmented import assert_golden, golden, names
+
+DRAWS = 5000
+SMALLEST_P = 1e-3  # Seeds are fixed, so a test either always passes or never.
+CROP = {"area": (0.08, 1.0), "aspect": (3 / 4, 4 / 3)}
+ERASED = {"area": (0.02, 1 / 3), "aspect": (0.3, 1 / 0.3), "margin": 1}
+
+
+def noise(shape, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def boxes(within, seed: int = 0, **bounds) -> np.ndarray:
+    """(DRAWS, 4) boxes, all of which fit at once or after some tries."""
+    generator = np.random.default_rng(seed)
+    drawn = [random_box(generator, within, **bounds) for _ in range(DRAWS)]
+    return np.array([box for box in drawn if box is not None])
+
+
+# Boxes
+
+
+def test_area_and_aspect_of_boxes_that_always_fit():
+    """Uniform and log-uniform, where the image is so large that rounding does not show."""
+    top, left, height, width = boxes((10_000, 10_000), area=(0.1, 0.5), aspect=(0.6, 1.9)).T
+    assert len(top) == DRAWS
+    assert stats.kstest(height * width / 1e8, stats.uniform(0.1, 0.4).cdf).pvalue > SMALLEST_P
+    aspect = stats.uniform(np.log(0.6), np.log(1.9 / 0.6))
+    assert stats.kstest(np.log(width / height), aspect.cdf).pvalue > SMALLEST_P
+    for first, length in ((top, height), (left, width)):
+        place = first / (10_000 - length)
+        assert stats.kstest(place, stats.uniform.cdf).pvalue > SMALLEST_P
+        assert place.min() >= 0 and place.max() <= 1
+
+
+@pytest.mark.parametrize("bounds", [CROP, ERASED], ids=["crop", "erased"])
+def test_boxes_that_do_not_fit_are_drawn_again(bounds):
+    """Against rejection sampling of many boxes at once."""
+    height, width = within = (3000, 4000)
+    generator = np.random.default_rng(1)
+    area = generator.uniform(*bounds["area"], 10 * DRAWS) * height * width
+    aspect = np.exp(generator.uniform(*np.log(bounds["aspect"]), 10 * DRAWS))
+    h, w = np.round(np.sqrt(area / aspect)), np.round(np.sqrt(area * aspect))
+    margin = bounds.get("margin", 0)
+    fits = (h <= height - margin) & (w <= width - margin)
+    assert 0.01 < np.mean(~fits) < 0.5
+    *_, found_h, found_w = boxes(within, **bounds).T
+    assert stats.ks_2samp(found_h * found_w, (h * w)[fits]).pvalue > SMALLEST_P
+    assert stats.ks_2samp(found_w / found_h, (w / h)[fits]).pvalue > SMALLEST_P
+
+
+def test_boxes_reach_every_place_and_never_leave_the_image():
+    for margin in (0, 1):
+        top, left, height, width = boxes((5, 4), area=(0.1, 1), aspect=(0.5, 2), margin=margin).T
+        assert min(top.min(), left.min()) == 0 and min(height.min(), width.min()) == 1
+        assert (top + height).max() == 5 and (left + width).max() == 4
+        assert height.max() == 5 - margin and width.max() == 4 - margin
+
+
+def test_ten_tries_for_a_box():
+    """A try fits with probability one half here."""
+    generator = np.random.default_rng(0)
+    area = 0.5, 1.5  # Squares: those of an area above 1 do not fit.
+    missing = sum(random_box(generator, (1000, 1000), area=area, aspect=(1, 1)) is None for _ in range(DRAWS))
+    # Rounding to whole pixels lets a side of 1000.4 fit.
+    assert stats.binomtest(missing, DRAWS, (1.5 - 1.0005**2) ** 10).pvalue > SMALLEST_P
+
+
+# Random resized crops
+
+
+@pytest.mark.parametrize("name", names("resized_crop/"))
+def test_pixels_of_a_resized_box_are_those_of_torchvision(name):
+    top, left, height, width = golden()["boxes"][int(name.split("/")[1])]
+    box = golden()["grey"][top : top + height, left : left + width, None]
+    assert_golden(name, resize(box, (224, 224)))
+
+
+def test_crop_is_the_box_drawn():
+    image = noise((40, 50, 3))
+    for seed in range(20):
+        top, left, h, w = random_box(np.random.default_rng(seed), (40, 50), **CROP)
+        expected = resize(image[top : top + h, left : left + w], (16, 24))
+        found = random_resized_crop(image, np.random.default_rng(seed), (16, 24))
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "box"),
+    [
+        ((30, 1000), (0, 480, 30, 40)),
+        ((1000, 30), (480, 0, 40, 30)),
+        ((31, 1000), (0, 479, 31, 41)),  # 31 * 4 / 3 = 41.3
+        ((1, 9), (0, 4, 1, 1)),
+        ((60, 50), (0, 0, 60, 50)),  # Of an allowed aspect ratio as a whole.
+    ],
+)
+def test_largest_centred_box_where_none_fits(shape, box):
+    image = noise((*shape, 1))
+    top, left, h, w = box
+    expected = resize(image[top : top + h, left : left + w], (16, 16))
+    found = random_resized_crop(image, np.random.default_rng(0), (16, 16), area=(2, 3))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_flip_is_a_fair_coin():
+    image, generator = noise((3, 4, 3)), np.random.default_rng(0)
+    flipped = 0
+    for _ in range(DRAWS):
+        found = random_flip(image, generator)
+        if np.array_equal(found, image[:, ::-1]):
+            flipped += 1
+        else:
+            np.testing.assert_array_equal(found, image)
+    assert stats.binomtest(flipped, DRAWS, 0.5).pvalue > SMALLEST_P
+
+
+# Random erasing
+
+
+def test_erased_boxes_are_those_drawn():
+    """How often, and where; what is outside, and the image that came in, stay as they were."""
+    image = np.full((40, 60, 3), 7, np.float32)
+    generator, erased = np.random.default_rng(0), []
+    for _ in range(DRAWS):
+        found = random_erasing(image, generator)
+        assert found.dtype == np.float32 and np.all(image == 7)
+        changed = np.all(found != image, axis=-1)
+        assert np.array_equal(changed, np.any(found != image, axis=-1))
+        if not changed.any():
+            continue
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        top, left, h, w = rows[0], columns[0], len(rows), len(columns)
+        assert changed.sum() == h * w
+        erased.append((top, left, h, w))
+    assert stats.binomtest(len(erased), DRAWS, 0.25).pvalue > SMALLEST_P
+    expected = boxes((40, 60), seed=1, **ERASED)
+    for found, other in zip(np.array(erased).T, expected.T, strict=True):
+        assert stats.ks_2samp(found, other).pvalue > SMALLEST_P
+
+
+def test_noise_is_standard_normal_for_each_pixel_and_channel():
+    image = np.full((200, 200, 3), np.nan, np.float32)
+    found = random_erasing(image, np.random.default_rng(0), probability=1)
+    values = found[~np.isnan(found)].reshape(-1, 3)
+    assert len(values) > 500
+    assert stats.kstest(values.reshape(-1), stats.norm.cdf).pvalue > SMALLEST_P
+    assert np.abs(np.corrcoef(values.T) - np.eye(3)).max() < 4 / np.sqrt(len(values))
+
+
+def test_nothing_is_erased_where_no_box_fits():
+    for shape in ((1, 1, 3), (1, 100, 3)):
+        image = np.ones(shape, np.float32)
+        assert random_erasing(image, np.random.default_rng(0), probability=1) is image
+
+
+# The generator decides all
+
+
+def test_same_generator_same_image():
+    image = noise((24, 24, 3))
+    changes = [
+        random_affine,
+        random_flip,
+        lambda image, generator: random_resized_crop(image, generator, (16, 16)),
+        lambda image, generator: random_erasing(image.astype(np.float32), generator, probability=0.9),
+    ]
+    for change in changes:
+        results = []
+        for seed in (*range(6), *range(6)):
+            np.random.seed(len(results))  # A generator of NumPy's own must play no role.
+            results.append(change(image, np.random.default_rng(seed)).tobytes())
+        assert results[:6] == results[6:] and len(set(results)) > 1
