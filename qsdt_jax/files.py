@@ -17,13 +17,17 @@ def write_atomically(file: Path, text: str) -> None:
     """
     temporary = file.with_name(file.name + ".tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
+        temporary.write_text(text, encoding="utf-8")
+        put_in_place(temporary, file)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from None
+
+
+def put_in_place(temporary: Path, file: Path) -> None:
+    """Gives a file its name once its content is on the disk; raises OSError where that fails."""
+    with open(temporary, "rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)
 
 
 @contextlib.contextmanager

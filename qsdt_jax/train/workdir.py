@@ -12,8 +12,9 @@ from qsdt_jax.files import locked, write_atomically
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
-# Sections that change nothing about the numbers of a run, so a resumed run may change them.
+# Sections and keys that change nothing about the numbers of a run, so a resumed run may change them.
 FREE_SECTIONS = ("log", "checkpoint")
+FREE_KEYS = ("data.corrupt_limit",)
 
 
 class Workdir:
@@ -80,9 +81,10 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
     # Through JSON, so that a tuple equals the list it was stored as.
     after = json.loads(json.dumps(after))
     missing = "(absent)"
+    bound = [key for key in before.keys() | after.keys() if key not in FREE_KEYS]
     return [
         f"{key} was {before.get(key, missing)!r}, is {after.get(key, missing)!r}"
-        for key in sorted(before.keys() | after.keys())
+        for key in sorted(bound)
         if before.get(key, missing) != after.get(key, missing) and key.split(".")[0] not in FREE_SECTIONS
     ]
 
