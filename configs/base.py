@@ -36,8 +36,9 @@ def base_config() -> ConfigDict:
                 "dtype": "float32",  # operands of the products: float32, bfloat16, float64
             },
             "data": {
-                "source": "digits",  # digits, folder, fake
-                "path": "",  # of a folder source: PATH/train/CLASS/IMAGE.jpg and PATH/val/...
+                "source": "digits",  # digits, folder, tfds, fake
+                "path": "",  # folder: has train/CLASS/IMAGE.jpg and val/...; tfds: what `prepare` made
+                "corrupt_limit": 10,  # records that training skips, in each process, before it gives up
                 "image_size": (32, 32),  # height, width; multiples of 16
                 "channels": 3,
                 "mean": (0.485, 0.456, 0.406),  # of pixels in 0..1

@@ -1,8 +1,10 @@
 """ImageNet-1K from scratch, size S, by the recipe of the paper.
 
-Command   python -m launch --config configs/imagenet_s.py --workdir runs/imagenet_s \
-            --config.data.path=IMAGENET
-Data      IMAGENET/train/CLASS/IMAGE.JPEG and IMAGENET/val/CLASS/IMAGE.JPEG
+Command   python -m launch prepare imagenet --source ILSVRC --out DATA
+          python -m launch --config configs/imagenet_s.py --workdir runs/imagenet_s \
+            --config.data.path=DATA/imagenet/1.0.0
+Data      ILSVRC: the tars of ILSVRC 2012 with the development kit, or their folders; DATA needs 150 GB more.
+          `--config.data.source=folder` reads train/CLASS/... and val/CLASS/... unprepared
 Expected  77.5 % top-1, quoted second-hand; not run here
 Cost      8 x A100 40 GB, 24 h, quoted from the paper; not run here
 
@@ -40,7 +42,7 @@ def imagenet(channels: tuple[int, int, int, int], depth: int = 8, variant: str =
     config.model.layer_scale_init = 1e-6
     config.model.norm_group = 196  # The paper's batch-norm statistics are those of one GPU.
     config.model.dtype = "bfloat16"
-    config.data.source = "folder"
+    config.data.source = "tfds"
     config.data.image_size = (224, 224)
     config.data.channels = 3
     config.data.augmentation = "crop_flip"

@@ -7,6 +7,7 @@ Verbs
   inspect       parameters, shapes, operations and memory of a config, without training
   bench         step time, images/s and input wait, as JSON
   import-torch  a published PyTorch checkpoint -> a workdir
+  prepare       ImageNet, CIFAR, CIFAR10-DVS or a folder of images -> a tfds directory
 
 `python -m launch VERB --help` lists the flags of a verb. Any key of a config can be overridden after it:
 `--config configs/digits.py --config.model.bits=2 --config.epochs=5`.
@@ -23,6 +24,7 @@ VERBS = {
     "inspect": "launch.inspect",
     "bench": "launch.bench",
     "import-torch": "launch.import_torch",
+    "prepare": "launch.prepare",
 }
 
 

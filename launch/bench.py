@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs.base import base_config
-from launch.build import DTYPES, build_optimizer, build_preprocess, build_source, build_task
+from launch.build import DTYPES, build_optimizer, build_preprocess, build_task, build_training_source
 from launch.flags import DEFINED_OFTEN, define_config, require_writable
 from qsdt_jax.data.pipeline import HostBatch, training_batches
 from qsdt_jax.data.sources import FakeSource, Source
@@ -114,7 +114,7 @@ class Bench:
         self.sources: dict[str, Source] = {"fake": FakeSource(data.fake_images, shape, data.fake_classes)}
         if data.source != "fake":
             try:
-                self.sources[data.source] = build_source(config, "train")
+                self.sources[data.source] = build_training_source(config)
             except UserError as error:
                 self.remarks.append(f"fake data only: {error}")
         self.data = list(self.sources)[-1]  # What the loop runs on: the config's own where there are.

@@ -14,7 +14,9 @@ import optax
 from qsdt_jax.data.images import MODES
 from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
 from qsdt_jax.data.randaugment import LARGEST_MAGNITUDE
+from qsdt_jax.data.skipping import SkipCorrupt
 from qsdt_jax.data.sources import DigitsSource, FakeSource, FolderSource, Source
+from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.models.backbone import STRIDE
@@ -34,7 +36,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
       UserError: a value out of range, or data that cannot be read.
     """
     _check_positive(config)
-    training, test = build_source(config, "train"), build_source(config, "test")
+    training, test = build_training_source(config), build_source(config, "test")
     task = build_task(config, training.class_names)
     if len(training) < config.batch_size:
         raise UserError(f"config.batch_size={config.batch_size} exceeds the {len(training)} training images")
@@ -138,10 +140,24 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
             if not data.path:
                 raise UserError("config.data.path is empty; a folder source needs the images' folder")
             return FolderSource(Path(data.path).expanduser(), FOLDER_SPLITS[split], data.channels)
+        case "tfds":
+            if not data.path:
+                raise UserError("config.data.path is empty; a tfds source needs the prepared directory")
+            source = TfdsSource(
+                Path(data.path).expanduser(), "train" if split == "train" else "test", data.channels
+            )
+            if source.kind != "image":
+                raise UserError(f"{source.directory} holds {source.kind}; expected images")
+            return source
         case "fake":
             return FakeSource(data.fake_images, (*data.image_size, data.channels), data.fake_classes)
         case other:
-            raise UserError(f"config.data.source={other!r} is none of digits, folder, fake")
+            raise UserError(f"config.data.source={other!r} is none of digits, folder, tfds, fake")
+
+
+def build_training_source(config: ml_collections.ConfigDict) -> Source:
+    """The "train" split as training reads it: beyond records that are corrupt; raises as `build_source`."""
+    return SkipCorrupt(build_source(config, "train"), config.data.corrupt_limit)
 
 
 def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess:
@@ -208,6 +224,7 @@ def _check_positive(config: ml_collections.ConfigDict) -> None:
         "checkpoint.keep_latest": 1,
         "checkpoint.keep_best": 0,
         "data.workers": 0,
+        "data.corrupt_limit": 0,
         "optimizer.learning_rate": 0,
         "optimizer.warmup_epochs": 0,
         "optimizer.weight_decay": 0,

@@ -14,7 +14,7 @@ from qsdt_jax.errors import UserError
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
     from launch.trained import Trained
-    from qsdt_jax.train.progress import Progress
+    from qsdt_jax.progress import Progress
 
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of a run or an import", **DEFINED_OFTEN)
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
@@ -51,7 +51,7 @@ def evaluate(trained: "Trained", split: str) -> dict[str, float]:
     from launch.build import build_preprocess, build_source
     from qsdt_jax.data.pipeline import evaluation_batches
     from qsdt_jax.evaluate.split import evaluate_split
-    from qsdt_jax.train.progress import Progress
+    from qsdt_jax.progress import Progress
     from qsdt_jax.train.step import evaluation_step
 
     config = trained.config

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict, config_flags
 
 from qsdt_jax.errors import UserError
 
-POSITIONAL = "files"  # Flag that receives the arguments without a name, where a verb defines it.
+# Flag that receives the arguments without a name, where a verb defines it; its help says how to write them.
+POSITIONAL = "files"
 # Arguments of a flag that several verbs define; whoever imports two of them would be refused otherwise.
 DEFINED_OFTEN: dict[str, Any] = {"allow_override": True}
 
@@ -37,8 +38,8 @@ def parse(verb: str, description: str, arguments: list[str]) -> bool:
     if "--help" in arguments or "-h" in arguments:
         print(f"python -m launch {verb}: {description.strip()}\n\nFlags:")
         for flag in _own_flags():
-            name = "FILE ..." if flag.name == POSITIONAL else f"--{flag.name}"
-            print(f"  {name}  {flag.help}" + (f" (default: {flag.default})" if flag.default else ""))
+            text = flag.help if flag.name == POSITIONAL else f"--{flag.name}  {flag.help}"
+            print(f"  {text}" + (f" (default: {flag.default})" if flag.default else ""))
         return False
     _check_config(arguments)
     flags.FLAGS.set_gnu_getopt(True)  # Flags may follow files.

@@ -96,11 +96,11 @@ def _outputs(checkpoint: str | Path) -> int:
 
 
 def _names_of_data(config: "ConfigDict") -> tuple[str, ...] | None:
-    """The classes of the training images, or None where no folder of images is here."""
+    """The classes of the training images, or None where the images are not here."""
     from launch.build import build_source
 
     data = config.data
-    if data.source == "folder" and not (data.path and Path(data.path).expanduser().is_dir()):
+    if data.source in ("folder", "tfds") and not (data.path and Path(data.path).expanduser().is_dir()):
         return None
     return build_source(config, "train").class_names
 

@@ -236,15 +236,15 @@ def _constant_rate(step) -> float:
 
 
 def _class_count(config: ml_collections.ConfigDict) -> tuple[int, str]:
-    """The number of classes and where it comes from; a folder that is not there counts as ImageNet-1K."""
+    """The number of classes and where it comes from; images that are not there count as ImageNet-1K."""
     if NUM_CLASSES.value is not None:
         return NUM_CLASSES.value, "--num_classes"
     try:
         return len(build_source(config, "train").class_names), f"of the {config.data.source} data"
     except UserError:
-        if config.data.source != "folder":
+        if config.data.source not in ("folder", "tfds"):
             raise
-        return ASSUMED_CLASSES, "assumed, the folder is not there; --num_classes says otherwise"
+        return ASSUMED_CLASSES, "assumed, the images are not there; --num_classes says otherwise"
 
 
 def _fit_to_batch(config: ml_collections.ConfigDict, batch: int) -> str:

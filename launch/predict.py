@@ -30,7 +30,7 @@ TOP = flags.DEFINE_integer("top", 5, "classes printed for each image", **DEFINED
 SHEET = flags.DEFINE_string(
     "sheet", None, "PNG file of the sheet (default: predictions.png in the workdir)", **DEFINED_OFTEN
 )
-FILES = flags.DEFINE_list(POSITIONAL, [], "image files", **DEFINED_OFTEN)
+FILES = flags.DEFINE_list(POSITIONAL, [], "FILE ...  image files", **DEFINED_OFTEN)
 
 SHEET_FILE = "predictions.png"
 SHEET_IMAGES = 200  # More would make a picture that no viewer opens.

@@ -13,12 +13,13 @@ import ml_collections
 from configs.base import base_config
 from launch.build import build_task
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import write_atomically
 from qsdt_jax.train.checkpoint import restore_raw
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER
 from qsdt_jax.train.state import Variables
 from qsdt_jax.train.stored import stored_metrics, stored_steps
-from qsdt_jax.train.workdir import CONFIG_FILE, read_config, write_atomically
+from qsdt_jax.train.workdir import CONFIG_FILE, read_config
 
 CLASS_NAMES_FILE = "class_names.json"
 

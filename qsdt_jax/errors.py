@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend."""
+"""The exceptions for what a user can mend."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     The message says what was expected and what was found. The command line prints it without a
     traceback and exits with status 2; a traceback is for bugs.
     """
+
+
+class CorruptRecord(UserError):
+    """One example of a data set that cannot be read; training may go on without it."""

@@ -1,32 +1,63 @@
 """Reading image files and turning pixels into network inputs."""
 
+import io
 import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from qsdt_jax.errors import UserError
+from qsdt_jax.errors import CorruptRecord, UserError
 
 MODES = {1: "L", 3: "RGB"}
+# What Pillow raises on damaged files.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def read_image(path: str | Path, channels: int) -> np.ndarray:
     """Decodes an image file of any colour model into uint8 (H, W, channels).
 
     Raises:
-      UserError: the file is missing, truncated or no image, or `channels` is neither 1 nor 3.
+      CorruptRecord: the file is missing, truncated or no image.
+      UserError: `channels` is neither 1 nor 3.
+    """
+    try:
+        encoded = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise CorruptRecord(f"{path}: no such image file") from None
+    except OSError as error:
+        raise CorruptRecord(f"{path}: cannot be read ({error.strerror})") from None
+    return decode_image(encoded, channels, str(path))
+
+
+def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
+    """Decodes the bytes of an image file of any colour model into uint8 (H, W, channels), as Pillow does.
+
+    An orientation noted in the file is left unheeded, as in the training of the published networks.
+
+    Args:
+      encoded: content of the file.
+      channels: 1 for grey, 3 for RGB.
+      name: of the image, for messages.
+
+    Raises:
+      CorruptRecord: truncated or no image.
+      UserError: `channels` is neither 1 nor 3.
     """
     if channels not in MODES:
         raise UserError(f"image files give 1 or 3 channels, but the network takes {channels}")
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(encoded)) as image:
             pixels = np.asarray(image.convert(MODES[channels]))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such image file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable image ({error})") from None
+    except DECODE_ERRORS as error:
+        raise CorruptRecord(f"{name}: not a readable image ({decode_reason(error)})") from None
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def decode_reason(error: BaseException) -> str:
+    """What was wrong with a file, in the words of one of `DECODE_ERRORS`."""
+    # Pillow's own words name the object that holds the bytes, by its address.
+    return "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def resize_and_crop(image: np.ndarray, size: tuple[int, int], crop_ratio: float = 1.0) -> np.ndarray:

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import write_atomically
 from qsdt_jax.train.integrity import Leaves, PyTree, fingerprints, host_leaves, nested, sealed
 from qsdt_jax.train.stored import (
     INTEGRITY,
@@ -39,7 +40,6 @@ from qsdt_jax.train.stored import (
     stored_metrics,
     stored_steps,
 )
-from qsdt_jax.train.workdir import write_atomically
 
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 

@@ -23,15 +23,16 @@ import optax
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.split import evaluate_split
+from qsdt_jax.files import write_atomically
+from qsdt_jax.progress import Progress
 from qsdt_jax.train.checkpoint import Checkpointer
 from qsdt_jax.train.metrics import MetricWriter, draw_curves
 from qsdt_jax.train.preemption import Background, Preempted, Preemption
-from qsdt_jax.train.progress import Progress
 from qsdt_jax.train.provenance import provenance
 from qsdt_jax.train.state import TrainState, Variables, parameter_count
 from qsdt_jax.train.step import evaluation_step, initial_state, jit_once, train_step
 from qsdt_jax.train.task import Task
-from qsdt_jax.train.workdir import Workdir, write_atomically
+from qsdt_jax.train.workdir import Workdir
 
 SUMMARY_FILE = "summary.json"
 CHECKPOINT_FOLDER = "checkpoints"

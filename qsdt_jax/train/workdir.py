@@ -1,6 +1,6 @@
 """The working directory of a run: who may write to it, and for which configuration."""
 
-import fcntl
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import locked, write_atomically
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
-# Sections that change nothing about the numbers of a run, so a resumed run may change them.
+# Sections and keys that change nothing about the numbers of a run, so a resumed run may change them.
 FREE_SECTIONS = ("log", "checkpoint")
+FREE_KEYS = ("data.corrupt_limit",)
 
 
 class Workdir:
@@ -24,20 +26,18 @@ class Workdir:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
+        self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> "Workdir":
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / LOCK_FILE, "a")
+            self._lock.enter_context(locked(self.path / LOCK_FILE))
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"workdir {self.path} is a file; expected a directory") from None
+        except BlockingIOError:
+            raise UserError(f"workdir {self.path} is in use by another run") from None
         except OSError as error:
             raise UserError(f"workdir {self.path} cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise UserError(f"workdir {self.path} is in use by another run") from None
         return self
 
     def __exit__(self, *exception) -> None:
@@ -81,9 +81,10 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
     # Through JSON, so that a tuple equals the list it was stored as.
     after = json.loads(json.dumps(after))
     missing = "(absent)"
+    bound = [key for key in before.keys() | after.keys() if key not in FREE_KEYS]
     return [
         f"{key} was {before.get(key, missing)!r}, is {after.get(key, missing)!r}"
-        for key in sorted(before.keys() | after.keys())
+        for key in sorted(bound)
         if before.get(key, missing) != after.get(key, missing) and key.split(".")[0] not in FREE_SECTIONS
     ]
 
@@ -96,20 +97,3 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Writes a text file so that after a crash either the old or the new content is there.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        with open(temporary, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}") from None

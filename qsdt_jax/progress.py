@@ -1,4 +1,4 @@
-"""What a run tells the person in front of it: a bar on a terminal, plain lines elsewhere."""
+"""What long work tells the person in front of it: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -15,10 +15,15 @@ class Progress:
       total: steps of the whole run.
       done: steps finished before this start.
       images_per_step: for the rate.
+      step: what a step is called.
+      images: what an image is called, in the plural.
     """
 
-    def __init__(self, total: int, done: int, images_per_step: int):
+    def __init__(
+        self, total: int, done: int, images_per_step: int, *, step: str = "step", images: str = "images"
+    ):
         self._total, self._images = total, images_per_step
+        self._step_name, self._images_name = step, images
         self._start, self._first, self._done = time.monotonic(), done, done
         self._last_line = -LINE_SECONDS
         self._bar = None
@@ -38,13 +43,14 @@ class Progress:
         now = time.monotonic()
         rate = self.images_per_second
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{rate:,.0f} images/s, {text}", refresh=False)
+            self._bar.set_postfix_str(f"{rate:,.0f} {self._images_name}/s, {text}", refresh=False)
             self._bar.update(step - self._bar.n)
         elif now - self._last_line >= LINE_SECONDS or step == self._total:
             self._last_line = now
             left = (self._total - step) * (now - self._start) / max(1, step - self._first)
             self.say(
-                f"step {step}/{self._total}  {rate:,.0f} images/s  {tqdm.format_interval(left)} left  {text}"
+                f"{self._step_name} {step}/{self._total}  {rate:,.0f} {self._images_name}/s  "
+                f"{tqdm.format_interval(left)} left  {text}"
             )
 
     def say(self, text: str) -> None:

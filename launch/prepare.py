@@ -1,0 +1,128 @@
+"""the files of a data set as they are distributed -> a tfds directory, to train on.
+
+  imagenet     tars of ILSVRC 2012, or class folders, or Kaggle's layout
+  cifar10      cifar-10-python.tar.gz, or what is in it; cifar100 likewise
+  cifar10dvs   CLASS/cifar10_CLASS_0.aedat and so on
+  imagefolder  train/CLASS/IMAGE.jpg and val/CLASS/IMAGE.jpg, or CLASS/IMAGE.jpg alone
+
+Writes OUT/NAME/1.0.0, which tensorflow-datasets opens. The same command goes on with what was interrupted.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from launch.flags import DEFINED_OFTEN, POSITIONAL
+from qsdt_jax.errors import UserError
+
+# The libraries are imported where they are used, so that --help answers at once.
+if TYPE_CHECKING:
+    from qsdt_jax.data.prepare.records import DataSet
+    from qsdt_jax.data.prepare.writer import Prepared
+
+NAMES = ("imagenet", "cifar10", "cifar100", "cifar10dvs", "imagefolder")
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHOWN = 10  # Files and classes that are named; preparation.json has all.
+
+NAME = flags.DEFINE_list(POSITIONAL, [], f"NAME  one of {', '.join(NAMES)}", **DEFINED_OFTEN)
+SOURCE = flags.DEFINE_string("source", None, "folder of the files, or their archive", **DEFINED_OFTEN)
+OUT = flags.DEFINE_string("out", None, "tfds data directory; others may be in it", **DEFINED_OFTEN)
+SHARDS = flags.DEFINE_integer(
+    "shards", None, "files of the training split; without it, of 256 MB each", lower_bound=1, **DEFINED_OFTEN
+)
+ALLOW_PARTIAL = flags.DEFINE_bool(
+    "allow_partial", False, "take another number of classes or records than the whole has", **DEFINED_OFTEN
+)
+
+
+def main() -> None:
+    """Prepares as the flags say."""
+    from qsdt_jax.data.prepare.writer import prepare
+
+    if len(NAME.value) != 1 or SOURCE.value is None or OUT.value is None:
+        raise UserError(f"prepare needs a name (one of {', '.join(NAMES)}), --source DIR and --out DIR")
+    source, out = Path(SOURCE.value).expanduser(), Path(OUT.value).expanduser()
+    try:
+        print(f"looking through {source}", file=sys.stderr, flush=True)
+        dataset = find(NAME.value[0], source, allow_partial=ALLOW_PARTIAL.value)
+        for name in dataset.ignored[:SHOWN]:
+            print(f"ignored: {name}", file=sys.stderr)
+        if len(dataset.ignored) > SHOWN:
+            print(f"ignored: {len(dataset.ignored) - SHOWN} more files", file=sys.stderr)
+        prepared = prepare(dataset, out, shards=SHARDS.value)
+    except KeyboardInterrupt:
+        raise UserError("interrupted; the same command goes on with what is left") from None
+    print(summary(dataset, prepared))
+
+
+def find(name: str, source: Path, *, allow_partial: bool = False) -> "DataSet":
+    """The records of a data set, checked.
+
+    Args:
+      name: one of `NAMES`.
+      source: where the files are.
+      allow_partial: accept other numbers of classes and records than the whole has.
+
+    Raises:
+      UserError: an unknown name, files that are missing or laid out in another way, wrong numbers.
+    """
+    from qsdt_jax.data.prepare.cifar import CIFAR10, CIFAR100, read_cifar
+    from qsdt_jax.data.prepare.cifar10dvs import read_cifar10dvs
+    from qsdt_jax.data.prepare.imagefolder import read_imagefolder
+    from qsdt_jax.data.prepare.imagenet import read_imagenet
+    from qsdt_jax.data.prepare.records import check
+
+    if not source.exists():
+        raise UserError(f"--source {source}: no such folder")
+    match name:
+        case "imagenet":
+            dataset = read_imagenet(source, allow_partial=allow_partial)
+        case "cifar10":
+            dataset = read_cifar(source, CIFAR10)
+        case "cifar100":
+            dataset = read_cifar(source, CIFAR100)
+        case "cifar10dvs":
+            dataset = read_cifar10dvs(source)
+        case "imagefolder":
+            dataset = read_imagefolder(source)
+        case _:
+            raise UserError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)}")
+    check(dataset, allow_partial=allow_partial)
+    return dataset
+
+
+def summary(dataset: "DataSet", prepared: "Prepared") -> str:
+    """What was written, and how to go on."""
+    from qsdt_jax.data.prepare.writer import REPORT_FILE
+
+    directory, version = prepared.directory, prepared.directory.name
+    classes, left_out = prepared.class_names, sum(map(len, prepared.left_out.values()))
+    more = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
+    size = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+    splits = ", ".join(
+        f"{split} {records:,} records in {prepared.shards[split]} shards"
+        for split, records in prepared.records.items()
+    )
+    rows = {
+        "written": str(directory),
+        "splits": splits,
+        "classes": f"{len(classes)}: {', '.join(classes[:SHOWN])}{more}",
+        "left out": f"{left_out} records that cannot be read"
+        + (f", named in {directory / REPORT_FILE}" if left_out else ""),
+        "size": f"{size / 1e6:,.1f} MB",
+        "read by": f"tfds.data_source('{dataset.name}:{version}', data_dir='{directory.parents[1]}')",
+        "train": _training_command(dataset.name, prepared),
+    }
+    return "\n".join(f"{name:10}{text}" for name, text in rows.items())
+
+
+def _training_command(name: str, prepared: "Prepared") -> str:
+    if len(prepared.records) < 2:
+        return "nothing is held out for evaluation; give the source a folder val beside train"
+    name = {"imagenet": "imagenet_s"}.get(name, name)
+    config = f"configs/{name}.py" if (CONFIGS / f"{name}.py").is_file() else "CONFIG.py"
+    keys = f"--config.data.source=tfds --config.data.path={shlex.quote(str(prepared.directory))}"
+    return f"python -m launch --config {config} --workdir runs/{name} {keys}"

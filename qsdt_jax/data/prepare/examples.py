@@ -1,0 +1,59 @@
+"""From the content of a record to what is stored, and the proof that it can be read again."""
+
+import io
+from typing import Any
+
+from PIL import Image
+
+from qsdt_jax.data.events import as_columns, read_aedat2
+from qsdt_jax.data.images import DECODE_ERRORS, decode_reason
+from qsdt_jax.data.prepare.records import Record
+from qsdt_jax.errors import CorruptRecord
+
+# Tried by Pillow; the others that it knows are drawings and documents, some with programs in them.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+STORED_AS_IS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG of a camera with a preview behind it.
+
+
+class LostRecord(CorruptRecord):
+    """The source did not give the content of a record; another time it may."""
+
+
+def example_of(record: Record, kind: str) -> dict[str, Any]:
+    """What the features of a data set of this kind encode.
+
+    Raises:
+      LostRecord: the content cannot be read.
+      CorruptRecord: it is damaged; the message begins with the record's name in both cases.
+    """
+    try:
+        content = record.content.read()
+    except OSError as error:
+        raise LostRecord(f"{record.name}: cannot be read ({error.strerror or error})") from None
+    if kind == "image":
+        value = checked_image(content, record.name)
+    else:
+        value = as_columns(read_aedat2(content, record.name))
+    # The name of a file need not be text.
+    name = record.name.encode("utf-8", "backslashreplace").decode()
+    return {kind: value, "label": record.label, "file_name": name}
+
+
+def checked_image(encoded: bytes, name: str) -> bytes:
+    """The image as it is stored: JPEG and PNG byte for byte, whatever other format Pillow reads as PNG.
+
+    A JPEG stays as it is with its colour model and its note of an orientation; a PNG may be called .JPEG.
+
+    Raises:
+      CorruptRecord: it cannot be decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            pixels = image.convert("RGB")  # Decodes all of it.
+            if image.format in STORED_AS_IS:
+                return encoded
+            png = io.BytesIO()
+            pixels.save(png, "PNG")
+            return png.getvalue()
+    except DECODE_ERRORS as error:
+        raise CorruptRecord(f"{name}: not a readable image ({decode_reason(error)})") from None

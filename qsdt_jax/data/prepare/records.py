@@ -1,0 +1,114 @@
+"""What a reader of a real format hands to the writer: names, labels, and where the bytes lie."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from qsdt_jax.errors import UserError
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+CLASSES = "classes"
+
+
+class Content(Protocol):
+    """The bytes of a record, read late, in any order, by several threads at once."""
+
+    @property
+    def size(self) -> int:
+        """Number of bytes, or about that."""
+        ...
+
+    def read(self) -> bytes:
+        """The bytes; raises OSError where they are gone."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FilePart:
+    """Bytes of a file from an offset on: a whole file, or a member of an archive that is not compressed."""
+
+    path: str
+    size: int
+    offset: int = 0
+
+    def read(self) -> bytes:
+        """The bytes; raises OSError where the file is gone or shorter than it was."""
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise OSError(f"{len(data)} bytes instead of {self.size}")
+        return data
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One example.
+
+    Attributes:
+      name: by which it is reported, stored and put in order; unique within its split.
+      label: index into the class names.
+      content: an encoded image, or an event stream in AEDAT 2.0.
+    """
+
+    name: str
+    label: int
+    content: Content
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """A data set as it was found.
+
+    Attributes:
+      name: of the tfds data set.
+      description: one sentence.
+      source: where it was found.
+      class_names: in the order of the labels.
+      splits: records by the name of the tfds split.
+      kind: what the contents are.
+      expected: number of classes and of records by split, where the data set is a fixed one.
+      ignored: files that lie among the records and are none.
+    """
+
+    name: str
+    description: str
+    source: Path
+    class_names: Sequence[str]
+    splits: Mapping[str, Sequence[Record]]
+    kind: Literal["image", "events"] = "image"
+    expected: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    ignored: Sequence[str] = ()
+
+
+def check(dataset: DataSet, *, allow_partial: bool) -> None:
+    """Refuses what is not there as a whole, or cannot be stored.
+
+    Args:
+      dataset: as found.
+      allow_partial: accept other numbers of classes and records than the data set is known to have.
+
+    Raises:
+      UserError: numbers that are not the expected ones; a split without records; a class name that the text
+        file of class names cannot hold.
+    """
+    for name in dataset.class_names:
+        if not name or name != name.strip() or "\n" in name or not name.isprintable():
+            raise UserError(f"{dataset.source}: {name!r} is no class name that can be stored; rename it")
+    if len(set(dataset.class_names)) != len(dataset.class_names):
+        raise UserError(f"{dataset.source}: two classes have the same name")
+    for split, records in dataset.splits.items():
+        if not records:
+            raise UserError(f"{dataset.source}: the {split} split has no records")
+    found = {CLASSES: len(dataset.class_names)} | {k: len(v) for k, v in dataset.splits.items()}
+    differences = [
+        f"{found.get(key, 0):,} {key} of {number:,}"
+        for key, number in dataset.expected.items()
+        if found.get(key, 0) != number
+    ]
+    if differences and not allow_partial:
+        raise UserError(
+            f"{dataset.source} is not the whole of {dataset.name}: found {', '.join(differences)}; "
+            "--allow_partial prepares what is there"
+        )

@@ -1,0 +1,64 @@
+"""One array_record file, and examples made by threads while it is written."""
+
+import collections
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from qsdt_jax.errors import UserError
+
+THREADS = min(16, os.cpu_count() or 1)
+AHEAD = 4 * THREADS  # Records in memory.
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class ArrayRecordFile:
+    """A new array_record file; a context manager. Every failure to write is a UserError that says why."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> "ArrayRecordFile":
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        with self._telling_failures():
+            self._writer = ArrayRecordWriter(str(self.path), "group_size:1")
+        return self
+
+    def write(self, record: bytes) -> None:
+        """Appends a record."""
+        with self._telling_failures():
+            self._writer.write(record)
+
+    def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
+        if kind is None:
+            with self._telling_failures():
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _telling_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # "write() failed: No space left on device; writing PATH; ..."
+            reason = str(error).split(";")[0].removeprefix("write() failed: ").removeprefix("open() failed: ")
+            raise UserError(f"{self.path} cannot be written: {reason}") from None
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """The results in the order of the items, computed by threads that run ahead a little."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

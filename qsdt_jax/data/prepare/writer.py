@@ -1,0 +1,240 @@
+"""Writes the tfds directory OUT/NAME/1.0.0 of array_record shards; killed, it goes on where it stood.
+
+A shard is written under another name and gets its own when it is whole, with a note of what it holds; a
+restart keeps such shards. What is in a shard depends on the data set and the number of shards alone, so the
+files of a preparation that was killed are those of one that was not, byte for byte. Only a finished directory
+has the file dataset_info.json, which comes last. Beside it, preparation.json counts the records of each class
+and names those that could not be read.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qsdt_jax.data.prepare.examples import LostRecord, example_of
+from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED, VERSION, features_of, write_metadata
+from qsdt_jax.data.prepare.plan import Plan, Shard, make_plan
+from qsdt_jax.data.prepare.records import DataSet, Record
+from qsdt_jax.data.prepare.shard_file import ArrayRecordFile, in_order
+from qsdt_jax.errors import CorruptRecord, UserError
+from qsdt_jax.files import locked, put_in_place, write_atomically
+from qsdt_jax.progress import Progress
+
+PLAN_FILE, LOCK_FILE = "plan.json", "lock"
+REPORT_FILE = "preparation.json"
+LOST_SOURCE = 100  # A shard of so many records that are all unreadable tells of a source that is gone.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A finished directory.
+
+    Attributes:
+      directory: OUT/NAME/1.0.0.
+      class_names: in the order of the labels.
+      records, shards: number of each by split.
+      left_out: why, for each record that could not be read, by split; a reason begins with the record's name.
+    """
+
+    directory: Path
+    class_names: Sequence[str]
+    records: Mapping[str, int]
+    shards: Mapping[str, int]
+    left_out: Mapping[str, Sequence[str]]
+
+
+def prepare(dataset: DataSet, out: Path, *, shards: int | None = None) -> Prepared:
+    """Writes the data set below `out`, or finishes what an earlier call began; tells its progress on stderr.
+
+    Args:
+      dataset: as it was found.
+      out: tfds data directory, which may hold other data sets.
+      shards: of the split "train"; see `make_plan`.
+
+    Raises:
+      UserError: the place holds something else or cannot be written, is in use, or has too little space; the
+        source is gone.
+    """
+    directory = out / dataset.name / VERSION
+    plan = make_plan(dataset, shards)
+    try:
+        if not (directory / INFO_FILE).exists():
+            with _claimed(directory, plan):
+                if not (directory / INFO_FILE).exists():  # Another process may just have finished.
+                    _Writer(dataset, directory, plan).write()
+        finished = _finished(directory, plan, dataset)
+        shutil.rmtree(directory / UNFINISHED, ignore_errors=True)
+        return finished
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _claimed(directory: Path, plan: Plan) -> Iterator[None]:
+    """Holds the directory, which is new, or begun by a preparation of the same plan."""
+    unfinished = directory / UNFINISHED
+    foreign = [] if unfinished.is_dir() or not directory.is_dir() else sorted(os.listdir(directory))
+    if foreign:
+        raise UserError(f"{directory} holds {', '.join(foreign[:5])}; expected an empty or a new directory")
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{directory} lies below a file; expected a directory") from None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(unfinished / LOCK_FILE))
+        except BlockingIOError:
+            raise UserError(f"{directory} is being written by another process") from None
+        file = unfinished / PLAN_FILE
+        if not file.exists():
+            write_atomically(file, json.dumps({"fingerprint": plan.fingerprint}) + "\n")
+        elif json.loads(file.read_text())["fingerprint"] != plan.fingerprint:
+            raise UserError(
+                f"{directory} holds an unfinished preparation of other files or of another number of shards; "
+                "give the source and flags of that one, or remove the directory"
+            )
+        yield
+
+
+def _finished(directory: Path, plan: Plan, dataset: DataSet) -> Prepared:
+    file = directory / REPORT_FILE
+    report = json.loads(file.read_text()) if file.exists() else {}
+    if report.get("fingerprint") != plan.fingerprint:
+        raise UserError(
+            f"{directory} holds a finished data set of other files or of another number of shards; "
+            "give another directory, or remove it"
+        )
+    splits = report["splits"]
+    return Prepared(
+        directory=directory,
+        class_names=dataset.class_names,
+        records={split: content["records"] for split, content in splits.items()},
+        shards={split: content["shards"] for split, content in splits.items()},
+        left_out={split: content["left_out"] for split, content in splits.items()},
+    )
+
+
+class _Writer:
+    """One preparation, in a directory that it holds."""
+
+    def __init__(self, dataset: DataSet, directory: Path, plan: Plan):
+        self.dataset, self.directory, self.plan = dataset, directory, plan
+        self.features = features_of(dataset)
+        self.unfinished = directory / UNFINISHED
+
+    def write(self) -> None:
+        """Writes the shards that are missing, and then what makes a data set of them."""
+        missing = [shard for shard in self.plan.shards if not self._is_done(shard)]
+        self._require_space(sum(shard.size for shard in missing))
+        done = self.plan.records - sum(len(shard.records) for shard in missing)
+        progress = Progress(self.plan.records, done, 1, step="record", images="records")
+        if done:
+            progress.say(f"{self.directory}: {done:,} of {self.plan.records:,} records were done before")
+        try:
+            for shard in missing:
+                done = self._write_shard(shard, done, progress)
+        finally:
+            progress.close()
+        self._finish()
+
+    def _require_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise UserError(
+                f"{self.directory} cannot be written: expected about {needed / 1e9:.1f} GB of free space, "
+                f"found {free / 1e9:.1f} GB"
+            )
+
+    def _file(self, shard: Shard) -> Path:
+        name = f"{self.dataset.name}-{shard.split}.array_record-{shard.number:05d}-of-{shard.of:05d}"
+        return self.directory / name
+
+    def _is_done(self, shard: Shard) -> bool:
+        # What the source did not give the last time, it may give now.
+        note = self._note(shard)
+        return note is not None and not note["lost"]
+
+    def _note(self, shard: Shard) -> dict[str, Any] | None:
+        """What is known of a shard, or None where it is not written."""
+        note, file = self.unfinished / f"{shard.key}.json", self._file(shard)
+        if not (note.exists() and file.exists()):
+            return None
+        content = json.loads(note.read_text())
+        return content if content["file_size"] == file.stat().st_size else None
+
+    def _write_shard(self, shard: Shard, done: int, progress: Progress) -> int:
+        """Writes a shard and the note of it; returns the number of records that are done."""
+        temporary = self.unfinished / f"{shard.key}.tmp"
+        left_out: list[CorruptRecord] = []
+        labels, size = collections.Counter(), 0
+        with ArrayRecordFile(temporary) as file:
+            for record, example in in_order(self._serialized, shard.records):
+                if isinstance(example, CorruptRecord):
+                    left_out.append(example)
+                    progress.say(f"left out of the {shard.split} split: {example}")
+                else:
+                    file.write(example)
+                    size += len(example)
+                    labels[record.label] += 1
+                done += 1
+                progress.update(done, f"{shard.split} shard {shard.number + 1} of {shard.of}")
+        if len(left_out) == len(shard.records) >= LOST_SOURCE:
+            raise UserError(
+                f"none of {len(left_out)} records can be read; is {self.dataset.source} still there?"
+            )
+        note = {
+            "file_size": temporary.stat().st_size,
+            "record_bytes": size,
+            "records": labels.total(),
+            "records_of_class": [labels[i] for i in range(len(self.dataset.class_names))],
+            "left_out": [str(error) for error in left_out],
+            "lost": sum(isinstance(error, LostRecord) for error in left_out),
+        }
+        write_atomically(self.unfinished / f"{shard.key}.json", json.dumps(note) + "\n")
+        put_in_place(temporary, self._file(shard))
+        return done
+
+    def _serialized(self, record: Record) -> tuple[Record, bytes | CorruptRecord]:
+        try:
+            return record, self.features.serialize_example(example_of(record, self.dataset.kind))
+        except CorruptRecord as error:
+            return record, error
+
+    def _finish(self) -> None:
+        """Writes the metadata; the directory becomes a data set with the last file."""
+        notes = {shard.key: self._note(shard) for shard in self.plan.shards}
+        splits = {
+            split: [notes[shard.key] or {} for shard in self.plan.shards if shard.split == split]
+            for split in self.dataset.splits
+        }
+        for split, of_split in splits.items():
+            if not sum(note["records"] for note in of_split):
+                raise UserError(f"{self.dataset.source}: no record of the {split} split can be read")
+        report = {
+            "data_set": f"{self.dataset.name}:{VERSION}",
+            "fingerprint": self.plan.fingerprint,
+            "splits": {split: _summed(of_split) for split, of_split in splits.items()},
+            "ignored": list(self.dataset.ignored),
+        }
+        write_atomically(self.directory / REPORT_FILE, json.dumps(report, indent=1) + "\n")
+        metadata = self.unfinished / "metadata"
+        metadata.mkdir(exist_ok=True)
+        write_metadata(self.dataset, self.features, splits, metadata)
+        for file in sorted(metadata.iterdir(), key=lambda file: file.name == INFO_FILE):
+            put_in_place(file, self.directory / file.name)
+
+
+def _summed(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the shards of a split hold together."""
+    return {
+        "records": sum(note["records"] for note in notes),
+        "shards": len(notes),
+        "records_of_class": [sum(n) for n in zip(*(note["records_of_class"] for note in notes), strict=True)],
+        "left_out": [reason for note in notes for reason in note["left_out"]],
+    }

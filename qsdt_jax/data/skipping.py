@@ -1,0 +1,59 @@
+"""Training goes on where single records cannot be read, up to a limit."""
+
+import threading
+
+from absl import logging
+
+from qsdt_jax.data.sources import Example, Source
+from qsdt_jax.errors import CorruptRecord, UserError
+
+
+class SkipCorrupt:
+    """A source in which the next record takes the place of one that cannot be read, with its own label.
+
+    Which record stands at an index depends on the source alone, not on the order of reading. Each corrupt
+    record is logged once. Every process counts its own, so with worker processes up to `limit` in each are
+    borne, and each may log the same one.
+
+    Args:
+      source: whose records raise CorruptRecord where they cannot be read.
+      limit: number of corrupt records that are borne.
+    """
+
+    def __init__(self, source: Source, limit: int):
+        self._source, self._limit = source, limit
+        self.class_names = source.class_names
+        self._corrupt: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        """The first record that can be read at or after `index`, the first record following the last.
+
+        Raises:
+          UserError: more than `limit` records could not be read; the message names the last of them.
+        """
+        for step in range(len(self)):
+            position = (index + step) % len(self)
+            try:
+                return self._source[position]
+            except CorruptRecord as error:
+                self._count(position, error)
+        raise UserError(f"none of {len(self)} records can be read")
+
+    def __reduce__(self):
+        return SkipCorrupt, (self._source, self._limit)
+
+    def _count(self, position: int, error: CorruptRecord) -> None:
+        with self._lock:
+            if position in self._corrupt:
+                return
+            count = len(self._corrupt) + 1
+            if count > self._limit:
+                raise UserError(
+                    f"{count} records cannot be read; expected at most {self._limit}; the last: {error}"
+                ) from None
+            self._corrupt.add(position)
+        logging.warning("corrupt record %d of at most %d, skipped: %s", count, self._limit, error)

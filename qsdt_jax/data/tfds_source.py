@@ -1,0 +1,158 @@
+"""Reads tensorflow-datasets directories of array_record shards, without TensorFlow."""
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qsdt_jax.data.events import read_events
+from qsdt_jax.data.images import MODES, decode_image
+from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED
+from qsdt_jax.data.sources import Example, Split
+from qsdt_jax.errors import CorruptRecord, UserError
+
+# The names of tfds for our splits, the first that is there. The test split of some (ImageNet) has no labels,
+# which is why validation comes first.
+SPLITS = {"train": ("train",), "test": ("validation", "val", "test")}
+
+
+class TfdsSource:
+    """A split of a tfds directory, prepared here or by tfds itself.
+
+    Examples are {"image": uint8 (H, W, C), "label": int}, decoded as Pillow's conversion does; or, of a data
+    set of event streams, {"events": (N,) of dtype `events.EVENT`, "label": int}. It pickles as its arguments.
+
+    Args:
+      directory: NAME/VERSION below a tfds data directory, or a folder that holds a single data set.
+      split: "train" or "test"; for "test" the split "validation" or "val" is taken where there is one.
+      channels: of the images, 1 for grey or 3 for RGB; event streams leave it unheeded.
+
+    Raises:
+      UserError: no tfds data set, another format than array_record, a missing shard or split, no feature
+        "image" or "events", no feature "label".
+    """
+
+    def __init__(self, directory: str | Path, split: Split, channels: int = 3):
+        self._arguments = directory, split, channels
+        self.directory = find_directory(Path(directory))
+        self._channels = channels
+        info = _open(self.directory).info
+        self.kind = _kind(self.directory, info.features)
+        if self.kind == "image" and channels not in MODES:
+            raise UserError(f"image files give 1 or 3 channels, but the network takes {channels}")
+        self.class_names: tuple[str, ...] = tuple(info.features["label"].names)
+        self.split = _split(self.directory, split, info.splits)
+        _require_shards(self.directory, info.splits[self.split])
+        self._length: int = info.splits[self.split].num_examples
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        """The example; raises CorruptRecord where it cannot be read."""
+        record = self._read(index)
+        name, label = self._name(index, record), int(record["label"])
+        if not 0 <= label < len(self.class_names):
+            raise CorruptRecord(f"{name}: has the label {label}; expected 0..{len(self.class_names) - 1}")
+        if self.kind == "events":
+            return {"events": read_events(record["events"]), "label": label}
+        return {"image": decode_image(record["image"], self._channels, name), "label": label}
+
+    def __reduce__(self):
+        return TfdsSource, self._arguments
+
+    def _read(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            return self._records[index]
+        except Exception as error:  # Whatever array_record and protobuf make of damaged shards.
+            raise CorruptRecord(f"{self._name(index, {})}: cannot be read ({_reason(error)})") from None
+
+    def _name(self, index: int, record: dict[str, Any]) -> str:
+        where = f"{self.directory}, {self.split} record {index}"
+        name = record.get("file_name")
+        return f"{where} ({name.decode(errors='replace')})" if isinstance(name, bytes) else where
+
+    @functools.cached_property
+    def _records(self):
+        import tensorflow_datasets as tfds
+
+        decoders = {"image": tfds.decode.SkipDecoding()} if self.kind == "image" else None
+        return _open(self.directory).as_data_source(self.split, decoders=decoders)
+
+
+def find_directory(path: Path) -> Path:
+    """The directory of the data set at or below `path`.
+
+    Raises:
+      UserError: there is none, or more than one.
+    """
+    levels = ("", "*/", "*/*/")
+    found = [file.parent for level in levels for file in sorted(path.glob(level + INFO_FILE))]
+    if found and (found[0] == path or len(found) == 1):
+        return found[0]
+    if found:
+        raise UserError(f"{path} holds several data sets; expected one of {', '.join(map(str, found[:5]))}")
+    for level in levels:
+        for unfinished in path.glob(level + UNFINISHED):
+            raise UserError(f"{unfinished.parent} is not finished; give the command that prepares it again")
+    raise UserError(
+        f"{path} is no tfds data set: it has no {INFO_FILE}; `python -m launch prepare` makes one"
+    )
+
+
+def _open(directory: Path) -> Any:
+    """The tfds builder of a directory."""
+    import tensorflow_datasets as tfds  # Nearly a second to import, and only this source needs it.
+
+    try:
+        builder = tfds.builder_from_directory(os.fspath(directory))
+        file_format = builder.info.file_format
+    except Exception as error:  # Whatever tfds makes of damaged files.
+        raise UserError(f"{directory} cannot be read by tfds ({_reason(error)})") from None
+    if file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        found = file_format.value if file_format else "no format"
+        raise UserError(
+            f"{directory} is in the format {found}; expected array_record: prepare it again with "
+            "`python -m launch prepare`, or with tfds and file_format='array_record'"
+        )
+    return builder
+
+
+def _kind(directory: Path, features: Any) -> str:
+    """The feature that examples are made of."""
+    import tensorflow_datasets as tfds
+
+    image, events, label = (dict(features.items()).get(name) for name in ("image", "events", "label"))
+    if not isinstance(label, tfds.features.ClassLabel):
+        problem = "label of classes"
+    elif isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8:
+        return "image"
+    elif isinstance(events, tfds.features.FeaturesDict) and set(events) == {"t", "x", "y", "p"}:
+        return "events"
+    else:
+        problem = "image of uint8, nor events of t, x, y, p"
+    raise UserError(f"{directory} has no {problem}; found the features {', '.join(sorted(features))}")
+
+
+def _split(directory: Path, split: Split, splits: Any) -> str:
+    for name in SPLITS[split]:
+        if name in splits:
+            return name
+    raise UserError(
+        f"{directory} has no {split} split; expected {' or '.join(SPLITS[split])}, found {', '.join(splits)}"
+    )
+
+
+def _require_shards(directory: Path, split_info: Any) -> None:
+    missing = [path for path in split_info.filepaths if not Path(path).exists()]
+    if missing:
+        count = f"{len(missing)} of {split_info.num_shards}"
+        raise UserError(f"{directory} lacks {count} shards, {missing[0].name} for one")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

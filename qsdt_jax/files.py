@@ -1,0 +1,43 @@
+"""Files that neither a crash nor a second process at the same place can spoil."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from qsdt_jax.errors import UserError
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Writes a text file so that after a crash either the old or the new content is there.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    temporary = file.with_name(file.name + ".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        put_in_place(temporary, file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from None
+
+
+def put_in_place(temporary: Path, file: Path) -> None:
+    """Gives a file its name once its content is on the disk; raises OSError where that fails."""
+    with open(temporary, "rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Holds the lock of a file, which is made where there is none; a process that dies gives it back.
+
+    Raises:
+      BlockingIOError: another process holds it.
+      OSError: the file cannot be opened.
+    """
+    with open(file, "a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield

@@ -1,0 +1,192 @@
+"""Every layout in which ImageNet lies about gives the same records."""
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qsdt_jax.data.prepare import imagenet
+from qsdt_jax.data.prepare.imagenet import read_imagenet
+from qsdt_jax.data.prepare.records import DataSet, check
+from qsdt_jax.errors import UserError
+from tests.data.prepare.files import (
+    TRAIN,
+    TRUTH,
+    VALIDATION,
+    WNIDS,
+    encoded,
+    kit,
+    tar_of,
+    train_folder,
+    train_tar,
+    write_files,
+)
+
+FLAT = {f"val/{name}": content for name, content in VALIDATION.items()}
+CLASSES = {
+    f"val/{wnid}/{name}": content for wnid, (name, content) in zip(TRUTH, VALIDATION.items(), strict=True)
+}
+TRAIN_TAR = {"ILSVRC2012_img_train.tar": train_tar()}
+VALIDATION_TAR = {"ILSVRC2012_img_val.tar": tar_of(VALIDATION)}
+PACKED_KIT = {"ILSVRC2012_devkit_t12.tar.gz": tar_of(kit(), "w:gz")}
+
+
+def text(line: Callable[[str, str], str], header: str = "") -> bytes:
+    """A file of labels with a line for each validation image, not in their order."""
+    pairs = list(zip(VALIDATION, TRUTH, strict=True))
+    return (header + "".join(line(name, wnid) + "\n" for name, wnid in reversed(pairs))).encode()
+
+
+CSV = {
+    "LOC_val_solution.csv": text(
+        lambda name, wnid: f"{name.removesuffix('.JPEG')},{wnid} 1 2 30 40 {wnid} 5 6 70 80",
+        "ImageId,PredictionString\n",
+    )
+}
+MAP = {"val_map.txt": text(lambda name, wnid: f"{name} {wnid}")}
+IN_ORDER = {"imagenet_2012_validation_synset_labels.txt": "".join(f"{w}\n" for w in TRUTH).encode()}
+KAGGLE = {f"ILSVRC/Data/CLS-LOC/{name}": content for name, content in {**train_folder(), **FLAT}.items()}
+
+LAYOUTS = {
+    "tars, packed kit": {**TRAIN_TAR, **VALIDATION_TAR, **PACKED_KIT},
+    "tars, unpacked kit": {**TRAIN_TAR, **VALIDATION_TAR, **kit()},
+    "folders": {**train_folder(), **CLASSES},
+    "folders, flat val, packed kit": {**train_folder(), **FLAT, **PACKED_KIT},
+    "folders, flat val, map": {**train_folder(), **FLAT, **MAP},
+    "folders, val tar, labels in order": {**train_folder(), **VALIDATION_TAR, **IN_ORDER},
+    "Kaggle": {**KAGGLE, **CSV},
+}
+
+
+def refusal(folder: Path, *, allow_partial: bool = True) -> str:
+    with pytest.raises(UserError) as caught:
+        read_imagenet(folder, allow_partial=allow_partial)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def contents(dataset: DataSet, split: str) -> dict[str, tuple[int, bytes]]:
+    """Label and bytes by file name."""
+    return {r.name.split("/")[-1]: (r.label, r.content.read()) for r in dataset.splits[split]}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout(tmp_path, layout):
+    write_files(tmp_path, LAYOUTS[layout])
+    dataset = read_imagenet(tmp_path)
+    assert tuple(dataset.class_names) == WNIDS  # Sorted, as everywhere.
+    assert contents(dataset, "train") == {
+        name: (label, content) for label, wnid in enumerate(WNIDS) for name, content in TRAIN[wnid].items()
+    }
+    labels = {name: WNIDS.index(wnid) for name, wnid in zip(VALIDATION, TRUTH, strict=True)}
+    assert contents(dataset, "validation") == {n: (labels[n], x) for n, x in VALIDATION.items()}
+    assert {r.name for r in dataset.splits["train"]} == {f"{w}/{n}" for w in WNIDS for n in TRAIN[w]}
+    assert all(r.content.size == len(r.content.read()) for r in dataset.splits["train"])
+    assert not dataset.ignored
+
+
+def test_the_whole_is_asked_for(tmp_path, monkeypatch):
+    write_files(tmp_path, LAYOUTS["folders"])
+    dataset = read_imagenet(tmp_path)
+    with pytest.raises(UserError) as error:
+        check(dataset, allow_partial=False)
+    assert "found 3 classes of 1,000, 12 train of 1,281,167, 5 validation of 50,000" in str(error.value)
+    assert "--allow_partial" in str(error.value)
+    check(dataset, allow_partial=True)
+    monkeypatch.setattr(imagenet, "EXPECTED", {"classes": 3, "train": 12, "validation": 5})
+    check(read_imagenet(tmp_path), allow_partial=False)
+
+
+def test_part_of_the_classes(tmp_path):
+    """Validation images of other classes are left aside, where a part is allowed."""
+    part = {name: content for name, content in train_folder().items() if WNIDS[1] not in name}
+    write_files(tmp_path, {**part, **FLAT, **MAP})
+    dataset = read_imagenet(tmp_path, allow_partial=True)
+    assert tuple(dataset.class_names) == (WNIDS[0], WNIDS[2])
+    assert [r.label for r in dataset.splits["validation"]] == [1, 0, 0, 1]
+    assert list(dataset.ignored) == ["ILSVRC2012_val_00000004.JPEG"]
+    assert f"class {WNIDS[1]} of ILSVRC2012_val_00000004.JPEG" in refusal(tmp_path, allow_partial=False)
+
+
+def test_training_images_alone(tmp_path):
+    write_files(tmp_path, train_folder())
+    assert list(read_imagenet(tmp_path, allow_partial=True).splits) == ["train"]
+    assert "expected ILSVRC2012_img_val.tar, val/" in refusal(tmp_path, allow_partial=False)
+
+
+def test_other_files_are_named(tmp_path):
+    write_files(tmp_path, {**LAYOUTS["folders"], f"train/{WNIDS[0]}/notes.txt": b"", "val/.DS_Store": b""})
+    assert list(read_imagenet(tmp_path).ignored) == [f"{WNIDS[0]}/notes.txt"]
+
+
+# Mistakes
+
+
+def test_nothing_there(tmp_path):
+    write_files(tmp_path, {"train.zip": b"", "readme": b""})
+    message = refusal(tmp_path)
+    assert "expected ILSVRC2012_img_train.tar or train/n01440764/NAME.JPEG" in message
+    assert message.endswith("found readme, train.zip")
+
+
+def test_class_that_is_no_wordnet_number(tmp_path):
+    write_files(tmp_path, {**LAYOUTS["folders"], "train/goldfish/1.JPEG": encoded(1)})
+    assert "'goldfish' is no WordNet number" in refusal(tmp_path)
+
+
+def test_no_labels(tmp_path):
+    write_files(tmp_path, {**train_folder(), **FLAT})
+    assert "no labels of the validation images; expected ILSVRC2012_devkit_t12.tar.gz" in refusal(tmp_path)
+
+
+def test_image_without_label(tmp_path):
+    more = {"val/ILSVRC2012_val_00000009.JPEG": encoded(1)}
+    write_files(tmp_path, {**train_folder(), **FLAT, **IN_ORDER, **more})
+    assert refusal(tmp_path).endswith("labels.txt has no label for ILSVRC2012_val_00000009.JPEG")
+
+
+def test_labels_that_are_numbers(tmp_path):
+    write_files(tmp_path, {**train_folder(), **FLAT, "val.txt": b"ILSVRC2012_val_00000001.JPEG 65\n"})
+    assert "val.txt, line 1: expected NAME n01440764" in refusal(tmp_path)
+
+
+def test_damaged_kit(tmp_path):
+    damaged = {name: content[: len(content) // 2] for name, content in PACKED_KIT.items()}
+    write_files(tmp_path, {**train_folder(), **FLAT, **damaged})
+    assert "damaged or cut off" in refusal(tmp_path)
+
+
+def test_kit_of_another_year(tmp_path):
+    other = {"ILSVRC2012_devkit_t12.tar.gz": tar_of({"ILSVRC2010_devkit/data/meta.mat": b""}, "w:gz")}
+    write_files(tmp_path, {**train_folder(), **FLAT, **other})
+    assert "cannot be read as the development kit of ILSVRC 2012" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 700, 0.5, 0.98])
+def test_tar_that_is_cut_off(tmp_path, size):
+    tar = TRAIN_TAR["ILSVRC2012_img_train.tar"]
+    keep = size if isinstance(size, int) else int(size * (tar.rstrip(b"\0").__len__()))
+    write_files(tmp_path, {"ILSVRC2012_img_train.tar": tar[:keep], **CLASSES})
+    assert "damaged or cut off" in refusal(tmp_path)
+
+
+def test_tar_that_is_compressed(tmp_path):
+    write_files(tmp_path, {**train_folder(), "ILSVRC2012_img_val.tar": tar_of(VALIDATION, "w:gz"), **MAP})
+    assert "no uncompressed tar" in refusal(tmp_path)
+
+
+def test_tar_of_images(tmp_path):
+    """The validation tar under the name of the other."""
+    write_files(tmp_path, {"ILSVRC2012_img_train.tar": tar_of(VALIDATION)})
+    assert "no tar of tars" in refusal(tmp_path)
+
+
+def test_members_are_where_tarfile_finds_them(tmp_path):
+    write_files(tmp_path, VALIDATION_TAR)
+    from qsdt_jax.data.prepare.archives import members
+
+    with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar") as tar:
+        expected = {m.name: tar.extractfile(m).read() for m in tar}  # pyright: ignore[reportOptionalMemberAccess]
+    found = {name: part.read() for name, part in members(tmp_path / "ILSVRC2012_img_val.tar")}
+    assert found == expected == VALIDATION
