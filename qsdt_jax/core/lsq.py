@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from qsdt_jax.core.exact import exact_mean
+
 # A step size that the optimiser drives to zero or below is used as this value instead, and still receives
 # its gradient, so it can recover.
 SMALLEST_STEP_SIZE = 2.0**-20
@@ -67,6 +69,19 @@ def quantize(w: jax.Array, step_size: jax.Array, bits: int) -> QuantizedWeight:
     return QuantizedWeight(integers=integers, scale=scale)
 
 
+def quantize_by_bits(w: jax.Array, step_size: jax.Array | None, bits: int) -> QuantizedWeight:
+    """Weights at any of the numbers of bits: LSQ, one bit, or float (32) with a scale of 1.
+
+    Args:
+      w: (..., O) weights, output channels last.
+      step_size: (O,) alpha for 2 to 8 bits.
+      bits: 1 to 8, or 32.
+    """
+    if bits == 32:
+        return QuantizedWeight(w, jnp.ones(w.shape[-1], w.dtype))
+    return binarize(w) if step_size is None else quantize(w, step_size, bits)
+
+
 def _usable(step_size: jax.Array) -> jax.Array:
     return jnp.maximum(step_size, SMALLEST_STEP_SIZE)
 
@@ -108,7 +123,7 @@ def binarize(w: jax.Array) -> QuantizedWeight:
     Args:
       w: (..., O) weights, output channels last.
     """
-    scale = _usable(jnp.mean(jnp.abs(w), axis=tuple(range(w.ndim - 1))))
+    scale = _usable(exact_mean(jnp.abs(w), tuple(range(w.ndim - 1))))
     return QuantizedWeight(integers=jnp.where(w >= 0, 1, -1).astype(w.dtype), scale=scale)
 
 

@@ -27,6 +27,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from qsdt_jax.core.exact import rounded
 from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.core.surrogates import Surrogate, surrogate_slope
 
@@ -139,7 +140,7 @@ def _fire_over_time(x: jax.Array, neuron: Neuron) -> jax.Array:
         membrane = membrane + currents[:, t]
         counts = spike_count(membrane, neuron)
         emitted.append(counts)
-        membrane = neuron.decay * _reset(membrane, jax.lax.stop_gradient(counts), neuron)
+        membrane = rounded(neuron.decay * _reset(membrane, jax.lax.stop_gradient(counts), neuron))
     return jnp.stack(emitted, axis=1).reshape(x.shape)
 
 
@@ -147,7 +148,7 @@ def _reset(membrane: jax.Array, counts: jax.Array, neuron: Neuron) -> jax.Array:
     if neuron.reset == "hard":
         return jnp.where(counts > 0, 0.0, membrane)
     # One LIF spike costs its threshold, one IE-LIF spike the 1/D it stands for.
-    return membrane - counts / neuron.scale
+    return membrane - rounded(counts * (1 / neuron.scale))
 
 
 def _potential_in_counts(u: jax.Array, neuron: Neuron) -> jax.Array:

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from qsdt_jax.core.affine import Affine, real
+from qsdt_jax.core.exact import rounded
 from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
@@ -28,13 +30,14 @@ def spike_attention(q: Spikes, k: Spikes, v: Spikes, num_heads: int, scale: floa
     Returns:
       (N, L, C) real values.
     """
-    real = jnp.promote_types(q.counts.dtype, jnp.float32)
-    heads = [x.counts.astype(real).reshape(*x.counts.shape[:2], num_heads, -1) for x in (q, k, v)]
+    dtype = jnp.promote_types(q.counts.dtype, jnp.float32)
+    heads = [x.counts.astype(dtype).reshape(*x.counts.shape[:2], num_heads, -1) for x in (q, k, v)]
     # Full precision: the default on accelerators rounds operands, and k^T v has more than 8 bits.
     exact = jax.lax.Precision.HIGHEST
     kv = jnp.einsum("nlhc,nlhd->nhcd", heads[1], heads[2], precision=exact)
     y = jnp.einsum("nlhc,nhcd->nlhd", heads[0], kv, precision=exact)
-    return y.reshape(q.counts.shape) * (scale * q.step * k.step * v.step)
+    # Rounded, or this factor and the neuron's would become one.
+    return rounded(y.reshape(q.counts.shape) * (scale * q.step * k.step * v.step))
 
 
 class QSDSA(nn.Module):
@@ -55,8 +58,8 @@ class QSDSA(nn.Module):
     rectify: Rectify = "bn"
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """x (N, H, W, C) -> the same shape.
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array | Affine:
+        """x (N, H, W, C) -> the same shape; in evaluation not yet scaled.
 
         Raises:
           ValueError: the heads do not divide the channels.
@@ -78,5 +81,5 @@ class QSDSA(nn.Module):
         y = BatchNorm(self.numerics, name=f"{name}_bn")(y, train=train)
         if self.rectify == "norm":
             y = HeadRectify(self.numerics, self.num_heads, name=f"{name}_rectify")(y, train=train)
-        tokens = y.reshape(y.shape[0], -1, y.shape[-1])
+        tokens = real(y).reshape(y.shape[0], -1, y.shape[-1])
         return SpikingNeuron(self.numerics, name=f"{name}_neuron")(tokens)

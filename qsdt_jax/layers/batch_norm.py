@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from qsdt_jax.core.affine import Affine, real
+from qsdt_jax.core.exact import rounded
 from qsdt_jax.layers.numerics import Numerics
 
 EPSILON = 1e-5
@@ -18,8 +20,12 @@ class BatchNorm(nn.Module):
     on a device of the published code have. Each group's border follows from the running statistics that
     it alone would leave; the running statistics kept are their mean over the groups.
 
+    In evaluation it is an affine map per channel and can be composed with what is before and behind it: of a
+    product that is not yet scaled (`Affine`) it makes another one, whose border is the product's zeros.
+
     Attributes:
       numerics: shared numerical choices.
+      shared: neighbouring channels that have statistics and affine in common.
       border: pixels of padding after the normalisation, with the value that it gives to zero, computed
         from the running statistics, already updated by this step, and without gradient (the published
         code's "BN with border").
@@ -27,42 +33,53 @@ class BatchNorm(nn.Module):
     """
 
     numerics: Numerics
+    shared: int = 1
     border: int = 0
     scale_init: float = 1.0
     bias_init: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array | Affine, *, train: bool) -> jax.Array | Affine:
         """x (N, ..., C) -> the same shape, padded by `border` on axes 1 and 2.
 
         Raises:
           ValueError: the images do not divide into groups of `norm_group`.
         """
         dtype = self.numerics.param_dtype
-        features = (x.shape[-1],)
+        features = (x.shape[-1] // self.shared,)
         scale = self.param("scale", nn.initializers.constant(self.scale_init), features, dtype)
         bias = self.param("bias", nn.initializers.constant(self.bias_init), features, dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, features, dtype)
 
-        if train:
-            groups = x.reshape(self._group_count(x.shape[0]), -1, *x.shape[1:])
-            y, mean, var = _normalize_by_batch(groups, scale, bias)
-            y = y.reshape(x.shape)
-            # What each group alone would leave as running statistics, (G, C).
-            count = groups[0, ..., 0].size
-            group_mean = _moved(running_mean.value, mean)
-            group_var = _moved(running_var.value, var * (count / max(count - 1, 1)))
-            if not self.is_initializing():
-                running_mean.value = jnp.mean(group_mean, 0)
-                running_var.value = jnp.mean(group_var, 0)
-        else:
-            group_mean, group_var = running_mean.value[None], running_var.value[None]
-            y = (x - group_mean[0]) * (jax.lax.rsqrt(group_var[0] + EPSILON) * scale) + bias
+        if not train:
+            vectors = (scale, bias, running_mean.value, running_var.value)
+            return self._evaluate(x, *(jnp.repeat(v, self.shared) for v in vectors))
+
+        x = real(x)
+        groups = x.reshape(self._group_count(x.shape[0]), -1, *x.shape[1:-1], *features, self.shared)
+        y, mean, var = _normalize_by_batch(groups.swapaxes(-1, -2), scale, bias)
+        y = y.swapaxes(-1, -2).reshape(x.shape)
+        # What each group alone would leave as running statistics, (G, C).
+        count = groups[0, ..., 0, :].size
+        group_mean = _moved(running_mean.value, mean)
+        group_var = _moved(running_var.value, var * (count / max(count - 1, 1)))
+        if not self.is_initializing():
+            running_mean.value = jnp.mean(group_mean, 0)
+            running_var.value = jnp.mean(group_var, 0)
         if not self.border:
             return y
         zero = bias - group_mean * (jax.lax.rsqrt(group_var + EPSILON) * scale)
         return _pad(y, jax.lax.stop_gradient(zero), self.border)
+
+    def _evaluate(self, x: jax.Array | Affine, scale, bias, mean, var) -> jax.Array | Affine:
+        if isinstance(x, Affine):
+            y = normalize_by_running(x, scale, bias, mean, var)
+            edges = ((0, 0), (self.border, self.border), (self.border, self.border), (0, 0))
+            return y.replace(values=jnp.pad(y.values, edges)) if self.border else y
+        unscaled = Affine(values=x, scale=jnp.ones_like(scale), shift=jnp.zeros_like(scale))
+        y = normalize_by_running(unscaled, scale, bias, mean, var)
+        return _pad(y.real, jax.lax.stop_gradient(y.shift)[None], self.border) if self.border else y.real
 
     def _group_count(self, rows: int) -> int:
         per_group = self.numerics.norm_group * self.numerics.neuron.timesteps
@@ -74,6 +91,13 @@ class BatchNorm(nn.Module):
                 f"batch-norm groups of {self.numerics.norm_group}"
             )
         return rows // per_group
+
+
+def normalize_by_running(
+    x: Affine, scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array
+) -> Affine:
+    """(x - mean) * scale / sqrt(var + eps) + bias, composed with what x is already; vectors (C,)."""
+    return (x - mean) * (scale / rounded(jnp.sqrt(var + EPSILON))) + bias
 
 
 @jax.custom_vjp

@@ -3,6 +3,7 @@
 import jax
 from flax import linen as nn
 
+from qsdt_jax.core.affine import real
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.quantized import QConv
@@ -38,5 +39,5 @@ class Downsample(nn.Module):
             padding=self.padding,
             use_bias=True,
             name="conv",
-        )(inputs)
-        return BatchNorm(self.numerics, name="bn")(y, train=train)
+        )(inputs, train=train)
+        return real(BatchNorm(self.numerics, name="bn")(y, train=train))

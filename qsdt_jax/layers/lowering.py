@@ -30,11 +30,18 @@ class ConvGeometry:
     groups: int = 1
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def convolve(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    geometry: ConvGeometry,
+    dtype: DTypeLike,
+    precision: lax.Precision | None = None,
+) -> jax.Array:
     """Convolution of x (N, H, W, I) with kernel (kh, kw, I / groups, O).
 
-    Floats are accumulated in `dtype`, integers in int32; the result has `dtype`.
+    Floats are accumulated in `dtype`, integers in int32; the result has `dtype`. `precision` is that of the
+    operands on accelerators, which by default round float32 to fewer bits; a CPU does not.
     """
 
     def on_cpu(x, kernel):
@@ -44,12 +51,13 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTy
     def on_gpu(x, kernel):
         # Integer convolutions: unsupported in some versions of XLA on GPU, wrong for groups in others.
         # 8-bit integers are exact in float32, even where it multiplies as TF32.
-        if jnp.issubdtype(x.dtype, jnp.integer):
-            x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
-        return elsewhere(x, kernel)
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            return elsewhere(x, kernel)
+        x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+        return _plain_convolve(x, kernel, geometry, jnp.float32).astype(dtype)
 
     def elsewhere(x, kernel):
-        return _plain_convolve(x, kernel, geometry, _accumulator(x, dtype)).astype(dtype)
+        return _plain_convolve(x, kernel, geometry, _accumulator(x, dtype), precision).astype(dtype)
 
     return lax.platform_dependent(x, kernel, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
 
@@ -94,6 +102,23 @@ def weight_gradient(
     return lax.platform_dependent(x, dy, cpu=on_cpu, default=elsewhere)
 
 
+def integer_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
+    """q (k^T v) for each head, of int8 (N, L, C) -> int32 (N, L, C), no operand and no sum rounded."""
+
+    def product(q, k, v, operand, accumulate):
+        shape = (*q.shape[:2], heads, q.shape[2] // heads)
+        q, k, v = (x.astype(operand).reshape(shape) for x in (q, k, v))
+        precision = lax.Precision.HIGHEST
+        kv = jnp.einsum("nlhc,nlhd->nhcd", k, v, precision=precision, preferred_element_type=accumulate)
+        y = jnp.einsum("nlhc,nhcd->nlhd", q.astype(accumulate), kv, precision=precision)
+        return y.reshape(*shape[:2], -1).astype(jnp.int32)
+
+    # GPUs have no product of 32-bit integers; float32 is exact up to 2^24.
+    on_gpu = functools.partial(product, operand=jnp.float32, accumulate=jnp.float32)
+    elsewhere = functools.partial(product, operand=jnp.int8, accumulate=jnp.int32)
+    return lax.platform_dependent(q, k, v, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
+
+
 def _accumulator(x: jax.Array, dtype: DTypeLike) -> DTypeLike:
     return jnp.int32 if jnp.issubdtype(x.dtype, jnp.integer) else dtype
 
@@ -110,7 +135,9 @@ def _widen(x: jax.Array, dtype: DTypeLike) -> jax.Array:
 # --- One XLA convolution -------------------------------------------------------------------------------
 
 
-def _plain_convolve(x, kernel, geometry: ConvGeometry, accumulate: DTypeLike) -> jax.Array:
+def _plain_convolve(
+    x, kernel, geometry: ConvGeometry, accumulate: DTypeLike, precision: lax.Precision | None = None
+) -> jax.Array:
     p = geometry.padding
     return lax.conv_general_dilated(
         x,
@@ -119,6 +146,7 @@ def _plain_convolve(x, kernel, geometry: ConvGeometry, accumulate: DTypeLike) ->
         ((p, p), (p, p)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=geometry.groups,
+        precision=precision,
         preferred_element_type=accumulate,
     )
 
@@ -196,6 +224,8 @@ def _cpu_convolve(x, kernel, geometry: ConvGeometry, accumulate: DTypeLike) -> j
         return _depthwise(_pad(x, geometry.padding), kernel, geometry.stride, accumulate)
     if _is_pointwise(kernel.shape, geometry):
         return _product(x[:, :: geometry.stride, :: geometry.stride], kernel[0, 0], accumulate)
+    if kernel.shape[:2] == (1, 1) and geometry.stride == geometry.groups == 1:
+        return _pad(_product(x, kernel[0, 0], accumulate), geometry.padding)
     few_channels = x.shape[-1] <= 4 and geometry.groups == 1
     if few_channels and not jnp.issubdtype(x.dtype, jnp.integer):
         return _patch_convolve(x, kernel, geometry)
@@ -243,11 +273,12 @@ def _depthwise(padded: jax.Array, kernel: jax.Array, stride: int, accumulate) ->
     # The barrier keeps the padding out of the fused sum, which would test each tap for it.
     padded = lax.optimization_barrier(padded).astype(accumulate)
     taps = kernel[:, :, 0].astype(accumulate)
-    return sum(
+    shifted = (
         padded[:, i : i + height : stride, j : j + width : stride] * taps[i, j]
         for i in range(kh)
         for j in range(kw)
     )
+    return functools.reduce(jnp.add, shifted)
 
 
 def _depthwise_weight_gradient(x, dy, kernel_shape, geometry: ConvGeometry) -> jax.Array:

@@ -5,14 +5,20 @@
 Where x are spike counts, both operands are small integers: exact in float32, bfloat16, float8_e4m3 and
 int8, and their sums stay below 2^24. So y does not depend on the operand type, the order of summation, the
 batch size or the number of devices.
+
+Where x is real, training multiplies and accumulates as any network does. Evaluation, which has to agree with
+the deployed network to the bit, cuts x into digits, short whole numbers again (`exact_convolution`).
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 
+from qsdt_jax.core.exact import to_digits
 from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry
 
@@ -68,3 +74,41 @@ def _backward(geometry, operand_dtype, gradient_dtype, residuals, dy):
 
 
 scaled_convolution.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def exact_convolution(x: jax.Array, integers: jax.Array, geometry: ConvGeometry, bits: int) -> jax.Array:
+    """conv(x, integers) of real x, the same in any order of summation.
+
+    x is rounded to fixed point with a unit for each image (23 bits below the largest value of a float32 image
+    and the sign) and cut into digits, whose sums with the weights are exact; one rounding joins them again.
+
+    Args:
+      x: (N, H, W, I) real values.
+      integers: (kh, kw, I / groups, O) weights on their integer grid, in x's dtype.
+      geometry: stride, padding, groups.
+      bits: of the weights, 1 to 8.
+
+    Returns:
+      (N, H', W', O) in x's dtype.
+    """
+    terms = math.prod(integers.shape[:3])
+    digits = to_digits(x, (1, 2, 3), terms=terms, largest=2 ** (bits - 1))
+    stacked = digits.digits.reshape(-1, *x.shape[1:])  # One product for all digits.
+    sums = lowering.convolve(stacked, integers, geometry, x.dtype, lax.Precision.HIGHEST)
+    return digits.joined(sums.reshape(-1, x.shape[0], *sums.shape[1:]))
+
+
+def _exact_forward(x, integers, geometry, bits):
+    return exact_convolution(x, integers, geometry, bits), (x, integers)
+
+
+def _exact_backward(geometry, bits, residuals, dy):
+    x, integers = residuals
+    return (
+        lowering.input_gradient(dy, integers, x.shape, geometry, dy.dtype),
+        lowering.weight_gradient(x, dy, integers.shape, geometry, dy.dtype),
+    )
+
+
+exact_convolution.defvjp(_exact_forward, _exact_backward)

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from qsdt_jax.core.lsq import QuantizedWeight, binarize, initial_step_size, quantize
+from qsdt_jax.core.affine import Affine, real
+from qsdt_jax.core.exact import rounded
+from qsdt_jax.core.lsq import QuantizedWeight, initial_step_size, quantize_by_bits
 from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.numerics import Numerics
-from qsdt_jax.layers.product import scaled_convolution
+from qsdt_jax.layers.product import exact_convolution, scaled_convolution
 
 # PyTorch's default for convolutions: uniform in +-1/sqrt(fan_in).
 conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -38,13 +40,15 @@ class QConv(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Spikes | jax.Array) -> jax.Array:
-        """x (N, H, W, I) spikes or real values -> (N, H', W', O) real values."""
+    def __call__(self, x: Spikes | Affine | jax.Array, *, train: bool) -> jax.Array | Affine:
+        """x (N, H, W, I) spikes or real values -> (N, H', W', O) real, in evaluation not yet scaled."""
+        x = x if isinstance(x, Spikes) else real(x)
         channels = _values_of(x).shape[-1]
         groups = channels if self.depthwise else 1
         kernel_shape = (self.kernel_size, self.kernel_size, channels // groups, self.features)
         weight = _quantized_kernel(self, kernel_shape, conv_init)
-        y = _multiply(x, weight, ConvGeometry(self.stride, self.padding, groups), self.numerics)
+        multiply = _multiply if train else _multiply_exactly
+        y = multiply(x, weight, ConvGeometry(self.stride, self.padding, groups), self.numerics)
         if not self.use_bias:
             return y
         bound = 1 / math.sqrt(math.prod(kernel_shape[:3]))
@@ -64,14 +68,16 @@ class QDense(nn.Module):
     numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: Spikes | jax.Array) -> jax.Array:
-        """x (N, I) spikes or real values -> (N, O) real values."""
+    def __call__(self, x: Spikes | jax.Array, *, train: bool) -> jax.Array | Affine:
+        """x (N, I) spikes or real values -> (N, O) real values, in evaluation not yet scaled."""
         weight = _quantized_kernel(self, (_values_of(x).shape[-1], self.features), head_init)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.numerics.param_dtype)
         pixels = jax.tree.map(lambda a: a[:, None, None, :], x)
         kernel = weight.replace(integers=weight.integers[None, None])
-        y = _multiply(pixels, kernel, ConvGeometry(), self.numerics)
-        return y[:, 0, 0, :] + bias
+        if train:
+            return _multiply(pixels, kernel, ConvGeometry(), self.numerics)[:, 0, 0, :] + bias
+        y = _multiply_exactly(pixels, kernel, ConvGeometry(), self.numerics) + bias
+        return y.replace(values=y.values[:, 0, 0, :])
 
 
 def _values_of(x: Spikes | jax.Array) -> jax.Array:
@@ -82,30 +88,51 @@ def _quantized_kernel(module: nn.Module, shape: tuple[int, ...], init) -> Quanti
     """The layer's kernel and step size as parameters, quantised as its numerics ask."""
     numerics: Numerics = module.numerics
     kernel = module.param("kernel", init, shape, numerics.param_dtype)
-    if numerics.bits == 32:
-        return QuantizedWeight(kernel, jnp.ones(shape[-1], kernel.dtype))
-    if numerics.bits == 1:
-        return binarize(kernel)
+    if numerics.bits in (1, 32):
+        return quantize_by_bits(kernel, None, numerics.bits)
     # The published code waits for the first training forward to set alpha; here it starts with
     # the weights.
     step_size = module.param("step_size", lambda _: initial_step_size(kernel, numerics.bits))
-    return quantize(kernel, step_size, numerics.bits)
+    return quantize_by_bits(kernel, step_size, numerics.bits)
 
 
 def _multiply(
     x: Spikes | jax.Array, weight: QuantizedWeight, geometry: ConvGeometry, numerics: Numerics
 ) -> jax.Array:
     """Integers first, one scale after; a real x is multiplied in the network's dtype."""
-    real = numerics.real_dtype
+    scale = weight.scale.astype(numerics.real_dtype)
     if isinstance(x, Spikes):
-        exact = numerics.bits != 32
-        operand_dtype = numerics.spike_operand_dtype if exact else numerics.dtype
-        values, scale = x.counts, weight.scale.astype(real) * x.step
+        scale = scale * x.step
+    return _convolve(x, weight.integers, scale, geometry, numerics)
+
+
+def _multiply_exactly(
+    x: Spikes | jax.Array, weight: QuantizedWeight, geometry: ConvGeometry, numerics: Numerics
+) -> Affine:
+    """The product alone, whose scale is to be composed with what follows.
+
+    Spikes are multiplied as in training: the product is a whole number. A real x is multiplied in digits, so
+    the result does not depend on the operand type of the training either. Float weights have no exact
+    product.
+    """
+    scale = weight.scale.astype(numerics.real_dtype)
+    if isinstance(x, Spikes) or numerics.bits == 32:
+        y = _convolve(x, weight.integers, jnp.ones_like(scale), geometry, numerics)
     else:
-        operand_dtype, values, scale = numerics.dtype, x, weight.scale.astype(real)
-    return scaled_convolution(
-        values.astype(real), weight.integers, scale, geometry, operand_dtype, numerics.dtype
-    )
+        y = exact_convolution(x, weight.integers.astype(scale.dtype), geometry, numerics.bits)
+    if isinstance(x, Spikes):
+        scale = rounded(scale * x.step)
+    return Affine(values=y, scale=scale, shift=jnp.zeros_like(scale))
+
+
+def _convolve(
+    x: Spikes | jax.Array, integers: jax.Array, scale: jax.Array, geometry: ConvGeometry, numerics: Numerics
+) -> jax.Array:
+    """conv(counts or real values, integers) * scale."""
+    exact = isinstance(x, Spikes) and numerics.bits != 32
+    operand_dtype = numerics.spike_operand_dtype if exact else numerics.dtype
+    values = _values_of(x).astype(numerics.real_dtype)
+    return scaled_convolution(values, integers, scale, geometry, operand_dtype, numerics.dtype)
 
 
 def _uniform(bound: float):

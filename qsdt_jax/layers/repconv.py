@@ -3,6 +3,7 @@
 import jax
 from flax import linen as nn
 
+from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
@@ -19,11 +20,11 @@ class RepConv(nn.Module):
     numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: Spikes, *, train: bool) -> jax.Array:
-        """x (N, H, W, C) spikes -> (N, H, W, C) real values."""
+    def __call__(self, x: Spikes, *, train: bool) -> jax.Array | Affine:
+        """x (N, H, W, C) spikes -> (N, H, W, C) real values, in evaluation not yet scaled."""
         numerics, channels = self.numerics, x.counts.shape[-1]
-        y = QConv(channels, numerics, name="conv1")(x)
+        y = QConv(channels, numerics, name="conv1")(x, train=train)
         y = BatchNorm(numerics, border=1, name="bn1")(y, train=train)
-        y = QConv(channels, numerics, kernel_size=3, depthwise=True, name="dwconv")(y)
-        y = QConv(channels, numerics, name="conv2")(y)
+        y = QConv(channels, numerics, kernel_size=3, depthwise=True, name="dwconv")(y, train=train)
+        y = QConv(channels, numerics, name="conv2")(y, train=train)
         return BatchNorm(numerics, name="bn2")(y, train=train)

@@ -3,6 +3,7 @@
 import jax
 from flax import linen as nn
 
+from qsdt_jax.core.affine import Affine, real
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.quantized import QConv
@@ -20,17 +21,17 @@ class SepConv(nn.Module):
     numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """x (N, H, W, C) -> the same shape."""
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array | Affine:
+        """x (N, H, W, C) -> the same shape; in evaluation not yet scaled."""
         numerics, channels = self.numerics, x.shape[-1]
+        wide = EXPANSION * channels
         spikes = SpikingNeuron(numerics, name="neuron1")(x)
-        y = QConv(EXPANSION * channels, numerics, name="pwconv1")(spikes)
+        y = QConv(wide, numerics, name="pwconv1")(spikes, train=train)
         y = BatchNorm(numerics, name="bn1")(y, train=train)
         spikes = SpikingNeuron(numerics, name="neuron2")(y)
-        y = QConv(EXPANSION * channels, numerics, kernel_size=7, padding=3, depthwise=True, name="dwconv")(
-            spikes
-        )
-        y = QConv(channels, numerics, name="pwconv2")(y)
+        depthwise = QConv(wide, numerics, kernel_size=7, padding=3, depthwise=True, name="dwconv")
+        y = depthwise(spikes, train=train)
+        y = QConv(channels, numerics, name="pwconv2")(y, train=train)
         return BatchNorm(numerics, name="bn2")(y, train=train)
 
 
@@ -49,10 +50,10 @@ class ConvBlock(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """x (N, H, W, C) -> the same shape."""
         numerics, channels = self.numerics, x.shape[-1]
-        x = x + SepConv(numerics, name="sepconv")(x, train=train)
+        x = x + real(SepConv(numerics, name="sepconv")(x, train=train))
         y = x
         for i, features in enumerate((self.mlp_ratio * channels, channels), start=1):
             spikes = SpikingNeuron(numerics, name=f"neuron{i}")(y)
-            y = QConv(features, numerics, kernel_size=3, padding=1, name=f"conv{i}")(spikes)
+            y = QConv(features, numerics, kernel_size=3, padding=1, name=f"conv{i}")(spikes, train=train)
             y = BatchNorm(numerics, name=f"bn{i}")(y, train=train)
-        return x + y
+        return x + real(y)

@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 from flax import linen as nn
 
+from qsdt_jax.core.affine import Affine, real
 from qsdt_jax.core.neurons import fire
 from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.layers.batch_norm import BatchNorm
@@ -25,9 +26,9 @@ class SpikingNeuron(nn.Module):
     gain: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> Spikes:
+    def __call__(self, x: jax.Array | Affine) -> Spikes:
         """x (N, ...) input current -> spikes of that shape."""
-        spikes = fire(x, self.numerics.neuron)
+        spikes = fire(real(x), self.numerics.neuron)
         return spikes.replace(step=self.gain * spikes.step)
 
 
@@ -45,9 +46,8 @@ class HeadRectify(nn.Module):
     num_heads: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array | Affine, *, train: bool) -> jax.Array | Affine:
         """x (N, H, W, C) -> the same shape."""
-        n, h, w, c = x.shape
-        heads_last = x.reshape(n, h, w, self.num_heads, c // self.num_heads).swapaxes(-1, -2)
-        norm = BatchNorm(self.numerics, scale_init=0.25, bias_init=0.5, name="norm")
-        return norm(heads_last, train=train).swapaxes(-1, -2).reshape(x.shape)
+        head_width = x.shape[-1] // self.num_heads
+        norm = BatchNorm(self.numerics, shared=head_width, scale_init=0.25, bias_init=0.5, name="norm")
+        return norm(x, train=train)

@@ -3,6 +3,7 @@
 import jax
 from flax import linen as nn
 
+from qsdt_jax.core.affine import real
 from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.mlp import MLP
 from qsdt_jax.layers.numerics import Numerics
@@ -62,5 +63,6 @@ class TransformerBlock(nn.Module):
                 (x.shape[-1],),
                 numerics.param_dtype,
             )
-            x = x + drop_path(layer_scale * branch(x, train=train), train=train)
+            y = real(branch(x, train=train) * layer_scale)
+            x = x + drop_path(y, train=train)
         return x

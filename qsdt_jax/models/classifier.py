@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from qsdt_jax.core.affine import real
+from qsdt_jax.core.exact import exact_mean
 from qsdt_jax.layers.quantized import QDense
 from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.models.backbone import Backbone
@@ -52,6 +54,16 @@ class QSDTransformer(Backbone):
         Raises:
           ValueError: the images do not fit the network.
         """
-        pooled = jnp.mean(self.features(images, train=train)["stage4"], axis=(1, 2))
-        logits = self.head(self.head_neuron(pooled))
-        return jnp.mean(logits.reshape(-1, self.timesteps, self.num_classes), axis=1)
+        mean = jnp.mean if train else exact_mean
+        pooled = mean(self.features(images, train=train)["stage4"], (1, 2))
+        logits = real(self.head(self.head_neuron(pooled), train=train))
+        steps = logits.reshape(-1, self.timesteps, self.num_classes)
+        return mean_over_time(steps)
+
+
+def mean_over_time(steps: jax.Array) -> jax.Array:
+    """Mean over axis 1 of (B, T, K), added up in the order of time."""
+    total = steps[:, 0]
+    for t in range(1, steps.shape[1]):
+        total = total + steps[:, t]
+    return total * (1 / steps.shape[1])

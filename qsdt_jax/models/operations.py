@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 from flax import linen as nn
 
+from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.quantized import QConv, QDense
@@ -75,7 +76,9 @@ def layer_operations(model: Backbone, image_size: tuple[int, int]) -> list[Layer
     return found
 
 
-def _product(module: QConv | QDense, x: Spikes | jax.Array, y: jax.Array) -> LayerOperations:
+def _product(
+    module: QConv | QDense, x: Spikes | Affine | jax.Array, y: Affine | jax.Array
+) -> LayerOperations:
     """Each weight is used once for every output position of its channel."""
     shape = module.get_variable("params", "kernel").shape
     kind: Kind = "dense" if isinstance(module, QDense) else "depthwise" if module.depthwise else "conv"

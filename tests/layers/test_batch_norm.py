@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.neurons import make_neuron
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
@@ -77,6 +78,20 @@ def test_border_has_no_gradient():
 
     gradient = jax.grad(border_sum)(VARIABLES["params"])
     assert not np.any(gradient["scale"]) and not np.any(gradient["bias"])
+
+
+@pytest.mark.parametrize("shared", [1, 3])
+def test_composed_with_the_product_before(shared):
+    """A product that is not yet scaled, normalised as such: the same values, the same border."""
+    z, scale = GENERATOR.standard_normal(X.shape), GENERATOR.uniform(0.5, 1.5, 3)
+    variables = jax.tree.map(lambda v: v[: 3 // shared], VARIABLES)
+    layer = BatchNorm(Numerics(**NUMERICS), shared=shared, border=2)
+    product = Affine(values=jnp.asarray(z), scale=jnp.asarray(scale), shift=jnp.zeros(3))
+    y = layer.apply(variables, product, train=False)
+    assert isinstance(y, Affine)
+    expected = layer.apply(variables, z * scale, train=False)
+    assert y.shape == expected.shape == (6, 8, 9, 3)
+    assert np.allclose(y.real, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_initialisation_leaves_the_statistics_alone():

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from qsdt_jax.layers.lowering import ConvGeometry
-from qsdt_jax.layers.product import scaled_convolution
+from qsdt_jax.layers.product import exact_convolution, scaled_convolution
 
 CASES = {
     "pointwise": ((2, 4, 5, 3), (1, 1, 3, 4), ConvGeometry()),
@@ -126,3 +126,39 @@ def test_bfloat16_gradients_round_operands_only():
         assert rounded.dtype == jnp.float32
         error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
         assert 0 < error < 2**-8
+
+
+@cases
+@pytest.mark.parametrize("bits", [4, 8])
+def test_product_of_real_values_is_equal_alone_and_among_others(case, bits):
+    x_shape, kernel_shape, geometry = case
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, *x_shape[1:])).astype(np.float32)
+    integers = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), kernel_shape).astype(np.float32)
+    together = exact_convolution(x, integers, geometry, bits)
+    alone = jax.jit(exact_convolution, static_argnums=(2, 3))(x[3:4], integers, geometry, bits)
+    assert np.array_equal(together[3:4], alone)
+    expected = naive(x.astype(np.float32), integers, np.float32(1), geometry)
+    np.testing.assert_allclose(together, expected, rtol=0, atol=2**bits * kernel_shape[2] * 1e-5)
+
+
+def test_order_of_channels_changes_no_bit_of_a_product_of_real_values():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 3, 3, 720)).astype(np.float32)
+    integers = rng.integers(-8, 8, (1, 1, 720, 16)).astype(np.float32)
+    order = rng.permutation(720)
+    y = exact_convolution(x, integers, ConvGeometry(), 4)
+    assert np.array_equal(y, exact_convolution(x[..., order], integers[:, :, order], ConvGeometry(), 4))
+
+
+@cases
+def test_product_of_real_values_passes_its_gradients_straight_through(case):
+    x, integers, _, geometry = operands(case)
+    with jax.enable_x64(True):
+        ones = np.ones(integers.shape[-1])
+        y, vjp = jax.vjp(lambda *a: exact_convolution(*a, geometry, 4), x, integers)
+        expected, expected_vjp = jax.vjp(lambda *a: naive(*a, ones, geometry), x, integers)
+        dy = np.random.default_rng(1).standard_normal(y.shape)
+        np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+        for ours, theirs in zip(vjp(dy), expected_vjp(dy), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)

@@ -1,0 +1,109 @@
+"""Real arithmetic with the same result in every program, bit for bit.
+
+Products of spikes are sums of small whole numbers and exact by nature. What remains is real: one scale and
+shift after each product, the layers that receive real values, and means. There a compiler is free to choose
+the last bit, and XLA does, depending on what it fuses. Each freedom has its answer here:
+
+    a product and the sum after it may become one fused multiply-add      `rounded`
+    a * c1 * c2 may become a * (c1 * c2), a / sqrt(b) a * rsqrt(b)        `rounded` in between
+    the result of a sum of many depends on its order                      `Digits`: sums of whole numbers
+
+So evaluation, integer form and spike-driven form agree to the bit, on any batch size, and so does a forward
+pass in NumPy, whose operations round one by one.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+
+@jax.custom_jvp
+def rounded(x: jax.Array) -> jax.Array:
+    """x, of which the compiler must know the rounded value before it goes on (no fused multiply-add).
+
+    A saturation at the largest finite number, an operation that cannot be optimised away and that costs no
+    pass over memory. XLA removes `optimization_barrier` and a `reduce_precision` to x's own type before LLVM
+    contracts (seen on CPU).
+    """
+    largest = jnp.finfo(x.dtype).max
+    return lax.clamp(jnp.array(-largest, x.dtype), x, jnp.array(largest, x.dtype))
+
+
+@rounded.defjvp
+def _rounded_jvp(primals, tangents):
+    return rounded(*primals), tangents[0]
+
+
+class Digits(struct.PyTreeNode):
+    """Real values in fixed point, cut into digits so short that sums of them are exact.
+
+    value = unit * sum over i of digits[i] * base^(n - 1 - i), within half a unit of what was cut.
+
+    Attributes:
+      digits: (n, ...) whole numbers, the first the most significant, at most base / 2 in size.
+      unit: a power of two, common to all values that are summed.
+      base: a power of two.
+    """
+
+    digits: jax.Array
+    unit: jax.Array
+    base: float = struct.field(pytree_node=False)
+
+    def joined(self, sums: jax.Array) -> jax.Array:
+        """The real value of sums (n, ...) of digits, each times the same whole numbers."""
+        total = sums[0]
+        for digit in sums[1:]:
+            total = total * self.base + digit  # The product is exact: a fused multiply-add is no other sum.
+        return total * self.unit
+
+
+def to_digits(x: jax.Array, axes: Sequence[int], *, terms: int, largest: int = 1) -> Digits:
+    """Cuts real values into digits; the unit follows the largest of them.
+
+    Together they hold 23 bits of a float32 and 51 of a float64 array, counted from its largest value, and the
+    sign. Times 4-bit weights float32 takes 2 digits of 12 bits for up to 1024 terms.
+
+    Args:
+      x: (...) real values.
+      axes: over which the values have one unit; those that are summed over must be among them.
+      terms: number of products in one sum.
+      largest: size of the whole numbers that the digits are multiplied with.
+    """
+    bits = jnp.finfo(x.dtype).nmant + 1
+    # Sums stay exact: terms * largest * 2^(width - 1) <= 2^bits.
+    width = min(bits // 2, bits + 1 - (terms * largest - 1).bit_length())
+    count = math.ceil(2 * (bits // 2) / width)
+    unit = _power_of_two(jnp.max(jnp.abs(x), tuple(axes), keepdims=True)) * 2.0 ** (2 - count * width)
+    rest, digits = jnp.round(x / unit), []
+    for i in reversed(range(1, count)):
+        digit = jnp.round(rest * 2.0 ** (-i * width))
+        rest = rest - digit * 2.0 ** (i * width)
+        digits.append(digit)
+    return Digits(digits=jnp.stack([*digits, rest]), unit=unit, base=2.0**width)
+
+
+def _power_of_two(x: jax.Array) -> jax.Array:
+    """The largest power of two that is not above x >= 0; 2^-64 for what is smaller."""
+    integer = {4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
+    exponent = ((1 << (8 * x.dtype.itemsize - 1)) - 1) ^ ((1 << jnp.finfo(x.dtype).nmant) - 1)
+    bits = lax.bitcast_convert_type(jnp.maximum(x, 2.0**-64), integer)
+    return lax.bitcast_convert_type(bits & integer(exponent), x.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def exact_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Mean over some axes that does not depend on the order of summation."""
+    count = math.prod(x.shape[axis] for axis in axes)
+    digits = to_digits(x, axes, terms=count)
+    total = digits.joined(jnp.sum(digits.digits, [axis + 1 for axis in axes], keepdims=True))
+    return jnp.squeeze(rounded(total * (1 / count)), axes)
+
+
+@exact_mean.defjvp
+def _exact_mean_jvp(axes, primals, tangents):
+    return exact_mean(*primals, axes), jnp.mean(tangents[0], axes)

@@ -1,0 +1,173 @@
+"""The bundle: a deployed network in one file, `model.qsdt`. Its layout is described in `deploy.reference`."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qsdt_jax.core.neurons import Neuron
+from qsdt_jax.deploy import reference
+from qsdt_jax.deploy.packing import pack
+from qsdt_jax.deploy.program import Add, Attend, Fire, Linear, Pool, Program, Step
+from qsdt_jax.errors import UserError
+from qsdt_jax.layers.lowering import ConvGeometry
+
+KINDS: dict[str, type[Step]] = {"linear": Linear, "fire": Fire, "attend": Attend, "add": Add, "pool": Pool}
+# What of a neuron inference needs; the step of a spike is in the scales, the surrogate is training's.
+NEURON_FIELDS = ("levels", "scale", "threshold", "timesteps", "decay", "reset")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A deployed network and how to feed and read it.
+
+    Attributes:
+      program: the folded network.
+      class_names: one for each output.
+      image_size: (height, width) in pixels that it was trained at.
+      mean, std: of pixels in 0..1, one number or one for each channel.
+      architecture: numbers of the network, for people.
+      origin: where it came from, for people.
+    """
+
+    program: Program
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    architecture: Mapping[str, Any]
+    origin: Mapping[str, Any]
+
+
+def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> int:
+    """Writes a bundle; after a crash either the old or the new file is there.
+
+    Returns:
+      Bytes of the file.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    content = _content(bundle)
+    write_atomically(Path(path), content)
+    return len(content)
+
+
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Reads a bundle.
+
+    Raises:
+      UserError: the file cannot be read, is no bundle, of a newer version, truncated or damaged.
+    """
+    try:
+        return _from_manifest(reference.read(path))
+    except OSError as error:
+        raise UserError(f"bundle {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"bundle {path}: {error}") from None
+
+
+def _content(bundle: Bundle) -> bytes:
+    tensors = _Tensors()
+    program = bundle.program
+    neuron = dataclasses.asdict(program.neuron)
+    manifest = {
+        "architecture": dict(bundle.architecture),
+        "origin": dict(bundle.origin),
+        "bits": program.bits,
+        "neuron": {name: neuron[name] for name in NEURON_FIELDS},
+        "classes": list(bundle.class_names),
+        "image": {
+            "size": list(bundle.image_size),
+            "channels": program.in_channels,
+            "mean": list(bundle.mean),
+            "std": list(bundle.std),
+        },
+        "steps": [_record(step, tensors, program.bits) for step in program.steps],
+    }
+    manifest["data_bytes"] = len(tensors.data)
+    text = json.dumps(manifest, separators=(",", ":")).encode()
+    head = reference.VERSION.to_bytes(4, "little") + len(text).to_bytes(4, "little")
+    checksum = zlib.crc32(text, zlib.crc32(head)).to_bytes(4, "little")
+    start = reference.MAGIC + head + checksum + text
+    return start.ljust(reference.aligned(len(start), reference.ALIGNMENT), b"\0") + tensors.data
+
+
+class _Tensors:
+    """The data of a bundle, tensor by tensor."""
+
+    def __init__(self):
+        self.data = bytearray()
+
+    def add(self, shape: Sequence[int], content: bytes) -> dict[str, Any]:
+        """Appends a tensor and returns its record."""
+        record = {"offset": len(self.data), "shape": list(shape), "crc32": zlib.crc32(content)}
+        self.data += content.ljust(reference.aligned(len(content), 4), b"\0")
+        return record
+
+
+def _record(step: Step, tensors: _Tensors, bits: int) -> dict[str, Any]:
+    kind = next(name for name, kind in KINDS.items() if isinstance(step, kind))
+    fields = {"kind": kind} | {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
+    if isinstance(step, Linear):
+        fields |= dataclasses.asdict(fields.pop("geometry"))
+        fields["weights"] = tensors.add(step.weights.shape, pack(np.asarray(step.weights), bits))
+        for name in ("scale", "shift"):
+            fields[name] = tensors.add(fields[name].shape, np.asarray(fields[name], "<f4").tobytes())
+    return fields
+
+
+def _from_manifest(manifest: dict[str, Any]) -> Bundle:
+    neuron = manifest["neuron"]
+    program = Program(
+        steps=tuple(map(_step, manifest["steps"])),
+        neuron=Neuron(**neuron, step=1 / neuron["scale"]),
+        bits=manifest["bits"],
+    )
+    image = manifest["image"]
+    return Bundle(
+        program=program,
+        class_names=tuple(manifest["classes"]),
+        image_size=tuple(image["size"]),
+        mean=tuple(image["mean"]),
+        std=tuple(image["std"]),
+        architecture=manifest["architecture"],
+        origin=manifest["origin"],
+    )
+
+
+def _step(record: Mapping[str, Any]) -> Step:
+    fields = dict(record)
+    kind = KINDS[fields.pop("kind")]
+    if kind is Linear:
+        names = [field.name for field in dataclasses.fields(ConvGeometry)]
+        fields["geometry"] = ConvGeometry(**{name: fields.pop(name) for name in names})
+    return kind(**fields)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that after a crash either the old or the new content is there, and nothing else.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            with open(temporary, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None

@@ -1,0 +1,81 @@
+"""Runs a program; how integers are multiplied is the business of the form (`integer`, `spike_driven`)."""
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from qsdt_jax.core.affine import Affine
+from qsdt_jax.core.exact import exact_mean, rounded
+from qsdt_jax.core.neurons import fire
+from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step
+from qsdt_jax.layers.product import exact_convolution
+from qsdt_jax.models.classifier import mean_over_time
+
+Values = dict[str, jax.Array]
+
+
+class Arithmetic(Protocol):
+    """The two operations on spike counts, both exact."""
+
+    def product(self, counts: jax.Array, layer: Linear) -> jax.Array:
+        """conv(counts, weights): int8 (N, H, W, I) -> int32 (N, H', W', O)."""
+        ...
+
+    def attention(self, q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
+        """q (k^T v) for each head: int8 (N, L, C) -> int32 (N, L, C)."""
+        ...
+
+
+def interpret(program: Program, images: jax.Array, arithmetic: Arithmetic) -> Values:
+    """Every value of a program by name: counts as int8, all others float32.
+
+    Args:
+      program: a folded classifier.
+      images: (B, H, W, C), shown in every time step, or (B, T, H, W, C) frames; H and W multiples of 16.
+      arithmetic: the form.
+    """
+    values = {IMAGES: _frames(program, images)}
+    for step in program.steps:
+        values[step.name] = _run(step, values, program, arithmetic)
+    return values
+
+
+def logits(program: Program, images: jax.Array, arithmetic: Arithmetic) -> jax.Array:
+    """(B, K) class scores, averaged over the time steps; arguments as for `interpret`."""
+    y = interpret(program, images, arithmetic)[program.steps[-1].name]
+    return mean_over_time(y.reshape(-1, program.neuron.timesteps, y.shape[-1]))
+
+
+def _frames(program: Program, images: jax.Array) -> jax.Array:
+    if images.ndim == 4:
+        images = jnp.repeat(images[:, None], program.neuron.timesteps, axis=1)
+    return images.reshape(-1, *images.shape[2:]).astype(jnp.float32)
+
+
+def _run(step: Step, values: Values, program: Program, arithmetic: Arithmetic) -> jax.Array:
+    match step:
+        case Linear():
+            y = _product(step, values[step.input], program, arithmetic)
+            scale, shift = jnp.asarray(step.scale), jnp.asarray(step.shift)
+            return Affine(values=y, scale=scale, shift=shift).real
+        case Fire():
+            return fire(values[step.input], program.neuron).counts.astype(jnp.int8)
+        case Attend():
+            q, k, v = (_tokens(values[name]) for name in (step.q, step.k, step.v))
+            y = arithmetic.attention(q, k, v, step.heads).astype(jnp.float32)
+            return rounded(y * step.scale).reshape(values[step.q].shape)
+        case Add():
+            return values[step.left] + values[step.right]
+        case Pool():
+            return exact_mean(values[step.input], (1, 2))[:, None, None]
+
+
+def _product(layer: Linear, x: jax.Array, program: Program, arithmetic: Arithmetic) -> jax.Array:
+    if layer.spikes:
+        return arithmetic.product(x, layer).astype(jnp.float32)
+    return exact_convolution(x, jnp.asarray(layer.weights, x.dtype), layer.geometry, program.bits)
+
+
+def _tokens(x: jax.Array) -> jax.Array:
+    return x.reshape(x.shape[0], -1, x.shape[-1])

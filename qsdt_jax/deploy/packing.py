@@ -1,0 +1,19 @@
+"""Small integers without gaps: 4-bit weights two to a byte, 3-bit weights eight to three bytes."""
+
+import numpy as np
+
+
+def pack(integers: np.ndarray, bits: int) -> bytes:
+    """Two's complement of `bits` bits, lowest bit first, without gaps; one bit stands for -1 (0) and +1 (1).
+
+    `deploy.reference.unpack` is the inverse.
+
+    Args:
+      integers: whole numbers that the bits hold, of any shape.
+      bits: 1 to 8.
+    """
+    flat = np.asarray(integers, np.int8).reshape(-1)
+    if bits == 1:
+        flat = (flat > 0).astype(np.int8)
+    digits = np.unpackbits(flat.view(np.uint8)[:, None], axis=1, count=bits, bitorder="little")
+    return np.packbits(digits, bitorder="little").tobytes()

@@ -1,0 +1,113 @@
+"""A folded network as plain data: a straight line of steps on named values.
+
+This is what is deployed. Weights are integers, everything real between a product and the next neuron is one
+scale and one shift per channel, and five kinds of steps are all there is. The integer form and the spike-
+driven form interpret the same program, and so does any reader of a bundle.
+
+The first value is the images, frame by frame (B * T, H, W, C); the last one, averaged over the T time steps,
+is the logits. Names of layers are those of the modules in `models`, such as "block3_0/attn/q_repconv/conv1".
+"""
+
+import jax
+import numpy as np
+from flax import struct
+
+from qsdt_jax.core.neurons import Neuron
+from qsdt_jax.layers.lowering import ConvGeometry
+
+Array = np.ndarray | jax.Array
+
+IMAGES = "images"
+
+
+class Linear(struct.PyTreeNode):
+    """conv(input, weights) * scale + shift: a convolution or dense layer with all that was folded into it.
+
+    With spikes as its input the product is a whole number and, slot by slot, made of additions only. With a
+    real input it is made of multiply-accumulates, in digits (`layers.product.exact_convolution`).
+
+    Attributes:
+      name, input: of the result, of the value that comes in.
+      spikes: whether spike counts come in.
+      geometry: stride, padding and groups. The padding of spikes is silence, that of real values zero.
+      weights: (kh, kw, I / groups, O) int8.
+      scale, shift: (O,) float32.
+    """
+
+    name: str = struct.field(pytree_node=False)
+    input: str = struct.field(pytree_node=False)
+    spikes: bool = struct.field(pytree_node=False)
+    geometry: ConvGeometry = struct.field(pytree_node=False)
+    weights: Array
+    scale: Array
+    shift: Array
+
+
+class Fire(struct.PyTreeNode):
+    """Spike counts of the program's neuron for a real input current."""
+
+    name: str = struct.field(pytree_node=False)
+    input: str = struct.field(pytree_node=False)
+
+
+class Attend(struct.PyTreeNode):
+    """scale * q (k^T v) for each head, on counts.
+
+    Attributes:
+      name: of the result.
+      q, k, v: names of counts (N, H, W, C).
+      heads: that share the channels evenly.
+      scale: of the whole numbers, steps of the spikes included.
+    """
+
+    name: str = struct.field(pytree_node=False)
+    q: str = struct.field(pytree_node=False)
+    k: str = struct.field(pytree_node=False)
+    v: str = struct.field(pytree_node=False)
+    heads: int = struct.field(pytree_node=False)
+    scale: float = struct.field(pytree_node=False)
+
+
+class Add(struct.PyTreeNode):
+    """left + right, real values of one shape: the membrane shortcut."""
+
+    name: str = struct.field(pytree_node=False)
+    left: str = struct.field(pytree_node=False)
+    right: str = struct.field(pytree_node=False)
+
+
+class Pool(struct.PyTreeNode):
+    """Mean over the pixels, (N, H, W, C) -> (N, 1, 1, C)."""
+
+    name: str = struct.field(pytree_node=False)
+    input: str = struct.field(pytree_node=False)
+
+
+Step = Linear | Fire | Attend | Add | Pool
+
+
+class Program(struct.PyTreeNode):
+    """A folded classifier.
+
+    Attributes:
+      steps: in the order in which they run; each uses results of steps before it, or the images.
+      neuron: of every `Fire`.
+      bits: of the weights, 1 to 8.
+    """
+
+    steps: tuple[Step, ...]
+    neuron: Neuron = struct.field(pytree_node=False)
+    bits: int = struct.field(pytree_node=False)
+
+    @property
+    def layers(self) -> list[Linear]:
+        return [step for step in self.steps if isinstance(step, Linear)]
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images; the first layer has no groups."""
+        return self.layers[0].weights.shape[2]
+
+    @property
+    def num_classes(self) -> int:
+        return self.layers[-1].weights.shape[3]

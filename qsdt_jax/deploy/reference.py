@@ -1,0 +1,257 @@
+"""A bundle read and run with NumPy alone: what a deployed network is, without JAX and without this project.
+
+This file can be copied anywhere. It gives the logits of the integer form, bit for bit: products of integers
+are exact in any order, and every real operation is one rounded float32 operation.
+
+Layout of a bundle (`model.qsdt`), all numbers little-endian:
+
+    8 bytes   magic "\\x89QSDT\\r\\n\\x1a"
+    4 bytes   version of the format
+    4 bytes   length of the manifest
+    4 bytes   crc32 of the 8 bytes before and of the manifest
+    manifest  JSON: architecture, neuron, classes, image, steps, and for each tensor its offset and crc32
+    data      from the next multiple of 64: tensors, each at a multiple of 4
+
+A step is a dictionary; its result is known by its name, the images are called "images", and the last result,
+averaged over the time steps, is the logits:
+
+    {"kind": "linear", "name", "input", "spikes", "stride", "padding", "groups", "weights", "scale", "shift"}
+        convolution of spike counts or real values with integer weights, times scale, plus shift
+    {"kind": "fire", "name", "input"}        spike counts of real values
+    {"kind": "attend", "name", "q", "k", "v", "heads", "scale"}     scale * q (k^T v) on counts
+    {"kind": "add", "name", "left", "right"}
+    {"kind": "pool", "name", "input"}        mean over the pixels
+
+A tensor is {"offset", "shape", "crc32"}, the offset counted from the start of the data. Scale and shift are
+float32. Weights are packed integers of "bits" bits in two's complement, lowest bit first, without gaps: at 4
+bits two to a byte, the first in the low half. One-bit weights are -1 (bit 0) and +1 (bit 1).
+"""
+
+import json
+import math
+import os
+import zlib
+from typing import Any
+
+import numpy as np
+
+MAGIC = b"\x89QSDT\r\n\x1a"
+VERSION = 1
+HEADER_BYTES = 20
+ALIGNMENT = 64
+
+Manifest = dict[str, Any]
+
+
+# --- Reading --------------------------------------------------------------------------------------------
+
+
+def read(path: str | os.PathLike[str]) -> Manifest:
+    """The manifest of a bundle, each tensor in it replaced by its array: int8 weights, float32 scales.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it is no bundle, of a newer version, truncated or damaged; the message says which.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    manifest, data = split(content)
+    for step in manifest["steps"]:
+        if step["kind"] == "linear":
+            for name in ("weights", "scale", "shift"):
+                bits = manifest["bits"] if name == "weights" else 0
+                step[name] = _tensor(data, step[name], bits, f"{name} of {step['name']}")
+    return manifest
+
+
+def split(content: bytes) -> tuple[Manifest, memoryview]:
+    """The manifest and the data of a bundle's bytes; raises ValueError as `read`."""
+    if not content.startswith(MAGIC):
+        raise ValueError("not a bundle of this format: its first bytes are others")
+    if len(content) < HEADER_BYTES:
+        raise ValueError(f"truncated: {len(content)} bytes, less than the header's {HEADER_BYTES}")
+    version, length, checksum = (int.from_bytes(content[i : i + 4], "little") for i in (8, 12, 16))
+    text = content[HEADER_BYTES : HEADER_BYTES + length]
+    if len(text) == length and zlib.crc32(text, zlib.crc32(content[8:16])) == checksum:
+        if version > VERSION:
+            raise ValueError(f"written in version {version} of the format; this reader knows up to {VERSION}")
+        manifest = json.loads(text)
+    elif len(text) < length:
+        raise ValueError(f"truncated: {len(content)} bytes, but its manifest alone would have {length}")
+    else:
+        raise ValueError("damaged: the checksum of its manifest is wrong")
+    start = aligned(HEADER_BYTES + length, ALIGNMENT)
+    found, expected = len(content), start + manifest["data_bytes"]
+    if found != expected:
+        what = "truncated" if found < expected else "damaged"
+        raise ValueError(f"{what}: {found} bytes, expected {expected}")
+    return manifest, memoryview(content)[start:]
+
+
+def aligned(size: int, to: int) -> int:
+    """The next multiple of `to`."""
+    return -(-size // to) * to
+
+
+def _tensor(data: memoryview, record: Manifest, bits: int, name: str) -> np.ndarray:
+    """An array from the data; bits of an integer, 0 for float32."""
+    shape, count = tuple(record["shape"]), math.prod(record["shape"])
+    part = data[record["offset"] :][: -(-count * bits // 8) if bits else 4 * count]
+    if zlib.crc32(part) != record["crc32"]:
+        raise ValueError(f"damaged: the checksum of the {name} is wrong")
+    if bits:
+        return unpack(np.frombuffer(part, np.uint8), count, bits).reshape(shape)
+    return np.frombuffer(part, "<f4").astype(np.float32).reshape(shape)
+
+
+def unpack(data: np.ndarray, count: int, bits: int) -> np.ndarray:
+    """`count` integers as int8 from packed bytes (uint8)."""
+    digits = np.unpackbits(data, count=count * bits, bitorder="little").reshape(count, bits)
+    if bits == 1:
+        return (2 * digits[:, 0].astype(np.int8) - 1).astype(np.int8)
+    places = 2 ** np.arange(bits, dtype=np.int16)
+    places[-1] *= -1  # Two's complement.
+    return (digits @ places).astype(np.int8)
+
+
+# --- Forward --------------------------------------------------------------------------------------------
+
+
+def forward(bundle: Manifest, images: np.ndarray) -> np.ndarray:
+    """Class scores.
+
+    Args:
+      bundle: from `read`.
+      images: float32 (B, H, W, C), shown in every time step, or (B, T, H, W, C) frames; normalised as the
+      bundle
+        says, H and W multiples of 16.
+
+    Returns:
+      (B, K) float32 logits.
+    """
+    timesteps = bundle["neuron"]["timesteps"]
+    y = run(bundle, images)[bundle["steps"][-1]["name"]]
+    steps = y.reshape(-1, timesteps, y.shape[-1])
+    total = steps[:, 0]
+    for t in range(1, timesteps):
+        total = total + steps[:, t]
+    return total * np.float32(1 / timesteps)
+
+
+def run(bundle: Manifest, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Every value of the network by name, all float32; arguments as for `forward`."""
+    if images.ndim == 4:
+        images = np.repeat(images[:, None], bundle["neuron"]["timesteps"], axis=1)
+    values = {"images": images.reshape(-1, *images.shape[2:]).astype(np.float32)}
+    for step in bundle["steps"]:
+        values[step["name"]] = _run(step, values, bundle)
+    return values
+
+
+def _run(step: Manifest, values: dict[str, np.ndarray], bundle: Manifest) -> np.ndarray:
+    match step["kind"]:
+        case "linear":
+            multiply = _convolve if step["spikes"] else _convolve_real
+            y = multiply(values[step["input"]], step["weights"].astype(np.float32), step, bundle["bits"])
+            return y * step["scale"] + step["shift"]
+        case "fire":
+            return _fire(values[step["input"]], **bundle["neuron"])
+        case "attend":
+            return _attend(*(values[step[name]] for name in "qkv"), step["heads"], step["scale"])
+        case "add":
+            return values[step["left"]] + values[step["right"]]
+        case "pool":
+            return _mean(values[step["input"]])
+        case other:
+            raise ValueError(f"unknown kind of step {other!r}")
+
+
+def _convolve(x: np.ndarray, weights: np.ndarray, step: Manifest, _bits: int) -> np.ndarray:
+    """A sum over taps. All numbers are whole and below 2^24, so float32 sums are exact."""
+    kh, kw, _, outputs = weights.shape
+    p, s = step["padding"], step["stride"]
+    x = np.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
+    height, width = ((size - k) // s + 1 for size, k in zip(x.shape[1:3], (kh, kw), strict=True))
+    y = np.zeros((x.shape[0], height, width, outputs), np.float32)
+    for i in range(kh):
+        for j in range(kw):
+            seen = x[:, i : i + (height - 1) * s + 1 : s, j : j + (width - 1) * s + 1 : s]
+            if step["groups"] == 1:
+                y += seen @ weights[i, j]
+            else:  # Depthwise: one filter a channel.
+                y += seen * weights[i, j, 0]
+    return y
+
+
+def _convolve_real(x: np.ndarray, weights: np.ndarray, step: Manifest, bits: int) -> np.ndarray:
+    """Real values in fixed point, cut into digits so short that sums of their products are exact."""
+    digits, unit, base = _digits(x, (1, 2, 3), math.prod(weights.shape[:3]) * 2 ** (bits - 1))
+    return _join([_convolve(digit, weights, step, bits) for digit in digits], unit, base)
+
+
+def _mean(x: np.ndarray) -> np.ndarray:
+    count = x.shape[1] * x.shape[2]
+    digits, unit, base = _digits(x, (1, 2), count)
+    sums = [np.sum(digit, (1, 2), keepdims=True, dtype=np.float32) for digit in digits]
+    return _join(sums, unit, base) * np.float32(1 / count)
+
+
+def _digits(
+    x: np.ndarray, axes: tuple[int, ...], terms: int
+) -> tuple[list[np.ndarray], np.ndarray, np.float32]:
+    """x = unit * (... + digits[-2] * base + digits[-1]), rounded; values along `axes` have one unit.
+
+    Sums of `terms` digits, each at most base / 2, stay below 2^24.
+    """
+    width = min(12, 25 - (terms - 1).bit_length())
+    count = -(-24 // width)
+    _, exponent = np.frexp(np.maximum(np.abs(x).max(axes, keepdims=True), np.float32(2.0**-64)))
+    unit = np.ldexp(np.float32(1), exponent + 1 - count * width)
+    rest, digits = np.rint(x / unit), []
+    for i in reversed(range(1, count)):
+        place = np.float32(2.0 ** (i * width))
+        digits.append(np.rint(rest / place))
+        rest = rest - digits[-1] * place
+    return [*digits, rest], unit, np.float32(2.0**width)
+
+
+def _join(sums: list[np.ndarray], unit: np.ndarray, base: np.float32) -> np.ndarray:
+    total = sums[0]
+    for digit in sums[1:]:
+        total = total * base + digit
+    return total * unit
+
+
+def _fire(
+    x: np.ndarray,
+    *,
+    levels: int,
+    scale: float,
+    threshold: float,
+    timesteps: int,
+    decay: float,
+    reset: str,
+) -> np.ndarray:
+    """Counts 0..levels; the membrane lives through the time steps of an image."""
+    currents = x.reshape(-1, timesteps, *x.shape[1:])
+    counts, membrane = np.empty_like(currents), np.zeros_like(currents[:, 0])
+    for t in range(timesteps):
+        membrane = membrane + currents[:, t]
+        v = np.float32(scale) * membrane
+        if threshold != 0.5:
+            v = v - np.float32(threshold - 0.5)
+        counts[:, t] = np.floor(np.clip(v, np.float32(0), np.float32(levels)) + np.float32(0.5))
+        if reset == "hard":
+            membrane = np.where(counts[:, t] > 0, np.float32(0), membrane)
+        else:
+            membrane = membrane - counts[:, t] * np.float32(1 / scale)
+        membrane = np.float32(decay) * membrane
+    return counts.reshape(x.shape)
+
+
+def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, scale: float) -> np.ndarray:
+    n, height, width, channels = q.shape
+    split = (x.reshape(n, -1, heads, channels // heads).swapaxes(1, 2) for x in (q, k, v))
+    q, k, v = (x.astype(np.float64) for x in split)  # Exact for images of any size.
+    y = (q @ (k.swapaxes(-1, -2) @ v)).swapaxes(1, 2)
+    return y.reshape(n, height, width, channels).astype(np.float32) * np.float32(scale)

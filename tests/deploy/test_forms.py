@@ -1,0 +1,180 @@
+"""Training, integer and spike-driven form and NumPy reference: equal counts and logits, bit for bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qsdt_jax.deploy import interpreter, reference
+from qsdt_jax.deploy.bundle import Bundle, write_bundle
+from qsdt_jax.deploy.fold import fold
+from qsdt_jax.deploy.integer import IntegerArithmetic, integer_forward
+from qsdt_jax.deploy.program import Program
+from qsdt_jax.deploy.spike_driven import SpikeArithmetic, spike_driven_forward, unroll
+from qsdt_jax.models import SIZES, QSDTransformer
+from tests.deploy.nets import differing_counts, draw_images, draw_variables, tiny_net, training_form
+
+slow = pytest.mark.slow
+NETS = {
+    "4 bits, D = 4": {},
+    "1 bit, D = 1": {"bits": 1, "levels": 1},
+    "2 bits, D = 8, three time steps": {"bits": 2, "levels": 8, "timesteps": 3},
+    "3 bits, D = 3, odd decay": {"bits": 3, "levels": 3, "timesteps": 2, "decay": 0.3},
+    "8 bits, D = 7, norm": {"bits": 8, "levels": 7, "rectify": "norm", "attention_scale": 0.15},
+    "LIF, hard reset": {"neuron": "lif", "levels": 1, "timesteps": 4, "reset": "hard"},
+    "I-LIF, norm": {"neuron": "i_lif", "bits": 5, "levels": 2, "timesteps": 2, "rectify": "norm"},
+    "bfloat16 operands": {"dtype": jnp.bfloat16},
+}
+nets = pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(fields, id=name, marks=() if i == 0 else slow)
+        for i, (name, fields) in enumerate(NETS.items())
+    ],
+)
+
+
+def bundle_of(program: Program, file) -> reference.Manifest:
+    """The program as the NumPy reader finds it in a bundle."""
+    names = tuple(map(str, range(program.num_classes)))
+    bundle = Bundle(
+        program=program,
+        class_names=names,
+        image_size=(32, 48),
+        mean=(0.0,),
+        std=(1.0,),
+        architecture={},
+        origin={},
+    )
+    write_bundle(file, bundle)
+    return reference.read(file)
+
+
+def assert_forms_agree(model, variables, images, file) -> None:
+    logits, counts = training_form(model, variables, images)
+    program = fold(model, variables)
+    assert_spikes_flow(counts, model.levels)
+    assert np.ptp(np.asarray(logits), axis=0).min() > 1e-3 or len(images) == 1  # The images differ.
+
+    forms = {"integer": IntegerArithmetic(), "spike-driven": SpikeArithmetic(model.levels)}
+    for name, arithmetic in forms.items():
+        interpret = jax.jit(
+            lambda program, x, arithmetic=arithmetic: interpreter.interpret(program, x, arithmetic)
+        )
+        assert differing_counts(counts, interpret(program, images)) == {}, name
+    for forward in (integer_forward, spike_driven_forward):
+        assert np.array_equal(jax.jit(forward)(program, images), logits), forward
+
+    bundle = bundle_of(program, file)
+    assert differing_counts(counts, reference.run(bundle, images)) == {}
+    found = reference.forward(bundle, images)
+    assert found.dtype == np.float32 and np.array_equal(found, logits)
+
+
+def assert_spikes_flow(counts, levels) -> None:
+    """No layer is silent or saturated, and all levels occur, so that equality says something."""
+    for name, c in counts.items():
+        assert 0.02 < np.mean(c) / levels < 0.98, name
+    assert set(np.unique(np.concatenate([np.ravel(c) for c in counts.values()]))) == set(range(levels + 1))
+
+
+@nets
+def test_forms_agree_to_the_bit(fields, tmp_path):
+    model = tiny_net(**fields)
+    assert_forms_agree(model, draw_variables(model), draw_images(3, 32, 48, 3), tmp_path / "model.qsdt")
+
+
+@slow
+def test_forms_agree_on_frames(tmp_path):
+    """Another image in every time step, of two channels."""
+    model = tiny_net(in_channels=2, timesteps=3)
+    images = draw_images(2, 3, 48, 16, 2)
+    assert_forms_agree(model, draw_variables(model), images, tmp_path / "model.qsdt")
+
+
+@slow
+def test_forms_agree_on_size_s(tmp_path):
+    model = QSDTransformer(**SIZES["S"])
+    images = draw_images(1, 224, 224, 3)
+    assert_forms_agree(model, draw_variables(model), images, tmp_path / "model.qsdt")
+
+
+def test_an_image_is_classified_alike_alone_and_among_others():
+    model = tiny_net()
+    variables, images = draw_variables(model), draw_images(5, 32, 32, 3)
+    forward = jax.jit(model.apply)
+    together = forward(variables, images)
+    assert np.array_equal(forward(variables, images[3:4])[0], together[3])
+
+
+def test_operand_types_of_training_change_no_bit_of_evaluation():
+    images = draw_images(2, 32, 32, 3)
+    variables = draw_variables(tiny_net())
+    narrow = [tiny_net(dtype=jnp.bfloat16), tiny_net(spike_dtype=jnp.int8)]
+    logits = jax.jit(tiny_net().apply)(variables, images)
+    for model in narrow:
+        assert np.array_equal(jax.jit(model.apply)(variables, images), logits)
+
+
+# --- The spike-driven form -----------------------------------------------------------------------------
+
+
+def test_thermometer_code():
+    counts = np.random.default_rng(0).integers(0, 6, (4, 5)).astype(np.int8)
+    slots = np.stack(unroll(jnp.asarray(counts), 5))
+    assert set(np.unique(slots)) == {0, 1}
+    assert np.array_equal(slots.sum(0), counts)
+    assert np.all(np.diff(slots.astype(int), axis=0) <= 0)  # Spikes come first.
+
+
+def test_product_with_spikes_is_made_of_additions():
+    """Each slot adds the weights that its spikes select: no multiplication in this reference."""
+    model = tiny_net()
+    layer = next(
+        x for x in fold(model, draw_variables(model)).layers if x.name == "conv_block1_1/sepconv/pwconv1"
+    )
+    counts = np.random.default_rng(0).integers(0, 5, (2, 3, 4, layer.weights.shape[2])).astype(np.int8)
+    weights = np.asarray(layer.weights[0, 0], np.int32)
+    expected = np.zeros((2, 3, 4, weights.shape[1]), np.int32)
+    for d in range(4):
+        for index in np.argwhere(counts > d):
+            *pixel, channel = index
+            expected[tuple(pixel)] += weights[channel]
+    found = SpikeArithmetic(4).product(jnp.asarray(counts), layer)
+    assert found.dtype == jnp.int32 and np.array_equal(found, expected)
+
+
+def test_layers_of_real_inputs_are_the_ones_declared():
+    model = tiny_net()
+    real = [layer.name for layer in fold(model, draw_variables(model)).layers if not layer.spikes]
+    assert len(real) == 1 + 4 + 2 * 16
+    assert all(
+        name == "downsample1_1/conv" or name.endswith(("sepconv/pwconv2", "repconv/dwconv", "repconv/conv2"))
+        for name in real
+    )
+
+
+class SlotsAlone(SpikeArithmetic):
+    """The tempting mistake: attention run slot by slot, which loses the terms of unequal slots."""
+
+    def attention(self, q, k, v, heads):
+        slots = zip(*(unroll(x, self.levels) for x in (q, k, v)), strict=True)
+        return sum(IntegerArithmetic().attention(*slot, heads) for slot in slots)
+
+
+def test_attention_of_slots_alone_is_another_network():
+    """It misses most of the attention product, and counts and logits change with it."""
+    model = tiny_net()
+    variables, images = draw_variables(model), draw_images(4, 32, 48, 3)
+    logits, counts = training_form(model, variables, images)
+    program = fold(model, variables)
+    exact = jax.jit(lambda p, x: interpreter.interpret(p, x, SpikeArithmetic(4)))(program, images)
+    naive = jax.jit(lambda p, x: interpreter.interpret(p, x, SlotsAlone(4)))(program, images)
+    first = "block3_0/attn"
+    kept = np.sum(naive[first], dtype=np.float64) / np.sum(exact[first], dtype=np.float64)
+    assert 0.05 < kept < 0.7
+    name = f"{first}/attn_neuron"
+    assert differing_counts(counts, exact) == {}
+    assert np.mean(np.ravel(naive[name]) != np.ravel(counts[name])) > 0.1
+    error = np.linalg.norm(naive["head"][:, 0, 0] - logits) / np.linalg.norm(logits)
+    assert error > 0.1, error
