@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.models import QSDTransformer
@@ -29,18 +29,19 @@ def draw_variables(model: QSDTransformer, seed: int = 1) -> dict:
     """Variables of the size of trained ones; no two entries alike, so that a mix-up shows."""
     generator = np.random.default_rng(seed)
     image = jax.ShapeDtypeStruct((1, 32, 32, model.in_channels), jnp.float32)
+    shapes = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), image))
 
-    def draw(path, leaf):
-        name, shape = path[-1].key, leaf.shape
+    def draw(path: tuple[str, ...]) -> np.ndarray:
+        *layer, name = path
+        shape = shapes[path].shape
+        if name not in ("kernel", "step_size"):
+            return generator.uniform(*RANGES.get(name, (-0.5, 0.5)), shape)
+        std = np.sqrt(2 / np.prod(shapes[(*layer, "kernel")].shape[:-1]))
         if name == "kernel":
-            kernel = generator.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
-            return kernel.astype(leaf.dtype)
-        if name == "step_size":
-            return generator.uniform(0.8, 1.2, shape).astype(leaf.dtype) / 2 ** (model.bits - 1)
-        low, high = RANGES.get(name, (-0.5, 0.5))
-        return generator.uniform(low, high, shape).astype(leaf.dtype)
+            return generator.normal(0, std, shape)
+        return generator.uniform(2, 3, shape) * std / 2 ** (model.bits - 1)  # A few weights are clipped.
 
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(0), image))
+    return unflatten_dict({path: draw(path).astype(leaf.dtype) for path, leaf in shapes.items()})
 
 
 def draw_images(*shape: int, seed: int = 7) -> np.ndarray:

@@ -1,0 +1,96 @@
+"""a trained network -> a file to deploy (`model.qsdt`), or a program that runs without this project."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from launch.flags import DEFINED_OFTEN, require_writable
+from qsdt_jax.errors import UserError
+
+# The libraries are imported where they are used, so that --help answers at once.
+if TYPE_CHECKING:
+    from launch.trained import Trained
+    from qsdt_jax.deploy.bundle import Bundle
+
+WORKDIR = flags.DEFINE_string("workdir", None, "directory of a run or an import", **DEFINED_OFTEN)
+STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
+EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
+OUT = flags.DEFINE_string("out", None, "file for the bundle, e.g. model.qsdt", **DEFINED_OFTEN)
+STABLEHLO = flags.DEFINE_string(
+    "stablehlo", None, "file for a jax.export program for cpu, cuda and tpu", **DEFINED_OFTEN
+)
+
+MEGABYTE = 1e6
+
+
+def main() -> None:
+    """Exports as the flags say."""
+    from launch.trained import load_trained
+
+    files = {"out": OUT.value, "stablehlo": STABLEHLO.value}
+    files = {flag: Path(file) for flag, file in files.items() if file}
+    if WORKDIR.value is None or not files:
+        raise UserError("export needs --workdir DIR and --out FILE or --stablehlo FILE")
+    for flag, file in files.items():
+        require_writable(flag, file)
+    if len(set(files.values())) < len(files):
+        raise UserError(f"--out and --stablehlo are both {files['out']}; expected two files")
+    bundle = bundle_of(load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value))
+    if "out" in files:
+        print(f"{files['out']}: {_write(files['out'], bundle)}")
+    if "stablehlo" in files:
+        print(f"{files['stablehlo']}: {_write_stablehlo(files['stablehlo'], bundle)}")
+
+
+def bundle_of(trained: "Trained") -> "Bundle":
+    """The network of a workdir, folded, with what is needed to feed and read it.
+
+    Raises:
+      UserError: its weights are float, or its sums too large.
+    """
+    from launch.build import build_preprocess
+    from qsdt_jax.deploy.bundle import Bundle
+    from qsdt_jax.deploy.fold import fold
+    from qsdt_jax.train.provenance import provenance
+
+    preprocess, config = build_preprocess(trained.config), trained.config
+    return Bundle(
+        program=fold(trained.task.model, trained.variables),
+        class_names=trained.class_names,
+        image_size=preprocess.size,
+        crop_ratio=preprocess.evaluation_crop_ratio,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        architecture={**config.model.to_dict(), "channels": list(config.model.channels)},
+        origin={"step": trained.step, "ema": EMA.value, **provenance()},
+    )
+
+
+def _write(file: Path, bundle: "Bundle") -> str:
+    """Writes the bundle and says what its bytes are."""
+    from qsdt_jax.deploy.bundle import write_bundle
+    from qsdt_jax.deploy.packing import packed_bytes
+
+    program = bundle.program
+    total = write_bundle(file, bundle)
+    count = sum(layer.weights.size for layer in program.layers)
+    weights = sum(packed_bytes(layer.weights.size, program.bits) for layer in program.layers)
+    scales = sum(layer.scale.nbytes + layer.shift.nbytes for layer in program.layers)
+    return (
+        f"{total / MEGABYTE:.3f} MB: {count:,} weights of {program.bits} bits {weights / MEGABYTE:.3f}, "
+        f"scales and shifts {scales / MEGABYTE:.3f}, manifest {(total - weights - scales) / MEGABYTE:.3f}"
+    )
+
+
+def _write_stablehlo(file: Path, bundle: "Bundle") -> str:
+    from qsdt_jax.deploy.stablehlo import PLATFORMS, export_stablehlo
+    from qsdt_jax.files import write_atomically
+
+    content = export_stablehlo(bundle.program, bundle.image_size)
+    write_atomically(file, content)
+    height, width = bundle.image_size
+    return (
+        f"{len(content) / MEGABYTE:.3f} MB: StableHLO for {', '.join(PLATFORMS)}, "
+        f"float32 images (B, {height}, {width}, {bundle.program.in_channels}) -> logits"
+    )
