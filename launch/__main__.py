@@ -4,6 +4,7 @@ Verbs
   train         (default) train, evaluate, and go on where the workdir stands
   eval          evaluate a checkpoint on a split
   predict       image files -> classes with probabilities, and a sheet of pictures
+  export        a trained network -> one file to deploy, or a program that runs without this project
   inspect       parameters, shapes, operations and memory of a config, without training
   bench         step time, images/s and input wait, as JSON
   import-torch  a published PyTorch checkpoint -> a workdir
@@ -21,6 +22,7 @@ VERBS = {
     "train": "launch.train",
     "eval": "launch.evaluate",
     "predict": "launch.predict",
+    "export": "launch.export",
     "inspect": "launch.inspect",
     "bench": "launch.bench",
     "import-torch": "launch.import_torch",

@@ -17,18 +17,21 @@ from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    import jax
-
+    from launch.deployed import Deployed
     from launch.trained import Trained
-    from qsdt_jax.models import QSDTransformer
-    from qsdt_jax.train.state import Variables
 
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of a run or an import", **DEFINED_OFTEN)
+BUNDLE = flags.DEFINE_string(
+    "bundle", None, "file of an exported network, in place of a workdir", **DEFINED_OFTEN
+)
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
 EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
 TOP = flags.DEFINE_integer("top", 5, "classes printed for each image", **DEFINED_OFTEN)
 SHEET = flags.DEFINE_string(
-    "sheet", None, "PNG file of the sheet (default: predictions.png in the workdir)", **DEFINED_OFTEN
+    "sheet",
+    None,
+    "PNG file of the sheet (default: predictions.png in the workdir or beside the bundle)",
+    **DEFINED_OFTEN,
 )
 FILES = flags.DEFINE_list(POSITIONAL, [], "FILE ...  image files", **DEFINED_OFTEN)
 
@@ -63,31 +66,31 @@ class Prediction:
 
 def main() -> None:
     """Predicts as the flags say; files that are no images are named, and the others still predicted."""
-    from launch.trained import load_trained
-
     files, top = FILES.value, TOP.value
-    if WORKDIR.value is None:
-        raise UserError("predict needs --workdir DIR")
+    if (WORKDIR.value is None) == (BUNDLE.value is None):
+        both = "; got both" if WORKDIR.value else ""
+        raise UserError(f"predict needs --workdir DIR or --bundle FILE{both}")
+    folder = Path(WORKDIR.value) if WORKDIR.value is not None else Path(BUNDLE.value or "").parent
     if not files:
         raise UserError("predict needs image files, e.g. predict --workdir DIR one.png two.jpg")
     if top < 1:
         raise UserError(f"--top {top} must be at least 1")
-    sheet = Path(SHEET.value or Path(WORKDIR.value) / SHEET_FILE)
+    sheet = Path(SHEET.value or folder / SHEET_FILE)
     if sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {sheet}: expected a file name that ends in .png")
-    trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
+    network = _load()
     require_writable("sheet", sheet)
 
     shown: list[Prediction] = []
     unreadable: list[str] = []
-    for prediction in predict(trained, _images(trained, files, unreadable)):
+    for prediction in predict(network, _images(network, files, unreadable)):
         chances = zip(prediction.classes[:top], prediction.probabilities[:top], strict=True)
-        text = ", ".join(f"{trained.class_names[int(k)]} {100 * p:.2f} %" for k, p in chances)
+        text = ", ".join(f"{network.class_names[int(k)]} {100 * p:.2f} %" for k, p in chances)
         print(f"{prediction.name}: {text}", flush=True)
         if len(shown) < SHEET_IMAGES:
             shown.append(prediction)
     if shown:
-        draw_sheet(sheet, shown, trained.class_names, f"{trained.workdir}, step {trained.step}")
+        draw_sheet(sheet, shown, network.class_names, network.title)
         count = len(files) - len(unreadable)
         some = f" (the first {len(shown)} of {count} images)" if count > len(shown) else ""
         print(f"sheet: {sheet}{some}", file=sys.stderr)
@@ -95,26 +98,32 @@ def main() -> None:
         raise UserError(f"{len(unreadable)} of {len(files)} files could not be read, see above")
 
 
-def predict(trained: "Trained", images: Iterable[tuple[str, np.ndarray]]) -> Iterator[Prediction]:
+def _load() -> "Trained | Deployed":
+    """The network that the flags name."""
+    if WORKDIR.value is not None:
+        from launch.trained import load_trained
+
+        return load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
+    from launch.deployed import load_deployed
+
+    return load_deployed(BUNDLE.value or "")
+
+
+def predict(network: "Trained | Deployed", images: Iterable[tuple[str, np.ndarray]]) -> Iterator[Prediction]:
     """Predictions of named images of any size, uint8 (H, W, C), with the preprocessing of evaluation.
 
     All batches have the same number of rows, the last one filled up, so the network is compiled once.
     """
-    import jax
-
-    from launch.build import build_preprocess
     from qsdt_jax.data.images import normalize
 
-    preprocess = build_preprocess(trained.config)
-    forward = jax.jit(scores, static_argnames="model")
-    rows = 0
+    preprocess, rows = network.preprocess, 0
     # Cut at once, so that large images are held one at a time.
     views = ((name, preprocess.evaluation_view(image)) for name, image in images)
     while batch := list(itertools.islice(views, BATCH_SIZE)):
         rows = rows or len(batch)
         inputs = [normalize(view, preprocess.mean, preprocess.std) for _, view in batch]
         padding = [np.zeros_like(inputs[0])] * (rows - len(inputs))
-        logits = forward(trained.task.model, trained.variables, np.stack(inputs + padding))
+        logits = network.logits(np.stack(inputs + padding))
         for (name, view), row in zip(
             batch, np.asarray(logits, np.float64), strict=False
         ):  # Without the padding.
@@ -123,18 +132,13 @@ def predict(trained: "Trained", images: Iterable[tuple[str, np.ndarray]]) -> Ite
             yield Prediction(name, view, order, chances / chances.sum())
 
 
-def scores(model: "QSDTransformer", variables: "Variables", images: Any) -> "jax.Array":
-    """(B, K) logits of (B, H, W, C) inputs."""
-    return model.apply(variables, images)  # pyright: ignore[reportReturnType]
-
-
 def _images(
-    trained: "Trained", files: Sequence[str], unreadable: list[str]
+    network: "Trained | Deployed", files: Sequence[str], unreadable: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each readable file with its pixels; the others are told and added to `unreadable`."""
     from qsdt_jax.data.images import MODES, read_image
 
-    channels = trained.config.data.channels
+    channels = network.channels
     if channels not in MODES:
         raise UserError(f"image files give 1 or 3 channels, but the network takes {channels}")
     for file in files:

@@ -1,6 +1,7 @@
 """A trained network as it stands in a workdir: configuration, task, variables and class names."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from configs.base import base_config
-from launch.build import build_task
+from launch.build import build_preprocess, build_task
+from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
+from qsdt_jax.models import QSDTransformer
 from qsdt_jax.train.checkpoint import restore_raw
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER
@@ -43,6 +47,28 @@ class Trained:
     task: Classification
     variables: Variables
     class_names: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.workdir}, step {self.step}"
+
+    @property
+    def channels(self) -> int:
+        return self.config.data.channels
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return build_preprocess(self.config)
+
+    def logits(self, images: np.ndarray) -> jax.Array:
+        """(B, K) of (B, H, W, C) inputs."""
+        return scores(self.task.model, self.variables, images)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def scores(model: QSDTransformer, variables: Variables, images: Any) -> jax.Array:
+    """(B, K) logits of (B, H, W, C) inputs."""
+    return model.apply(variables, images)  # pyright: ignore[reportReturnType]
 
 
 def load_trained(workdir: str | Path, *, step: str = "latest", ema: bool = False) -> Trained:

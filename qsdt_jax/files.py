@@ -9,17 +9,19 @@ from pathlib import Path
 from qsdt_jax.errors import UserError
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Writes a text file so that after a crash either the old or the new content is there.
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Writes a file, text in UTF-8, so that after a crash either the old or the new content is there.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: it cannot be written; no part of it is left then.
     """
     temporary = file.with_name(file.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         put_in_place(temporary, file)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(f"{file} cannot be written: {error.strerror}") from None
 
 

@@ -31,7 +31,7 @@ def rounded(x: jax.Array) -> jax.Array:
     contracts (seen on CPU).
     """
     largest = jnp.finfo(x.dtype).max
-    return lax.clamp(jnp.array(-largest, x.dtype), x, jnp.array(largest, x.dtype))
+    return jnp.maximum(x, jnp.array(-largest, x.dtype))
 
 
 @rounded.defjvp
@@ -45,17 +45,17 @@ class Digits(struct.PyTreeNode):
     value = unit * sum over i of digits[i] * base^(n - 1 - i), within half a unit of what was cut.
 
     Attributes:
-      digits: (n, ...) whole numbers, the first the most significant, at most base / 2 in size.
+      digits: n arrays of whole numbers, the first the most significant, at most base / 2 in size.
       unit: a power of two, common to all values that are summed.
       base: a power of two.
     """
 
-    digits: jax.Array
+    digits: tuple[jax.Array, ...]
     unit: jax.Array
     base: float = struct.field(pytree_node=False)
 
-    def joined(self, sums: jax.Array) -> jax.Array:
-        """The real value of sums (n, ...) of digits, each times the same whole numbers."""
+    def joined(self, sums: Sequence[jax.Array]) -> jax.Array:
+        """The real value of n sums of digits, each times the same whole numbers."""
         total = sums[0]
         for digit in sums[1:]:
             total = total * self.base + digit  # The product is exact: a fused multiply-add is no other sum.
@@ -79,12 +79,12 @@ def to_digits(x: jax.Array, axes: Sequence[int], *, terms: int, largest: int = 1
     width = min(bits // 2, bits + 1 - (terms * largest - 1).bit_length())
     count = math.ceil(2 * (bits // 2) / width)
     unit = _power_of_two(jnp.max(jnp.abs(x), tuple(axes), keepdims=True)) * 2.0 ** (2 - count * width)
-    rest, digits = jnp.round(x / unit), []
+    rest, digits = jnp.round(x * (1 / unit)), []
     for i in reversed(range(1, count)):
         digit = jnp.round(rest * 2.0 ** (-i * width))
         rest = rest - digit * 2.0 ** (i * width)
         digits.append(digit)
-    return Digits(digits=jnp.stack([*digits, rest]), unit=unit, base=2.0**width)
+    return Digits(digits=(*digits, rest), unit=unit, base=2.0**width)
 
 
 def _power_of_two(x: jax.Array) -> jax.Array:
@@ -100,7 +100,7 @@ def exact_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Mean over some axes that does not depend on the order of summation."""
     count = math.prod(x.shape[axis] for axis in axes)
     digits = to_digits(x, axes, terms=count)
-    total = digits.joined(jnp.sum(digits.digits, [axis + 1 for axis in axes], keepdims=True))
+    total = digits.joined([jnp.sum(digit, axes, keepdims=True) for digit in digits.digits])
     return jnp.squeeze(rounded(total * (1 / count)), axes)
 
 

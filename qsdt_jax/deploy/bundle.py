@@ -1,10 +1,8 @@
 """The bundle: a deployed network in one file, `model.qsdt`. Its layout is described in `deploy.reference`."""
 
-import contextlib
 import dataclasses
 import json
 import os
-import secrets
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.packing import pack
 from qsdt_jax.deploy.program import Add, Attend, Fire, Linear, Pool, Program, Step
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import write_atomically
 from qsdt_jax.layers.lowering import ConvGeometry
 
 KINDS: dict[str, type[Step]] = {"linear": Linear, "fire": Fire, "attend": Attend, "add": Add, "pool": Pool}
@@ -32,6 +31,7 @@ class Bundle:
       program: the folded network.
       class_names: one for each output.
       image_size: (height, width) in pixels that it was trained at.
+      crop_ratio: share of height and width that is cut out of an image scaled to cover that.
       mean, std: of pixels in 0..1, one number or one for each channel.
       architecture: numbers of the network, for people.
       origin: where it came from, for people.
@@ -40,6 +40,7 @@ class Bundle:
     program: Program
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
+    crop_ratio: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
     architecture: Mapping[str, Any]
@@ -86,6 +87,7 @@ def _content(bundle: Bundle) -> bytes:
         "classes": list(bundle.class_names),
         "image": {
             "size": list(bundle.image_size),
+            "crop_ratio": bundle.crop_ratio,
             "channels": program.in_channels,
             "mean": list(bundle.mean),
             "std": list(bundle.std),
@@ -115,13 +117,14 @@ class _Tensors:
 
 def _record(step: Step, tensors: _Tensors, bits: int) -> dict[str, Any]:
     kind = next(name for name, kind in KINDS.items() if isinstance(step, kind))
-    fields = {"kind": kind} | {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
+    fields = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
     if isinstance(step, Linear):
-        fields |= dataclasses.asdict(fields.pop("geometry"))
+        del fields["geometry"]
+        fields |= dataclasses.asdict(step.geometry)
         fields["weights"] = tensors.add(step.weights.shape, pack(np.asarray(step.weights), bits))
-        for name in ("scale", "shift"):
-            fields[name] = tensors.add(fields[name].shape, np.asarray(fields[name], "<f4").tobytes())
-    return fields
+        for name, vector in (("scale", step.scale), ("shift", step.shift)):
+            fields[name] = tensors.add(vector.shape, np.asarray(vector, "<f4").tobytes())
+    return {"kind": kind, **fields}
 
 
 def _from_manifest(manifest: dict[str, Any]) -> Bundle:
@@ -136,6 +139,7 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
         program=program,
         class_names=tuple(manifest["classes"]),
         image_size=tuple(image["size"]),
+        crop_ratio=image["crop_ratio"],
         mean=tuple(image["mean"]),
         std=tuple(image["std"]),
         architecture=manifest["architecture"],
@@ -150,24 +154,3 @@ def _step(record: Mapping[str, Any]) -> Step:
         names = [field.name for field in dataclasses.fields(ConvGeometry)]
         fields["geometry"] = ConvGeometry(**{name: fields.pop(name) for name in names})
     return kind(**fields)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that after a crash either the old or the new content is there, and nothing else.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None

@@ -17,3 +17,8 @@ def pack(integers: np.ndarray, bits: int) -> bytes:
         flat = (flat > 0).astype(np.int8)
     digits = np.unpackbits(flat.view(np.uint8)[:, None], axis=1, count=bits, bitorder="little")
     return np.packbits(digits, bitorder="little").tobytes()
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes that so many integers take."""
+    return -(-count * bits // 8)

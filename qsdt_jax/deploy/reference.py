@@ -157,7 +157,8 @@ def _run(step: Manifest, values: dict[str, np.ndarray], bundle: Manifest) -> np.
         case "fire":
             return _fire(values[step["input"]], **bundle["neuron"])
         case "attend":
-            return _attend(*(values[step[name]] for name in "qkv"), step["heads"], step["scale"])
+            q, k, v = (values[step[name]] for name in "qkv")
+            return _attend(q, k, v, step["heads"], step["scale"])
         case "add":
             return values[step["left"]] + values[step["right"]]
         case "pool":
@@ -192,7 +193,7 @@ def _convolve_real(x: np.ndarray, weights: np.ndarray, step: Manifest, bits: int
 def _mean(x: np.ndarray) -> np.ndarray:
     count = x.shape[1] * x.shape[2]
     digits, unit, base = _digits(x, (1, 2), count)
-    sums = [np.sum(digit, (1, 2), keepdims=True, dtype=np.float32) for digit in digits]
+    sums = [np.asarray(np.sum(digit, (1, 2), np.float32, keepdims=True)) for digit in digits]
     return _join(sums, unit, base) * np.float32(1 / count)
 
 

@@ -1,7 +1,7 @@
 """The integer form as one StableHLO program, which runs wherever JAX does, without this project.
 
-    exported = jax.export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))
-    logits = exported.call(images)    # float32 (B, H, W, C), normalised, any B
+exported = jax.export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))
+logits = exported.call(images)    # float32 (B, H, W, C), normalised, any B
 """
 
 import jax

@@ -93,10 +93,15 @@ def exact_convolution(x: jax.Array, integers: jax.Array, geometry: ConvGeometry,
       (N, H', W', O) in x's dtype.
     """
     terms = math.prod(integers.shape[:3])
-    digits = to_digits(x, (1, 2, 3), terms=terms, largest=2 ** (bits - 1))
-    stacked = digits.digits.reshape(-1, *x.shape[1:])  # One product for all digits.
-    sums = lowering.convolve(stacked, integers, geometry, x.dtype, lax.Precision.HIGHEST)
-    return digits.joined(sums.reshape(-1, x.shape[0], *sums.shape[1:]))
+
+    def product(x):
+        digits = to_digits(x, (1, 2, 3), terms=terms, largest=2 ** (bits - 1))
+        exact = lax.Precision.HIGHEST
+        return digits.joined(
+            [lowering.convolve(d, integers, geometry, x.dtype, exact) for d in digits.digits]
+        )
+
+    return lowering.image_by_image(product, x)
 
 
 def _exact_forward(x, integers, geometry, bits):

@@ -20,8 +20,14 @@ NETS = {
     "1 bit, D = 1": {"bits": 1, "levels": 1},
     "2 bits, D = 8, three time steps": {"bits": 2, "levels": 8, "timesteps": 3},
     "3 bits, D = 3, odd decay": {"bits": 3, "levels": 3, "timesteps": 2, "decay": 0.3},
-    "8 bits, D = 7, norm": {"bits": 8, "levels": 7, "rectify": "norm", "attention_scale": 0.15},
-    "LIF, hard reset": {"neuron": "lif", "levels": 1, "timesteps": 4, "reset": "hard"},
+    "8 bits, D = 7, norm": {"bits": 8, "levels": 7, "rectify": "norm", "attention_scale": 1.1},
+    "LIF, hard reset": {
+        "neuron": "lif",
+        "levels": 1,
+        "timesteps": 4,
+        "reset": "hard",
+        "attention_scale": 0.7,
+    },
     "I-LIF, norm": {"neuron": "i_lif", "bits": 5, "levels": 2, "timesteps": 2, "rectify": "norm"},
     "bfloat16 operands": {"dtype": jnp.bfloat16},
 }
@@ -38,6 +44,7 @@ def bundle_of(program: Program, file) -> reference.Manifest:
     """The program as the NumPy reader finds it in a bundle."""
     names = tuple(map(str, range(program.num_classes)))
     bundle = Bundle(
+        crop_ratio=1.0,
         program=program,
         class_names=names,
         image_size=(32, 48),

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from launch.build import build_preprocess
-from launch.predict import SHEET_IMAGES, Prediction, draw_sheet, predict, scores
-from launch.trained import load_trained
+from launch.predict import SHEET_IMAGES, Prediction, draw_sheet, predict
+from launch.trained import load_trained, scores
 from qsdt_jax.data.images import resize_and_crop
 from qsdt_jax.data.sources import DigitsSource
 from tests.launch.tiny import DIGITS, draw_variables, launch, make_state, tiny_config, write_workdir
@@ -63,9 +63,8 @@ def test_probabilities_are_those_of_evaluation(trained, predictions):
     count = len(predictions)
     assert count == 2 * BATCH - 1
     images = np.stack([preprocess.evaluate(source[i])["image"] for i in range(count)])
-    forward = jax.jit(scores, static_argnames="model")
     parts = [images[:BATCH], images[-BATCH:]]  # Of the full size both; they have an image in common.
-    logits = [np.asarray(forward(trained.task.model, trained.variables, part)) for part in parts]
+    logits = [np.asarray(scores(trained.task.model, trained.variables, part)) for part in parts]
     expected = np.asarray(jax.nn.softmax(np.concatenate([logits[0], logits[1][1:]]), axis=1))
     # No two images have the same probabilities, else their order would be untested.
     distances = np.abs(expected[:, None] - expected[None]).max(-1)
@@ -84,8 +83,7 @@ def test_view_is_cut_out_as_in_evaluation(trained, predictions):
     config.data.eval_crop_ratio = 0.5
     image = np.asarray(DigitsSource("test")[0]["image"])
     inputs = build_preprocess(config).evaluate({"image": image, "label": 0})["image"]
-    forward = jax.jit(scores, static_argnames="model")
-    logits = forward(trained.task.model, trained.variables, inputs[None])
+    logits = scores(trained.task.model, trained.variables, inputs[None])
     (found,) = predict(dataclasses.replace(trained, config=config), [("0", image)])
     np.testing.assert_array_equal(found.view, resize_and_crop(image, (32, 32), 0.5))
     expected = jax.nn.softmax(np.asarray(logits, np.float64)[0])

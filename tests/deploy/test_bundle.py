@@ -1,0 +1,210 @@
+"""Bundles: what is written comes back, in few bytes; what is damaged, cut or foreign is refused."""
+
+import ast
+import json
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qsdt_jax.deploy import reference
+from qsdt_jax.deploy.bundle import Bundle, read_bundle, write_bundle
+from qsdt_jax.deploy.fold import fold
+from qsdt_jax.deploy.integer import integer_forward
+from qsdt_jax.errors import UserError
+from qsdt_jax.models import SIZES, QSDTransformer
+from tests.deploy.nets import draw_images, draw_variables, tiny_net
+
+MEGABYTE = 1e6
+
+
+def bundle_of(model: QSDTransformer, variables: dict) -> Bundle:
+    return Bundle(
+        program=fold(model, variables),
+        class_names=tuple(f"class {i}" for i in range(model.num_classes)),
+        image_size=(32, 48),
+        crop_ratio=0.875,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        architecture={"depth": 4},
+        origin={"step": 7},
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    model = tiny_net(bits=3, timesteps=2, decay=0.3, rectify="norm")
+    return bundle_of(model, draw_variables(model))
+
+
+@pytest.fixture(scope="module")
+def file(bundle, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("bundle") / "model.qsdt"
+    assert write_bundle(file, bundle) == file.stat().st_size
+    return file
+
+
+def test_everything_comes_back(bundle, file):
+    found = read_bundle(file)
+    for name in ("class_names", "image_size", "crop_ratio", "mean", "std", "architecture", "origin"):
+        assert getattr(found, name) == getattr(bundle, name), name
+    assert jax.tree.structure(found.program) == jax.tree.structure(bundle.program)
+    assert found.program.neuron == bundle.program.neuron
+    jax.tree.map(np.testing.assert_array_equal, found.program, bundle.program)
+    assert [p.name for p in file.parent.iterdir()] == ["model.qsdt"]
+
+
+@pytest.mark.parametrize(
+    ("size", "megabytes"),
+    [
+        ("S", 8.09),
+        pytest.param("M", 16.44, marks=pytest.mark.slow),
+        pytest.param("L", 28.70, marks=pytest.mark.slow),
+    ],
+)
+def test_published_sizes(size, megabytes, tmp_path):
+    """One percent above the honest size, for the manifest, would be allowed."""
+    model = QSDTransformer(**SIZES[size])
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    assert write_bundle(tmp_path / "model.qsdt", bundle_of(model, variables)) <= megabytes * MEGABYTE
+
+
+# --- Damage --------------------------------------------------------------------------------------------
+
+
+def refusal(file: Path) -> str:
+    """What the reader says, on one line."""
+    with pytest.raises(UserError) as refused:
+        read_bundle(file)
+    message = str(refused.value)
+    assert message.startswith(f"bundle {file}") and "\n" not in message
+    return message
+
+
+def test_every_flipped_bit_is_noticed(file, tmp_path):
+    """Of the header each byte, of the rest many; the gaps between tensors carry nothing."""
+    content, damaged = file.read_bytes(), tmp_path / "damaged.qsdt"
+    manifest, data = reference.split(content)
+    start = len(content) - len(data)
+    filled = np.zeros(len(content), bool)
+    length = int.from_bytes(content[12:16], "little")
+    filled[: reference.HEADER_BYTES + length] = True
+    for step in manifest["steps"]:
+        if step["kind"] == "linear":
+            for name, bits in (("weights", 3), ("scale", 32), ("shift", 32)):
+                offset, count = step[name]["offset"], int(np.prod(step[name]["shape"]))
+                filled[start + offset : start + offset + -(-count * bits // 8)] = True
+    places = np.flatnonzero(filled)
+    assert 0.9 < len(places) / len(content) < 1
+    generator = np.random.default_rng(0)
+    chosen = [*range(reference.HEADER_BYTES), *generator.choice(places, 300)]
+    for place in chosen:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << generator.integers(8)
+        damaged.write_bytes(flipped)
+        assert "damaged" in (message := refusal(damaged)) or place < 16, message
+
+
+def test_every_truncation_is_noticed(file, tmp_path):
+    content, cut = file.read_bytes(), tmp_path / "cut.qsdt"
+    for length in (8, 15, 19, 20, 500, len(content) // 2, len(content) - 1):
+        cut.write_bytes(content[:length])
+        assert "truncated" in refusal(cut)
+    cut.write_bytes(content + b"\0")
+    assert f"damaged: {len(content) + 1} bytes, expected {len(content)}" in refusal(cut)
+
+
+def test_foreign_files(tmp_path):
+    for content in (
+        b"",
+        b"\x89PNG\r\n\x1a\n" + bytes(100),
+        b"PK\x03\x04" + bytes(100),
+        b"\x89QSDT\n\x1a" + bytes(99),
+    ):
+        file = tmp_path / "foreign.qsdt"
+        file.write_bytes(content)
+        assert "not a bundle" in refusal(file)
+
+
+def test_newer_version(file, tmp_path):
+    """With a right checksum it is named as such."""
+    content, newer = bytearray(file.read_bytes()), tmp_path / "newer.qsdt"
+    content[8:12] = (reference.VERSION + 1).to_bytes(4, "little")
+    text = content[20 : 20 + int.from_bytes(content[12:16], "little")]
+    content[16:20] = zlib.crc32(text, zlib.crc32(content[8:16])).to_bytes(4, "little")
+    newer.write_bytes(content)
+    assert (
+        f"version {reference.VERSION + 1} of the format; this reader knows up to {reference.VERSION}"
+        in refusal(newer)
+    )
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert "No such file or directory" in refusal(tmp_path / "none.qsdt")
+    assert "Is a directory" in refusal(tmp_path)
+
+
+def test_full_disk_leaves_the_old_file(bundle, tmp_path):
+    file = tmp_path / "model.qsdt"
+    file.write_bytes(b"old")
+    (tmp_path / "model.qsdt.tmp").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"model\.qsdt cannot be written: No space left on device"):
+        write_bundle(file, bundle)
+    assert file.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.qsdt"]
+
+
+def test_folder_that_is_not_there(bundle, tmp_path):
+    with pytest.raises(UserError, match="cannot be written: No such file or directory"):
+        write_bundle(tmp_path / "none" / "model.qsdt", bundle)
+
+
+# --- The reader without this project --------------------------------------------------------------------
+
+RUN_ALONE = """
+import sys
+import numpy as np
+import reference
+bundle = reference.read("model.qsdt")
+np.save("logits.npy", reference.forward(bundle, np.load("images.npy")))
+print(sorted(name for name in ("jax", "flax", "qsdt_jax") if name in sys.modules), bundle["classes"][0])
+"""
+
+
+def test_reference_runs_with_numpy_alone(bundle, file, tmp_path):
+    """A copy of the file in another place, where nothing of the project can be imported."""
+    source = Path(reference.__file__)
+    modules = {
+        alias.name if isinstance(node, ast.Import) else node.module
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {str(m).split(".")[0] for m in modules} - set(sys.stdlib_module_names) == {"numpy"}
+
+    (tmp_path / "reference.py").write_bytes(source.read_bytes())
+    (tmp_path / "model.qsdt").write_bytes(file.read_bytes())
+    images = draw_images(2, 32, 48, 3)
+    np.save(tmp_path / "images.npy", images)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{RUN_ALONE}"
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("[] class 0\n", 0), done.stderr
+    expected = jax.jit(integer_forward)(bundle.program, images)
+    assert np.array_equal(np.load(tmp_path / "logits.npy"), expected)
+
+
+def test_manifest_is_plain_json(file):
+    content = file.read_bytes()
+    manifest = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
+    assert (
+        manifest["bits"] == 3 and manifest["neuron"]["levels"] == 4 and manifest["neuron"]["timesteps"] == 2
+    )
+    assert manifest["classes"][3] == "class 3"
+    kinds = {step["kind"] for step in manifest["steps"]}
+    assert kinds == {"linear", "fire", "attend", "add", "pool"}

@@ -1,0 +1,67 @@
+"""Folding: what is refused, and that nothing is left over."""
+
+import jax
+import numpy as np
+import pytest
+
+from qsdt_jax.deploy.fold import fold
+from qsdt_jax.errors import UserError
+from tests.deploy.nets import draw_variables, tiny_net
+
+
+def test_float_weights_are_refused():
+    model = tiny_net(bits=32)
+    with pytest.raises(
+        UserError, match=r"float weights \(bits=32\).*expected a network trained with 1 to 8 bits"
+    ):
+        fold(model, draw_variables(model))
+
+
+def test_counts_beyond_int8_are_refused():
+    model = tiny_net(levels=128)
+    with pytest.raises(UserError, match=r"D = 128 do not fit int8; expected D <= 127"):
+        fold(model, draw_variables(model))
+
+
+def test_sums_beyond_float32_are_refused():
+    """The bound is that of the weights at hand, not of the worst ones."""
+    model = tiny_net(bits=8, levels=60, channels=(64, 8, 16, 24), mlp_ratio=8)
+    variables = draw_variables(model)
+    fold(model, variables)
+    kernel = variables["params"]["conv_block1_1"]["conv2"]["kernel"]
+    variables["params"]["conv_block1_1"]["conv2"]["kernel"] = np.full_like(kernel, -9)
+    largest = 9 * 8 * 32 * 128 * 60
+    with pytest.raises(UserError, match=rf"sums in conv_block1_1/conv2 can reach {largest}"):
+        fold(model, variables)
+
+
+def test_every_variable_has_its_place():
+    model = tiny_net()
+    variables = draw_variables(model)
+    variables["params"]["head"]["temperature"] = np.ones(1)
+    with pytest.raises(ValueError, match="no place for params/head/temperature"):
+        fold(model, variables)
+
+
+def test_program_is_small_integers_and_vectors():
+    model = tiny_net(bits=2)
+    program = fold(model, draw_variables(model))
+    assert (program.in_channels, program.num_classes, program.bits) == (3, 10, 2)
+    for layer in program.layers:
+        assert layer.weights.dtype == np.int8 and set(np.unique(layer.weights)) <= {-2, -1, 0, 1}
+        assert layer.scale.dtype == layer.shift.dtype == np.float32
+        assert layer.scale.shape == layer.shift.shape == layer.weights.shape[3:]
+    kernels = [
+        p for p, _ in jax.tree_util.tree_leaves_with_path(draw_variables(model)) if p[-1].key == "kernel"
+    ]
+    assert len(program.layers) == len(kernels)
+
+
+def test_names_are_used_after_they_are_made():
+    program = fold(model := tiny_net(), draw_variables(model))
+    known = {"images"}
+    for step in program.steps:
+        fields = {name: getattr(step, name, None) for name in ("input", "q", "k", "v", "left", "right")}
+        assert {name for name in fields.values() if name is not None} <= known
+        assert step.name not in known
+        known.add(step.name)

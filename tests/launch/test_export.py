@@ -1,0 +1,113 @@
+"""A workdir becomes a file to deploy, and that file predicts as the workdir does."""
+
+from pathlib import Path
+
+import jax.export
+import numpy as np
+import pytest
+from PIL import Image
+
+import launch.export  # Defines its flags before they are looked at.
+from launch.predict import SHEET_FILE
+from launch.trained import load_trained, scores
+from qsdt_jax.data.sources import DigitsSource
+from qsdt_jax.deploy.bundle import read_bundle
+from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
+
+CONFIG = tiny_config(**{"data.eval_crop_ratio": 0.9})
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+    states = {
+        step: make_state(CONFIG, draw_variables(CONFIG, step), draw_variables(CONFIG, 9)) for step in (1, 2)
+    }
+    return write_workdir(tmp_path_factory.mktemp("export"), CONFIG, states)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> list[Path]:
+    folder, source = tmp_path_factory.mktemp("images"), DigitsSource("test")
+    files = [folder / f"{i}.png" for i in range(3)]
+    for i, file in enumerate(files):
+        Image.fromarray(np.asarray(source[i]["image"])[..., 0]).resize((40, 36)).save(file)
+    return files
+
+
+def test_bundle_predicts_what_the_workdir_predicts(workdir, images, tmp_path, capsys):
+    bundle = tmp_path / "model.qsdt"
+    assert launch("export", "--workdir", workdir, "--out", bundle) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{bundle}: 0.") and f"weights of {CONFIG.model.bits} bits" in told
+
+    assert launch("predict", "--workdir", workdir, *images) == 0
+    expected = capsys.readouterr()
+    assert launch("predict", "--bundle", bundle, *images) == 0
+    found = capsys.readouterr()
+    assert found.out == expected.out and found.out.count("\n") == len(images)
+    assert found.err == f"sheet: {tmp_path / SHEET_FILE}\n"
+    assert Image.open(tmp_path / SHEET_FILE).format == "PNG"
+
+
+def test_what_is_needed_to_feed_and_read_it_is_in_the_bundle(workdir, tmp_path):
+    assert launch("export", "--workdir", workdir, "--out", tmp_path / "model.qsdt") == 0
+    found = read_bundle(tmp_path / "model.qsdt")
+    assert found.class_names == tuple("0123456789")
+    assert (found.image_size, found.crop_ratio) == ((32, 32), 0.9)
+    assert (found.mean, found.std) == (CONFIG.data.mean, CONFIG.data.std)
+    assert found.architecture["channels"] == [8, 8, 16, 16] and found.origin["commit"]
+
+
+def test_chosen_step_and_moving_average(workdir, tmp_path):
+    def origin(*arguments):
+        assert launch("export", "--workdir", workdir, "--out", tmp_path / "model.qsdt", *arguments) == 0
+        return read_bundle(tmp_path / "model.qsdt")
+
+    latest, first, ema = origin(), origin("--step", 1), origin("--ema")
+    assert (latest.origin["step"], first.origin["step"], ema.origin["ema"]) == (2, 1, True)
+    biases = [bundle.program.layers[-1].shift for bundle in (latest, first, ema)]
+    drawn = [draw_variables(CONFIG, seed)["params"]["head"]["bias"] for seed in (2, 1, 9)]
+    np.testing.assert_array_equal(biases, drawn)
+
+
+def test_program_and_bundle_at_once(workdir, tmp_path, capsys):
+    program = tmp_path / "model.stablehlo"
+    assert launch("export", "--workdir", workdir, "--out", tmp_path / "m.qsdt", "--stablehlo", program) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert "m.qsdt" in first and "StableHLO for cpu, cuda, tpu, float32 images (B, 32, 32, 1)" in second
+    images = np.random.default_rng(0).standard_normal((2, 32, 32, 1), dtype=np.float32)
+    logits = jax.export.deserialize(bytearray(program.read_bytes())).call(images)
+    trained = load_trained(workdir)
+    assert np.array_equal(logits, scores(trained.task.model, trained.variables, images))
+
+
+def refused(capsys, *arguments) -> str:
+    assert launch(*arguments) == 2
+    found = capsys.readouterr()
+    assert found.out == "" and found.err.startswith("error: ") and found.err.count("\n") == 1
+    return found.err
+
+
+def test_mistakes_in_one_line(workdir, images, tmp_path, capsys):
+    out, image = tmp_path / "model.qsdt", images[0]
+    for arguments, told in [
+        (["export", "--out", out], "export needs --workdir DIR and --out FILE or --stablehlo FILE"),
+        (["export", "--workdir", workdir], "export needs"),
+        (["export", "--workdir", workdir, "--out", tmp_path / "no" / "m"], "--out"),
+        (["export", "--workdir", workdir, "--out", out, "--stablehlo", out], "expected two files"),
+        (["export", "--workdir", tmp_path / "none", "--out", out], "no such directory"),
+        (["predict", image], "predict needs --workdir DIR or --bundle FILE"),
+        (["predict", "--workdir", workdir, "--bundle", out, image], "got both"),
+        (["predict", "--bundle", tmp_path / "none", image], "none cannot be read: No such file"),
+        (["predict", "--bundle", image, image], "not a bundle of this format"),
+    ]:
+        assert told in refused(capsys, *arguments)
+    assert not out.exists()
+
+
+def test_float_network_is_refused(tmp_path, capsys):
+    config = tiny_config(**{"model.bits": 32})
+    workdir = write_workdir(tmp_path, config, {0: make_state(config, draw_variables(config, 1))})
+    told = refused(capsys, "export", "--workdir", workdir, "--out", tmp_path / "model.qsdt")
+    assert "float weights (bits=32), so there are no integers to export" in told
+    assert not (tmp_path / "model.qsdt").exists()
