@@ -4,18 +4,20 @@ import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
+from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess, Slicing
 from qsdt_jax.data.images import MODES
 from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
 from qsdt_jax.data.randaugment import LARGEST_MAGNITUDE
+from qsdt_jax.data.simulated_events import DigitEvents
 from qsdt_jax.data.skipping import SkipCorrupt
-from qsdt_jax.data.sources import DigitsSource, FakeSource, FolderSource, Source
+from qsdt_jax.data.sources import DigitsSource, FakeEvents, FakeSource, FolderSource, Source
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import QSDTransformer
@@ -55,6 +57,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     return Run(
         config=plain(config),
         task=task,
+        class_names=training.class_names,
         optimizer=build_optimizer(config, schedule),
         schedule=schedule,
         training_data=lambda first_step: training_batches(
@@ -116,11 +119,17 @@ def build_task(config: ml_collections.ConfigDict, class_names: tuple[str, ...]) 
     _check_within(config, {"data.mixup": (0, math.inf), "data.cutmix": (0, math.inf)})
     return Classification(
         model=build_model(config, len(class_names)),
-        image_shape=(*config.data.image_size, config.data.channels),
+        image_shape=input_shape(config),
         label_smoothing=config.loss.label_smoothing,
         mixup_alpha=config.data.mixup,
         cutmix_alpha=config.data.cutmix,
     )
+
+
+def input_shape(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """Of one input: (H, W, C) of an image, (T, H, W, C) of the frames of events."""
+    frame = (*config.data.image_size, config.data.channels)
+    return (config.model.timesteps, *frame) if config.data.events else frame
 
 
 def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
@@ -146,13 +155,32 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
             source = TfdsSource(
                 Path(data.path).expanduser(), "train" if split == "train" else "test", data.channels
             )
-            if source.kind != "image":
-                raise UserError(f"{source.directory} holds {source.kind}; expected images")
+            if (source.kind == "events") != data.events:
+                raise UserError(
+                    f"{source.directory} holds {source.kind}, but config.data.events={data.events}"
+                )
             return source
+        case "digits_dvs" | "motion_dvs":
+            if not data.events:
+                raise UserError(f"{data.source} are events, but config.data.events=False")
+            return DigitEvents(
+                "train" if split == "train" else "test",
+                "saccades" if data.source == "digits_dvs" else "sweep",
+                max(data.image_size),
+            )
         case "fake":
-            return FakeSource(data.fake_images, (*data.image_size, data.channels), data.fake_classes)
+            return fake_source(config)
         case other:
-            raise UserError(f"config.data.source={other!r} is none of digits, folder, tfds, fake")
+            names = "digits, folder, tfds, digits_dvs, motion_dvs, fake"
+            raise UserError(f"config.data.source={other!r} is none of {names}")
+
+
+def fake_source(config: ml_collections.ConfigDict) -> Source:
+    """Random images or events in the shape that a configuration expects."""
+    data = config.data
+    if data.events:
+        return FakeEvents(data.fake_images, tuple(data.image_size), data.fake_classes)
+    return FakeSource(data.fake_images, (*data.image_size, data.channels), data.fake_classes)
 
 
 def build_training_source(config: ml_collections.ConfigDict) -> Source:
@@ -160,9 +188,11 @@ def build_training_source(config: ml_collections.ConfigDict) -> Source:
     return SkipCorrupt(build_source(config, "train"), config.data.corrupt_limit)
 
 
-def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess:
-    """From decoded images to inputs; raises UserError for values out of range or unfit for the channels."""
+def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess | EventPreprocess:
+    """From images or events to inputs; raises UserError for values out of range or unfit for the channels."""
     data = config.data
+    if data.events:
+        return _build_event_preprocess(config)
     _choice("data.augmentation", data.augmentation, ("none", "affine", "crop_flip"))
     for name in ("mean", "std"):
         if len(data[name]) not in (1, data.channels):
@@ -190,6 +220,23 @@ def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess:
         randaugment_std=data.randaugment_std,
         erase_probability=data.erase_probability,
         evaluation_crop_ratio=data.eval_crop_ratio,
+    )
+
+
+def _build_event_preprocess(config: ml_collections.ConfigDict) -> EventPreprocess:
+    data = config.data
+    size = tuple(data.image_size)
+    _choice("data.augmentation", data.augmentation, get_args(EventAugmentation))
+    _choice("data.slicing", data.slicing, get_args(Slicing))
+    _check_within(config, {"data.roll": (0, min(size))})
+    if data.channels != POLARITIES:
+        raise UserError(f"events have {POLARITIES} polarities, but config.data.channels={data.channels}")
+    return EventPreprocess(
+        size=size,
+        timesteps=config.model.timesteps,
+        slicing=data.slicing,
+        augmentation=data.augmentation,
+        roll=data.roll,
     )
 
 

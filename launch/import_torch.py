@@ -54,7 +54,7 @@ def import_torch(
     import optax
 
     from launch.build import build_optimizer, build_task, plain
-    from launch.trained import use_float64_if_asked, write_class_names
+    from launch.trained import use_float64_if_asked
     from qsdt_jax.interop import from_torch
     from qsdt_jax.train.checkpoint import Checkpointer
     from qsdt_jax.train.loop import CHECKPOINT_FOLDER
@@ -80,8 +80,7 @@ def import_torch(
             raise UserError(
                 f"workdir {workdir} holds checkpoints of steps {stored}; expected a new directory"
             )
-        directory.claim(plain(config))
-        write_class_names(workdir, names)
+        directory.claim(plain(config), names)
         checkpointer.save(0, state, wait=True)
     return parameter_count(variables)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qsdt_jax.data.events import read_events
+from qsdt_jax.data.events import SENSOR_SIZE, read_events
 from qsdt_jax.data.images import MODES, decode_image
 from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED
 from qsdt_jax.data.sources import Example, Split
@@ -22,7 +22,7 @@ class TfdsSource:
     """A split of a tfds directory, prepared here or by tfds itself.
 
     Examples are {"image": uint8 (H, W, C), "label": int}, decoded as Pillow's conversion does; or, of a data
-    set of event streams, {"events": (N,) of dtype `events.EVENT`, "label": int}. It pickles as its arguments.
+    set of event streams, as `sources` has them. It pickles as its arguments.
 
     Args:
       directory: NAME/VERSION below a tfds data directory, or a folder that holds a single data set.
@@ -57,7 +57,7 @@ class TfdsSource:
         if not 0 <= label < len(self.class_names):
             raise CorruptRecord(f"{name}: has the label {label}; expected 0..{len(self.class_names) - 1}")
         if self.kind == "events":
-            return {"events": read_events(record["events"]), "label": label}
+            return {"events": read_events(record["events"]), "sensor_size": SENSOR_SIZE, "label": label}
         return {"image": decode_image(record["image"], self._channels, name), "label": label}
 
     def __reduce__(self):

@@ -27,6 +27,11 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: optax.OptState
     ema: Variables | None
 
+    def starting_with(self, variables: Variables) -> "TrainState":
+        """This state, of before the first step, with other variables."""
+        ema = None if self.ema is None else jax.tree.map(jnp.copy, variables)
+        return self.replace(variables=variables, ema=ema)
+
 
 def create_state(variables: Variables, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
     """The state before the first step; the moving average starts at the real initial values."""
