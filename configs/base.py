@@ -39,6 +39,7 @@ def base_config() -> ConfigDict:
             "data": {
                 "source": "digits",  # digits, folder, tfds, digits_dvs, motion_dvs, fake
                 "path": "",  # folder: has train/CLASS/IMAGE.jpg and val/...; tfds: what `prepare` made
+                "classes": (),  # of digits, those to tell apart; none for all
                 "corrupt_limit": 10,  # records that training skips, in each process, before it gives up
                 "image_size": (32, 32),  # height, width; multiples of 16
                 "channels": 3,

@@ -17,7 +17,7 @@ from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batc
 from qsdt_jax.data.randaugment import LARGEST_MAGNITUDE
 from qsdt_jax.data.simulated_events import DigitEvents
 from qsdt_jax.data.skipping import SkipCorrupt
-from qsdt_jax.data.sources import DigitsSource, FakeEvents, FakeSource, FolderSource, Source
+from qsdt_jax.data.sources import DIGITS, DigitsSource, FakeEvents, FakeSource, FolderSource, Source
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import QSDTransformer
@@ -143,8 +143,10 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
         case "digits":
             if data.channels != 1:
                 raise UserError(f"the digits have 1 channel, but config.data.channels={data.channels}")
-            height, width = data.image_size
-            return DigitsSource("train" if split == "train" else "test", size=max(height, width))
+            names = tuple(data.classes) or DIGITS
+            if len(set(names)) < len(names) or not set(names) <= set(DIGITS):
+                raise UserError(f"config.data.classes={names} must be different ones of {''.join(DIGITS)}")
+            return DigitsSource("train" if split == "train" else "test", max(data.image_size), names)
         case "folder":
             if not data.path:
                 raise UserError("config.data.path is empty; a folder source needs the images' folder")

@@ -21,6 +21,7 @@ Split = Literal["train", "test"]
 Example = dict[str, Any]
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+DIGITS = tuple("0123456789")
 DIGITS_TEST_IMAGES = 360
 DIGITS_SPLIT_SEED = 0
 
@@ -44,11 +45,12 @@ class DigitsSource:
     Attributes:
       split: "train" (1,437 images) or "test" (360).
       size: side of the upscaled image in pixels (bicubic).
+      class_names: the digits to take, in the order of their labels.
     """
 
     split: Split
     size: int = 32
-    class_names: tuple[str, ...] = tuple("0123456789")
+    class_names: tuple[str, ...] = DIGITS
 
     def __len__(self) -> int:
         return len(self._arrays[1])
@@ -64,8 +66,10 @@ class DigitsSource:
         digits = load_digits()
         order = np.random.default_rng(DIGITS_SPLIT_SEED).permutation(len(digits.target))
         split = order[:-DIGITS_TEST_IMAGES] if self.split == "train" else order[-DIGITS_TEST_IMAGES:]
-        images = [_upscale(image, self.size) for image in digits.images[split]]
-        return np.stack(images)[..., None], digits.target[split].astype(np.int32)
+        labels = {int(name): label for label, name in enumerate(self.class_names)}
+        taken = [i for i in split if digits.target[i] in labels]
+        images = np.stack([_upscale(digits.images[i], self.size) for i in taken])
+        return images[..., None], np.array([labels[digits.target[i]] for i in taken], np.int32)
 
 
 def _upscale(digit: np.ndarray, size: int) -> np.ndarray:
