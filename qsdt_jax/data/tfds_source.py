@@ -53,7 +53,9 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Example:
         """The example; raises CorruptRecord where it cannot be read."""
         record = self._read(index)
-        name, label = self._name(index, record), int(record["label"])
+        name, label = self._name(index, record), record["label"]
+        if label is None:  # What array_record gives out of a shard that is cut off.
+            raise CorruptRecord(f"{name}: is empty")
         if not 0 <= label < len(self.class_names):
             raise CorruptRecord(f"{name}: has the label {label}; expected 0..{len(self.class_names) - 1}")
         if self.kind == "events":
