@@ -46,6 +46,7 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTy
         # 8-bit integers are exact in float32, even where it multiplies as TF32.
         if jnp.issubdtype(x.dtype, jnp.integer):
             x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+            return _plain_convolve(x, kernel, geometry, jnp.float32).astype(dtype)
         return elsewhere(x, kernel)
 
     def elsewhere(x, kernel):
