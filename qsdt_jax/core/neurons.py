@@ -21,7 +21,6 @@ because it is the baseline against which a spiking network must justify itself.
 """
 
 import dataclasses
-import functools
 from typing import Literal
 
 import jax
@@ -155,7 +154,6 @@ def _potential_in_counts(u: jax.Array, neuron: Neuron) -> jax.Array:
     return v if neuron.threshold == 0.5 else v - (neuron.threshold - 0.5)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def spike_count(u: jax.Array, neuron: Neuron) -> jax.Array:
     """Spike count c = floor(clip(v, 0, D) + 1/2) of membrane potential u, with a surrogate gradient.
 
@@ -180,4 +178,6 @@ def _spike_count_backward(neuron, slope, grad):
     return (grad * slope.astype(grad.dtype) * neuron.scale,)
 
 
+# Not as a decorator, under which type checkers lose the signature.
+spike_count = jax.custom_vjp(spike_count, nondiff_argnums=(1,))
 spike_count.defvjp(_spike_count_forward, _spike_count_backward)

@@ -54,4 +54,4 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def normalize(image: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     """float32 (image / 255 - mean) / std, per channel or with one value for all."""
     scaled = image.astype(np.float32) / 255
-    return (scaled - np.float32(mean)) / np.float32(std)
+    return (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)

@@ -1,7 +1,7 @@
 """The classification task."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ class Classification:
 
     def evaluate(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """Sums of a batch {"image", "label", "mask"}; rows with mask 0 are padding."""
-        logits = self.model.apply(variables, batch["image"])
+        logits = cast(jax.Array, self.model.apply(variables, batch["image"]))
         return accuracy_sums(logits, batch["label"], batch["mask"])
 
     def summarize(self, sums) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A run of seconds with everything in it that a resumed run has to bring back: EMA, drop path, augmentation."""
+"""A run of seconds with all that a resumed run has to bring back: EMA, drop path, augmentation."""
 
 from ml_collections import ConfigDict
 
