@@ -33,25 +33,21 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     """
     _check_positive(config)
     training, test = build_source(config, "train"), build_source(config, "test")
-    task = build_task(config, training.class_names)
-    if len(training) < config.batch_size:
-        raise UserError(f"config.batch_size={config.batch_size} exceeds the {len(training)} training images")
-    if config.batch_size % config.accumulate:
-        raise UserError(
-            f"config.accumulate={config.accumulate} does not divide config.batch_size={config.batch_size}"
-        )
+    _check_same_classes(training.class_names, test.class_names)
+    _check_batch(config, len(training))
     preprocess = build_preprocess(config)
     epoch = len(training) // config.batch_size
     total_steps = config.epochs * epoch
     schedule = warmup_cosine(
         config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH,
-        min(round(config.optimizer.warmup_epochs * epoch), total_steps),
+        min(round(config.optimizer.warmup_epochs * epoch), total_steps - 1),
         total_steps,
     )
+    optimizer = build_optimizer(config, schedule)
     return Run(
         config=plain(config),
-        task=task,
-        optimizer=build_optimizer(config, schedule),
+        task=build_task(config, training.class_names),  # Last, because a network is traced.
+        optimizer=optimizer,
         schedule=schedule,
         training_data=lambda first_step: training_batches(
             training,
@@ -87,17 +83,13 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
     dtype = _choice("model.dtype", fields.pop("dtype"), DTYPES)
     real = jnp.float64 if dtype is jnp.float64 else jnp.float32
     model = QSDTransformer(
-        **{**fields, "channels": tuple(fields["channels"])},
+        **{**fields, "channels": _whole_numbers(config, "model.channels", 4)},
         num_classes=num_classes,
         in_channels=config.data.channels,
         dtype=dtype,
         param_dtype=real,
     )
-    height, width = config.data.image_size
-    if height % STRIDE or width % STRIDE or height < STRIDE or width < STRIDE:
-        raise UserError(
-            f"config.data.image_size={(height, width)}: height and width must be multiples of {STRIDE}"
-        )
+    height, width = _image_size(config)
     batch = config.model.norm_group or 1
     image = jax.ShapeDtypeStruct((batch, height, width, config.data.channels), real)
     try:  # The network checks its own values; no array is made here.
@@ -111,7 +103,7 @@ def build_task(config: ml_collections.ConfigDict, class_names: tuple[str, ...]) 
     """The task of a configuration; raises UserError as `build_model` does."""
     return Classification(
         model=build_model(config, len(class_names)),
-        image_shape=(*config.data.image_size, config.data.channels),
+        image_shape=(*_image_size(config), config.data.channels),
         label_smoothing=config.loss.label_smoothing,
     )
 
@@ -127,27 +119,29 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
         case "digits":
             if data.channels != 1:
                 raise UserError(f"the digits have 1 channel, but config.data.channels={data.channels}")
-            height, width = data.image_size
-            return DigitsSource("train" if split == "train" else "test", size=max(height, width))
+            return DigitsSource("train" if split == "train" else "test", size=max(_image_size(config)))
         case "folder":
             if not data.path:
                 raise UserError("config.data.path is empty; a folder source needs the images' folder")
             return FolderSource(Path(data.path).expanduser(), FOLDER_SPLITS[split], data.channels)
         case "fake":
-            return FakeSource(data.fake_images, (*data.image_size, data.channels), data.fake_classes)
+            return FakeSource(data.fake_images, (*_image_size(config), data.channels), data.fake_classes)
         case other:
             raise UserError(f"config.data.source={other!r} is none of digits, folder, fake")
 
 
 def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess:
-    """From decoded images to inputs; raises UserError for values that do not fit the channels."""
+    """From decoded images to inputs; raises UserError for values out of range or unfit for the channels."""
     data = config.data
     _choice("data.augmentation", data.augmentation, ("none", "affine", "crop_flip"))
     for name in ("mean", "std"):
         if len(data[name]) not in (1, data.channels):
             raise UserError(f"config.data.{name} has {len(data[name])} values for {data.channels} channels")
+        if not all(_is_finite(value) and (name == "mean" or value > 0) for value in data[name]):
+            kind = "numbers" if name == "mean" else "positive numbers"
+            raise UserError(f"config.data.{name}={tuple(data[name])} must be {kind}")
     return Preprocess(
-        size=tuple(data.image_size),
+        size=_image_size(config),
         mean=tuple(data.mean),
         std=tuple(data.std),
         augmentation=data.augmentation,
@@ -174,8 +168,53 @@ def _choice(key: str, value: str, allowed) -> Any:
     return allowed[value] if isinstance(allowed, Mapping) else value
 
 
+def _image_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
+    height, width = _whole_numbers(config, "data.image_size", 2)
+    if height % STRIDE or width % STRIDE or height < STRIDE or width < STRIDE:
+        raise UserError(
+            f"config.data.image_size={(height, width)}: height and width must be multiples of {STRIDE}"
+        )
+    return height, width
+
+
+def _whole_numbers(config: ml_collections.ConfigDict, key: str, count: int) -> tuple[int, ...]:
+    """The elements of a tuple, whose number and types the flag parser does not check."""
+    values = tuple(_value(config, key))
+    if len(values) != count or not all(isinstance(value, int) for value in values):
+        raise UserError(f"config.{key}={values} must be {count} whole numbers")
+    return values
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _value(config: ml_collections.ConfigDict, key: str) -> Any:
+    return functools.reduce(lambda tree, name: tree[name], key.split("."), config)
+
+
+def _check_batch(config: ml_collections.ConfigDict, images: int) -> None:
+    """Refuses a batch that the data cannot fill or that does not divide as it should."""
+    batch, parts, group = config.batch_size, config.accumulate, config.model.norm_group
+    if images < batch:
+        raise UserError(f"config.batch_size={batch} exceeds the {images} training images")
+    if batch % parts:
+        raise UserError(f"config.accumulate={parts} does not divide config.batch_size={batch}")
+    if group and batch // parts % group:
+        rows = batch // parts
+        raise UserError(f"config.model.norm_group={group} does not divide the {rows} images of a micro-batch")
+
+
+def _check_same_classes(training: tuple[str, ...], test: tuple[str, ...]) -> None:
+    """Refuses a split whose labels would mean other classes."""
+    if other := sorted(set(training) ^ set(test)):
+        where = "training" if other[0] in training else "test"
+        raise UserError(f"the splits have different classes: only the {where} data have {other[0]!r}")
+
+
 def _check_positive(config: ml_collections.ConfigDict) -> None:
     at_least = {
+        "seed": 0,
         "epochs": 1,
         "batch_size": 1,
         "accumulate": 1,
@@ -192,12 +231,12 @@ def _check_positive(config: ml_collections.ConfigDict) -> None:
         "model.norm_group": 0,
     }
     for key, smallest in at_least.items():
-        value = functools.reduce(lambda tree, name: tree[name], key.split("."), config)
+        value = _value(config, key)
         if not (math.isfinite(value) and value >= smallest):
             raise UserError(f"config.{key}={value} must be at least {smallest}")
-    if config.eval.every_epochs <= 0:
+    if not 0 < config.eval.every_epochs < math.inf:
         raise UserError(f"config.eval.every_epochs={config.eval.every_epochs} must be positive")
     for key in ("ema_decay", "loss.label_smoothing", "model.drop_path"):
-        value = functools.reduce(lambda tree, name: tree[name], key.split("."), config)
+        value = _value(config, key)
         if not 0 <= value < 1:
             raise UserError(f"config.{key}={value} must lie in [0, 1)")

@@ -21,7 +21,7 @@ because it is the baseline against which a spiking network must justify itself.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +86,8 @@ def make_neuron(
         raise ValueError(f"decay must lie in [0, 1], got {decay}")
     if reset not in ("soft", "hard"):
         raise ValueError(f"reset must be 'soft' or 'hard', got {reset!r}")
+    if surrogate not in get_args(Surrogate):
+        raise ValueError(f"surrogate must be one of {', '.join(get_args(Surrogate))}; got {surrogate!r}")
     match kind:
         case "ie_lif":
             scale, threshold, usual_decay = float(levels), 0.5, 0.25
