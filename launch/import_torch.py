@@ -22,7 +22,7 @@ CLASS_NAMES = flags.DEFINE_string(
 
 def main() -> None:
     """Imports as the flags say."""
-    if CONFIG.value is None or CHECKPOINT.value is None or WORKDIR.value is None:
+    if CONFIG.value is None or not CHECKPOINT.value or not WORKDIR.value:
         raise UserError("import-torch needs --checkpoint FILE.pth, --config FILE and --workdir DIR")
     names = read_names(CLASS_NAMES.value) if CLASS_NAMES.value else None
     parameters = import_torch(CONFIG.value, CHECKPOINT.value, WORKDIR.value, class_names=names)

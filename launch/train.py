@@ -17,7 +17,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "directory for checkpoints, metri
 
 def main() -> None:
     """Trains as the flags say and prints the result."""
-    if CONFIG.value is None or WORKDIR.value is None:
+    if CONFIG.value is None or not WORKDIR.value:
         raise UserError("train needs --config FILE and --workdir DIR")
     if CONFIG.value.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)

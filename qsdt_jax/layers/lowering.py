@@ -13,6 +13,7 @@ The ratios in the comments are plain convolution / strategy on two cores of a Xe
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Callable
 
 import jax
@@ -46,6 +47,7 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTy
         # 8-bit integers are exact in float32, even where it multiplies as TF32.
         if jnp.issubdtype(x.dtype, jnp.integer):
             x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+            return _plain_convolve(x, kernel, geometry, jnp.float32).astype(dtype)
         return elsewhere(x, kernel)
 
     def elsewhere(x, kernel):
@@ -243,11 +245,12 @@ def _depthwise(padded: jax.Array, kernel: jax.Array, stride: int, accumulate) ->
     # The barrier keeps the padding out of the fused sum, which would test each tap for it.
     padded = lax.optimization_barrier(padded).astype(accumulate)
     taps = kernel[:, :, 0].astype(accumulate)
-    return sum(
+    shifted = (
         padded[:, i : i + height : stride, j : j + width : stride] * taps[i, j]
         for i in range(kh)
         for j in range(kw)
     )
+    return functools.reduce(operator.add, shifted)
 
 
 def _depthwise_weight_gradient(x, dy, kernel_shape, geometry: ConvGeometry) -> jax.Array:

@@ -7,8 +7,6 @@ int8, and their sums stay below 2^24. So y does not depend on the operand type, 
 batch size or the number of devices.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -17,7 +15,6 @@ from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def scaled_convolution(
     x: jax.Array,
     integers: jax.Array,
@@ -67,4 +64,6 @@ def _backward(geometry, operand_dtype, gradient_dtype, residuals, dy):
     return grad_x, grad_integers, grad_scale.astype(scale.dtype)
 
 
+# Not as a decorator, under which type checkers lose the signature.
+scaled_convolution = jax.custom_vjp(scaled_convolution, nondiff_argnums=(3, 4, 5))
 scaled_convolution.defvjp(_forward, _backward)

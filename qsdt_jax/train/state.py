@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 Variables = dict[str, Any]
 
 
-class TrainState(flax.struct.PyTreeNode):
+class TrainState(struct.PyTreeNode):
     """Everything that a resumed run needs besides its configuration.
 
     No random key and no data position is stored: both are functions of (seed, step).

@@ -7,7 +7,7 @@ import pytest
 
 from tests.train.runs import Signal, outcome, run
 
-KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
+KILL, TERM, INT = signal.Signals.SIGKILL, signal.Signals.SIGTERM, signal.Signals.SIGINT
 STOP_SECONDS = 10
 
 pytestmark = pytest.mark.slow
