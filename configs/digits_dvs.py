@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "motion", "motion_sum"):
         raise ValueError(f"unknown variant {variant!r}; there are 'motion' and 'motion_sum'")
     config = base_config()
-    config.epochs = 20
+    config.epochs = 12
     config.batch_size = 32
     config.model.channels = (16, 32, 48, 64)
     config.model.depth = 4
