@@ -1,7 +1,7 @@
 """CIFAR-10, transferred from an ImageNet run, by the recipe of the paper.
 
-Command   python -m launch prepare cifar10 --source cifar-10-python.tar.gz --out data/cifar10
-          python -m launch --config configs/cifar10.py --workdir runs/cifar10 \
+Before    python -m launch prepare cifar10 --source cifar-10-python.tar.gz --out data/cifar10
+Command   python -m launch --config configs/cifar10.py --workdir runs/cifar10 \
             --config.start_from=runs/imagenet_s --config.data.path=data/cifar10
 Data      CIFAR-10 as `prepare` makes it, 32x32, scaled to 128x128 (bicubic)
 Expected  98.4 % top-1, quoted from the paper; not run here, for want of the data

@@ -1,7 +1,7 @@
 """CIFAR10-DVS, transferred from an ImageNet run, by the recipe of the paper.
 
-Command   python -m launch prepare cifar10dvs --source CIFAR10DVS --out data/cifar10dvs
-          python -m launch --config configs/cifar10dvs.py --workdir runs/cifar10dvs \
+Before    python -m launch prepare cifar10dvs --source CIFAR10DVS --out data/cifar10dvs
+Command   python -m launch --config configs/cifar10dvs.py --workdir runs/cifar10dvs \
             --config.start_from=runs/imagenet_s --config.data.path=data/cifar10dvs
 Data      CIFAR10-DVS as `prepare` makes it: 9,000 streams to train, 1,000 to test, 128x128
 Expected  89.8 % top-1, quoted from the paper; not run here, for want of the data

@@ -1,10 +1,10 @@
 """Transfer on the embedded data: a net that has seen the digits 0 to 4 learns 5 to 9, at another image size.
 
-Command   python -m launch --config configs/digits_transfer.py:pretrain --workdir runs/pretrain
-          python -m launch --config configs/digits_transfer.py --workdir runs/transfer \
+Before    python -m launch --config configs/digits_transfer.py:pretrain --workdir runs/pretrain
+Command   python -m launch --config configs/digits_transfer.py --workdir runs/transfer \
             --config.start_from=runs/pretrain
 Data      scikit-learn's digits; 0 to 4 at 32x32 for pre-training, 5 to 9 at 48x48 for the transfer
-Expected  better than the second command without `start_from`, at equal steps: see README
+Expected  better than the same command without `start_from`, at equal steps: see README
 """
 
 from ml_collections import ConfigDict

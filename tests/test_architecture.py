@@ -195,9 +195,9 @@ configs = pytest.mark.parametrize("name", CONFIGS)
 
 
 def config_of(name: str) -> ConfigDict:
-    """A config with fake images where it wants some that are not here."""
+    """A config with fake examples where it wants some that are not here."""
     config = importlib.import_module(name).get_config().lock()
-    if config.data.source not in ("digits", "fake"):
+    if config.data.source in ("folder", "tfds"):
         config.data.source, config.data.fake_images = "fake", 2 * config.batch_size
     return config
 
@@ -217,7 +217,7 @@ def test_config_builds(name):
     assert 0 < run.schedule(run.total_steps // 2) < 1
     example, preprocess = build_source(config, "test")[0], build_preprocess(config)
     for ready in (preprocess.evaluate(example), preprocess.train(example, np.random.default_rng(0))):
-        assert np.shape(ready["image"]) == (*config.data.image_size, config.data.channels)
+        assert np.shape(ready["image"]) == run.task.image_shape
 
 
 @configs
