@@ -104,8 +104,11 @@ def predict(trained: "Trained", images: Iterable[tuple[str, np.ndarray]]) -> Ite
 
     from launch.build import build_preprocess
     from qsdt_jax.data.images import normalize
+    from qsdt_jax.data.pipeline import Preprocess
 
     preprocess = build_preprocess(trained.config)
+    if not isinstance(preprocess, Preprocess):
+        raise UserError(f"predict takes image files, but the network of {trained.workdir} takes events")
     forward = jax.jit(scores, static_argnames="model")
     rows = 0
     # Cut at once, so that large images are held one at a time.

@@ -128,7 +128,8 @@ def _kind(directory: Path, features: Any) -> str:
     """The feature that examples are made of."""
     import tensorflow_datasets as tfds
 
-    image, events, label = (dict(features.items()).get(name) for name in ("image", "events", "label"))
+    known: dict[str, Any] = {"image": (), "events": (), "label": (), **features}
+    image, events, label = known["image"], known["events"], known["label"]
     if not isinstance(label, tfds.features.ClassLabel):
         problem = "label of classes"
     elif isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8:
