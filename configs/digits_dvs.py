@@ -2,7 +2,7 @@
 
 Command   python -m launch --config configs/digits_dvs.py --workdir runs/digits_dvs
 Data      simulated from scikit-learn's digits (1,437 streams to train, 360 to test), 32x32, T = 4 frames
-Expected  see README
+Expected  95.8 % test top-1, :motion 100 % (one run each here, two CPU cores, longer than six minutes)
 
 Variants, by `--config configs/digits_dvs.py:NAME`
   motion        the label is the direction in which the picture sets out, before it comes back the same way:
@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "motion", "motion_sum"):
         raise ValueError(f"unknown variant {variant!r}; there are 'motion' and 'motion_sum'")
     config = base_config()
-    config.epochs = 12
+    config.epochs = 20
     config.batch_size = 32
     config.model.channels = (16, 32, 48, 64)
     config.model.depth = 4

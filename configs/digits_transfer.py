@@ -4,7 +4,7 @@ Before    python -m launch --config configs/digits_transfer.py:pretrain --workdi
 Command   python -m launch --config configs/digits_transfer.py --workdir runs/transfer \
             --config.start_from=runs/pretrain
 Data      scikit-learn's digits; 0 to 4 at 32x32 for pre-training, 5 to 9 at 48x48 for the transfer
-Expected  better than the same command without `start_from`, at equal steps: see README
+Expected  better than the same command without `start_from`, at equal steps; not measured yet
 """
 
 from ml_collections import ConfigDict
