@@ -39,7 +39,10 @@ MODEL = [
     ({"model.dtype": "float16"}, "config.model.dtype='float16' is none of float32, bfloat16, float64"),
 ]
 DATA = [
-    ({"data.source": "tfds"}, "config.data.source='tfds' is none of digits, folder, fake"),
+    (
+        {"data.source": "tfrecord"},
+        "config.data.source='tfrecord' is none of digits, folder, tfds, digits_dvs, motion_dvs, fake",
+    ),
     ({"data.source": "folder"}, "config.data.path is empty; a folder source needs the images' folder"),
     (
         {"data.source": "folder", "data.path": "/nowhere"},

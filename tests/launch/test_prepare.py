@@ -266,5 +266,5 @@ def test_config_mistakes(directory):
         build_source(config_of(directory, **{"data.path": ""}), "train")
     with pytest.raises(UserError, match=r"config\.data\.corrupt_limit=-1 must be at least 0"):
         build_run(config_of(directory, **{"data.corrupt_limit": -1}))
-    with pytest.raises(UserError, match="is none of digits, folder, tfds, fake"):
+    with pytest.raises(UserError, match="is none of digits, folder, tfds, digits_dvs, motion_dvs, fake"):
         build_source(config_of(directory, **{"data.source": "tfrecord"}), "train")
