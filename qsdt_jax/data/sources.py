@@ -25,7 +25,8 @@ DIGITS_SPLIT_SEED = 0
 class Source(Protocol):
     """A split of a data set."""
 
-    class_names: tuple[str, ...]
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 
