@@ -128,9 +128,10 @@ def _kind(directory: Path, features: Any) -> str:
     """The feature that examples are made of."""
     import tensorflow_datasets as tfds
 
-    known: dict[str, Any] = {"image": (), "events": (), "label": (), **features}
-    image, events, label = known["image"], known["events"], known["label"]
-    if not isinstance(label, tfds.features.ClassLabel):
+    known: dict[str, Any] = dict(features.items())
+    image: Any = known.get("image")
+    events: Any = known.get("events")
+    if not isinstance(known.get("label"), tfds.features.ClassLabel):
         problem = "label of classes"
     elif isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8:
         return "image"
@@ -138,7 +139,7 @@ def _kind(directory: Path, features: Any) -> str:
         return "events"
     else:
         problem = "image of uint8, nor events of t, x, y, p"
-    raise UserError(f"{directory} has no {problem}; found the features {', '.join(sorted(features))}")
+    raise UserError(f"{directory} has no {problem}; found the features {', '.join(sorted(known))}")
 
 
 def _split(directory: Path, split: Split, splits: Any) -> str:

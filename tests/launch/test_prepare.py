@@ -1,5 +1,6 @@
 """The verb `prepare`: killed and started again, its mistakes, and what it tells."""
 
+import json
 import re
 import shlex
 import shutil
@@ -15,6 +16,8 @@ from launch.build import build_run, build_source, build_training_source
 from launch.prepare import find
 from qsdt_jax.data.prepare.writer import prepare
 from qsdt_jax.errors import UserError
+from qsdt_jax.train.classification import Classification
+from qsdt_jax.train.workdir import config_differences
 from tests.data.prepare.files import (
     BROKEN,
     ODDITIES,
@@ -230,6 +233,7 @@ def config_of(directory: Path, **overrides):
 
 def test_a_run_reads_it(directory):
     run_ = build_run(config_of(directory))
+    assert isinstance(run_.task, Classification)
     assert (run_.task.model.num_classes, run_.total_steps) == (3, run_.config["epochs"] * (37 // 5))
     batch = next(run_.training_data(0))
     assert batch["image"].shape == (5, 32, 32, 1)
@@ -268,3 +272,10 @@ def test_config_mistakes(directory):
         build_run(config_of(directory, **{"data.corrupt_limit": -1}))
     with pytest.raises(UserError, match="is none of digits, folder, tfds, digits_dvs, motion_dvs, fake"):
         build_source(config_of(directory, **{"data.source": "tfrecord"}), "train")
+
+
+def test_a_run_goes_on_with_a_higher_limit(directory):
+    """Which changes nothing of what was trained so far."""
+    before = json.loads(json.dumps(config_of(directory).to_dict()))  # As a workdir stores it.
+    after = config_of(directory, **{"data.corrupt_limit": 99, "data.channels": 3}).to_dict()
+    assert config_differences(before, after) == ["data.channels was 1, is 3"]

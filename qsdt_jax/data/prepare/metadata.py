@@ -41,7 +41,8 @@ def serializer(features: "tfds.features.FeaturesDict") -> Callable[[Mapping[str,
     """From an example to the bytes that tfds stores, the same bytes in every process."""
     import tensorflow_datasets as tfds
 
-    to_proto = tfds.core.ExampleSerializer(features.get_serialized_info())
+    specs: Any = features.get_serialized_info()
+    to_proto = tfds.core.ExampleSerializer(specs)
 
     def serialize(example: Mapping[str, Any]) -> bytes:
         proto = to_proto.get_tf_example(features.encode_example(example))
