@@ -333,7 +333,10 @@ def _silence_orbax() -> None:
 
 def _is_worth_reading(record: python_logging.LogRecord) -> bool:
     """Drops orbax's chatter, and the tracebacks of errors that it raises as well."""
-    if record.exc_info and "tensorstore" in str(record.exc_info[1]):
-        return False
+    if record.exc_info:
+        error = record.exc_info[1]
+        # Of several answers to one full disk, not every one names tensorstore.
+        if "tensorstore" in str(error) or os_error_code(error) is not None:
+            return False
     chatter = record.levelno <= python_logging.INFO or record.exc_info
     return not (chatter and f"{os.sep}orbax{os.sep}" in record.pathname)
