@@ -207,8 +207,10 @@ class _Session:
             accumulate=run.accumulate,
             ema_decay=run.ema_decay,
         )
-        lowered = jax.jit(function, donate_argnums=0).lower(self.state, batch)
-        return self.preemption.wait_for(lowered.compile)
+        # Traced in the thread as well: that takes seconds, in which a signal shall be heard.
+        return self.preemption.wait_for(
+            lambda: jax.jit(function, donate_argnums=0).lower(self.state, batch).compile()
+        )
 
     def _report(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
         """Checks the loss of a finished step, shows and logs it."""
@@ -253,8 +255,9 @@ class _Session:
         def step(batch):
             if self._evaluation_step is None:
                 function = functools.partial(evaluation_step, task=self.run.task)
-                lowered = jax.jit(function).lower(variables, batch)
-                self._evaluation_step = self.preemption.wait_for(lowered.compile)
+                self._evaluation_step = self.preemption.wait_for(
+                    lambda: jax.jit(function).lower(variables, batch).compile()
+                )
             return self._evaluation_step(variables, batch)
 
         metrics = evaluate_split(step, self.preemption.iterate(batches), self.run.task.summarize)

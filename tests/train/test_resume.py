@@ -62,7 +62,7 @@ def test_killed_again_and_again(tmp_path, cache, uninterrupted):
 STOPS = [
     Signal(INT, "compiling", 1, block=True),
     Signal(TERM, "training", 1, block=True),
-    Signal(TERM, "training", 4),
+    Signal(TERM, "training", 6),
     Signal(INT, "saving", 1),
     Signal(TERM, "logged", 1),
     Signal(INT, "evaluating", 2),
