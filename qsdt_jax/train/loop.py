@@ -129,6 +129,7 @@ class _Session:
     def __init__(self, run: Run, workdir: Path, preemption: Preemption, checkpointer: Checkpointer):
         self.run, self.workdir = run, workdir
         self.preemption, self.checkpointer = preemption, checkpointer
+        self.provenance = provenance()  # Of the code that runs: the checkout may change meanwhile.
         self.state = self._restore_or_create()
         self.step = int(self.state.step)
         self.writer = MetricWriter(workdir, self.step)
@@ -207,10 +208,7 @@ class _Session:
             accumulate=run.accumulate,
             ema_decay=run.ema_decay,
         )
-        # Traced in the thread as well: that takes seconds, in which a signal shall be heard.
-        return self.preemption.wait_for(
-            lambda: jax.jit(function, donate_argnums=0).lower(self.state, batch).compile()
-        )
+        return self.preemption.compile(jax.jit(function, donate_argnums=0), self.state, batch)
 
     def _report(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
         """Checks the loss of a finished step, shows and logs it."""
@@ -255,9 +253,7 @@ class _Session:
         def step(batch):
             if self._evaluation_step is None:
                 function = functools.partial(evaluation_step, task=self.run.task)
-                self._evaluation_step = self.preemption.wait_for(
-                    lambda: jax.jit(function).lower(variables, batch).compile()
-                )
+                self._evaluation_step = self.preemption.compile(jax.jit(function), variables, batch)
             return self._evaluation_step(variables, batch)
 
         metrics = evaluate_split(step, self.preemption.iterate(batches), self.run.task.summarize)
@@ -273,7 +269,7 @@ class _Session:
             "images_per_second": rates[-1] if rates else None,
             "parameters": parameter_count(self.state.variables),
             "config": self.run.config,
-            **provenance(),
+            **self.provenance,
         }
         write_atomically(self.workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
         return summary

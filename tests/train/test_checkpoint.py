@@ -512,6 +512,15 @@ def test_metrics_can_come_later(tmp_path):
         assert_same(checkpointer.restore(1, described(state_of(0))), state_of(1))
 
 
+def test_metrics_that_come_later_supersede_the_best_step(tmp_path):
+    with Checkpointer(tmp_path, keep_latest=1, keep_best=1, best_metric=METRIC) as checkpointer:
+        checkpointer.save(1, state_of(1), metrics={METRIC: 10})
+        checkpointer.save(2, state_of(2), wait=True)
+        assert checkpointer.steps() == [1, 2]
+        checkpointer.save(2, state_of(2), metrics={METRIC: 20})
+        assert checkpointer.steps() == [2]
+
+
 def test_changed_metric_is_detected(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(1, state_of(1), metrics={METRIC: 10})
