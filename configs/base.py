@@ -13,6 +13,7 @@ def base_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,  # of everything random: weights, order, augmentation, drop path
+            "start_from": "",  # workdir of a trained network that a new run takes its weights from
             "epochs": 300,
             "batch_size": 256,  # images per update
             "accumulate": 1,  # micro-batches that an update is cut into
@@ -36,14 +37,18 @@ def base_config() -> ConfigDict:
                 "dtype": "float32",  # operands of the products: float32, bfloat16, float64
             },
             "data": {
-                "source": "digits",  # digits, folder, tfds, fake
+                "source": "digits",  # digits, folder, tfds, digits_dvs, motion_dvs, fake
                 "path": "",  # folder: has train/CLASS/IMAGE.jpg and val/...; tfds: what `prepare` made
+                "classes": (),  # of digits, those to tell apart; none for all
                 "corrupt_limit": 10,  # records that training skips, in each process, before it gives up
                 "image_size": (32, 32),  # height, width; multiples of 16
                 "channels": 3,
                 "mean": (0.485, 0.456, 0.406),  # of pixels in 0..1
                 "std": (0.229, 0.224, 0.225),
-                "augmentation": "none",  # none, affine, crop_flip
+                "events": False,  # streams of an event camera, shown in T frames of 2 channels
+                "slicing": "count",  # of events into frames: equal count, equal time, or their sum T times
+                "roll": 0,  # of events: largest shift in pixels
+                "augmentation": "none",  # images: none, affine, crop_flip; events: none, roll, flip_roll
                 "crop_area": (0.08, 1.0),  # of crop_flip: bounds of the share of the area
                 "crop_aspect": (3 / 4, 4 / 3),  # of crop_flip: bounds of width / height
                 "randaugment_magnitude": 0.0,  # mean strength of two operations, 0..10; 0 for none

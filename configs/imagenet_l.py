@@ -1,7 +1,7 @@
 """ImageNet-1K from scratch, size L, by the recipe of the paper.
 
-Command   python -m launch prepare imagenet --source ILSVRC --out DATA
-          python -m launch --config configs/imagenet_l.py --workdir runs/imagenet_l \
+Before    python -m launch prepare imagenet --source ILSVRC --out DATA
+Command   python -m launch --config configs/imagenet_l.py --workdir runs/imagenet_l \
             --config.data.path=DATA/imagenet/1.0.0
 Data      as for configs/imagenet_s.py
 Expected  80.3 % top-1, quoted from the paper; not run here

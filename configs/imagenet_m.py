@@ -1,7 +1,7 @@
 """ImageNet-1K from scratch, size M, by the recipe of the paper.
 
-Command   python -m launch prepare imagenet --source ILSVRC --out DATA
-          python -m launch --config configs/imagenet_m.py --workdir runs/imagenet_m \
+Before    python -m launch prepare imagenet --source ILSVRC --out DATA
+Command   python -m launch --config configs/imagenet_m.py --workdir runs/imagenet_m \
             --config.data.path=DATA/imagenet/1.0.0
 Data      as for configs/imagenet_s.py
 Expected  no published number for this size; not run here

@@ -1,7 +1,7 @@
 """ImageNet-1K from scratch, size S, by the recipe of the paper.
 
-Command   python -m launch prepare imagenet --source ILSVRC --out DATA
-          python -m launch --config configs/imagenet_s.py --workdir runs/imagenet_s \
+Before    python -m launch prepare imagenet --source ILSVRC --out DATA
+Command   python -m launch --config configs/imagenet_s.py --workdir runs/imagenet_s \
             --config.data.path=DATA/imagenet/1.0.0
 Data      ILSVRC: the tars of ILSVRC 2012 with the development kit, or their folders; DATA needs 150 GB more.
           `--config.data.source=folder` reads train/CLASS/... and val/CLASS/... unprepared

@@ -18,10 +18,17 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs.base import base_config
-from launch.build import DTYPES, build_optimizer, build_preprocess, build_task, build_training_source
+from launch.build import (
+    DTYPES,
+    build_optimizer,
+    build_preprocess,
+    build_task,
+    build_training_source,
+    fake_source,
+)
 from launch.flags import DEFINED_OFTEN, define_config, require_writable
 from qsdt_jax.data.pipeline import HostBatch, training_batches
-from qsdt_jax.data.sources import FakeSource, Source
+from qsdt_jax.data.sources import Source
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import SIZES
 from qsdt_jax.models.operations import layer_operations
@@ -110,8 +117,7 @@ class Bench:
     def __init__(self, config: ml_collections.ConfigDict, steps: int):
         self.config, self.steps, self.remarks = config, steps, []
         data = config.data
-        shape = (*data.image_size, data.channels)
-        self.sources: dict[str, Source] = {"fake": FakeSource(data.fake_images, shape, data.fake_classes)}
+        self.sources: dict[str, Source] = {"fake": fake_source(config)}
         if data.source != "fake":
             try:
                 self.sources[data.source] = build_training_source(config)

@@ -4,18 +4,20 @@ import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
+from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess, Slicing
 from qsdt_jax.data.images import MODES
 from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
 from qsdt_jax.data.randaugment import LARGEST_MAGNITUDE
+from qsdt_jax.data.simulated_events import DigitEvents
 from qsdt_jax.data.skipping import SkipCorrupt
-from qsdt_jax.data.sources import DigitsSource, FakeSource, FolderSource, Source
+from qsdt_jax.data.sources import DIGITS, DigitsSource, FakeEvents, FakeSource, FolderSource, Source
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import QSDTransformer
@@ -37,25 +39,22 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     """
     _check_positive(config)
     training, test = build_training_source(config), build_source(config, "test")
-    task = build_task(config, training.class_names)
-    if len(training) < config.batch_size:
-        raise UserError(f"config.batch_size={config.batch_size} exceeds the {len(training)} training images")
-    if config.batch_size % config.accumulate:
-        raise UserError(
-            f"config.accumulate={config.accumulate} does not divide config.batch_size={config.batch_size}"
-        )
+    _check_same_classes(training.class_names, test.class_names)
+    _check_batch(config, len(training))
     preprocess = build_preprocess(config)
     epoch = len(training) // config.batch_size
     total_steps = config.epochs * epoch
     schedule = warmup_cosine(
         config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH,
-        min(round(config.optimizer.warmup_epochs * epoch), total_steps),
+        min(round(config.optimizer.warmup_epochs * epoch), total_steps - 1),
         total_steps,
     )
+    optimizer = build_optimizer(config, schedule)
     return Run(
         config=plain(config),
-        task=task,
-        optimizer=build_optimizer(config, schedule),
+        task=build_task(config, training.class_names),  # Last, because a network is traced.
+        class_names=training.class_names,
+        optimizer=optimizer,
         schedule=schedule,
         training_data=lambda first_step: training_batches(
             training,
@@ -91,17 +90,13 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
     dtype = _choice("model.dtype", fields.pop("dtype"), DTYPES)
     real = jnp.float64 if dtype is jnp.float64 else jnp.float32
     model = QSDTransformer(
-        **{**fields, "channels": tuple(fields["channels"])},
+        **{**fields, "channels": _whole_numbers(config, "model.channels", 4)},
         num_classes=num_classes,
         in_channels=config.data.channels,
         dtype=dtype,
         param_dtype=real,
     )
-    height, width = config.data.image_size
-    if height % STRIDE or width % STRIDE or height < STRIDE or width < STRIDE:
-        raise UserError(
-            f"config.data.image_size={(height, width)}: height and width must be multiples of {STRIDE}"
-        )
+    height, width = _image_size(config)
     batch = config.model.norm_group or 1
     image = jax.ShapeDtypeStruct((batch, height, width, config.data.channels), real)
     try:  # The network checks its own values; no array is made here.
@@ -116,11 +111,17 @@ def build_task(config: ml_collections.ConfigDict, class_names: tuple[str, ...]) 
     _check_within(config, {"data.mixup": (0, math.inf), "data.cutmix": (0, math.inf)})
     return Classification(
         model=build_model(config, len(class_names)),
-        image_shape=(*config.data.image_size, config.data.channels),
+        image_shape=input_shape(config),
         label_smoothing=config.loss.label_smoothing,
         mixup_alpha=config.data.mixup,
         cutmix_alpha=config.data.cutmix,
     )
+
+
+def input_shape(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """Of one input: (H, W, C) of an image, (T, H, W, C) of the frames of events."""
+    frame = (*_image_size(config), config.data.channels)
+    return (config.model.timesteps, *frame) if config.data.events else frame
 
 
 def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
@@ -134,8 +135,10 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
         case "digits":
             if data.channels != 1:
                 raise UserError(f"the digits have 1 channel, but config.data.channels={data.channels}")
-            height, width = data.image_size
-            return DigitsSource("train" if split == "train" else "test", size=max(height, width))
+            names = tuple(data.classes) or DIGITS
+            if len(set(names)) < len(names) or not set(names) <= set(DIGITS):
+                raise UserError(f"config.data.classes={names} must be different ones of {''.join(DIGITS)}")
+            return DigitsSource("train" if split == "train" else "test", max(_image_size(config)), names)
         case "folder":
             if not data.path:
                 raise UserError("config.data.path is empty; a folder source needs the images' folder")
@@ -146,13 +149,32 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
             source = TfdsSource(
                 Path(data.path).expanduser(), "train" if split == "train" else "test", data.channels
             )
-            if source.kind != "image":
-                raise UserError(f"{source.directory} holds {source.kind}; expected images")
+            if (source.kind == "events") != data.events:
+                raise UserError(
+                    f"{source.directory} holds {source.kind}, but config.data.events={data.events}"
+                )
             return source
+        case "digits_dvs" | "motion_dvs":
+            if not data.events:
+                raise UserError(f"{data.source} are events, but config.data.events=False")
+            return DigitEvents(
+                "train" if split == "train" else "test",
+                "saccades" if data.source == "digits_dvs" else "sweep",
+                max(_image_size(config)),
+            )
         case "fake":
-            return FakeSource(data.fake_images, (*data.image_size, data.channels), data.fake_classes)
+            return fake_source(config)
         case other:
-            raise UserError(f"config.data.source={other!r} is none of digits, folder, tfds, fake")
+            names = "digits, folder, tfds, digits_dvs, motion_dvs, fake"
+            raise UserError(f"config.data.source={other!r} is none of {names}")
+
+
+def fake_source(config: ml_collections.ConfigDict) -> Source:
+    """Random images or events in the shape that a configuration expects."""
+    data = config.data
+    if data.events:
+        return FakeEvents(data.fake_images, _image_size(config), data.fake_classes)
+    return FakeSource(data.fake_images, (*_image_size(config), data.channels), data.fake_classes)
 
 
 def build_training_source(config: ml_collections.ConfigDict) -> Source:
@@ -160,13 +182,18 @@ def build_training_source(config: ml_collections.ConfigDict) -> Source:
     return SkipCorrupt(build_source(config, "train"), config.data.corrupt_limit)
 
 
-def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess:
-    """From decoded images to inputs; raises UserError for values out of range or unfit for the channels."""
+def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess | EventPreprocess:
+    """From images or events to inputs; raises UserError for values out of range or unfit for the channels."""
     data = config.data
+    if data.events:
+        return _build_event_preprocess(config)
     _choice("data.augmentation", data.augmentation, ("none", "affine", "crop_flip"))
     for name in ("mean", "std"):
         if len(data[name]) not in (1, data.channels):
             raise UserError(f"config.data.{name} has {len(data[name])} values for {data.channels} channels")
+        if not all(_is_finite(value) and (name == "mean" or value > 0) for value in data[name]):
+            kind = "numbers" if name == "mean" else "positive numbers"
+            raise UserError(f"config.data.{name}={tuple(data[name])} must be {kind}")
     _check_within(
         config,
         {
@@ -180,7 +207,7 @@ def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess:
     if not 0 < data.eval_crop_ratio <= 1:
         raise UserError(f"config.data.eval_crop_ratio={data.eval_crop_ratio} must lie in (0, 1]")
     return Preprocess(
-        size=tuple(data.image_size),
+        size=_image_size(config),
         mean=tuple(data.mean),
         std=tuple(data.std),
         augmentation=data.augmentation,
@@ -190,6 +217,23 @@ def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess:
         randaugment_std=data.randaugment_std,
         erase_probability=data.erase_probability,
         evaluation_crop_ratio=data.eval_crop_ratio,
+    )
+
+
+def _build_event_preprocess(config: ml_collections.ConfigDict) -> EventPreprocess:
+    data = config.data
+    size = _image_size(config)
+    _choice("data.augmentation", data.augmentation, get_args(EventAugmentation))
+    _choice("data.slicing", data.slicing, get_args(Slicing))
+    _check_within(config, {"data.roll": (0, min(size))})
+    if data.channels != POLARITIES:
+        raise UserError(f"events have {POLARITIES} polarities, but config.data.channels={data.channels}")
+    return EventPreprocess(
+        size=size,
+        timesteps=config.model.timesteps,
+        slicing=data.slicing,
+        augmentation=data.augmentation,
+        roll=data.roll,
     )
 
 
@@ -213,8 +257,53 @@ def _choice(key: str, value: str, allowed) -> Any:
     return allowed[value] if isinstance(allowed, Mapping) else value
 
 
+def _image_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
+    height, width = _whole_numbers(config, "data.image_size", 2)
+    if height % STRIDE or width % STRIDE or height < STRIDE or width < STRIDE:
+        raise UserError(
+            f"config.data.image_size={(height, width)}: height and width must be multiples of {STRIDE}"
+        )
+    return height, width
+
+
+def _whole_numbers(config: ml_collections.ConfigDict, key: str, count: int) -> tuple[int, ...]:
+    """The elements of a tuple, whose number and types the flag parser does not check."""
+    values = tuple(_value(config, key))
+    if len(values) != count or not all(isinstance(value, int) for value in values):
+        raise UserError(f"config.{key}={values} must be {count} whole numbers")
+    return values
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _value(config: ml_collections.ConfigDict, key: str) -> Any:
+    return functools.reduce(lambda tree, name: tree[name], key.split("."), config)
+
+
+def _check_batch(config: ml_collections.ConfigDict, images: int) -> None:
+    """Refuses a batch that the data cannot fill or that does not divide as it should."""
+    batch, parts, group = config.batch_size, config.accumulate, config.model.norm_group
+    if images < batch:
+        raise UserError(f"config.batch_size={batch} exceeds the {images} training images")
+    if batch % parts:
+        raise UserError(f"config.accumulate={parts} does not divide config.batch_size={batch}")
+    if group and batch // parts % group:
+        rows = batch // parts
+        raise UserError(f"config.model.norm_group={group} does not divide the {rows} images of a micro-batch")
+
+
+def _check_same_classes(training: tuple[str, ...], test: tuple[str, ...]) -> None:
+    """Refuses a split whose labels would mean other classes."""
+    if other := sorted(set(training) ^ set(test)):
+        where = "training" if other[0] in training else "test"
+        raise UserError(f"the splits have different classes: only the {where} data have {other[0]!r}")
+
+
 def _check_positive(config: ml_collections.ConfigDict) -> None:
     at_least = {
+        "seed": 0,
         "epochs": 1,
         "batch_size": 1,
         "accumulate": 1,
@@ -232,7 +321,7 @@ def _check_positive(config: ml_collections.ConfigDict) -> None:
         "model.norm_group": 0,
     }
     _check_within(config, {key: (smallest, math.inf) for key, smallest in at_least.items()})
-    if config.eval.every_epochs <= 0:
+    if not 0 < config.eval.every_epochs < math.inf:
         raise UserError(f"config.eval.every_epochs={config.eval.every_epochs} must be positive")
     for key in ("ema_decay", "loss.label_smoothing", "model.drop_path"):
         value = _value(config, key)
@@ -257,7 +346,3 @@ def _bounds(config: ml_collections.ConfigDict, key: str, largest: float) -> tupl
         upper = f" <= {largest:g}" if math.isfinite(largest) else ""
         raise UserError(f"config.{key}={values} must be a pair 0 < low <= high{upper}")
     return values
-
-
-def _value(config: ml_collections.ConfigDict, key: str) -> Any:
-    return functools.reduce(lambda tree, name: tree[name], key.split("."), config)

@@ -50,18 +50,21 @@ def bundle_of(trained: "Trained") -> "Bundle":
       UserError: its weights are float, or its sums too large.
     """
     from launch.build import build_preprocess
+    from qsdt_jax.data.pipeline import Preprocess
     from qsdt_jax.deploy.bundle import Bundle
     from qsdt_jax.deploy.fold import fold
     from qsdt_jax.train.provenance import provenance
 
-    preprocess, config = build_preprocess(trained.config), trained.config
+    config = trained.config
+    preprocess = build_preprocess(config)
+    images = isinstance(preprocess, Preprocess)  # Frames of events are taken as they are.
     return Bundle(
         program=fold(trained.task.model, trained.variables),
         class_names=trained.class_names,
         image_size=preprocess.size,
-        crop_ratio=preprocess.evaluation_crop_ratio,
-        mean=preprocess.mean,
-        std=preprocess.std,
+        crop_ratio=preprocess.evaluation_crop_ratio if images else 1.0,
+        mean=preprocess.mean if images else (0.0,),
+        std=preprocess.std if images else (1.0,),
         architecture={**config.model.to_dict(), "channels": list(config.model.channels)},
         origin={"step": trained.step, "ema": EMA.value, **provenance()},
     )

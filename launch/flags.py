@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from configs.base import base_config
 from qsdt_jax.errors import UserError
 
 # Flag that receives the arguments without a name, where a verb defines it; its help says how to write them.
@@ -90,7 +91,13 @@ def _check_config(arguments: list[str]) -> None:
     if not path.is_file():
         others = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
         raise UserError(f"--config {path}: no such file{_nearest(str(path), others)}")
-    known = _keys(_load(file))
+    known, complete = _keys(_load(file)), _keys(base_config())
+    for key in known:
+        if key not in complete:
+            raise UserError(f"--config {path}: unknown config key {key!r}{_nearest(key, complete)}")
+    for key in complete:
+        if key not in known:
+            raise UserError(f"--config {path}: config key {key!r} is missing; begin with configs.base")
     for argument in arguments:
         match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
         if match and match[1] not in known:
@@ -104,11 +111,16 @@ def _load(file: str) -> ConfigDict:
     path, _, argument = file.partition(":")
     try:
         spec = importlib.util.spec_from_file_location("checked_config", path)
-        module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
-        spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]
-        return module.get_config(argument) if argument else module.get_config()
+        if spec is None or spec.loader is None:
+            raise ImportError("not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config(argument) if argument else module.get_config()
     except Exception as error:  # Whatever a config file does wrong is the user's to mend.
         raise UserError(f"--config {path}: {type(error).__name__}: {error}") from None
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config {path}: get_config() gave {type(config).__name__}, expected ConfigDict")
+    return config
 
 
 def _keys(config: ConfigDict, prefix: str = "") -> list[str]:

@@ -22,7 +22,7 @@ CLASS_NAMES = flags.DEFINE_string(
 
 def main() -> None:
     """Imports as the flags say."""
-    if CONFIG.value is None or CHECKPOINT.value is None or WORKDIR.value is None:
+    if CONFIG.value is None or not CHECKPOINT.value or not WORKDIR.value:
         raise UserError("import-torch needs --checkpoint FILE.pth, --config FILE and --workdir DIR")
     names = read_names(CLASS_NAMES.value) if CLASS_NAMES.value else None
     parameters = import_torch(CONFIG.value, CHECKPOINT.value, WORKDIR.value, class_names=names)
@@ -54,7 +54,7 @@ def import_torch(
     import optax
 
     from launch.build import build_optimizer, build_task, plain
-    from launch.trained import use_float64_if_asked, write_class_names
+    from launch.trained import use_float64_if_asked
     from qsdt_jax.interop import from_torch
     from qsdt_jax.train.checkpoint import Checkpointer
     from qsdt_jax.train.loop import CHECKPOINT_FOLDER
@@ -80,8 +80,7 @@ def import_torch(
             raise UserError(
                 f"workdir {workdir} holds checkpoints of steps {stored}; expected a new directory"
             )
-        directory.claim(plain(config))
-        write_class_names(workdir, names)
+        directory.claim(plain(config), names)
         checkpointer.save(0, state, wait=True)
     return parameter_count(variables)
 

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,14 @@ from configs.base import base_config
 from launch.build import build_preprocess, build_task
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
-from qsdt_jax.files import write_atomically
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.train.checkpoint import restore_raw
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER
 from qsdt_jax.train.state import Variables
 from qsdt_jax.train.stored import stored_metrics, stored_steps
-from qsdt_jax.train.workdir import CONFIG_FILE, read_config
-
-CLASS_NAMES_FILE = "class_names.json"
+from qsdt_jax.train.transfer import transfer
+from qsdt_jax.train.workdir import CLASS_NAMES_FILE, CONFIG_FILE, read_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,11 @@ class Trained:
 
     @property
     def preprocess(self) -> Preprocess:
-        return build_preprocess(self.config)
+        """Of image files; raises UserError where the network takes events."""
+        preprocess = build_preprocess(self.config)
+        if not isinstance(preprocess, Preprocess):
+            raise UserError(f"predict takes image files, but the network of {self.workdir} takes events")
+        return preprocess
 
     def logits(self, images: np.ndarray) -> jax.Array:
         """(B, K) of (B, H, W, C) inputs."""
@@ -120,9 +123,23 @@ def stored_config(workdir: str | Path) -> ml_collections.ConfigDict:
     return config
 
 
-def write_class_names(workdir: str | Path, class_names: Sequence[str]) -> None:
-    """Stores the names in the order of the outputs; raises UserError where the file cannot be written."""
-    write_atomically(Path(workdir) / CLASS_NAMES_FILE, json.dumps(list(class_names), indent=0) + "\n")
+def starting_point(config: ml_collections.ConfigDict) -> Callable[[Variables], Variables] | None:
+    """What makes a new run start from the newest checkpoint in `config.start_from`; None where that is empty.
+
+    It reads the checkpoint when it is called, which a run that goes on does not do, and raises UserError
+    where there is none or it does not fit.
+    """
+    if not config.start_from:
+        return None
+
+    def start(variables: Variables) -> Variables:
+        trained = load_trained(Path(config.start_from).expanduser())
+        taken, remarks = transfer(trained.variables, variables)
+        lines = [f"starting from step {trained.step} of {trained.workdir}", *remarks]
+        print("\n  ".join(lines), file=sys.stderr)
+        return taken
+
+    return start
 
 
 def use_float64_if_asked(config: ml_collections.ConfigDict) -> None:

@@ -10,8 +10,6 @@ Here the quantizer returns w_int and alpha apart, because the layers multiply in
 after ("Exactness"). The gradients above come out of the chain rule over that pair.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -86,8 +84,7 @@ def _usable(step_size: jax.Array) -> jax.Array:
     return jnp.maximum(step_size, SMALLEST_STEP_SIZE)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _lsq(w, step_size, bits):
+def _lsq(w: jax.Array, step_size: jax.Array, bits: int) -> tuple[jax.Array, jax.Array]:
     smallest, largest = weight_range(bits)
     scale = _usable(step_size)
     return jnp.round(jnp.clip(w / scale, smallest, largest)), scale
@@ -110,6 +107,8 @@ def _lsq_backward(bits, residuals, grads):
     return grad_w, grad_step_size / (w.size * largest) ** 0.5
 
 
+# Not as a decorator, under which type checkers lose the signature.
+_lsq = jax.custom_vjp(_lsq, nondiff_argnums=(2,))
 _lsq.defvjp(_lsq_forward, _lsq_backward)
 
 

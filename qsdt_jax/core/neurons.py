@@ -21,8 +21,7 @@ because it is the baseline against which a spiking network must justify itself.
 """
 
 import dataclasses
-import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +87,8 @@ def make_neuron(
         raise ValueError(f"decay must lie in [0, 1], got {decay}")
     if reset not in ("soft", "hard"):
         raise ValueError(f"reset must be 'soft' or 'hard', got {reset!r}")
+    if surrogate not in get_args(Surrogate):
+        raise ValueError(f"surrogate must be one of {', '.join(get_args(Surrogate))}; got {surrogate!r}")
     match kind:
         case "ie_lif":
             scale, threshold, usual_decay = float(levels), 0.5, 0.25
@@ -156,7 +157,6 @@ def _potential_in_counts(u: jax.Array, neuron: Neuron) -> jax.Array:
     return v if neuron.threshold == 0.5 else v - (neuron.threshold - 0.5)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def spike_count(u: jax.Array, neuron: Neuron) -> jax.Array:
     """Spike count c = floor(clip(v, 0, D) + 1/2) of membrane potential u, with a surrogate gradient.
 
@@ -181,4 +181,6 @@ def _spike_count_backward(neuron, slope, grad):
     return (grad * slope.astype(grad.dtype) * neuron.scale,)
 
 
+# Not as a decorator, under which type checkers lose the signature.
+spike_count = jax.custom_vjp(spike_count, nondiff_argnums=(1,))
 spike_count.defvjp(_spike_count_forward, _spike_count_backward)

@@ -48,10 +48,19 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
         raise UserError(f"image files give 1 or 3 channels, but the network takes {channels}")
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            pixels = np.asarray(image.convert(MODES[channels]))
+            pixels = np.asarray(_in_bytes(image).convert(MODES[channels]))
     except DECODE_ERRORS as error:
         raise CorruptRecord(f"{name}: not a readable image ({decode_reason(error)})") from None
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """The image with 8 bits a channel; Pillow's own conversion of deeper ones makes all above 255 white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels, of which none is known to be white")
+    return image
 
 
 def decode_reason(error: BaseException) -> str:

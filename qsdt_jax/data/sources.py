@@ -1,23 +1,27 @@
-"""Index-addressable image sources: `len(source)` examples, `source[i]` one of them.
+"""Index-addressable sources: `len(source)` examples, `source[i]` one of them.
 
-An example is {"image": uint8 (H, W, C), "label": int}. Sources know their classes and pickle.
+An example is {"image": uint8 (H, W, C), "label": int}, or of an event camera {"events": (N,) of dtype
+`events.EVENT`, "sensor_size": (height, width) in pixels, "label": int}. Sources know their classes, and
+they pickle.
 """
 
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
+from qsdt_jax.data.events import EVENT
 from qsdt_jax.data.images import read_image
 from qsdt_jax.errors import UserError
 
 Split = Literal["train", "test"]
-Example = dict[str, np.ndarray | int]
+Example = dict[str, Any]
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+DIGITS = tuple("0123456789")
 DIGITS_TEST_IMAGES = 360
 DIGITS_SPLIT_SEED = 0
 
@@ -25,7 +29,8 @@ DIGITS_SPLIT_SEED = 0
 class Source(Protocol):
     """A split of a data set."""
 
-    class_names: tuple[str, ...]
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -41,11 +46,12 @@ class DigitsSource:
     Attributes:
       split: "train" (1,437 images) or "test" (360).
       size: side of the upscaled image in pixels (bicubic).
+      class_names: the digits to take, in the order of their labels.
     """
 
     split: Split
     size: int = 32
-    class_names: tuple[str, ...] = tuple("0123456789")
+    class_names: tuple[str, ...] = DIGITS
 
     def __len__(self) -> int:
         return len(self._arrays[1])
@@ -61,8 +67,10 @@ class DigitsSource:
         digits = load_digits()
         order = np.random.default_rng(DIGITS_SPLIT_SEED).permutation(len(digits.target))
         split = order[:-DIGITS_TEST_IMAGES] if self.split == "train" else order[-DIGITS_TEST_IMAGES:]
-        images = [_upscale(image, self.size) for image in digits.images[split]]
-        return np.stack(images)[..., None], digits.target[split].astype(np.int32)
+        labels = {int(name): label for label, name in enumerate(self.class_names)}
+        taken = [i for i in split if digits.target[i] in labels]
+        images = np.stack([_upscale(digits.images[i], self.size) for i in taken])
+        return images[..., None], np.array([labels[digits.target[i]] for i in taken], np.int32)
 
 
 def _upscale(digit: np.ndarray, size: int) -> np.ndarray:
@@ -125,3 +133,36 @@ class FakeSource:
         generator = np.random.default_rng(index)
         image = generator.integers(0, 256, self.shape, np.uint8)
         return {"image": image, "label": int(generator.integers(self.classes))}
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeEvents:
+    """Random events and labels, a pure function of the index; for benchmarks and tests.
+
+    Attributes:
+      length: number of streams.
+      sensor_size: (height, width) in pixels, at most 256.
+      classes: number of classes.
+      events: length of a stream.
+    """
+
+    length: int
+    sensor_size: tuple[int, int]
+    classes: int
+    events: int = 10_000
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(str(i) for i in range(self.classes))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Example:
+        generator = np.random.default_rng(index)
+        events = np.empty(self.events, EVENT)
+        events["t"] = np.arange(self.events)
+        for field, size in zip("yxp", (*self.sensor_size, 2), strict=True):
+            events[field] = generator.integers(0, size, self.events)
+        label = int(generator.integers(self.classes))
+        return {"events": events, "sensor_size": self.sensor_size, "label": label}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qsdt_jax.data.events import read_events
+from qsdt_jax.data.events import SENSOR_SIZE, read_events
 from qsdt_jax.data.images import MODES, decode_image
 from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED
 from qsdt_jax.data.sources import Example, Split
@@ -22,7 +22,7 @@ class TfdsSource:
     """A split of a tfds directory, prepared here or by tfds itself.
 
     Examples are {"image": uint8 (H, W, C), "label": int}, decoded as Pillow's conversion does; or, of a data
-    set of event streams, {"events": (N,) of dtype `events.EVENT`, "label": int}. It pickles as its arguments.
+    set of event streams, as `sources` has them. It pickles as its arguments.
 
     Args:
       directory: NAME/VERSION below a tfds data directory, or a folder that holds a single data set.
@@ -53,11 +53,13 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Example:
         """The example; raises CorruptRecord where it cannot be read."""
         record = self._read(index)
-        name, label = self._name(index, record), int(record["label"])
+        name, label = self._name(index, record), record["label"]
+        if label is None:  # What array_record gives out of a shard that is cut off.
+            raise CorruptRecord(f"{name}: is empty")
         if not 0 <= label < len(self.class_names):
             raise CorruptRecord(f"{name}: has the label {label}; expected 0..{len(self.class_names) - 1}")
         if self.kind == "events":
-            return {"events": read_events(record["events"]), "label": label}
+            return {"events": read_events(record["events"]), "sensor_size": SENSOR_SIZE, "label": label}
         return {"image": decode_image(record["image"], self._channels, name), "label": label}
 
     def __reduce__(self):
@@ -126,8 +128,10 @@ def _kind(directory: Path, features: Any) -> str:
     """The feature that examples are made of."""
     import tensorflow_datasets as tfds
 
-    image, events, label = (dict(features.items()).get(name) for name in ("image", "events", "label"))
-    if not isinstance(label, tfds.features.ClassLabel):
+    known: dict[str, Any] = dict(features.items())
+    image: Any = known.get("image")
+    events: Any = known.get("events")
+    if not isinstance(known.get("label"), tfds.features.ClassLabel):
         problem = "label of classes"
     elif isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8:
         return "image"
@@ -135,7 +139,7 @@ def _kind(directory: Path, features: Any) -> str:
         return "events"
     else:
         problem = "image of uint8, nor events of t, x, y, p"
-    raise UserError(f"{directory} has no {problem}; found the features {', '.join(sorted(features))}")
+    raise UserError(f"{directory} has no {problem}; found the features {', '.join(sorted(known))}")
 
 
 def _split(directory: Path, split: Split, splits: Any) -> str:

@@ -12,7 +12,8 @@ from qsdt_jax.losses.classification import cross_entropy
 def accuracy_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
     """Counts of one batch, to be added up over the split.
 
-    A class counts as predicted at rank r if r other classes score higher, or equal with a lower index.
+    A class counts as predicted at rank r if r other classes score higher, or equal with a lower index. Where
+    either score is no number, the other class counts as higher.
 
     Args:
       logits: (B, K); labels: (B,); mask: (B,) 1 for images, 0 for padding.
@@ -22,7 +23,8 @@ def accuracy_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
     earlier = jnp.arange(logits.shape[1])[None, :] < labels[:, None]
-    rank = jnp.sum((logits > own) | ((logits == own) & earlier), axis=1)
+    # By what scores lower, because comparisons with NaN are false: a network of NaNs is never right.
+    rank = jnp.sum(~((logits < own) | ((logits == own) & ~earlier)), axis=1)
     valid = mask > 0
     return {
         "images": jnp.sum(valid, dtype=jnp.int32),

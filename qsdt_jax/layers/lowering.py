@@ -13,6 +13,7 @@ The ratios in the comments are plain convolution / strategy on two cores of a Xe
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Callable
 
 import jax
@@ -51,10 +52,10 @@ def convolve(
     def on_gpu(x, kernel):
         # Integer convolutions: unsupported in some versions of XLA on GPU, wrong for groups in others.
         # 8-bit integers are exact in float32, even where it multiplies as TF32.
-        if not jnp.issubdtype(x.dtype, jnp.integer):
-            return elsewhere(x, kernel)
-        x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
-        return _plain_convolve(x, kernel, geometry, jnp.float32).astype(dtype)
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+            return _plain_convolve(x, kernel, geometry, jnp.float32).astype(dtype)
+        return elsewhere(x, kernel)
 
     def elsewhere(x, kernel):
         return _plain_convolve(x, kernel, geometry, _accumulator(x, dtype), precision).astype(dtype)
@@ -293,7 +294,7 @@ def _depthwise(padded: jax.Array, kernel: jax.Array, stride: int, accumulate) ->
         for i in range(kh)
         for j in range(kw)
     )
-    return functools.reduce(jnp.add, shifted)
+    return functools.reduce(operator.add, shifted)
 
 
 def _depthwise_weight_gradient(x, dy, kernel_shape, geometry: ConvGeometry) -> jax.Array:

@@ -23,7 +23,6 @@ from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def scaled_convolution(
     x: jax.Array,
     integers: jax.Array,
@@ -73,6 +72,8 @@ def _backward(geometry, operand_dtype, gradient_dtype, residuals, dy):
     return grad_x, grad_integers, grad_scale.astype(scale.dtype)
 
 
+# Not as a decorator, under which type checkers lose the signature.
+scaled_convolution = jax.custom_vjp(scaled_convolution, nondiff_argnums=(3, 4, 5))
 scaled_convolution.defvjp(_forward, _backward)
 
 

@@ -1,6 +1,6 @@
 """The backbone: four stages of conv blocks and spike-driven transformer blocks."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -84,10 +84,15 @@ class Backbone(nn.Module):
         )
 
     def setup(self):
-        if len(self.channels) != 4 or self.channels[0] % 2:
-            raise ValueError(f"channels are four widths, the first even; got {self.channels}")
+        if len(self.channels) != 4 or min(self.channels) < 1 or self.channels[0] % 2:
+            raise ValueError(f"channels are four positive widths, the first even; got {self.channels}")
         if self.depth < 4 or self.depth % 4:
             raise ValueError(f"depth must be a multiple of 4, got {self.depth}")
+        for name in ("num_heads", "mlp_ratio", "in_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.rectify not in get_args(Rectify):
+            raise ValueError(f"rectify must be one of {', '.join(get_args(Rectify))}; got {self.rectify!r}")
         numerics, ratio = self.numerics, self.mlp_ratio
         c1, c2, c3, c4 = self.channels
         self.downsample1_1 = Downsample(c1 // 2, numerics, kernel_size=7, padding=3, spiking=False)

@@ -226,6 +226,10 @@ class Checkpointer:
             if jax.process_index() == 0:
                 write_atomically(integrity_file(self.directory, step), json.dumps(sealed(record)))
             self._metrics[step] = record["metrics"]
+            # A best step of before may be superseded; orbax looks only when it saves.
+            steps = self.steps()
+            for superseded in set(steps) - self._policy.kept(steps):
+                self._manager.delete(superseded)
 
     def _require_room(self, step: int, leaves: Leaves) -> None:
         """Raises UserError where the disk has no room for `leaves`, before orbax fills it."""
@@ -295,10 +299,14 @@ class _LatestAndBest:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = self.kept(steps)
+        return [step in kept for step in steps]
+
+    def kept(self, steps: Sequence[int]) -> set[int]:
+        """Those of ascending steps that stay."""
         scored = [(score, step) for step in steps if (score := self._score(step)) is not None]
         best = {step for _, step in sorted(scored, reverse=True)[: self._best]}
-        kept = best | set(steps[-self._latest :])
-        return [step in kept for step in steps]
+        return best | set(steps[-self._latest :])
 
 
 def _require_writable(directory: Path) -> None:
@@ -333,7 +341,10 @@ def _silence_orbax() -> None:
 
 def _is_worth_reading(record: python_logging.LogRecord) -> bool:
     """Drops orbax's chatter, and the tracebacks of errors that it raises as well."""
-    if record.exc_info and "tensorstore" in str(record.exc_info[1]):
-        return False
+    if record.exc_info:
+        error = record.exc_info[1]
+        # Of several answers to one full disk, not every one names tensorstore.
+        if "tensorstore" in str(error) or os_error_code(error) is not None:
+            return False
     chatter = record.levelno <= python_logging.INFO or record.exc_info
     return not (chatter and f"{os.sep}orbax{os.sep}" in record.pathname)

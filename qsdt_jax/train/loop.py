@@ -13,7 +13,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Run:
     Attributes:
       config: the configuration as plain data, stored in the workdir and compared on resume.
       task: model, loss, evaluation.
+      class_names: in the order of the outputs.
       optimizer: applied to the gradients.
       schedule: the optimiser's learning rate by step, for the log.
       training_data: batches from a given step on.
@@ -57,10 +58,13 @@ class Run:
       log_every, eval_every, save_every: in steps; each evaluation is followed by a checkpoint as well.
       seed, accumulate, ema_decay: see `train_step`.
       keep_latest, keep_best: checkpoints kept.
+      start_from: makes the variables that a new run starts with out of freshly drawn ones, where it does not
+        start with these.
     """
 
     config: Mapping[str, Any]
     task: Task
+    class_names: Sequence[str]
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     training_data: Callable[[int], HostBatches]
@@ -75,6 +79,7 @@ class Run:
     ema_decay: float = 0.0
     keep_latest: int = 2
     keep_best: int = 1
+    start_from: Callable[[Variables], Variables] | None = None
 
     def initial_state(self) -> TrainState:
         """The state before the first step, a pure function of the seed."""
@@ -114,7 +119,7 @@ def train(run: Run, workdir: str | os.PathLike[str]) -> dict[str, Any]:
             best_metric=run.task.best_metric,
         ) as checkpointer,
     ):
-        directory.claim(run.config)
+        directory.claim(run.config, run.class_names)
         return _Session(run, directory.path, preemption, checkpointer).finish()
 
 
@@ -124,6 +129,7 @@ class _Session:
     def __init__(self, run: Run, workdir: Path, preemption: Preemption, checkpointer: Checkpointer):
         self.run, self.workdir = run, workdir
         self.preemption, self.checkpointer = preemption, checkpointer
+        self.provenance = provenance()  # Of the code that runs: the checkout may change meanwhile.
         self.state = self._restore_or_create()
         self.step = int(self.state.step)
         self.writer = MetricWriter(workdir, self.step)
@@ -151,9 +157,12 @@ class _Session:
     def _restore_or_create(self) -> TrainState:
         initial = jit_once(self.run.initial_state)
         restored = self.checkpointer.restore_latest(initial.eval_shape())
-        if restored is None:
-            return self.preemption.wait_for(initial)
-        return restored[1]
+        if restored is not None:
+            return restored[1]
+        state = self.preemption.wait_for(initial)
+        if self.run.start_from is None:
+            return state
+        return state.starting_with(self.run.start_from(state.variables))
 
     def _train(self) -> None:
         run = self.run
@@ -199,8 +208,7 @@ class _Session:
             accumulate=run.accumulate,
             ema_decay=run.ema_decay,
         )
-        lowered = jax.jit(function, donate_argnums=0).lower(self.state, batch)
-        return self.preemption.wait_for(lowered.compile)
+        return self.preemption.compile(jax.jit(function, donate_argnums=0), self.state, batch)
 
     def _report(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
         """Checks the loss of a finished step, shows and logs it."""
@@ -245,8 +253,7 @@ class _Session:
         def step(batch):
             if self._evaluation_step is None:
                 function = functools.partial(evaluation_step, task=self.run.task)
-                lowered = jax.jit(function).lower(variables, batch)
-                self._evaluation_step = self.preemption.wait_for(lowered.compile)
+                self._evaluation_step = self.preemption.compile(jax.jit(function), variables, batch)
             return self._evaluation_step(variables, batch)
 
         metrics = evaluate_split(step, self.preemption.iterate(batches), self.run.task.summarize)
@@ -262,7 +269,7 @@ class _Session:
             "images_per_second": rates[-1] if rates else None,
             "parameters": parameter_count(self.state.variables),
             "config": self.run.config,
-            **provenance(),
+            **self.provenance,
         }
         write_atomically(self.workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
         return summary

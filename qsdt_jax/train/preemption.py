@@ -2,16 +2,20 @@
 
 The signal only sets a flag; the loop looks at it between steps, where the state is whole, saves and leaves.
 Long waits (compilation, input) run in a thread that the loop abandons, because Python delivers no signal
-while the main thread is inside a library.
+while the main thread is inside a library. Long work in Python (tracing) stays in the main thread and is
+broken off: left behind in a thread, it would take turns with the saving and make that many times slower.
 """
 
 import contextlib
+import gc
 import queue
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import jax
 
 T = TypeVar("T")
 POLL_SECONDS = 0.1
@@ -26,6 +30,7 @@ class Preemption:
 
     def __init__(self):
         self.signal_name: str | None = None
+        self._breaks_off = False
         self._previous = {}
 
     def __enter__(self) -> "Preemption":
@@ -54,6 +59,23 @@ class Preemption:
           Preempted: a signal came first; the thread is left behind.
         """
         return self.next_of(Background(iter([work]), lambda task: task(), ahead=1))
+
+    def compile(self, function: jax.stages.Wrapped, *args: Any) -> jax.stages.Compiled:
+        """A jitted function compiled for these arguments.
+
+        Raises:
+          Preempted: a signal came first.
+        """
+        # Garbage collection calls back into libraries, where an exception is told and ignored.
+        gc.disable()
+        self._breaks_off = True
+        try:
+            self.check()
+            lowered = function.lower(*args)
+        finally:
+            self._breaks_off = False
+            gc.enable()
+        return self.wait_for(lowered.compile)
 
     def next_of(self, results: "Background[T]") -> T:
         """The next result of a `Background`.
@@ -85,6 +107,8 @@ class Preemption:
             raise KeyboardInterrupt
         self.signal_name = name
         print(f"\n{name}: saving and stopping (Ctrl-C again stops at once)", file=sys.stderr)
+        if self._breaks_off:
+            raise Preempted(name)
 
 
 class Background(Generic[T]):

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 Variables = dict[str, Any]
 
 
-class TrainState(flax.struct.PyTreeNode):
+class TrainState(struct.PyTreeNode):
     """Everything that a resumed run needs besides its configuration.
 
     No random key and no data position is stored: both are functions of (seed, step).
@@ -26,6 +26,11 @@ class TrainState(flax.struct.PyTreeNode):
     variables: Variables
     opt_state: optax.OptState
     ema: Variables | None
+
+    def starting_with(self, variables: Variables) -> "TrainState":
+        """This state, of before the first step, with other variables."""
+        ema = None if self.ema is None else jax.tree.map(jnp.copy, variables)
+        return self.replace(variables=variables, ema=ema)
 
 
 def create_state(variables: Variables, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:

@@ -13,8 +13,10 @@ Batch = Mapping[str, jax.Array]
 class Task(Protocol):
     """One kind of training, as pure functions of variables and batch."""
 
-    best_metric: str
-    """Name of the evaluation metric that decides which checkpoint is best (larger is better)."""
+    @property
+    def best_metric(self) -> str:
+        """Name of the evaluation metric that decides which checkpoint is best (larger is better)."""
+        ...
 
     def init(self, key: jax.Array) -> Variables:
         """Initial variables."""

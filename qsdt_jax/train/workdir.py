@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.files import locked, write_atomically
 
 CONFIG_FILE = "config.json"
+CLASS_NAMES_FILE = "class_names.json"
 LOCK_FILE = ".lock"
 # Sections and keys that change nothing about the numbers of a run, so a resumed run may change them.
 FREE_SECTIONS = ("log", "checkpoint")
@@ -43,8 +44,12 @@ class Workdir:
     def __exit__(self, *exception) -> None:
         self._lock.close()
 
-    def claim(self, config: Mapping[str, Any]) -> None:
+    def claim(self, config: Mapping[str, Any], class_names: Sequence[str]) -> None:
         """Binds the directory to a configuration, or checks that it is the one of the run so far.
+
+        Args:
+          config: as plain data.
+          class_names: in the order of the network's outputs.
 
         Raises:
           UserError: the directory belongs to a run of another configuration.
@@ -58,6 +63,8 @@ class Workdir:
                     + "; ".join(differences)
                 )
         write_atomically(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        names = json.dumps(list(class_names), indent=0)
+        write_atomically(self.path / CLASS_NAMES_FILE, names + "\n")
 
 
 def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:

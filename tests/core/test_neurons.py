@@ -118,6 +118,7 @@ def test_reset_path_carries_no_gradient():
         ({"kind": "izhikevich"}, "unknown neuron"),
         ({"decay": 1.5}, "decay"),
         ({"reset": "none"}, "reset"),
+        ({"surrogate": "step"}, "surrogate"),
     ],
 )
 def test_values_out_of_range_are_refused(arguments, complaint):

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import jax.numpy as jnp
 import pytest
@@ -89,7 +90,7 @@ def test_json_goes_to_a_file(tmp_path, capsys):
 
 def test_rates():
     bench = Bench(get_config(), 7)
-    bench.task = Linear()
+    bench.task = cast(Any, Linear())
     inference, train, loop = bench.inference(), bench.train(), bench.loop()
     batch, macs = 64, bench.setting()["macs_per_image"]
     check_rates(inference, batch)

@@ -73,7 +73,7 @@ def test_training_starts_from_the_workdir(imported, variables):
     assert found[0] == found[1].step == 0
     assert_same(found[1].variables, variables)
     with Workdir(imported) as workdir:
-        workdir.claim(run.config)  # Else it is refused as another run's.
+        workdir.claim(run.config, run.class_names)  # Else it is refused as another run's.
 
 
 def test_without_the_images_the_head_gives_the_number_of_classes(tmp_path):

@@ -1,6 +1,7 @@
 """A tiny network for the digits with drawn weights, in a workdir or in a PyTorch file."""
 
 import functools
+import importlib
 import json
 import zipfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 from configs.digits import get_config
-from launch.__main__ import main
+from launch.__main__ import VERBS, main
 from launch.build import build_optimizer, build_task
 from qsdt_jax.interop import to_torch
 from qsdt_jax.train.checkpoint import Checkpointer
@@ -89,6 +90,9 @@ def write_pth(file: Path, variables: dict, *, without: str = "") -> Path:
 def launch(*arguments: object) -> int:
     """`python -m launch ...` in this process: its exit status."""
     words = [str(argument) for argument in arguments]
+    verb = words[0] if words and not words[0].startswith("-") else "train"
+    if verb in VERBS:
+        importlib.import_module(VERBS[verb])  # Here, because the saver forgets flags that are defined in it.
     # The overrides of a config are looked up in sys.argv.
     with flagsaver.flagsaver(), mock.patch("sys.argv", ["launch", *words]):
         return main(words)

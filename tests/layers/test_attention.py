@@ -15,8 +15,10 @@ def draw_counts(shape, seed, levels=4):
     return np.random.default_rng(seed).integers(0, levels + 1, shape)
 
 
-def spikes(counts, levels=4, dtype=jnp.float32):
-    return Spikes(counts=jnp.asarray(counts, dtype), step=1 / levels, levels=levels)
+def attend(q, k, v, num_heads, dtype=jnp.float32):
+    """The attention of counts 0..4."""
+    q, k, v = (Spikes(counts=jnp.asarray(counts, dtype), step=1 / 4, levels=4) for counts in (q, k, v))
+    return spike_attention(q, k, v, num_heads, 0.25)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -26,20 +28,17 @@ def test_product_is_exact(dtype):
     heads = [x.reshape(2, 196, 8, 3).transpose(0, 2, 1, 3) for x in (q, k, v)]
     integers = heads[0] @ (heads[1].swapaxes(-1, -2) @ heads[2])
     expected = integers.transpose(0, 2, 1, 3).reshape(2, 196, 24) * np.float32(0.25 / 64)
-    y = spike_attention(*(spikes(x, dtype=dtype) for x in (q, k, v)), 8, 0.25)
+    y = attend(q, k, v, 8, dtype)
     assert np.array_equal(np.asarray(y, np.float32), expected)
     order = np.random.default_rng(9).permutation(196)
-    shuffled = spike_attention(
-        spikes(q, dtype=dtype), spikes(k[:, order], dtype=dtype), spikes(v[:, order], dtype=dtype), 8, 0.25
-    )
-    assert np.array_equal(y, shuffled)
+    assert np.array_equal(y, attend(q, k[:, order], v[:, order], 8, dtype))
 
 
 def test_attention_of_slots_alone_is_another_function():
     """Unrolling q, k, v into binary slots and keeping equal slots only loses the cross terms."""
     q, k, v = (draw_counts((1, 16, 8), seed) for seed in range(3))
-    exact = spike_attention(*map(spikes, (q, k, v)), 2, 0.25)
-    naive = sum(spike_attention(*(spikes((x > d).astype(int)) for x in (q, k, v)), 2, 0.25) for d in range(4))
+    exact = attend(q, k, v, 2)
+    naive = sum(attend(q > d, k > d, v > d, 2) for d in range(4))
     assert np.mean(np.asarray(naive)) < 0.5 * np.mean(np.asarray(exact))
 
 
@@ -59,4 +58,4 @@ def test_norm_rectification_fills_the_levels_per_head():
     for head in (np.asarray(y)[..., :4], np.asarray(y)[..., 4:]):
         assert head.mean() == pytest.approx(0.5, abs=1e-5)
         assert head.std() == pytest.approx(0.25, abs=1e-4)
-    assert variables["params"]["norm"]["scale"].shape == (2,)
+    assert jax.tree.map(np.shape, variables["params"]) == {"norm": {"bias": (2,), "scale": (2,)}}

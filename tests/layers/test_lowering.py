@@ -55,10 +55,11 @@ def taps_of(x: np.ndarray, kernel: np.ndarray, geometry: ConvGeometry):
 def reference(x: np.ndarray, kernel: np.ndarray, geometry: ConvGeometry) -> np.ndarray:
     groups = geometry.groups
     grouped = kernel.reshape(*kernel.shape[:3], groups, -1)
-    y = sum(
+    terms = [
         np.einsum("nhwgi,igo->nhwgo", seen.reshape(*seen.shape[:3], groups, -1), grouped[i, j])
         for i, j, seen in taps_of(x, kernel, geometry)
-    )
+    ]
+    y = np.sum(terms, axis=0)
     return y.reshape(*y.shape[:3], -1)
 
 

@@ -43,12 +43,12 @@ def test_value_and_gradients_are_those_of_the_naive_formula(case):
     x, integers, scale, geometry = operands(case)
     with jax.enable_x64(True):
         y, vjp = jax.vjp(
-            lambda *a: scaled_convolution(*a, geometry, jnp.float64, jnp.float64),
+            lambda x, w, s: scaled_convolution(x, w, s, geometry, jnp.float64, jnp.float64),
             x,
             integers,
             scale,
         )
-        expected, expected_vjp = jax.vjp(lambda *a: naive(*a, geometry), x, integers, scale)
+        expected, expected_vjp = jax.vjp(lambda x, w, s: naive(x, w, s, geometry), x, integers, scale)
         dy = np.random.default_rng(1).standard_normal(y.shape)
         np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
         for ours, theirs in zip(vjp(dy), expected_vjp(dy), strict=True):
@@ -62,8 +62,8 @@ def test_gradients_agree_with_finite_differences(case):
     rng = np.random.default_rng(2)
     with jax.enable_x64(True):
 
-        def loss(*a):
-            return jnp.sum(jnp.sin(scaled_convolution(*a, geometry, jnp.float64, jnp.float64)))
+        def loss(x, w, s):
+            return jnp.sum(jnp.sin(scaled_convolution(x, w, s, geometry, jnp.float64, jnp.float64)))
 
         loss = jax.jit(loss)
         arguments = (x, integers, scale)
@@ -99,8 +99,8 @@ def test_gradients_are_those_of_float32_when_only_the_forward_operands_are_narro
     arguments = [jnp.asarray(a, jnp.float32) for a in (x, integers, scale)]
 
     def gradients(operand):
-        def loss(*a):
-            y = scaled_convolution(*a, geometry, operand, jnp.float32)
+        def loss(x, w, s):
+            y = scaled_convolution(x, w, s, geometry, operand, jnp.float32)
             return jnp.sum(jnp.sin(y))
 
         return jax.jit(jax.grad(loss, (0, 1, 2)))(*arguments)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +49,8 @@ def test_evaluation_forward(golden, weights):
     variables = from_torch(model, weights)
     images = golden["x"].transpose(0, 2, 3, 1)
     assert_met(model.apply(variables, images), golden["eval/logits"], "logits")
-    features = model.apply(variables, images, method="features")["stage4"]
-    assert_met(np.transpose(features, (0, 3, 1, 2)), golden["eval/features"], "features")
+    features: Any = model.apply(variables, images, method="features")
+    assert_met(np.transpose(features["stage4"], (0, 3, 1, 2)), golden["eval/features"], "features")
 
 
 def test_training_forward_and_every_gradient(golden, weights):
@@ -106,6 +107,7 @@ def test_training_run_of_twelve_steps():
 
     images = draw_test_images(recipe["seed"])
     assert_met(model.apply(state.variables, images), expected["final_logits"], "final logits")
+    assert state.ema is not None
     assert_met(model.apply(state.ema, images), expected["ema_logits"], "EMA logits")
     final = to_torch(state.variables)
     for key in expected.files:

@@ -9,6 +9,7 @@ import functools
 import json
 import multiprocessing
 import os
+import signal as signals
 import sys
 import threading
 import time
@@ -42,7 +43,7 @@ class Signal:
       block: the thread where it comes waits for ever.
     """
 
-    number: int
+    number: signals.Signals
     moment: str
     count: int = 1
     block: bool = False

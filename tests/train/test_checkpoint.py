@@ -12,16 +12,17 @@ import sys
 import threading
 import time
 import types
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
 import pytest
+from flax import struct
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from qsdt_jax.errors import UserError
@@ -33,7 +34,7 @@ from qsdt_jax.train.stored import stored_steps
 METRIC = "eval/top1"
 
 
-class State(flax.struct.PyTreeNode):
+class State(struct.PyTreeNode):
     step: Any
     variables: Any
     opt_state: Any
@@ -71,12 +72,19 @@ def assert_same(actual, expected):
         assert one.tobytes() == other.tobytes()
 
 
+def latest(checkpointer: Checkpointer, target) -> tuple[int, Any]:
+    """The newest valid step, which is there."""
+    restored = checkpointer.restore_latest(target)
+    assert restored is not None
+    return restored
+
+
 def assert_latest(directory: Path, step: int, **options):
     """The newest valid step is `step`, with the bits of `state_of(step)`."""
     with Checkpointer(directory) as checkpointer:
-        restored = checkpointer.restore_latest(described(state_of(0, **options)))
-        assert restored is not None and restored[0] == step
-        assert_same(restored[1], state_of(step, **options))
+        found, state = latest(checkpointer, described(state_of(0, **options)))
+        assert found == step
+        assert_same(state, state_of(step, **options))
 
 
 def stored(directory: Path, *steps: int, **options) -> Path:
@@ -344,7 +352,7 @@ def test_missing_file_is_detected(checkpoints):
 def test_damaged_step_is_reported_deleted_and_saved_again(checkpoints, caplog):
     damage(checkpoints, 3)
     with Checkpointer(checkpoints) as checkpointer:
-        step, state = checkpointer.restore_latest(described(state_of(0)))
+        step, state = latest(checkpointer, described(state_of(0)))
         assert step == 2
         assert_same(state, state_of(2))
         assert checkpointer.steps() == [1, 2]
@@ -504,6 +512,15 @@ def test_metrics_can_come_later(tmp_path):
         assert_same(checkpointer.restore(1, described(state_of(0))), state_of(1))
 
 
+def test_metrics_that_come_later_supersede_the_best_step(tmp_path):
+    with Checkpointer(tmp_path, keep_latest=1, keep_best=1, best_metric=METRIC) as checkpointer:
+        checkpointer.save(1, state_of(1), metrics={METRIC: 10})
+        checkpointer.save(2, state_of(2), wait=True)
+        assert checkpointer.steps() == [1, 2]
+        checkpointer.save(2, state_of(2), metrics={METRIC: 20})
+        assert checkpointer.steps() == [2]
+
+
 def test_changed_metric_is_detected(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(1, state_of(1), metrics={METRIC: 10})
@@ -628,7 +645,7 @@ def test_directory_that_is_a_file(tmp_path):
 # Other processes
 
 
-def in_process(function, *arguments) -> multiprocessing.Process:
+def in_process(function, *arguments) -> BaseProcess:
     """Starts `function` in a process of its own, which has imported the modules but no device."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["flax", "optax", "pytest", "qsdt_jax.train.checkpoint"])
@@ -658,7 +675,7 @@ def test_kill_at_any_moment(tmp_path):
         assert process.exitcode == -signal.SIGKILL
         unfinished += any(tmp_path.glob("*.orbax-checkpoint-tmp*"))
         with Checkpointer(tmp_path) as checkpointer:
-            step, state = checkpointer.restore_latest(described(state_of(0, size=300)))
+            step, state = latest(checkpointer, described(state_of(0, size=300)))
         assert step > last
         assert_same(state, state_of(step, size=300))
         last = step
@@ -687,7 +704,7 @@ def save_on_two_restore_on_four(directory: Path):
                 state_of(0),
                 shardings,
             )
-            _, restored = checkpointer.restore_latest(target)
+            _, restored = latest(checkpointer, target)
             assert jax.tree.map(lambda leaf: leaf.sharding, restored) == shardings
             assert_same(restored, state_of(5))
 

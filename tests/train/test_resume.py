@@ -7,7 +7,7 @@ import pytest
 
 from tests.train.runs import Signal, outcome, run
 
-KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
+KILL, TERM, INT = signal.Signals.SIGKILL, signal.Signals.SIGTERM, signal.Signals.SIGINT
 STOP_SECONDS = 10
 
 pytestmark = pytest.mark.slow
@@ -57,12 +57,14 @@ def test_killed_again_and_again(tmp_path, cache, uninterrupted):
     assert outcome(tmp_path / "run") == uninterrupted
 
 
+# Chosen so that whatever the run is ahead by when a signal arrives, it has not been evaluated at step 10
+# before the sixth, and is not finished before the last.
 STOPS = [
     Signal(INT, "compiling", 1, block=True),
     Signal(TERM, "training", 1, block=True),
-    Signal(TERM, "training", 7),
+    Signal(TERM, "training", 6),
     Signal(INT, "saving", 1),
-    Signal(TERM, "logged", 2),
+    Signal(TERM, "logged", 1),
     Signal(INT, "evaluating", 2),
     Signal(TERM, "evaluating", 5, block=True),
     Signal(INT, "logged", 1),

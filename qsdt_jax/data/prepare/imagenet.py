@@ -63,15 +63,16 @@ def read_imagenet(source: Path, *, allow_partial: bool = False) -> DataSet:
 
 
 def _training_images(images: Path) -> tuple[list[Found], list[str]]:
-    if (images / "train").is_dir():
-        return class_folders(images / "train")
-    if (images / TRAIN_TAR).is_file():
-        tar = images / TRAIN_TAR
+    folder, tar = images / "train", images / TRAIN_TAR
+    if folder.is_dir():
+        found, others = class_folders(folder)
+        if not found:
+            raise UserError(f"{folder}: expected n01440764/NAME.JPEG; found {listing(folder)}")
+        return found, others
+    if tar.is_file():
         # The tar n01440764.tar holds n01440764_10026.JPEG.
-        return [
-            Found(inner.removesuffix(".tar"), f"{inner.removesuffix('.tar')}/{name}", part)
-            for inner, name, part in nested_members(tar)
-        ], []
+        inner = ((name.removesuffix(".tar"), image, part) for name, image, part in nested_members(tar))
+        return [Found(wnid, f"{wnid}/{image}", part) for wnid, image, part in inner], []
     raise UserError(f"{images}: expected {TRAIN_TAR} or train/n01440764/NAME.JPEG; found {listing(images)}")
 
 

@@ -1,6 +1,6 @@
-"""What makes a tfds data set of a folder of shards: features, splits and class names."""
+"""What is of tfds in a data set: its features, the bytes of its examples, and the files beside the shards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,21 @@ def features_of(dataset: DataSet) -> "tfds.features.FeaturesDict":
             "file_name": tfds.features.Text(),
         }
     )
+
+
+def serializer(features: "tfds.features.FeaturesDict") -> Callable[[Mapping[str, Any]], bytes]:
+    """From an example to the bytes that tfds stores, the same bytes in every process."""
+    import tensorflow_datasets as tfds
+
+    specs: Any = features.get_serialized_info()
+    to_proto = tfds.core.ExampleSerializer(specs)
+
+    def serialize(example: Mapping[str, Any]) -> bytes:
+        proto = to_proto.get_tf_example(features.encode_example(example))
+        # A proto's fields by name have an order that differs from process to process otherwise.
+        return proto.SerializeToString(deterministic=True)
+
+    return serialize
 
 
 def write_metadata(

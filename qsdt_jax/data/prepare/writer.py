@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from qsdt_jax.data.prepare.examples import LostRecord, example_of
-from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED, VERSION, features_of, write_metadata
+from qsdt_jax.data.prepare.metadata import (
+    INFO_FILE,
+    UNFINISHED,
+    VERSION,
+    features_of,
+    serializer,
+    write_metadata,
+)
 from qsdt_jax.data.prepare.plan import Plan, Shard, make_plan
 from qsdt_jax.data.prepare.records import DataSet, Record
 from qsdt_jax.data.prepare.shard_file import ArrayRecordFile, in_order
@@ -85,7 +92,7 @@ def _claimed(directory: Path, plan: Plan) -> Iterator[None]:
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{directory} lies below a file; expected a directory") from None
+        raise UserError(f"{directory} cannot be made: a file is in the way; expected directories") from None
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(unfinished / LOCK_FILE))
@@ -126,6 +133,7 @@ class _Writer:
     def __init__(self, dataset: DataSet, directory: Path, plan: Plan):
         self.dataset, self.directory, self.plan = dataset, directory, plan
         self.features = features_of(dataset)
+        self.serialize = serializer(self.features)
         self.unfinished = directory / UNFINISHED
 
     def write(self) -> None:
@@ -202,7 +210,7 @@ class _Writer:
 
     def _serialized(self, record: Record) -> tuple[Record, bytes | CorruptRecord]:
         try:
-            return record, self.features.serialize_example(example_of(record, self.dataset.kind))
+            return record, self.serialize(example_of(record, self.dataset.kind))
         except CorruptRecord as error:
             return record, error
 

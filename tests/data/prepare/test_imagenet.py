@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qsdt_jax.data.prepare import imagenet
+from qsdt_jax.data.prepare.archives import members
 from qsdt_jax.data.prepare.imagenet import read_imagenet
 from qsdt_jax.data.prepare.records import DataSet, check
 from qsdt_jax.errors import UserError
@@ -130,6 +131,11 @@ def test_nothing_there(tmp_path):
     assert message.endswith("found readme, train.zip")
 
 
+def test_tars_of_classes_that_are_not_unpacked(tmp_path):
+    write_files(tmp_path, {"train/n01440764.tar": b"", **CLASSES})
+    assert refusal(tmp_path).endswith("train: expected n01440764/NAME.JPEG; found n01440764.tar")
+
+
 def test_class_that_is_no_wordnet_number(tmp_path):
     write_files(tmp_path, {**LAYOUTS["folders"], "train/goldfish/1.JPEG": encoded(1)})
     assert "'goldfish' is no WordNet number" in refusal(tmp_path)
@@ -166,7 +172,7 @@ def test_kit_of_another_year(tmp_path):
 @pytest.mark.parametrize("size", [0, 700, 0.5, 0.98])
 def test_tar_that_is_cut_off(tmp_path, size):
     tar = TRAIN_TAR["ILSVRC2012_img_train.tar"]
-    keep = size if isinstance(size, int) else int(size * (tar.rstrip(b"\0").__len__()))
+    keep = size if isinstance(size, int) else int(size * len(tar.rstrip(b"\0")))
     write_files(tmp_path, {"ILSVRC2012_img_train.tar": tar[:keep], **CLASSES})
     assert "damaged or cut off" in refusal(tmp_path)
 
@@ -184,8 +190,6 @@ def test_tar_of_images(tmp_path):
 
 def test_members_are_where_tarfile_finds_them(tmp_path):
     write_files(tmp_path, VALIDATION_TAR)
-    from qsdt_jax.data.prepare.archives import members
-
     with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar") as tar:
         expected = {m.name: tar.extractfile(m).read() for m in tar}  # pyright: ignore[reportOptionalMemberAccess]
     found = {name: part.read() for name, part in members(tmp_path / "ILSVRC2012_img_val.tar")}

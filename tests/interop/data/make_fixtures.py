@@ -9,7 +9,7 @@ import pathlib
 import warnings
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 
 FOLDER = pathlib.Path(__file__).parent
 

@@ -1,0 +1,71 @@
+"""Transfer: a network that starts from the variables of another one, tensor by tensor.
+
+Every tensor must have its counterpart of the same shape. Two may differ: the head where the classes do, which
+then starts anew, and the stem where the channels of the image do, whose filters become the mean over the old
+channels, repeated (RGB to the two polarities of events). Any other difference is an error that names it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qsdt_jax.errors import UserError
+from qsdt_jax.train.integrity import leaves_of
+from qsdt_jax.train.state import Variables
+
+HEAD = "params/head/"
+STEM_KERNEL = "params/downsample1_1/conv/kernel"
+SHOWN = 3
+
+
+def transfer(source: Mapping[str, Any], target: Variables) -> tuple[Variables, list[str]]:
+    """The variables of `target` with the values of `source`.
+
+    Args:
+      source: "params" and "batch_stats" of the trained network.
+      target: freshly drawn variables of the new one.
+
+    Returns:
+      The variables, and one line for each tensor that was not taken as it is.
+
+    Raises:
+      UserError: a tensor is missing, left over or of another shape.
+    """
+    given, _ = leaves_of({name: source[name] for name in ("params", "batch_stats") if name in source})
+    wanted, structure = leaves_of(target)
+    new_head = any(
+        name.startswith(HEAD) and (name not in given or jnp.shape(given[name]) != leaf.shape)
+        for name, leaf in wanted.items()
+    )
+    taken, remarks, wrong = {}, [], []
+    for name, leaf in wanted.items():
+        if new_head and name.startswith(HEAD):
+            taken[name] = leaf
+            remarks.append(f"{name}: starts anew, {list(leaf.shape)}")
+        elif name not in given:
+            wrong.append(f"{name}: expected {list(leaf.shape)}, found nothing")
+        elif jnp.shape(given[name]) == leaf.shape:
+            taken[name] = jnp.asarray(given[name], leaf.dtype)
+        elif name == STEM_KERNEL and _differs_in_channels(given[name], leaf):
+            taken[name] = _other_channels(jnp.asarray(given[name], leaf.dtype), leaf.shape[2])
+            remarks.append(f"{name}: mean of {given[name].shape[2]} channels, {leaf.shape[2]} times")
+        else:
+            wrong.append(f"{name}: expected {list(leaf.shape)}, found {list(jnp.shape(given[name]))}")
+    wrong += [f"{name}: not in this network" for name in given.keys() - wanted.keys()]
+    if wrong:
+        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise UserError("the network to start from does not fit: " + "; ".join(sorted(wrong)[:SHOWN]) + more)
+    return jax.tree.unflatten(structure, [taken[name] for name in wanted]), remarks
+
+
+def _differs_in_channels(given, wanted) -> bool:
+    shape = list(jnp.shape(given))
+    return len(shape) == 4 and [*shape[:2], shape[3]] == [*wanted.shape[:2], wanted.shape[3]]
+
+
+def _other_channels(kernel: jax.Array, channels: int) -> jax.Array:
+    """A kernel (kh, kw, I, O) for another number of inputs, with the same response to equal channels."""
+    mean = jnp.mean(kernel, axis=2, keepdims=True) * (kernel.shape[2] / channels)
+    return jnp.repeat(mean, channels, axis=2)

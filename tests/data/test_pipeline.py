@@ -1,0 +1,167 @@
+"""Batches: order and randomness are functions of (seed, position), wherever one starts and whoever reads."""
+
+import dataclasses
+import itertools
+import multiprocessing
+import sys
+import time
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
+from qsdt_jax.data.sources import FakeSource, FolderSource
+from qsdt_jax.errors import UserError
+
+LENGTH = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """Examples that say which they are."""
+
+    class_names = ("only",)
+    length: int = LENGTH
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return {"image": np.full((1, 1, 1), index, np.float32), "label": index}
+
+
+def marked(example, generator):
+    """The example with the random number that its position gets."""
+    image = np.concatenate([example["image"], generator.random((1, 1, 1), np.float32)], axis=-1)
+    return {**example, "image": image}
+
+
+def unchanged(example):
+    return example
+
+
+def batches(count: int, *, seed: int = 1, batch_size: int = 4, length: int = LENGTH, **options):
+    """The first batches of numbered examples."""
+    stream = training_batches(Numbered(length), marked, seed=seed, batch_size=batch_size, **options)
+    return list(itertools.islice(stream, count))
+
+
+def order(count: int, **options) -> list[int]:
+    return [int(label) for batch in batches(count, **options) for label in batch["label"]]
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+# Training
+
+
+def test_a_batch_holds_arrays_of_the_types_that_it_says():
+    source = FakeSource(6, (20, 18, 3), 5)
+    preprocess = Preprocess(size=(16, 16), mean=(0.5,), std=(0.2,), augmentation="crop_flip")
+    batch = next(training_batches(source, preprocess.train, seed=0, batch_size=3))
+    assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
+        "image": ((3, 16, 16, 3), np.float32),
+        "label": ((3,), np.int32),
+    }
+
+
+@pytest.mark.parametrize("batch_size", [5, 4, 7, 15])
+def test_every_example_comes_once_an_epoch(batch_size):
+    """Also where batches do not end with the epochs."""
+    found = order(-(-4 * LENGTH // batch_size), batch_size=batch_size)
+    epochs = [found[i : i + LENGTH] for i in range(0, 4 * LENGTH, LENGTH)]
+    assert all(sorted(epoch) == list(range(LENGTH)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_the_order_follows_from_the_seed():
+    assert order(10) == order(10)
+    assert len({tuple(order(3, seed=seed, length=50)) for seed in range(10)}) == 10
+    # The stream is the same however it is cut into batches.
+    assert order(10, batch_size=4) == order(5, batch_size=8)
+
+
+def test_randomness_belongs_to_the_position():
+    """It is never the same twice, nor for an example that comes again, and another run draws the same."""
+    found = np.concatenate([batch["image"] for batch in batches(10)]).reshape(-1, 2)
+    again = np.concatenate([batch["image"] for batch in batches(5, batch_size=8)]).reshape(-1, 2)
+    assert np.array_equal(found, again)
+    assert len(np.unique(found[:, 1])) == 40
+    other = np.concatenate([batch["image"] for batch in batches(10, seed=2)]).reshape(-1, 2)
+    assert not np.intersect1d(found[:, 1], other[:, 1]).size
+
+
+@pytest.mark.parametrize("first_step", [1, 2, 3, 7, 1000])
+def test_a_run_goes_on_where_it_stopped(first_step):
+    start = time.monotonic()
+    resumed = batches(4, first_step=first_step)
+    assert time.monotonic() - start < 5  # The steps before are not read again.
+    if first_step < 10:
+        assert_same(resumed, batches(first_step + 4)[first_step:])
+    else:
+        assert_same(resumed[2:], batches(2, first_step=first_step + 2))
+
+
+@pytest.fixture
+def unreadable(tmp_path) -> FolderSource:
+    """A folder with a good image and a bad one."""
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    Image.new("L", (4, 4)).save(tmp_path / "train" / "cat" / "good.png")
+    (tmp_path / "train" / "cat" / "bad.png").write_text("no image")
+    return FolderSource(tmp_path, "train")
+
+
+def assert_told(source: FolderSource, workers: int):
+    preprocess = Preprocess(size=(4, 4), mean=(0.0,), std=(1.0,))
+    with pytest.raises(UserError, match=r"bad\.png: not a readable image"):
+        next(training_batches(source, preprocess.train, seed=0, batch_size=2, workers=workers))
+
+
+def test_an_image_that_cannot_be_read_is_told_in_one_line(unreadable):
+    assert_told(unreadable, workers=0)
+
+
+@pytest.mark.slow
+def test_processes_change_nothing(unreadable):
+    """The batches of threads; a resumed run may have another number of processes; none is left behind."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS([sys.argv[0]])  # Grain asks for it; the command line does it.
+    expected = batches(9)
+    assert_same(batches(9, workers=1), expected)
+    assert_same(batches(5, workers=2, first_step=4), expected[4:])
+    assert_told(unreadable, workers=1)
+    deadline = time.monotonic() + 30
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert multiprocessing.active_children() == []
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 10, 13])
+def test_evaluation_counts_every_example_once(batch_size):
+    found = list(evaluation_batches(Numbered(), unchanged, batch_size=batch_size))
+    assert len(found) == -(-LENGTH // batch_size)
+    labels, masks = (np.concatenate([batch[name] for batch in found]) for name in ("label", "mask"))
+    assert labels.dtype == masks.dtype == np.int32
+    assert labels[masks == 1].tolist() == list(range(LENGTH))
+    assert masks.sum() == LENGTH and set(masks) <= {0, 1}
+    # All batches have one shape, so that one program does for all.
+    assert {batch["image"].shape for batch in found} == {(batch_size, 1, 1, 1)}
+    images = np.concatenate([batch["image"] for batch in found]).reshape(-1)
+    assert images.tolist() == [*range(LENGTH), *[0] * (len(found) * batch_size - LENGTH)]
+
+
+def test_evaluation_draws_nothing():
+    source = FakeSource(5, (20, 20, 1), 3)
+    preprocess = Preprocess(size=(16, 16), mean=(0.5,), std=(0.2,), augmentation="affine")
+    first, again = (list(evaluation_batches(source, preprocess.evaluate, batch_size=4)) for _ in range(2))
+    assert_same(first, again)

@@ -1,0 +1,244 @@
+"""The house of the project: what may import what, that everything imports, and that every config builds."""
+
+import ast
+import graphlib
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from launch.build import build_preprocess, build_run, build_source
+
+ROOT = Path(__file__).parents[1]
+HOUSES = ("qsdt_jax", "launch", "configs")
+
+# What the modules of each part may import of ours, besides their own part.
+BESIDE = {"qsdt_jax"}  # Files beside the parts, as errors.py: free for all, and under all.
+NETWORK = BESIDE | {"core", "layers", "losses", "models"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "qsdt_jax": set(),
+    "core": BESIDE,
+    "layers": BESIDE | {"core"},
+    "losses": BESIDE | {"core", "layers"},
+    "models": BESIDE | {"core", "layers"},
+    "data": BESIDE,
+    "interop": NETWORK,
+    "evaluate": NETWORK | {"data"},
+    "train": NETWORK | {"data", "evaluate"},
+    "energy": NETWORK | {"data", "evaluate"},
+    "deploy": NETWORK | {"data", "evaluate"},
+    "configs": set(),
+}
+MAY_IMPORT["launch"] = set(MAY_IMPORT)
+
+
+def sources(root: Path) -> dict[str, Path]:
+    """The files of the project's modules by name; a package by its own name."""
+    files = (file for house in HOUSES for file in sorted((root / house).rglob("*.py")))
+    return {
+        ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in files
+    }
+
+
+def imports_of(name: str, file: Path, known: Iterable[str]) -> Iterator[str]:
+    """Modules of ours that a module imports, anywhere in its file; of other projects nothing."""
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            # `from package import name` means the module of that name where there is one.
+            targets = [t if (t := f"{base}.{alias.name}") in known else base for alias in node.names]
+        else:
+            continue
+        yield from (target for target in targets if target.split(".")[0] in (*HOUSES, "tests"))
+
+
+def import_graph(root: Path) -> dict[str, set[str]]:
+    files = sources(root)
+    return {name: set(imports_of(name, file, files)) for name, file in files.items()}
+
+
+def part(module: str) -> str:
+    """Where a module lives: "layers", "launch" ..., or "qsdt_jax" for a file beside the parts."""
+    house, *inside = module.split(".")
+    return inside[0] if house == "qsdt_jax" and inside and inside[0] in MAY_IMPORT else house
+
+
+def forbidden(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """The arrows that MAY_IMPORT lacks."""
+    return [
+        f"{importer} imports {imported}"
+        for importer, targets in graph.items()
+        for imported in sorted(targets)
+        if part(imported) not in MAY_IMPORT[part(importer)] | {part(importer)}
+    ]
+
+
+def circle(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """Modules that import each other in a ring, or nothing."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_every_part_has_its_place_in_the_house():
+    assert {file.parent.name for file in (ROOT / "qsdt_jax").glob("*/*.py")} <= MAY_IMPORT.keys()
+
+
+def test_imports_run_downwards_only():
+    assert forbidden(import_graph(ROOT)) == []
+
+
+def test_no_modules_import_each_other():
+    assert circle(import_graph(ROOT)) == []
+
+
+def test_the_table_of_the_house_has_no_circle_itself():
+    assert circle(MAY_IMPORT) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "arrow"),
+    [
+        (
+            "qsdt_jax/core/lsq.py",
+            "import qsdt_jax.layers.lowering",
+            "core.lsq imports qsdt_jax.layers.lowering",
+        ),
+        ("qsdt_jax/layers/mlp.py", "from qsdt_jax.models import SIZES", "layers.mlp imports qsdt_jax.models"),
+        ("qsdt_jax/data/images.py", "from ..models import backbone", "data.images imports qsdt_jax.models"),
+        ("qsdt_jax/data/images.py", "from qsdt_jax import core", "data.images imports qsdt_jax.core"),
+        ("qsdt_jax/deploy/pack.py", "from qsdt_jax.train import state", "deploy.pack imports qsdt_jax.train"),
+        (
+            "qsdt_jax/evaluate/a.py",
+            "def f():\n    import qsdt_jax.train",
+            "evaluate.a imports qsdt_jax.train",
+        ),
+        ("qsdt_jax/train/loop.py", "from launch import build", "train.loop imports launch.build"),
+        ("qsdt_jax/train/loop.py", "import tests.golden", "train.loop imports tests.golden"),
+        ("qsdt_jax/errors.py", "import qsdt_jax.core", "errors imports qsdt_jax.core"),
+        ("configs/digits.py", "import launch.flags", "configs.digits imports launch.flags"),
+        ("configs/digits.py", "import qsdt_jax.errors", "configs.digits imports qsdt_jax.errors"),
+        ("launch/train.py", "from tests import golden", "launch.train imports tests"),
+    ],
+)
+def test_upward_arrows_are_found(tmp_path, module, line, arrow):
+    """In all the ways of writing an import."""
+    for file in (module, "qsdt_jax/core/__init__.py", "launch/build.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    (tmp_path / module).write_text(f"import json\nfrom flax import struct\n{line}\n")
+    [found] = forbidden(import_graph(tmp_path))
+    assert found.endswith(arrow)
+
+
+def test_free_and_allowed_imports_are_not_found(tmp_path):
+    (tmp_path / "qsdt_jax" / "layers").mkdir(parents=True)
+    lines = (
+        "import qsdt_jax\nfrom qsdt_jax.errors import UserError\nfrom ..core import lsq\nfrom . import mlp\n"
+    )
+    (tmp_path / "qsdt_jax" / "layers" / "a.py").write_text(lines)
+    found = import_graph(tmp_path)
+    assert {"qsdt_jax", "qsdt_jax.errors", "qsdt_jax.core", "qsdt_jax.layers"} == found["qsdt_jax.layers.a"]
+    assert forbidden(found) == []
+
+
+def test_circles_are_found(tmp_path):
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "a.py").write_text("def f():\n    from launch import b\n")
+    (tmp_path / "launch" / "b.py").write_text("from launch.a import f\n")
+    assert sorted(set(circle(import_graph(tmp_path)))) == ["launch.a", "launch.b"]
+
+
+IMPORT_EACH_ALONE = """
+import os, sys
+import absl.flags, flax, grain, jax, ml_collections, optax, orbax.checkpoint, PIL.Image  # Slow, and not ours.
+for module in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        __import__(module)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"{module} cannot be imported first")
+"""
+
+
+def test_every_module_can_be_imported_first():
+    command = [sys.executable, "-W", "ignore", "-c", IMPORT_EACH_ALONE, *sources(ROOT)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+# Configs
+
+
+CONFIGS = sorted(
+    f"configs.{file.stem}" for file in (ROOT / "configs").glob("*.py") if "def get_config" in file.read_text()
+)
+configs = pytest.mark.parametrize("name", CONFIGS)
+
+
+def config_of(name: str) -> ConfigDict:
+    """A config with fake examples where it wants some that are not here."""
+    config = importlib.import_module(name).get_config().lock()
+    if config.data.source in ("folder", "tfds"):
+        config.data.source, config.data.fake_images = "fake", 2 * config.batch_size
+    return config
+
+
+def test_there_are_configs():
+    assert {"configs.digits", "configs.imagenet_s"} <= set(CONFIGS)
+
+
+@configs
+def test_config_builds(name):
+    """Network, task, data, optimiser and schedule fit each other, as far as no array is needed."""
+    config = config_of(name)
+    run = build_run(config)
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    updates, _ = run.optimizer.update(params, run.optimizer.init(params), params)
+    assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
+    assert 0 < run.schedule(run.total_steps // 2) < 1
+    example, preprocess = build_source(config, "test")[0], build_preprocess(config)
+    for ready in (preprocess.evaluate(example), preprocess.train(example, np.random.default_rng(0))):
+        assert np.shape(ready["image"]) == run.task.image_shape
+
+
+@configs
+def test_config_is_a_claim(name):
+    """Its header gives a command that names the file, the data, and a result that is measured or quoted."""
+    file = ROOT / (name.replace(".", "/") + ".py")
+    header = ast.get_docstring(ast.parse(file.read_text())) or ""
+    claims = dict(re.findall(r"^(Command|Data|Expected|Result) {2,}(.+)$", header, re.MULTILINE))
+    assert f"--config configs/{file.name} " in claims["Command"]
+    assert claims["Data"]
+    assert claims.get("Expected") or claims.get("Result")
+
+
+# Packaging
+
+
+def test_only_the_library_is_packaged():
+    """`pip install .` takes qsdt_jax with all its parts, and neither launch, configs nor tests."""
+    setuptools = pytest.importorskip("setuptools")
+    find = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    assert find.keys() == {"include"}
+    found = setuptools.find_namespace_packages(str(ROOT), include=find["include"])
+    folders = {file.parent.relative_to(ROOT).parts for file in sources(ROOT).values()}
+    assert sorted(found) == sorted(".".join(folder) for folder in folders if folder[0] == "qsdt_jax")

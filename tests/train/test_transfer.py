@@ -1,0 +1,71 @@
+"""Variables of one network in another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qsdt_jax.errors import UserError
+from qsdt_jax.models import QSDTransformer
+from qsdt_jax.train.integrity import leaves_of
+from qsdt_jax.train.transfer import STEM_KERNEL, transfer
+
+
+def drawn(seed: int, **changes) -> dict:
+    """Variables of a small network, every entry different."""
+    options = {"channels": (8, 8, 16, 16), "depth": 4, "num_heads": 2, "num_classes": 6, **changes}
+    model = QSDTransformer(**options)
+    image = jnp.zeros((1, 16, 16, model.in_channels))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    generator = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: generator.random(leaf.shape, np.float32), dict(shapes))
+
+
+def assert_taken(found, source, but: str = "nothing"):
+    found, source = leaves_of(found)[0], leaves_of(source)[0]
+    for name, leaf in found.items():
+        if not name.startswith(but):
+            np.testing.assert_array_equal(leaf, source[name], err_msg=name)
+
+
+def test_same_network_takes_every_tensor():
+    source, target = drawn(1), drawn(2)
+    taken, remarks = transfer(source, target)
+    assert remarks == []
+    assert jax.tree.structure(taken) == jax.tree.structure(target)
+    assert_taken(taken, source)
+
+
+def test_other_classes_keep_the_fresh_head():
+    source, target = drawn(1, num_classes=10), drawn(2)
+    taken, remarks = transfer(source, target)
+    assert_taken(taken, source, but="params/head/")
+    for name in ("kernel", "bias", "step_size"):
+        np.testing.assert_array_equal(taken["params"]["head"][name], target["params"]["head"][name])
+    assert len(remarks) == 3 and all(remark.startswith("params/head/") for remark in remarks)
+
+
+def test_two_polarities_from_rgb_answer_to_grey_alike():
+    source, target = drawn(1), drawn(2, in_channels=2)
+    taken, remarks = transfer(source, target)
+    assert_taken(taken, source, but=STEM_KERNEL)
+    old, new = (leaves_of(tree)[0][STEM_KERNEL] for tree in (source, taken))
+    np.testing.assert_array_equal(new[:, :, 0], new[:, :, 1])
+    np.testing.assert_allclose(new.sum(2), old.sum(2), rtol=1e-6)
+    assert len(remarks) == 1 and STEM_KERNEL in remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"depth": 8}, ("block3_3/", "not in this network")),
+        ({"channels": (8, 8, 16, 32)}, ("block4_0/", "expected [", "found [")),
+        ({"bits": 32}, ("step_size", "found nothing")),
+    ],
+)
+def test_any_other_difference_is_named(changes, words):
+    with pytest.raises(UserError) as caught:
+        transfer(drawn(1, **changes), drawn(2))
+    message = str(caught.value)
+    assert "\n" not in message and "more" in message
+    assert all(word in message for word in words), message
