@@ -34,6 +34,7 @@ def base_config() -> ConfigDict:
                 "layer_scale_init": 1e-6,
                 "drop_path": 0.0,
                 "norm_group": 0,  # images that share batch-norm statistics; 0 for the whole batch
+                "exact_evaluation": True,  # equal to the deployed network bit for bit, and slower
                 "dtype": "float32",  # operands of the products: float32, bfloat16, float64
             },
             "data": {

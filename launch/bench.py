@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
+from jax.typing import DTypeLike
 from ml_collections import config_flags
 
 from configs.base import base_config
@@ -29,6 +31,8 @@ from launch.build import (
 from launch.flags import DEFINED_OFTEN, define_config, require_writable
 from qsdt_jax.data.pipeline import HostBatch, training_batches
 from qsdt_jax.data.sources import Source
+from qsdt_jax.deploy.fold import fold
+from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import SIZES
 from qsdt_jax.models.operations import layer_operations
@@ -38,7 +42,8 @@ from qsdt_jax.train.provenance import provenance
 from qsdt_jax.train.state import TrainState
 from qsdt_jax.train.step import initial_state, jit_once, train_step
 
-MODES = ("inference", "train", "input", "loop")
+INFERENCE = ("inference", "exact", "integer")
+MODES = (*INFERENCE, "train", "input", "loop")
 CPU_BATCH, ACCELERATOR_BATCH = 4, 64
 REPEATS = 5  # Groups that the timed steps are cut into; the device runs ahead within a group.
 WARM_UP_STEPS = 2
@@ -80,7 +85,9 @@ def main() -> None:
         jax.config.update("jax_enable_x64", True)
     bench = Bench(config, STEPS.value)
     timings: dict[str, Callable[[], Result]] = {
-        "inference": bench.inference,
+        "inference": lambda: bench.inference(exact=False),
+        "exact": lambda: bench.inference(exact=True),
+        "integer": bench.integer,
         "train": bench.train,
         "input": bench.input,
         "loop": bench.loop,
@@ -145,14 +152,24 @@ class Bench:
             "steps": self.steps,
             "macs_per_image": self.macs,
             "backend": jax.default_backend(),
+            "matmul_gflops_per_second": _matmul_rate(DTYPES[model.dtype]),
         }
 
-    def inference(self) -> Result:
-        """The jitted network on a batch that is on the device already."""
-        variables, images = self._initial_state().variables, self._batch["image"]
-        function = jax.jit(lambda variables, images: self.task.model.apply(variables, images))
-        compiled, facts = _compile("inference", function, variables, images)
-        seconds = _seconds_per_step(lambda: compiled(variables, images), self.steps)
+    def inference(self, *, exact: bool) -> Result:
+        """The jitted network on a batch that is on the device already; `exact`: see `exact_evaluation`."""
+        model = self.task.model.clone(exact_evaluation=exact)
+        name = "exact inference" if exact else "inference"
+        return self._forward(name, model.apply, self._initial_state().variables)
+
+    def integer(self) -> Result:
+        """The integer form of the network, as a bundle runs."""
+        program = fold(self.task.model, self._initial_state().variables)
+        return self._forward("integer form", integer_forward, program)
+
+    def _forward(self, name: str, function: Callable, weights: Any) -> Result:
+        images = self._batch["image"]
+        compiled, facts = _compile(name, jax.jit(function), weights, images)
+        seconds = _seconds_per_step(lambda: compiled(weights, images), self.steps)
         return {**self._rates(seconds, 2 * self.macs), **facts}
 
     def train(self) -> Result:
@@ -267,10 +284,11 @@ def table(result: Result) -> str:
     height, width = setting["image_size"]
     lines = [
         f"{setting['macs_per_image'] / 1e9:.3f} GMACs at {height}x{width}, batch {setting['batch']}, "
-        f"{setting['dtype']} on {setting['backend']}",
+        f"{setting['dtype']} on {setting['backend']}, whose matrix product reaches "
+        f"{setting['matmul_gflops_per_second']:,.0f} GFLOP/s",
         *setting["remarks"],
     ]
-    for mode in ("inference", "train"):
+    for mode in (*INFERENCE, "train"):
         if mode in result:
             r = result[mode]
             lines.append(
@@ -316,6 +334,14 @@ def _config() -> tuple[ml_collections.ConfigDict, list[str]]:
         return config, []
     config.model.norm_group = 0
     return config, [f"norm_group {group} does not divide the batch: statistics of the whole batch here"]
+
+
+def _matmul_rate(dtype: DTypeLike) -> float:
+    """GFLOP/s of a large matrix product: what the device can give."""
+    size = 2048
+    a = jnp.ones((size, size), dtype)
+    seconds = _seconds_per_step(functools.partial(jax.jit(jnp.matmul), a, a), REPEATS)
+    return 2 * size**3 / min(seconds) / 1e9
 
 
 def _seconds_per_step(step: Callable[[], Any], steps: int) -> list[float]:

@@ -103,21 +103,6 @@ def weight_gradient(
     return lax.platform_dependent(x, dy, cpu=on_cpu, default=elsewhere)
 
 
-def image_by_image(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """f(x) for an f that treats the images of x (N, ...) alike and apart.
-
-    A CPU takes them one after the other: what f makes on the way stays in the cache, and x is computed once,
-    where XLA would compute it again in each loop of f that reads it, be it a sum over 49 taps. (Barriers do not
-    keep it from that.)
-    """
-
-    def on_cpu(x):
-        if math.prod(x.shape[1:]) < int(__import__("os").environ.get("THR","0")): return f(x)
-        return lax.map(lambda image: f(image[None])[0], x)
-
-    return lax.platform_dependent(x, cpu=on_cpu, default=f)
-
-
 def integer_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
     """q (k^T v) for each head, of int8 (N, L, C) -> int32 (N, L, C), no operand and no sum rounded."""
 

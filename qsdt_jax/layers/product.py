@@ -93,16 +93,9 @@ def exact_convolution(x: jax.Array, integers: jax.Array, geometry: ConvGeometry,
     Returns:
       (N, H', W', O) in x's dtype.
     """
-    terms = math.prod(integers.shape[:3])
-
-    def product(x):
-        digits = to_digits(x, (1, 2, 3), terms=terms, largest=2 ** (bits - 1))
-        exact = lax.Precision.HIGHEST
-        return digits.joined(
-            [lowering.convolve(d, integers, geometry, x.dtype, exact) for d in digits.digits]
-        )
-
-    return lowering.image_by_image(product, x)
+    digits = to_digits(x, (1, 2, 3), terms=math.prod(integers.shape[:3]), largest=2 ** (bits - 1))
+    exact = lax.Precision.HIGHEST
+    return digits.joined([lowering.convolve(d, integers, geometry, x.dtype, exact) for d in digits.digits])
 
 
 def _exact_forward(x, integers, geometry, bits):

@@ -47,7 +47,7 @@ class QConv(nn.Module):
         groups = channels if self.depthwise else 1
         kernel_shape = (self.kernel_size, self.kernel_size, channels // groups, self.features)
         weight = _quantized_kernel(self, kernel_shape, conv_init)
-        multiply = _multiply if train else _multiply_exactly
+        multiply = _multiply if train else _multiply_unscaled
         y = multiply(x, weight, ConvGeometry(self.stride, self.padding, groups), self.numerics)
         if not self.use_bias:
             return y
@@ -76,7 +76,7 @@ class QDense(nn.Module):
         kernel = weight.replace(integers=weight.integers[None, None])
         if train:
             return _multiply(pixels, kernel, ConvGeometry(), self.numerics)[:, 0, 0, :] + bias
-        y = _multiply_exactly(pixels, kernel, ConvGeometry(), self.numerics) + bias
+        y = _multiply_unscaled(pixels, kernel, ConvGeometry(), self.numerics) + bias
         return y.replace(values=y.values[:, 0, 0, :])
 
 
@@ -106,17 +106,17 @@ def _multiply(
     return _convolve(x, weight.integers, scale, geometry, numerics)
 
 
-def _multiply_exactly(
+def _multiply_unscaled(
     x: Spikes | jax.Array, weight: QuantizedWeight, geometry: ConvGeometry, numerics: Numerics
 ) -> Affine:
     """The product alone, whose scale is to be composed with what follows.
 
-    Spikes are multiplied as in training: the product is a whole number. A real x is multiplied in digits, so
-    the result does not depend on the operand type of the training either. Float weights have no exact
-    product.
+    Spikes are multiplied as in training: the product is a whole number. With `exact_evaluation` a real x is
+    multiplied in digits, so the result does not depend on the operand type of the training either. Float
+    weights have no exact product.
     """
     scale = weight.scale.astype(numerics.real_dtype)
-    if isinstance(x, Spikes) or numerics.bits == 32:
+    if isinstance(x, Spikes) or numerics.bits == 32 or not numerics.exact_evaluation:
         y = _convolve(x, weight.integers, jnp.ones_like(scale), geometry, numerics)
     else:
         y = exact_convolution(x, weight.integers.astype(scale.dtype), geometry, numerics.bits)

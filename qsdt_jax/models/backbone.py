@@ -39,7 +39,7 @@ class Backbone(nn.Module):
       layer_scale_init: initial layer scale of the transformer blocks.
       drop_path: probability at the last block, rising linearly from 0 at the first.
       norm_group: images per group of batch-norm statistics, 0 for the whole batch.
-      dtype, param_dtype, spike_dtype: see `layers.numerics.Numerics`.
+      exact_evaluation, dtype, param_dtype, spike_dtype: see `layers.numerics.Numerics`.
     """
 
     channels: tuple[int, int, int, int] = (64, 128, 256, 360)
@@ -59,6 +59,7 @@ class Backbone(nn.Module):
     layer_scale_init: float = 1e-6
     drop_path: float = 0.0
     norm_group: int = 0
+    exact_evaluation: bool = True
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
     spike_dtype: DTypeLike | None = None
@@ -81,6 +82,7 @@ class Backbone(nn.Module):
             param_dtype=self.param_dtype,
             spike_dtype=self.spike_dtype,
             norm_group=self.norm_group,
+            exact_evaluation=self.exact_evaluation,
         )
 
     def setup(self):

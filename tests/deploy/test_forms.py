@@ -123,6 +123,21 @@ def test_operand_types_of_training_change_no_bit_of_evaluation():
         assert np.array_equal(jax.jit(model.apply)(variables, images), logits)
 
 
+def test_without_exact_evaluation_the_last_bits_differ():
+    """And nothing else: what `exact_evaluation` costs is not spent in vain, nor missed by much."""
+    model = tiny_net()
+    variables, images = draw_variables(model), draw_images(2, 32, 32, 3)
+    exact = jax.jit(model.apply)(variables, images)
+    logits = jax.jit(model.clone(exact_evaluation=False).apply)(variables, images)
+    assert not np.array_equal(logits, exact)
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda x: x.astype(np.float64), variables)
+        model = tiny_net(dtype=jnp.float64, param_dtype=jnp.float64)
+        exact = jax.jit(model.apply)(double, images.astype(np.float64))
+        logits = jax.jit(model.clone(exact_evaluation=False).apply)(double, images.astype(np.float64))
+    np.testing.assert_allclose(logits, exact, rtol=0, atol=1e-12)
+
+
 # --- The spike-driven form -----------------------------------------------------------------------------
 
 

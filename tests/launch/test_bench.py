@@ -31,6 +31,9 @@ class Linear:
     def model(self):
         return self
 
+    def clone(self, exact_evaluation):
+        return self
+
     def apply(self, variables, images):
         return images.reshape(-1, 1024) @ variables["params"]["w"]
 
@@ -52,7 +55,7 @@ def check_rates(result: dict, batch: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "modes", ["input", pytest.param("inference,train,input,loop", marks=pytest.mark.slow)]
+    "modes", ["input", pytest.param("inference,exact,integer,train,input,loop", marks=pytest.mark.slow)]
 )
 def test_report(modes, tmp_path, capsys):
     config = tmp_path / "small.py"
@@ -68,7 +71,7 @@ def test_report(modes, tmp_path, capsys):
         "norm_group 4 does not divide the batch",
         "fake data only",
     ]
-    for mode in {"inference", "train"} & set(report):
+    for mode in {"inference", "exact", "integer", "train"} & set(report):
         check_rates(report[mode], 2)
     assert list(report["input"]) == ["fake"]
     assert report["input"]["fake"]["batches"] >= 3
@@ -91,7 +94,7 @@ def test_json_goes_to_a_file(tmp_path, capsys):
 def test_rates():
     bench = Bench(get_config(), 7)
     bench.task = cast(Any, Linear())
-    inference, train, loop = bench.inference(), bench.train(), bench.loop()
+    inference, train, loop = bench.inference(exact=True), bench.train(), bench.loop()
     batch, macs = 64, bench.setting()["macs_per_image"]
     check_rates(inference, batch)
     check_rates(train, batch)
@@ -110,7 +113,10 @@ def test_rates():
     [
         ("--size=Q", "should be one of <S|M|L"),
         ("--batch=0", "flag --batch=0"),
-        ("--modes=train,sleep", "--modes=train,sleep: the modes are inference, train, input, loop"),
+        (
+            "--modes=train,sleep",
+            "--modes=train,sleep: the modes are inference, exact, integer, train, input, loop",
+        ),
         ("--config.model.bits=2", "--config.KEY=VALUE needs --config FILE before it"),
         ("--json=missing/bench.json", "--json missing/bench.json cannot be written"),
     ],
