@@ -41,10 +41,15 @@ def interpret(program: Program, images: jax.Array, arithmetic: Arithmetic) -> Va
     return values
 
 
-def logits(program: Program, images: jax.Array, arithmetic: Arithmetic) -> jax.Array:
-    """(B, K) class scores, averaged over the time steps; arguments as for `interpret`."""
-    y = interpret(program, images, arithmetic)[program.steps[-1].name]
+def class_scores(program: Program, values: Values) -> jax.Array:
+    """(B, K) logits, averaged over the time steps, from the values of `interpret`."""
+    y = values[program.steps[-1].name]
     return mean_over_time(y.reshape(-1, program.neuron.timesteps, y.shape[-1]))
+
+
+def logits(program: Program, images: jax.Array, arithmetic: Arithmetic) -> jax.Array:
+    """(B, K) class scores; arguments as for `interpret`."""
+    return class_scores(program, interpret(program, images, arithmetic))
 
 
 def _frames(program: Program, images: jax.Array) -> jax.Array:

@@ -8,9 +8,9 @@ import pytest
 from qsdt_jax.deploy import interpreter, reference
 from qsdt_jax.deploy.bundle import Bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
-from qsdt_jax.deploy.integer import IntegerArithmetic, integer_forward
+from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.program import Program
-from qsdt_jax.deploy.spike_driven import SpikeArithmetic, spike_driven_forward, unroll
+from qsdt_jax.deploy.spike_driven import SpikeArithmetic, unroll
 from qsdt_jax.models import SIZES, QSDTransformer
 from tests.deploy.nets import differing_counts, draw_images, draw_variables, tiny_net, training_form
 
@@ -18,8 +18,7 @@ slow = pytest.mark.slow
 NETS = {
     "4 bits, D = 4": {},
     "1 bit, D = 1": {"bits": 1, "levels": 1},
-    "2 bits, D = 8, three time steps": {"bits": 2, "levels": 8, "timesteps": 3},
-    "3 bits, D = 3, odd decay": {"bits": 3, "levels": 3, "timesteps": 2, "decay": 0.3},
+    "2 bits, D = 8, frames": {"bits": 2, "levels": 8, "timesteps": 3, "in_channels": 2},
     "8 bits, D = 7, norm": {"bits": 8, "levels": 7, "rectify": "norm", "attention_scale": 1.1},
     "LIF, hard reset": {
         "neuron": "lif",
@@ -29,7 +28,6 @@ NETS = {
         "attention_scale": 0.7,
     },
     "I-LIF, norm": {"neuron": "i_lif", "bits": 5, "levels": 2, "timesteps": 2, "rectify": "norm"},
-    "bfloat16 operands": {"dtype": jnp.bfloat16},
 }
 nets = pytest.mark.parametrize(
     "fields",
@@ -61,16 +59,21 @@ def assert_forms_agree(model, variables, images, file) -> None:
     logits, counts = training_form(model, variables, images)
     program = fold(model, variables)
     assert_spikes_flow(counts, model.levels)
-    assert np.ptp(np.asarray(logits), axis=0).min() > 1e-3 or len(images) == 1  # The images differ.
+    assert np.mean(np.ptp(np.asarray(logits), axis=0) > 1e-3) > 0.8 or len(images) == 1  # The images differ.
 
-    forms = {"integer": IntegerArithmetic(), "spike-driven": SpikeArithmetic(model.levels)}
-    for name, arithmetic in forms.items():
-        interpret = jax.jit(
-            lambda program, x, arithmetic=arithmetic: interpreter.interpret(program, x, arithmetic)
-        )
-        assert differing_counts(counts, interpret(program, images)) == {}, name
-    for forward in (integer_forward, spike_driven_forward):
-        assert np.array_equal(jax.jit(forward)(program, images), logits), forward
+    for name, arithmetic in {
+        "integer": IntegerArithmetic(),
+        "spike-driven": SpikeArithmetic(model.levels),
+    }.items():
+
+        @jax.jit
+        def form(program, images, arithmetic=arithmetic):
+            values = interpreter.interpret(program, images, arithmetic)
+            return values, interpreter.class_scores(program, values)
+
+        values, scores = form(program, images)
+        assert differing_counts(counts, values) == {}, name
+        assert np.array_equal(scores, logits), name
 
     bundle = bundle_of(program, file)
     assert differing_counts(counts, reference.run(bundle, images)) == {}
@@ -87,16 +90,10 @@ def assert_spikes_flow(counts, levels) -> None:
 
 @nets
 def test_forms_agree_to_the_bit(fields, tmp_path):
+    """Where there are frames, another image in every time step."""
     model = tiny_net(**fields)
-    assert_forms_agree(model, draw_variables(model), draw_images(3, 32, 48, 3), tmp_path / "model.qsdt")
-
-
-@slow
-def test_forms_agree_on_frames(tmp_path):
-    """Another image in every time step, of two channels."""
-    model = tiny_net(in_channels=2, timesteps=3)
-    images = draw_images(2, 3, 48, 16, 2)
-    assert_forms_agree(model, draw_variables(model), images, tmp_path / "model.qsdt")
+    shape = (2, 3, 48, 16, 2) if model.in_channels == 2 else (3, 32, 48, 3)
+    assert_forms_agree(model, draw_variables(model), draw_images(*shape), tmp_path / "model.qsdt")
 
 
 @slow
@@ -127,15 +124,17 @@ def test_without_exact_evaluation_the_last_bits_differ():
     """And nothing else: what `exact_evaluation` costs is not spent in vain, nor missed by much."""
     model = tiny_net()
     variables, images = draw_variables(model), draw_images(2, 32, 32, 3)
-    exact = jax.jit(model.apply)(variables, images)
-    logits = jax.jit(model.clone(exact_evaluation=False).apply)(variables, images)
-    assert not np.array_equal(logits, exact)
+
+    def stage(model, variables, images):
+        return jax.jit(lambda v, x: model.apply(v, x, method="features")["stage1"])(variables, images)
+
+    fast = model.clone(exact_evaluation=False)
+    assert not np.array_equal(stage(model, variables, images), stage(fast, variables, images))
     with jax.enable_x64(True):
-        double = jax.tree.map(lambda x: x.astype(np.float64), variables)
         model = tiny_net(dtype=jnp.float64, param_dtype=jnp.float64)
-        exact = jax.jit(model.apply)(double, images.astype(np.float64))
-        logits = jax.jit(model.clone(exact_evaluation=False).apply)(double, images.astype(np.float64))
-    np.testing.assert_allclose(logits, exact, rtol=0, atol=1e-12)
+        double = jax.tree.map(lambda x: x.astype(np.float64), (variables, images))
+        fast = model.clone(exact_evaluation=False)
+        np.testing.assert_allclose(stage(fast, *double), stage(model, *double), rtol=0, atol=1e-12)
 
 
 # --- The spike-driven form -----------------------------------------------------------------------------
