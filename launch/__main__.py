@@ -5,6 +5,7 @@ Verbs
   eval          evaluate a checkpoint on a split
   predict       image files -> classes with probabilities, and a sheet of pictures
   export        a trained network -> one file to deploy, or a program that runs without this project
+  energy        firing rates, operations and energy under several conventions, as table and report
   inspect       parameters, shapes, operations and memory of a config, without training
   bench         step time, images/s and input wait, as JSON
   import-torch  a published PyTorch checkpoint -> a workdir
@@ -23,6 +24,7 @@ VERBS = {
     "eval": "launch.evaluate",
     "predict": "launch.predict",
     "export": "launch.export",
+    "energy": "launch.energy",
     "inspect": "launch.inspect",
     "bench": "launch.bench",
     "import-torch": "launch.import_torch",

@@ -7,9 +7,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from launch.build import build_preprocess
+from launch.trained import Trained
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.deploy.bundle import Bundle, read_bundle
+from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
+from qsdt_jax.train.provenance import provenance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,3 +62,24 @@ class Deployed:
 def load_deployed(path: str | Path) -> Deployed:
     """A bundle from its file; raises UserError as `read_bundle`."""
     return Deployed(path=Path(path), bundle=read_bundle(path))
+
+
+def bundle_of(trained: Trained) -> Bundle:
+    """The network of a workdir, folded, with what is needed to feed and read it.
+
+    Raises:
+      UserError: its weights are float, or its sums too large.
+    """
+    config = trained.config
+    preprocess = build_preprocess(config)
+    images = isinstance(preprocess, Preprocess)  # Frames of events are taken as they are.
+    return Bundle(
+        program=fold(trained.task.model, trained.variables),
+        class_names=trained.class_names,
+        image_size=preprocess.size,
+        crop_ratio=preprocess.evaluation_crop_ratio if images else 1.0,
+        mean=preprocess.mean if images else (0.0,),
+        std=preprocess.std if images else (1.0,),
+        architecture={**config.model.to_dict(), "channels": list(config.model.channels)},
+        origin={"step": trained.step, "ema": trained.ema, **provenance()},
+    )

@@ -10,7 +10,6 @@ from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from launch.trained import Trained
     from qsdt_jax.deploy.bundle import Bundle
 
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of a run or an import", **DEFINED_OFTEN)
@@ -26,6 +25,7 @@ MEGABYTE = 1e6
 
 def main() -> None:
     """Exports as the flags say."""
+    from launch.deployed import bundle_of
     from launch.trained import load_trained
 
     files = {"out": OUT.value, "stablehlo": STABLEHLO.value}
@@ -41,33 +41,6 @@ def main() -> None:
         print(f"{files['out']}: {_write(files['out'], bundle)}")
     if "stablehlo" in files:
         print(f"{files['stablehlo']}: {_write_stablehlo(files['stablehlo'], bundle)}")
-
-
-def bundle_of(trained: "Trained") -> "Bundle":
-    """The network of a workdir, folded, with what is needed to feed and read it.
-
-    Raises:
-      UserError: its weights are float, or its sums too large.
-    """
-    from launch.build import build_preprocess
-    from qsdt_jax.data.pipeline import Preprocess
-    from qsdt_jax.deploy.bundle import Bundle
-    from qsdt_jax.deploy.fold import fold
-    from qsdt_jax.train.provenance import provenance
-
-    config = trained.config
-    preprocess = build_preprocess(config)
-    images = isinstance(preprocess, Preprocess)  # Frames of events are taken as they are.
-    return Bundle(
-        program=fold(trained.task.model, trained.variables),
-        class_names=trained.class_names,
-        image_size=preprocess.size,
-        crop_ratio=preprocess.evaluation_crop_ratio if images else 1.0,
-        mean=preprocess.mean if images else (0.0,),
-        std=preprocess.std if images else (1.0,),
-        architecture={**config.model.to_dict(), "channels": list(config.model.channels)},
-        origin={"step": trained.step, "ema": EMA.value, **provenance()},
-    )
 
 
 def _write(file: Path, bundle: "Bundle") -> str:

@@ -34,6 +34,7 @@ class Trained:
     Attributes:
       workdir: where it was read.
       step: of the checkpoint.
+      ema: whether the variables are the moving average.
       config: of the run.
       task: with the model, its number of classes taken from the checkpoint.
       variables: "params" and "batch_stats", or their moving average.
@@ -42,6 +43,7 @@ class Trained:
 
     workdir: Path
     step: int
+    ema: bool
     config: ml_collections.ConfigDict
     task: Classification
     variables: Variables
@@ -101,6 +103,7 @@ def load_trained(workdir: str | Path, *, step: str = "latest", ema: bool = False
     return Trained(
         workdir=workdir,
         step=found,
+        ema=ema,
         config=config,
         task=task,
         variables=jax.tree.map(jnp.asarray, variables),

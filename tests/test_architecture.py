@@ -34,8 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interop": NETWORK,
     "evaluate": NETWORK | {"data"},
     "train": NETWORK | {"data", "evaluate"},
-    "energy": NETWORK | {"data", "evaluate"},
     "deploy": NETWORK | {"data", "evaluate"},
+    "energy": NETWORK | {"data", "evaluate", "deploy"},
     "configs": set(),
 }
 MAY_IMPORT["launch"] = set(MAY_IMPORT)

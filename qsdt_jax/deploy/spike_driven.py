@@ -25,18 +25,22 @@ On the machine that simulates this, a product with a spike is a multiplication b
 import dataclasses
 import functools
 from collections.abc import Iterable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qsdt_jax.deploy import interpreter
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.program import Linear, Program
 
+Counts = TypeVar("Counts", jax.Array, np.ndarray)
 
-def unroll(counts: jax.Array, levels: int) -> list[jax.Array]:
-    """Binary spikes of counts 0..D in D virtual time steps: int8 of the same shape, slot d is 1 iff c > d."""
-    return [(counts > d).astype(jnp.int8) for d in range(levels)]
+
+def unroll(counts: Counts, levels: int) -> list[Counts]:
+    """Binary spikes of counts 0..D in D virtual time steps: int8 of that shape, slot d is 1 iff c > d."""
+    return [(counts > d).astype(np.int8) for d in range(levels)]
 
 
 @dataclasses.dataclass(frozen=True)

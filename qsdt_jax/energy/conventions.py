@@ -1,0 +1,104 @@
+"""What the operations of a network cost, under four conventions side by side.
+
+No convention is the truth. Each says what it counts, and prices the spiking network and two networks of the
+same layout without spikes alike: a quantised ANN, with the same weight bits and D + 1 activation levels that
+are multiplied at once, and a float ANN.
+
+    paper        The field's own. Spikes are float32 additions, the first layer float32 multiply-accumulates.
+                 Layers inside RepConv and SepConv count as if merged with the layer before them: as
+                 additions, at the rate of the spikes that enter the chain.
+    as computed  Spikes are additions, real inputs multiply-accumulates, both in float32.
+    bit-aware    Spikes add a 4-bit weight into an int32 accumulator; the quantised ANN multiplies in int8.
+                 Where real values come in, both multiply in float32.
+    with memory  The same, and the traffic: weights once from DRAM and then for each operation from SRAM,
+                 activations in and out of SRAM at their width. The spiking network takes its input slot by
+                 slot, so its int32 sums wait in SRAM and are read and written once for each of D slots; the
+                 ANNs write theirs once.
+
+With T > 1 the ANNs run T times as well.
+
+Prices: 45 nm (Horowitz, ISSCC 2014), in picojoule.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from qsdt_jax.energy.operations import Layer
+
+FLOAT32_MAC = 4.6
+FLOAT32_ADD = 0.9
+INT8_MAC = 0.23
+INT32_ADD = 0.1
+SRAM_WORD = 5.0  # 32 bits.
+DRAM_WORD = 640.0  # 32 bits.
+WORD = 32
+
+
+class Firing(NamedTuple):
+    """What the price of a layer depends on besides the layer.
+
+    Attributes:
+      levels: D.
+      count: mean spike count of a named neuron in one time step, 0..D.
+    """
+
+    levels: int
+    count: Callable[[str], float]
+
+
+class Energy(NamedTuple):
+    """Picojoule for one image."""
+
+    spiking: float
+    quantized_ann: float
+    float_ann: float
+
+    def __add__(self, other: "Energy") -> "Energy":  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Energy(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def additions(layer: Layer, firing: Firing) -> float:
+    """Synaptic operations: additions that spikes cause in a layer; 0 where real values come in."""
+    return layer.macs * firing.count(layer.spikes) if layer.spikes else 0.0
+
+
+def paper(layer: Layer, firing: Firing) -> Energy:
+    spiking = layer.macs * FLOAT32_MAC
+    if layer.entering:
+        spiking = layer.macs * firing.count(layer.entering) * FLOAT32_ADD
+    return Energy(spiking, layer.macs * FLOAT32_MAC, layer.macs * FLOAT32_MAC)
+
+
+def as_computed(layer: Layer, firing: Firing) -> Energy:
+    macs = layer.macs * FLOAT32_MAC
+    return Energy(additions(layer, firing) * FLOAT32_ADD if layer.spikes else macs, macs, macs)
+
+
+def bit_aware(layer: Layer, firing: Firing) -> Energy:
+    macs = layer.macs * FLOAT32_MAC
+    if not layer.spikes:
+        return Energy(macs, macs, macs)
+    return Energy(additions(layer, firing) * INT32_ADD, layer.macs * INT8_MAC, macs)
+
+
+def with_memory(layer: Layer, firing: Firing) -> Energy:
+    def traffic(operations: float, weight_bits: int, input_bits: int, sums: int) -> float:
+        """Weights from DRAM and for each operation, inputs once, int32 sums `sums` times."""
+        operand = weight_bits if layer.weights else WORD  # In attention, rows of v and of k^T v are added.
+        bits = operations * operand + layer.inputs * input_bits + layer.outputs * WORD * sums
+        return (layer.weights * weight_bits * DRAM_WORD + bits * SRAM_WORD) / WORD
+
+    if layer.spikes:
+        spiking = traffic(additions(layer, firing), layer.bits, firing.levels, 2 * firing.levels)
+        quantized = traffic(layer.macs, layer.bits, firing.levels.bit_length(), 1)
+    else:
+        spiking = quantized = traffic(layer.macs, layer.bits, WORD, 1)
+    return bit_aware(layer, firing) + Energy(spiking, quantized, traffic(layer.macs, WORD, WORD, 1))
+
+
+CONVENTIONS: dict[str, Callable[[Layer, Firing], Energy]] = {
+    "paper": paper,
+    "as computed": as_computed,
+    "bit-aware": bit_aware,
+    "with memory": with_memory,
+}

@@ -1,0 +1,112 @@
+"""What a deployed network computes for one image: operations, weights and activations of each layer."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from qsdt_jax.deploy.integer import IntegerArithmetic
+from qsdt_jax.deploy.interpreter import interpret
+from qsdt_jax.deploy.program import Attend, Linear, Program
+
+Kind = Literal["conv", "depthwise", "attention"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One product of a network, for one image and all time steps together.
+
+    Attributes:
+      name: of the layer; the two products of an attention are ".../attn/k^T v" and ".../attn/q (k^T v)".
+      kind: "conv" (dense and 1x1 included), "depthwise", or "attention" for a product of two activations.
+      macs: multiply-accumulates of a network without spikes, those on padding included as usual.
+      weights, bits: their number and width; 0 for attention.
+      inputs, outputs: activations that come in and go out.
+      spikes: name of the counts that come in and select what is added; of an attention product those of k and
+        of q. None where real values come in.
+      entering: the same, but where real values come in the counts at the head of the RepConv or SepConv that
+        they belong to; None for the images.
+    """
+
+    name: str
+    kind: Kind
+    macs: int
+    weights: int
+    bits: int
+    inputs: int
+    outputs: int
+    spikes: str | None
+    entering: str | None
+
+
+def layers_of(program: Program, image_size: tuple[int, int]) -> list[Layer]:
+    """The layers of a program in the order in which they run.
+
+    Args:
+      program: a folded classifier.
+      image_size: (height, width) in pixels, multiples of 16.
+    """
+    frames = program.neuron.timesteps
+    image = jax.ShapeDtypeStruct((1, frames, *image_size, program.in_channels), jnp.float32)
+    shapes = {
+        name: value.shape
+        for name, value in jax.eval_shape(
+            lambda program, image: interpret(program, image, IntegerArithmetic()), program, image
+        ).items()
+    }
+    found: list[Layer] = []
+    entering: dict[str, str | None] = {}
+    for step in program.steps:
+        match step:
+            case Linear():
+                head = step.input if step.spikes else entering.get(step.input)
+                entering[step.name] = head
+                found.append(_product(step, shapes, program.bits, head))
+            case Attend():
+                found.extend(_attention(step, shapes))
+    return found
+
+
+def _product(layer: Linear, shapes: dict[str, tuple[int, ...]], bits: int, entering: str | None) -> Layer:
+    """Each weight is used once for every output position of its channel that sees any of the input.
+
+    The others are the border of a RepConv: a 1x1 convolution of padding, which is silence.
+    """
+    shape, (rows, height, width, _) = layer.weights.shape, shapes[layer.name]
+    border = 2 * max(0, layer.geometry.padding + 1 - shape[0])
+    positions = rows * (height - border) * (width - border)
+    return Layer(
+        name=layer.name,
+        kind="conv" if layer.geometry.groups == 1 else "depthwise",
+        macs=positions * math.prod(shape),
+        weights=math.prod(shape),
+        bits=bits,
+        inputs=math.prod(shapes[layer.input]),
+        outputs=math.prod(shapes[layer.name]),
+        spikes=layer.input if layer.spikes else None,
+        entering=entering,
+    )
+
+
+def _attention(step: Attend, shapes: dict[str, tuple[int, ...]]) -> list[Layer]:
+    """k^T v: the spikes of k select rows of v; q (k^T v): those of q select rows of k^T v."""
+    rows, *pixels, channels = shapes[step.k]
+    tokens, width = math.prod(pixels), channels // step.heads
+    size, square = rows * tokens * channels, rows * channels * width
+    products = [("k^T v", step.k, 2 * size, square), ("q (k^T v)", step.q, size + square, size)]
+    return [
+        Layer(
+            name=f"{step.name}/{product}",
+            kind="attention",
+            macs=rows * tokens * channels * width,
+            weights=0,
+            bits=0,
+            inputs=inputs,
+            outputs=outputs,
+            spikes=selecting,
+            entering=selecting,
+        )
+        for product, selecting, inputs, outputs in products
+    ]

@@ -1,0 +1,173 @@
+"""Pictures of a network's energy and spikes, as matplotlib figures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from qsdt_jax.deploy.program import Attend, Program
+from qsdt_jax.deploy.spike_driven import unroll
+from qsdt_jax.energy.conventions import CONVENTIONS, Energy
+from qsdt_jax.energy.report import MILLI_JOULE, Report
+
+# Quoted from the paper and its comparisons, ImageNet-1K: top-1 (%), mJ, parameters (M 32-bit words).
+PUBLISHED = {
+    "QSD-Transformer-L": (80.3, 8.7, 6.8),
+    "SDT-V2": (79.7, 52.4, 55.4),
+    "SpikingResformer": (78.7, 8.8, 60.4),
+    "SDT-V1": (76.3, 6.1, 66.3),
+    "Spikformer": (74.8, 21.5, 66.3),
+}
+COLORS = {"spiking": "#2f6fb5", "quantized_ann": "#d08a2e", "float_ann": "#8a8f98"}
+NAMES = {"spiking": "spiking", "quantized_ann": "quantised ANN", "float_ann": "float ANN"}
+WORD_BYTES = 4
+BUBBLE, SMALLEST = 9.0, 16.0  # Points of area for a million words, and of the smallest network.
+DEPTH = "neuron, from the images to the logits"
+
+
+def energy_by_convention(report: Report) -> Figure:
+    """Totals of the three networks, one group of bars a convention."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for i, kind in enumerate(Energy._fields):
+        heights = [getattr(report.totals[name], kind) * MILLI_JOULE for name in CONVENTIONS]
+        places = np.arange(len(CONVENTIONS)) + 0.27 * (i - 1)
+        bars = axes.bar(places, heights, 0.25, color=COLORS[kind], label=NAMES[kind])
+        axes.bar_label(bars, [f"{height:.3g}" for height in heights], fontsize=7, padding=1)
+    axes.set_xticks(range(len(CONVENTIONS)), list(CONVENTIONS))
+    axes.set(ylabel="mJ an image", yscale="log")
+    axes.margins(y=0.12)
+    axes.legend(frameon=False, ncols=3, loc="upper left", fontsize=8)
+    return _plain(figure)
+
+
+def energy_by_layer(report: Report) -> Figure:
+    """Each layer's energy in the order of depth, one panel a convention."""
+    figure = Figure(figsize=(10, 1.9 * len(CONVENTIONS)), layout="constrained")
+    panels = figure.subplots(len(CONVENTIONS), 1, sharex=True)
+    x = np.arange(len(report.layers))
+    real = np.array([row.layer.spikes is None for row in report.layers])
+    for axes, name in zip(panels, CONVENTIONS, strict=True):
+        spiking = np.array([row.energy[name].spiking for row in report.layers]) * MILLI_JOULE
+        twin = np.array([row.energy[name].quantized_ann for row in report.layers]) * MILLI_JOULE
+        axes.bar(x[~real], spiking[~real], color=COLORS["spiking"], label="spiking: spikes come in")
+        axes.bar(x[real], spiking[real], color="#a7c4e2", label="spiking: real values come in")
+        axes.plot(x, twin, "_", color=COLORS["quantized_ann"], markersize=5, label="quantised ANN")
+        axes.set(ylabel="mJ", yscale="log")
+        axes.set_title(name, fontsize=9, loc="left")
+    panels[0].legend(frameon=False, ncols=3, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
+    panels[-1].set_xlabel("layer, from the images to the logits")
+    return _plain(figure)
+
+
+def firing_rates(report: Report) -> Figure:
+    """Share of the slots that carry a spike, by neuron in the order of depth."""
+    names = list(report.activity.histograms)
+    rates = [100 * report.activity.firing_rate(name) for name in names]
+    kinds = {"q_neuron": "q", "k_neuron": "k", "v_neuron": "v", "attn_neuron": "q (k^T v)"}
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    axes = figure.subplots()
+    labels = [kinds.get(name.rpartition("/")[2], "others") for name in names]
+    for i, kind in enumerate(["others", *kinds.values()]):
+        chosen = [j for j, label in enumerate(labels) if label == kind]
+        axes.plot(chosen, [rates[j] for j in chosen], "o", color=f"C{i}", markersize=4, label=kind)
+    mean = float(np.mean(rates))
+    axes.axhline(mean, color="0.6", linewidth=0.8)
+    place = axes.get_yaxis_transform()
+    axes.annotate(f"mean {mean:.1f} %", (1, mean), xycoords=place, ha="right", va="bottom", fontsize=8)
+    axes.set(xlabel=DEPTH, ylabel="firing rate of a slot (%)", ylim=(0, None))
+    axes.legend(frameon=False, ncols=5, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
+    return _plain(figure)
+
+
+def count_histograms(report: Report) -> Figure:
+    """Share of each count 0..D, one column a neuron in the order of depth."""
+    table = np.array(list(report.activity.histograms.values()), np.float64)
+    table /= table.sum(1, keepdims=True)
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    axes = figure.subplots()
+    bottom = np.zeros(len(table))
+    for count in range(table.shape[1]):
+        shade = count / (table.shape[1] - 1)
+        color = (0.92 - 0.74 * shade, 0.94 - 0.50 * shade, 0.96 - 0.25 * shade)
+        axes.bar(np.arange(len(table)), table[:, count], 0.9, bottom=bottom, color=color, label=str(count))
+        bottom += table[:, count]
+    axes.set(xlabel=DEPTH, ylabel="share of counts", ylim=(0, 1))
+    figure.legend(title="count", frameon=False, fontsize=8, loc="outside right center", reverse=True)
+    return _plain(figure)
+
+
+def accuracy_energy_size(report: Report, name: str) -> Figure:
+    """The published points, quoted, and this network under each convention; area stands for size."""
+    figure = Figure(figsize=(9.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for number, (label, (top1, energy, words)) in enumerate(PUBLISHED.items(), start=1):
+        text = f"{number}  {label}: {energy} mJ, {top1} % (quoted)"
+        axes.scatter(energy, top1, BUBBLE * words, color="0.82", edgecolor="0.5", linewidth=0.6, label=text)
+        axes.annotate(str(number), (energy, top1), fontsize=7, ha="center", va="center")
+    stored = report.model_bytes["weights"] + report.model_bytes["scales and shifts"]
+    area = max(BUBBLE * stored / WORD_BYTES / 1e6, SMALLEST)
+    for i, (convention, total) in enumerate(report.totals.items()):
+        energy, top1 = total.spiking * MILLI_JOULE, report.activity.metrics["top1"]
+        text = f"{name}, {convention}: {energy:.3g} mJ, {top1:.1f} %"
+        axes.scatter(energy, top1, area, color=f"C{i}", label=text)
+    axes.set(xlabel="energy of an image (mJ)", ylabel="top-1 (%)", xscale="log")
+    axes.margins(0.15)
+    legend = figure.legend(frameon=False, fontsize=8, loc="outside right upper")
+    for handle in legend.legend_handles:
+        handle.set_sizes([30])  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    return _plain(figure)
+
+
+def attention_maps(program: Program, values: Mapping[str, Any], images: np.ndarray) -> Figure:
+    """How much of all attention each token receives, sum over queries and heads of q_i k_j, by block.
+
+    Args:
+      program: a folded classifier.
+      values: of `interpreter.interpret` on the images.
+      images: (N, H, W, C) in 0..1, as people see them.
+    """
+    blocks = [step for step in program.steps if isinstance(step, Attend)]
+    shown = blocks[:: max(1, len(blocks) // 4)][-4:]
+    frames = program.neuron.timesteps
+    figure = Figure(figsize=(1.5 * (len(shown) + 1), 1.55 * len(images)), layout="constrained")
+    grid = figure.subplots(len(images), len(shown) + 1, squeeze=False)
+    for row, image in enumerate(images):
+        grid[row, 0].imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
+        for column, block in enumerate(shown, start=1):
+            q, k = (np.asarray(values[name][row * frames], np.float64) for name in (block.q, block.k))
+            received = (k * q.sum((0, 1))).sum(-1)  # All heads: each channel belongs to one.
+            grid[row, column].imshow(received, cmap="magma", vmin=0)
+            if row == 0:
+                grid[row, column].set_title(block.name.removesuffix("/attn"), fontsize=7)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure
+
+
+def spike_rasters(
+    program: Program, values: Mapping[str, Any], neurons: Sequence[str], channels: int = 64
+) -> Figure:
+    """Binary spikes of the first image in the virtual time steps: one row a channel, at the middle pixel."""
+    frames, levels = program.neuron.timesteps, program.neuron.levels
+    figure = Figure(figsize=(2.2 * len(neurons), 3.6), layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(neurons))), neurons, strict=True):
+        counts = np.asarray(values[name][:frames])
+        middle = counts[:, counts.shape[1] // 2, counts.shape[2] // 2, :channels]  # (T, C)
+        slots = np.stack([np.asarray(slot) for slot in unroll(middle, levels)], 1)  # (T, D, C)
+        time, channel = np.nonzero(slots.reshape(frames * levels, -1))
+        axes.plot(time + 1, channel, "|", color=COLORS["spiking"], markersize=3)
+        axes.set(xlim=(0.5, frames * levels + 0.5), ylim=(-1, middle.shape[1]), xlabel="virtual time step")
+        axes.set_xticks(range(1, frames * levels + 1, max(1, frames * levels // 8)))
+        axes.set_title(name.replace("/", "\n"), fontsize=7)
+        for t in range(1, frames):
+            axes.axvline(t * levels + 0.5, color="0.8", linewidth=0.8)
+    figure.axes[0].set_ylabel("channel")
+    return _plain(figure)
+
+
+def _plain(figure: Figure) -> Figure:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

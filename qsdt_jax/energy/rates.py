@@ -1,0 +1,82 @@
+"""Spike counts of every neuron of a deployed network, measured on real images."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qsdt_jax.deploy.integer import IntegerArithmetic
+from qsdt_jax.deploy.interpreter import class_scores, interpret
+from qsdt_jax.deploy.program import Fire, Program
+from qsdt_jax.evaluate.classification import accuracy_sums, summarize
+from qsdt_jax.evaluate.split import evaluate_split
+
+
+@dataclasses.dataclass(frozen=True)
+class Activity:
+    """How a network fires on a split.
+
+    Attributes:
+      histograms: for each neuron by its name (D + 1,) int64, how often it gave each count 0..D.
+      metrics: top-1 and others of the integer form on the same images.
+      images: their number.
+    """
+
+    histograms: Mapping[str, np.ndarray]
+    metrics: Mapping[str, float]
+    images: int
+
+    def count(self, neuron: str) -> float:
+        """Mean spike count of a neuron in one time step, 0..D."""
+        histogram = self.histograms[neuron]
+        return float(histogram @ np.arange(len(histogram)) / histogram.sum())
+
+    def firing_rate(self, neuron: str) -> float:
+        """Share of its D slots that carry a spike."""
+        return self.count(neuron) / (len(self.histograms[neuron]) - 1)
+
+
+def measure_activity(program: Program, batches: Iterable[Mapping[str, np.ndarray]]) -> Activity:
+    """Runs a program in its integer form over a split.
+
+    Args:
+      program: a folded classifier.
+      batches: {"image": (B, ...), "label": (B,), "mask": (B,)}; rows whose mask is 0 are padding.
+    """
+    step = jax.jit(_sums)
+    histograms: dict[str, np.ndarray] = {}
+
+    def metrics_of(batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        counts, sums = step(program, dict(batch))
+        for name, rows in counts.items():
+            histograms[name] = histograms.get(name, 0) + np.asarray(rows, np.int64).sum(0)
+        return sums
+
+    metrics = evaluate_split(
+        metrics_of, batches, lambda sums: {**summarize(sums), "images": float(sums["images"])}
+    )
+    images = int(metrics.pop("images"))
+    return Activity({name: histograms[name] for name in neurons_of(program)}, metrics, images)
+
+
+def neurons_of(program: Program) -> list[str]:
+    """Names of the neurons in the order in which they fire."""
+    return [step.name for step in program.steps if isinstance(step, Fire)]
+
+
+def _sums(program: Program, batch: Mapping[str, jax.Array]):
+    """Histograms of each image (B, D + 1), those of padding zero, and the sums of the accuracy."""
+    values = interpret(program, batch["image"], IntegerArithmetic())
+    images = batch["mask"].shape[0]
+
+    def histogram(counts: jax.Array) -> jax.Array:
+        counts = counts.reshape(images, -1)
+        levels = [jnp.sum(counts == c, 1, dtype=jnp.int32) for c in range(program.neuron.levels + 1)]
+        return jnp.where(batch["mask"][:, None] > 0, jnp.stack(levels, 1), 0)
+
+    histograms = {step.name: histogram(values[step.name]) for step in program.steps if isinstance(step, Fire)}
+    sums = accuracy_sums(class_scores(program, values), batch["label"], batch["mask"])
+    return histograms, sums

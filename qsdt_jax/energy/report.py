@@ -1,0 +1,148 @@
+"""The energy of a network as tables: per layer, in total, and in a sentence that follows from the numbers."""
+
+import csv
+import dataclasses
+import functools
+import io
+from collections.abc import Mapping, Sequence
+
+from qsdt_jax.deploy.program import Program
+from qsdt_jax.energy.conventions import CONVENTIONS, Energy, Firing, additions
+from qsdt_jax.energy.operations import Layer, layers_of
+from qsdt_jax.energy.rates import Activity
+
+GIGA, MILLI_JOULE = 1e9, 1e-9  # A picojoule is 1e-9 mJ.
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerEnergy:
+    """One layer with its energies in picojoule for one image, by convention."""
+
+    layer: Layer
+    count: float | None
+    additions: float
+    energy: Mapping[str, Energy]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The energy of a network on a split.
+
+    Attributes:
+      layers: in the order in which they run.
+      activity: what was measured.
+      levels, timesteps, bits: D, T and weight bits.
+      model_bytes: weights, scales and shifts as a bundle stores them.
+    """
+
+    layers: Sequence[LayerEnergy]
+    activity: Activity
+    levels: int
+    timesteps: int
+    bits: int
+    model_bytes: Mapping[str, int]
+
+    @functools.cached_property
+    def totals(self) -> Mapping[str, Energy]:
+        """Picojoule for one image, by convention."""
+        return {
+            name: functools.reduce(Energy.__add__, (row.energy[name] for row in self.layers))
+            for name in CONVENTIONS
+        }
+
+    @property
+    def macs(self) -> int:
+        return sum(row.layer.macs for row in self.layers)
+
+    @property
+    def additions(self) -> float:
+        """Synaptic operations (SOPs) for one image."""
+        return sum(row.additions for row in self.layers)
+
+    @property
+    def multiplications(self) -> int:
+        """Multiply-accumulates of the layers that receive real values."""
+        return sum(row.layer.macs for row in self.layers if row.layer.spikes is None)
+
+
+def make_report(program: Program, image_size: tuple[int, int], activity: Activity) -> Report:
+    """Prices every layer of a program under every convention."""
+    firing = Firing(program.neuron.levels, activity.count)
+    rows = [
+        LayerEnergy(
+            layer=layer,
+            count=activity.count(layer.spikes) if layer.spikes else None,
+            additions=additions(layer, firing),
+            energy={name: price(layer, firing) for name, price in CONVENTIONS.items()},
+        )
+        for layer in layers_of(program, image_size)
+    ]
+    weights = sum(layer.weights.size for layer in program.layers)
+    scales = sum(layer.scale.nbytes + layer.shift.nbytes for layer in program.layers)
+    return Report(
+        layers=rows,
+        activity=activity,
+        levels=program.neuron.levels,
+        timesteps=program.neuron.timesteps,
+        bits=program.bits,
+        model_bytes={
+            "weights": -(-weights * program.bits // 8),
+            "scales and shifts": scales,
+            "as float32": 4 * weights,
+        },
+    )
+
+
+def verdicts(report: Report) -> list[str]:
+    """For each convention one sentence: which network it favours, and the firing rate where that turns."""
+    sentences = []
+    for name, total in report.totals.items():
+        ratio, turn = total.quantized_ann / total.spiking, _turning_rate(report, name)
+        better = f"{ratio:.2f} times less" if ratio > 1 else f"{1 / ratio:.2f} times more"
+        where = "at any firing rate"
+        if turn is not None:
+            where = f"they are even where {100 * turn:.1f} % of all slots fire"
+        sentences.append(f"{name}: the spiking network needs {better} than its quantised ANN twin; {where}")
+    return sentences
+
+
+def _turning_rate(report: Report, convention: str) -> float | None:
+    """The firing rate, alike in all layers, at which both networks need the same; None outside 0..1."""
+
+    def excess(rate: float) -> float:
+        firing = Firing(report.levels, lambda _: rate * report.levels)
+        energies = [CONVENTIONS[convention](row.layer, firing) for row in report.layers]
+        return sum(energy.spiking - energy.quantized_ann for energy in energies)
+
+    nothing, everything = excess(0.0), excess(1.0)  # Energies are linear in the rate.
+    if nothing * everything >= 0:
+        return None
+    return nothing / (nothing - everything)
+
+
+def console_table(report: Report) -> str:
+    """Totals under all conventions side by side."""
+    lines = [f"{'mJ an image':<14}{'spiking':>14}{'quantised ANN':>16}{'float ANN':>14}"]
+    for name, total in report.totals.items():
+        values = [energy * MILLI_JOULE for energy in total]
+        lines.append(f"{name:<14}{values[0]:>14.6g}{values[1]:>16.6g}{values[2]:>14.6g}")
+    return "\n".join(lines)
+
+
+def csv_table(report: Report) -> str:
+    """One row a layer: operations, counts and picojoules."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    kinds = Energy._fields
+    writer.writerow(
+        ["layer", "kind", "macs", "weights", "bits", "input", "mean_count", "additions"]
+        + [f"{name} {kind} pJ" for name in CONVENTIONS for kind in kinds]
+    )
+    for row in report.layers:
+        layer = row.layer
+        writer.writerow(
+            [layer.name, layer.kind, layer.macs, layer.weights, layer.bits, layer.spikes or "real"]
+            + ["" if row.count is None else f"{row.count:.6g}", f"{row.additions:.6g}"]
+            + [f"{value:.6g}" for name in CONVENTIONS for value in row.energy[name]]
+        )
+    return stream.getvalue()

@@ -1,0 +1,73 @@
+import csv
+import io
+
+import jax
+import numpy as np
+import pytest
+
+from qsdt_jax.deploy.fold import fold
+from qsdt_jax.energy.conventions import CONVENTIONS
+from qsdt_jax.energy.rates import Activity, measure_activity, neurons_of
+from qsdt_jax.energy.report import csv_table, make_report, verdicts
+from tests.deploy.nets import draw_images, draw_variables, tiny_net, training_form
+
+
+@pytest.mark.slow
+def test_activity_of_a_split_with_padding():
+    """Against the counts of the flax network, image by image."""
+    model = tiny_net()
+    variables, images = draw_variables(model), draw_images(5, 32, 32, 3)
+    logits, counts = training_form(model, variables, images)
+    labels = np.array(np.argmax(logits, 1))
+    labels[3] += 1  # One is wrong.
+    labels %= 10
+    padded = [
+        {"image": images[:3], "label": labels[:3], "mask": np.ones(3)},
+        {"image": images[[3, 4, 0]], "label": labels[[3, 4, 0]], "mask": np.array([1, 1, 0])},
+    ]
+    activity = measure_activity(fold(model, variables), padded)
+    assert activity.images == 5 and activity.metrics["top1"] == pytest.approx(80)
+    assert activity.histograms.keys() == counts.keys()
+    for name, expected in counts.items():
+        found = np.bincount(np.asarray(expected, np.int64).reshape(-1), minlength=5)
+        assert np.array_equal(activity.histograms[name], found), name
+        assert activity.count(name) == pytest.approx(np.mean(expected))
+        assert activity.firing_rate(name) == pytest.approx(np.mean(expected) / 4)
+
+
+def activity_at(program, rate: float) -> Activity:
+    """Every neuron fires with one rate: all slots of some positions, none of the others."""
+    silent_and_full = np.array([1e6 * (1 - rate), 0, 0, 0, 1e6 * rate])
+    return Activity(dict.fromkeys(neurons_of(program), silent_and_full), {"top1": 50.0}, 1)
+
+
+def test_verdicts_turn_where_they_say():
+    model = tiny_net()
+    program = fold(model, draw_variables(model))
+    for name, sentence in zip(
+        CONVENTIONS, verdicts(make_report(program, (32, 32), activity_at(program, 0.3))), strict=True
+    ):
+        assert sentence.startswith(f"{name}: ")
+        if "even" not in sentence:
+            totals = [make_report(program, (32, 32), activity_at(program, r)).totals[name] for r in (0, 1)]
+            assert len({total.spiking < total.quantized_ann for total in totals}) == 1
+            continue
+        turn = float(sentence.split("even where ")[1].split(" %")[0]) / 100
+        below, above = (
+            make_report(program, (32, 32), activity_at(program, turn + d)).totals[name] for d in (-2e-3, 2e-3)
+        )
+        assert below.spiking < below.quantized_ann and above.spiking > above.quantized_ann
+
+
+def test_csv_adds_up():
+    model = tiny_net()
+    program = fold(model, draw_variables(model))
+    report = make_report(program, (32, 32), activity_at(program, 0.3))
+    rows = list(csv.DictReader(io.StringIO(csv_table(report))))
+    assert sum(int(row["macs"]) for row in rows) == report.macs
+    for name, total in report.totals.items():
+        found = sum(float(row[f"{name} spiking pJ"]) for row in rows)
+        assert found == pytest.approx(total.spiking, rel=1e-5)
+    assert report.model_bytes["as float32"] == 4 * sum(
+        jax.tree.map(np.size, x.weights) for x in program.layers
+    )
