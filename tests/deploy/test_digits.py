@@ -1,0 +1,40 @@
+"""The digits network as it was trained and exported (`configs/digits.py`, seed 0), on the whole test set."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs.digits import get_config
+from launch.build import build_preprocess, build_source
+from qsdt_jax.data.pipeline import evaluation_batches
+from qsdt_jax.deploy import reference
+from qsdt_jax.deploy.bundle import read_bundle
+from qsdt_jax.deploy.integer import IntegerArithmetic
+from qsdt_jax.deploy.interpreter import logits
+from qsdt_jax.deploy.spike_driven import SpikeArithmetic
+from tests.deploy.test_forms import SlotsAlone
+
+FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
+
+
+@pytest.mark.slow
+def test_forms_agree_on_every_test_image():
+    config, bundle = get_config(), read_bundle(FILE)
+    source = build_source(config, "test")
+    (batch,) = evaluation_batches(source, build_preprocess(config).evaluate, batch_size=len(source))
+    images, labels = batch["image"], batch["label"]
+
+    def form(arithmetic):
+        return np.asarray(jax.jit(lambda program, x: logits(program, x, arithmetic))(bundle.program, images))
+
+    integer = form(IntegerArithmetic())
+    assert np.array_equal(form(SpikeArithmetic(4)), integer)
+    assert np.array_equal(reference.forward(reference.read(FILE), images), integer)
+    right = np.argmax(integer, 1) == labels
+    assert (right.sum(), len(right)) == (355, 360)
+    # What attention loses when it is run slot by slot.
+    alone = form(SlotsAlone(4))
+    assert not np.array_equal(alone, integer)
+    assert np.sum(np.argmax(alone, 1) == labels) < right.sum()
