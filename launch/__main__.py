@@ -6,6 +6,7 @@ Verbs
   predict       image files -> classes with probabilities, and a sheet of pictures
   export        a trained network -> one file to deploy, or a program that runs without this project
   energy        firing rates, operations and energy under several conventions, as table and report
+  merge         what merging RepConv and SepConv does to bits, size, operations and accuracy
   inspect       parameters, shapes, operations and memory of a config, without training
   bench         step time, images/s and input wait, as JSON
   import-torch  a published PyTorch checkpoint -> a workdir
@@ -25,6 +26,7 @@ VERBS = {
     "predict": "launch.predict",
     "export": "launch.export",
     "energy": "launch.energy",
+    "merge": "launch.merge",
     "inspect": "launch.inspect",
     "bench": "launch.bench",
     "import-torch": "launch.import_torch",

@@ -1,6 +1,5 @@
 """firing rates, operations and energy of a trained network under several conventions, as table and report."""
 
-import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,6 @@ from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    import ml_collections
-
     from qsdt_jax.deploy.bundle import Bundle
     from qsdt_jax.energy.report import Report
 
@@ -39,8 +36,10 @@ RASTERS = 5
 def main() -> None:
     """Measures as the flags say."""
     from launch.deployed import bundle_of
+    from launch.split import Split
     from launch.trained import load_trained
     from qsdt_jax.deploy.bundle import read_bundle
+    from qsdt_jax.energy.rates import measure_activity
     from qsdt_jax.energy.report import console_table, csv_table, make_report, verdicts
     from qsdt_jax.files import write_atomically
 
@@ -54,52 +53,16 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
-    activity, first = _measure(bundle, trained.config)
+    split = Split(trained.config, SPLIT.value, IMAGES.value)
+    split.check_classes(bundle.class_names)
+    activity = measure_activity(bundle.program, split.batches())
     report = make_report(bundle.program, bundle.image_size, activity)
     name = str(BUNDLE.value or f"{trained.workdir}, step {trained.step}")
     facts = _facts(name, report)
     print("\n".join([*facts, "", console_table(report), "", *verdicts(report)]))
     write_atomically(out / "energy.csv", csv_table(report))
-    _draw(out, name, facts, bundle, report, first)
+    _draw(out, name, facts, bundle, report, next(split.batches()))
     print(f"{out}: energy.csv, energy.html and its pictures as PNG")
-
-
-def _measure(bundle: "Bundle", config: "ml_collections.ConfigDict"):
-    """The activity on the split, and the first batch."""
-    from launch.build import build_preprocess, build_source
-    from qsdt_jax.data.pipeline import evaluation_batches
-    from qsdt_jax.data.sources import Source
-    from qsdt_jax.energy.rates import measure_activity
-    from qsdt_jax.progress import Progress
-
-    source: Source = build_source(config, SPLIT.value)
-    if len(source.class_names) != len(bundle.class_names):
-        raise UserError(
-            f"the {SPLIT.value} split has {len(source.class_names)} classes, "
-            f"but the network has {len(bundle.class_names)}"
-        )
-    total = min(len(source), IMAGES.value or len(source))
-    size = min(config.eval.batch_size, total)
-    steps = -(-total // size)
-    progress = Progress(steps, 0, size)
-    first: list[Any] = []
-
-    def batches():
-        left = total
-        stream = evaluation_batches(source, build_preprocess(config).evaluate, batch_size=size)
-        for number, batch in enumerate(itertools.islice(stream, steps), start=1):
-            if not first:
-                first.append(batch)
-            mask = batch["mask"].copy()
-            mask[left:] = 0  # Beyond --images.
-            left -= size
-            yield {**batch, "mask": mask}
-            progress.update(number, "measured")
-
-    try:
-        return measure_activity(bundle.program, batches()), first[0]
-    finally:
-        progress.close()
 
 
 def _facts(name: str, report: "Report") -> list[str]:

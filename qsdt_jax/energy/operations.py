@@ -7,8 +7,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import interpret
+from qsdt_jax.deploy.merge import FloatArithmetic
 from qsdt_jax.deploy.program import Attend, Linear, Program
 
 Kind = Literal["conv", "depthwise", "attention"]
@@ -53,7 +53,7 @@ def layers_of(program: Program, image_size: tuple[int, int]) -> list[Layer]:
     shapes = {
         name: value.shape
         for name, value in jax.eval_shape(
-            lambda program, image: interpret(program, image, IntegerArithmetic()), program, image
+            lambda program, image: interpret(program, image, FloatArithmetic()), program, image
         ).items()
     }
     found: list[Layer] = []

@@ -1,6 +1,7 @@
 """Spike counts of every neuron of a deployed network, measured on real images."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qsdt_jax.deploy.integer import IntegerArithmetic
-from qsdt_jax.deploy.interpreter import class_scores, interpret
+from qsdt_jax.deploy.interpreter import Arithmetic, class_scores, interpret
 from qsdt_jax.deploy.program import Fire, Program
 from qsdt_jax.evaluate.classification import accuracy_sums, summarize
 from qsdt_jax.evaluate.split import evaluate_split
@@ -39,14 +40,19 @@ class Activity:
         return self.count(neuron) / (len(self.histograms[neuron]) - 1)
 
 
-def measure_activity(program: Program, batches: Iterable[Mapping[str, np.ndarray]]) -> Activity:
-    """Runs a program in its integer form over a split.
+def measure_activity(
+    program: Program,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    arithmetic: Arithmetic | None = None,
+) -> Activity:
+    """Runs a program over a split.
 
     Args:
       program: a folded classifier.
       batches: {"image": (B, ...), "label": (B,), "mask": (B,)}; rows whose mask is 0 are padding.
+      arithmetic: the integer form, unless given.
     """
-    step = jax.jit(_sums)
+    step = jax.jit(functools.partial(_sums, arithmetic or IntegerArithmetic()))
     histograms: dict[str, np.ndarray] = {}
 
     def metrics_of(batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
@@ -67,9 +73,9 @@ def neurons_of(program: Program) -> list[str]:
     return [step.name for step in program.steps if isinstance(step, Fire)]
 
 
-def _sums(program: Program, batch: Mapping[str, jax.Array]):
+def _sums(arithmetic: Arithmetic, program: Program, batch: Mapping[str, jax.Array]):
     """Histograms of each image (B, D + 1), those of padding zero, and the sums of the accuracy."""
-    values = interpret(program, batch["image"], IntegerArithmetic())
+    values = interpret(program, batch["image"], arithmetic)
     images = batch["mask"].shape[0]
 
     def histogram(counts: jax.Array) -> jax.Array:

@@ -1,0 +1,65 @@
+"""what merging RepConv and SepConv into single convolutions does to bits, size, operations and accuracy."""
+
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from launch.flags import DEFINED_OFTEN
+from qsdt_jax.errors import UserError
+
+# The libraries are imported where they are used, so that --help answers at once.
+if TYPE_CHECKING:
+    from qsdt_jax.deploy.program import Program
+
+WORKDIR = flags.DEFINE_string("workdir", None, "directory of a run or an import", **DEFINED_OFTEN)
+STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
+EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
+SPLIT = flags.DEFINE_enum("split", "test", ["test", "train"], "split of the data", **DEFINED_OFTEN)
+IMAGES = flags.DEFINE_integer(
+    "images", None, "images to measure on, from the start of the split (default: all)", lower_bound=1,
+    **DEFINED_OFTEN,
+)  # fmt: skip
+
+MERGED_BITS = (32, 8, 4)
+
+
+def main() -> None:
+    """Prints one line for the network as it is, and one for each width of merged kernels."""
+    from launch.deployed import bundle_of
+    from launch.split import Split
+    from launch.trained import load_trained
+    from qsdt_jax.deploy.merge import FloatArithmetic, merge
+    from qsdt_jax.energy.rates import measure_activity
+    from qsdt_jax.energy.report import MILLI_JOULE, make_report
+
+    if WORKDIR.value is None:
+        raise UserError("merge needs --workdir DIR")
+    trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
+    bundle = bundle_of(trained)
+    program = bundle.program
+    split = Split(trained.config, SPLIT.value, IMAGES.value)
+    split.check_classes(bundle.class_names)
+    print(f"{'':<20}{'top-1 %':>9}{'MB':>10}{'weights':>13}{'additions':>15}{'real MACs':>14}{'mJ':>11}")
+    for bits in (None, *MERGED_BITS):
+        name = f"merged, {bits} bits" if bits else f"{program.bits} bits, as trained"
+        form = merge(program, bits) if bits else program
+        activity = measure_activity(form, split.batches(), FloatArithmetic())
+        report = make_report(form, bundle.image_size, activity)
+        print(
+            f"{name:<20}{activity.metrics['top1']:>9.2f}{_bytes(form, program, bits) / 1e6:>10.3f}"
+            f"{sum(layer.weights.size for layer in form.layers):>13,}{report.additions:>15,.0f}"
+            f"{report.multiplications:>14,}{MILLI_JOULE * report.totals['as computed'].spiking:>11.5f}",
+            flush=True,
+        )
+    print("mJ: convention `as computed` of `energy`. Merged kernels are rounded after training.")
+
+
+def _bytes(form: "Program", original: "Program", bits: int | None) -> int:
+    """Weights, scales and shifts, where layers of another shape than the original's have `bits`."""
+    shapes = {layer.name: layer.weights.shape for layer in original.layers}
+    total = 0
+    for layer in form.layers:
+        merged = layer.weights.shape != shapes[layer.name]
+        width = bits if merged and bits else form.bits
+        total += -(-layer.weights.size * width // 8) + layer.scale.nbytes + layer.shift.nbytes
+    return total

@@ -1,0 +1,98 @@
+"""Merging: each chain of convolutions behind one neuron as a single convolution.
+
+RepConv (1x1, 3x3 depthwise, 1x1) becomes a dense 3x3 convolution and the end of SepConv (7x7 depthwise,
+1x1) a dense 7x7 one. Nothing non-linear lies in between, so the function stays the same, and every product
+then receives spikes. But the weights of the new kernel are products of weights: no longer on a grid of few
+bits, and many more.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qsdt_jax.core.lsq import weight_range
+from qsdt_jax.deploy.integer import IntegerArithmetic
+from qsdt_jax.deploy.program import Linear, Program, Step
+from qsdt_jax.layers import lowering
+from qsdt_jax.layers.lowering import ConvGeometry
+
+
+class FloatArithmetic(IntegerArithmetic):
+    """Spikes select float32 weights, of which merged kernels consist."""
+
+    def product(self, counts: jax.Array, layer: Linear) -> jax.Array:
+        weights = jnp.asarray(layer.weights, jnp.float32)
+        return lowering.convolve(counts.astype(jnp.float32), weights, layer.geometry, jnp.float32)
+
+
+def merge(program: Program, bits: int = 32) -> Program:
+    """The program with every chain merged.
+
+    Args:
+      program: a folded classifier.
+      bits: of the merged kernels, rounded to the grid that fits each output channel; 32 keeps them float32.
+        The other layers keep theirs.
+
+    Returns:
+      A program for `FloatArithmetic`; with up to 8 bits the integer and the spike-driven form run it as well.
+    """
+    linears = {step.name: step for step in program.steps if isinstance(step, Linear)}
+    continued = {step.input for step in linears.values()}
+    merged: list[Step] = []
+    for step in program.steps:
+        if isinstance(step, Linear):
+            if step.name in continued:
+                continue  # Part of the chain of a later one.
+            chain = [step]
+            while chain[0].input in linears:
+                chain.insert(0, linears[chain[0].input])
+            if len(chain) > 1:
+                step = _quantized(_merged(chain), bits)
+        merged.append(step)
+    return program.replace(steps=tuple(merged))
+
+
+def _merged(chain: list[Linear]) -> Linear:
+    """One convolution for a chain of 1x1 and at most one larger one, in float64 until the end."""
+    kernel, shift = _affine(chain[0])
+    padding = chain[0].geometry.padding
+    for layer in chain[1:]:
+        following, own_shift = _affine(layer)
+        # Each output sees constants at all taps: padding is silence, which the layers before have shifted.
+        shift = np.einsum("m,ijmo->o", shift, following) + own_shift
+        if following.shape[:2] == (1, 1):
+            kernel = np.einsum("ijcm,mo->ijco", kernel, following[0, 0])
+        else:
+            kernel = np.einsum("cm,ijmo->ijco", kernel[0, 0], following)
+        padding += layer.geometry.padding
+    size = np.abs(kernel).max((0, 1, 2))
+    scale = np.where(size > 0, size, 1)
+    return Linear(
+        name=chain[-1].name,
+        input=chain[0].input,
+        spikes=True,
+        geometry=ConvGeometry(chain[0].geometry.stride, padding),
+        weights=(kernel / scale).astype(np.float32),
+        scale=scale.astype(np.float32),
+        shift=shift.astype(np.float32),
+    )
+
+
+def _affine(layer: Linear) -> tuple[np.ndarray, np.ndarray]:
+    """Real dense kernel (kh, kw, I, O), scale included, and shift (O,)."""
+    weights = np.asarray(layer.weights, np.float64)
+    if layer.geometry.groups > 1:
+        channels = weights.shape[-1]
+        dense = np.zeros((*weights.shape[:2], channels, channels))
+        dense[..., np.arange(channels), np.arange(channels)] = weights[:, :, 0]
+        weights = dense
+    return weights * np.asarray(layer.scale, np.float64), np.asarray(layer.shift, np.float64)
+
+
+def _quantized(layer: Linear, bits: int) -> Linear:
+    """Weights, of size 1 at most in each output channel, rounded to integers."""
+    if bits == 32:
+        return layer
+    _, largest = weight_range(bits)
+    weights = np.rint(np.asarray(layer.weights) * largest).astype(np.int8)
+    return layer.replace(weights=weights, scale=layer.scale / np.float32(largest))
