@@ -70,6 +70,10 @@ def base_config() -> ConfigDict:
                 "clip_norm": 1.0,  # global gradient norm; 0 for none
             },
             "loss": {"label_smoothing": 0.0},
+            "parallel": {  # over all devices there are; changes no number but in its last digits
+                "mode": "jit",  # jit: arrays cut over a mesh; pmap: the same program on each device
+                "fsdp": 1,  # with jit, devices that each large tensor of the state is cut over
+            },
             "ema_decay": 0.0,  # moving average of all variables; 0 for none
             "eval": {"every_epochs": 1.0, "batch_size": 256},
             "log": {"every_steps": 1},

@@ -25,6 +25,7 @@ from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.loop import Run
 from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine
+from qsdt_jax.train.parallel import Parallel
 
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
@@ -41,6 +42,8 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     training, test = build_training_source(config), build_source(config, "test")
     _check_same_classes(training.class_names, test.class_names)
     _check_batch(config, len(training))
+    parallel = build_parallel(config)
+    evaluation_batch = parallel.evaluation_batch_size(config.eval.batch_size)
     preprocess = build_preprocess(config)
     epoch = len(training) // config.batch_size
     total_steps = config.epochs * epoch
@@ -63,9 +66,14 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
             batch_size=config.batch_size,
             first_step=first_step,
             workers=config.data.workers,
+            rows=parallel.rows(config.batch_size, config.accumulate),
         ),
         evaluation_data=functools.partial(
-            evaluation_batches, test, preprocess.evaluate, batch_size=config.eval.batch_size
+            evaluation_batches,
+            test,
+            preprocess.evaluate,
+            batch_size=evaluation_batch,
+            rows=parallel.rows(evaluation_batch),
         ),
         total_steps=total_steps,
         batch_size=config.batch_size,
@@ -77,7 +85,15 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
         ema_decay=config.ema_decay,
         keep_latest=config.checkpoint.keep_latest,
         keep_best=config.checkpoint.keep_best,
+        parallel=parallel,
     )
+
+
+def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
+    """The devices and how they share a batch; raises UserError where it does not divide over them."""
+    parallel = Parallel(mode=config.parallel.mode, fsdp=config.parallel.fsdp)
+    parallel.check_batch(config.batch_size, config.accumulate, config.model.norm_group)
+    return parallel
 
 
 def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTransformer:

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from qsdt_jax.devices import reversed_rows
+
 
 def mix_batch(
     images: jax.Array,
@@ -81,4 +83,4 @@ def outside_box(key: jax.Array, height: int, width: int, share: jax.Array) -> tu
 
 
 def _blend(rows: jax.Array, share: jax.Array) -> jax.Array:
-    return share * rows + (1 - share) * rows[::-1]
+    return share * rows + (1 - share) * reversed_rows(rows)

@@ -1,9 +1,8 @@
 """Batches from a source: order and augmentation are pure functions of (seed, position)."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import grain
 import numpy as np
@@ -98,6 +97,7 @@ def training_batches(
     batch_size: int,
     first_step: int = 0,
     workers: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[HostBatch]:
     """Endless shuffled batches from step `first_step` on.
 
@@ -112,9 +112,11 @@ def training_batches(
       batch_size: B.
       first_step: number of batches to skip, at no cost.
       workers: processes that read and augment; 0 for threads of this process.
+      rows: positions in each batch that are read, in this order; None for all. What they hold does not depend
+        on what else is read.
 
     Yields:
-      {"image": float32 (B, H, W, C), "label": int32 (B,)}.
+      {"image": float32 (B, H, W, C), "label": int32 (B,)}, or as many rows as asked for.
     """
     dataset = (
         grain.MapDataset.source(source)  # pyright: ignore[reportArgumentType]
@@ -122,8 +124,11 @@ def training_batches(
         .shuffle()
         .repeat(None)
         .random_map(preprocess)
-        .batch(batch_size)
     )
+    if rows is not None:
+        chosen: Any = _ChosenRows(dataset, batch_size, rows)
+        dataset, batch_size = grain.MapDataset.source(chosen), len(rows)
+    dataset = dataset.batch(batch_size)
     iterable = dataset[first_step:].to_iter_dataset(READ_AHEAD)
     if workers:
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
@@ -131,30 +136,67 @@ def training_batches(
 
 
 def evaluation_batches(
-    source: Source, preprocess: Callable[[Example], Example], *, batch_size: int
+    source: Source,
+    preprocess: Callable[[Example], Example],
+    *,
+    batch_size: int,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[HostBatch]:
     """Every example once, in order; the last batch is filled up with rows of mask 0.
 
+    Args:
+      source: the examples.
+      preprocess: of one example.
+      batch_size: B.
+      rows: positions in each batch that are read, in this order; None for all.
+
     Yields:
-      {"image": float32 (B, H, W, C), "label": int32 (B,), "mask": int32 (B,)}.
+      {"image": float32 (B, H, W, C), "label": int32 (B,), "mask": int32 (B,)}, or as many rows as asked for.
     """
-    dataset = (
-        grain.MapDataset.source(source)  # pyright: ignore[reportArgumentType]
-        .map(preprocess)
-        .batch(batch_size, drop_remainder=False)
-        .map(functools.partial(_pad, batch_size=batch_size))
-    )
-    return map(_as_batch, iter(dataset.to_iter_dataset(READ_AHEAD)))
+    dataset = grain.MapDataset.source(source).map(preprocess)  # pyright: ignore[reportArgumentType]
+    chosen = range(batch_size) if rows is None else rows
+    batches: Any = _PaddedBatches(dataset, batch_size, chosen)
+    return map(_as_batch, iter(grain.MapDataset.source(batches).to_iter_dataset(READ_AHEAD)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _ChosenRows:
+    """The examples at some positions of each batch, one by one."""
+
+    examples: grain.MapDataset
+    batch_size: int
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.examples) // self.batch_size * len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        batch, row = divmod(index, len(self.rows))
+        return self.examples[batch * self.batch_size + self.rows[row]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _PaddedBatches:
+    """The examples at some positions of each batch, a batch at a time, with a mask."""
+
+    examples: grain.MapDataset
+    batch_size: int
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return -(-len(self.examples) // self.batch_size)
+
+    def __getitem__(self, index: int) -> HostBatch:
+        places = [index * self.batch_size + row for row in self.rows]
+        read = [self.examples[place] if place < len(self.examples) else None for place in places]
+        known = next((example for example in read if example is not None), None)
+        nothing = {
+            name: np.zeros_like(x) for name, x in (self.examples[0] if known is None else known).items()
+        }
+        batch = [nothing if example is None else example for example in read]
+        mask = np.array([example is not None for example in read], np.int32)
+        return {**{name: np.stack([x[name] for x in batch]) for name in nothing}, "mask": mask}
 
 
 def _as_batch(batch) -> HostBatch:
     return {**batch, "label": np.asarray(batch["label"], np.int32)}
-
-
-def _pad(batch: HostBatch, batch_size: int) -> HostBatch:
-    rows = len(batch["label"])
-    missing = batch_size - rows
-    padded = {
-        name: np.pad(np.asarray(x), [(0, missing)] + [(0, 0)] * (np.ndim(x) - 1)) for name, x in batch.items()
-    }
-    return {**padded, "mask": (np.arange(batch_size) < rows).astype(np.int32)}

@@ -4,6 +4,7 @@ import jax
 from flax import linen as nn
 
 from qsdt_jax.core.affine import real
+from qsdt_jax.devices import device_count, own_rows
 from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.mlp import MLP
 from qsdt_jax.layers.numerics import Numerics
@@ -26,8 +27,9 @@ class DropPath(nn.Module):
             return x
         keep = 1 - self.rate
         images = x.reshape(-1, self.timesteps, *x.shape[1:])
-        shape = (images.shape[0],) + (1,) * (images.ndim - 1)
-        mask = jax.random.bernoulli(self.make_rng("drop_path"), keep, shape)
+        # Drawn for the whole batch, so that an image's fate does not depend on the number of devices.
+        shape = (images.shape[0] * device_count(),) + (1,) * (images.ndim - 1)
+        mask = own_rows(jax.random.bernoulli(self.make_rng("drop_path"), keep, shape))
         return (images * mask / keep).reshape(x.shape).astype(x.dtype)
 
 

@@ -27,10 +27,11 @@ from qsdt_jax.files import write_atomically
 from qsdt_jax.progress import Progress
 from qsdt_jax.train.checkpoint import Checkpointer
 from qsdt_jax.train.metrics import MetricWriter, draw_curves
+from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.preemption import Background, Preempted, Preemption
 from qsdt_jax.train.provenance import provenance
 from qsdt_jax.train.state import TrainState, Variables, parameter_count
-from qsdt_jax.train.step import evaluation_step, initial_state, jit_once, train_step
+from qsdt_jax.train.step import evaluation_step, initial_state, train_step
 from qsdt_jax.train.task import Task
 from qsdt_jax.train.workdir import Workdir
 
@@ -58,6 +59,7 @@ class Run:
       log_every, eval_every, save_every: in steps; each evaluation is followed by a checkpoint as well.
       seed, accumulate, ema_decay: see `train_step`.
       keep_latest, keep_best: checkpoints kept.
+      parallel: the devices and how they share the work.
       start_from: makes the variables that a new run starts with out of freshly drawn ones, where it does not
         start with these.
     """
@@ -79,6 +81,7 @@ class Run:
     ema_decay: float = 0.0
     keep_latest: int = 2
     keep_best: int = 1
+    parallel: Parallel = dataclasses.field(default_factory=Parallel)
     start_from: Callable[[Variables], Variables] | None = None
 
     def initial_state(self) -> TrainState:
@@ -155,14 +158,15 @@ class _Session:
         return self._write_summary()
 
     def _restore_or_create(self) -> TrainState:
-        initial = jit_once(self.run.initial_state)
-        restored = self.checkpointer.restore_latest(initial.eval_shape())
+        parallel = self.run.parallel
+        initial = parallel.jit_initial(self.run.initial_state)
+        restored = self.checkpointer.restore_latest(parallel.state_like(initial.eval_shape()))
         if restored is not None:
             return restored[1]
         state = self.preemption.wait_for(initial)
         if self.run.start_from is None:
             return state
-        return state.starting_with(self.run.start_from(state.variables))
+        return parallel.put_state(state.starting_with(self.run.start_from(state.variables)))
 
     def _train(self) -> None:
         run = self.run
@@ -170,7 +174,7 @@ class _Session:
             self._evaluate_if_missing()
         if self.step >= run.total_steps:
             return
-        batches = Background(run.training_data(self.step), jax.device_put, ahead=BATCHES_AHEAD)
+        batches = Background(run.training_data(self.step), run.parallel.place, ahead=BATCHES_AHEAD)
         batch = self.preemption.next_of(batches)
         update = self._compiled_step(batch)
         progress = Progress(run.total_steps, self.step, run.batch_size)
@@ -206,9 +210,11 @@ class _Session:
             optimizer=run.optimizer,
             seed=run.seed,
             accumulate=run.accumulate,
+            shards=run.parallel.shards_in_step,
             ema_decay=run.ema_decay,
         )
-        return self.preemption.compile(jax.jit(function, donate_argnums=0), self.state, batch)
+        step = run.parallel.train_step(function, self.state)
+        return self.preemption.compile(step, self.state, batch)
 
     def _report(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
         """Checks the loss of a finished step, shows and logs it."""
@@ -248,12 +254,13 @@ class _Session:
         return metrics
 
     def _evaluate_variables(self, variables: Variables, prefix: str) -> dict[str, float]:
-        batches = Background(self.run.evaluation_data(), jax.device_put, ahead=BATCHES_AHEAD)
+        batches = Background(self.run.evaluation_data(), self.run.parallel.place, ahead=BATCHES_AHEAD)
 
         def step(batch):
             if self._evaluation_step is None:
                 function = functools.partial(evaluation_step, task=self.run.task)
-                self._evaluation_step = self.preemption.compile(jax.jit(function), variables, batch)
+                spread = self.run.parallel.evaluation_step(function)
+                self._evaluation_step = self.preemption.compile(spread, variables, batch)
             return self._evaluation_step(variables, batch)
 
         metrics = evaluate_split(step, self.preemption.iterate(batches), self.run.task.summarize)

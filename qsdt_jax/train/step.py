@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from qsdt_jax.devices import mean_over_devices, sum_over_devices
 from qsdt_jax.train.randomness import Purpose, key_for
 from qsdt_jax.train.state import TrainState, Variables, create_state
 from qsdt_jax.train.task import Batch, Task
@@ -19,14 +20,14 @@ def initial_state(
     return create_state(task.init(key_for(seed, Purpose.INIT)), optimizer, ema=ema)
 
 
-def jit_once(function: Callable) -> Callable:
-    """`jax.jit` of a function that runs once, as `initial_state` does.
+def jit_once(function: Callable, **options: Any) -> jax.stages.Wrapped:
+    """`jax.jit`, with its `options`, of a function that runs once, as `initial_state` does.
 
     A CPU gets code of no optimisation: it compiles in a third of the time, most of which the random
     generator takes again for each shape of a tensor.
     """
     cheap = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=cheap)
+    return jax.jit(function, compiler_options=cheap, **options)
 
 
 def train_step(
@@ -37,6 +38,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     seed: int = 0,
     accumulate: int = 1,
+    shards: int = 1,
     ema_decay: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update.
@@ -49,6 +51,8 @@ def train_step(
       seed: of the run; the step's randomness follows from it and `state.step`.
       accumulate: micro-batches that B is cut into; each is a batch-norm group of its own, and the result is
         that of the whole batch with such groups.
+      shards: parts that lie one after the other in the batch and hold their share of each micro-batch, as
+        `Parallel.rows` arranges them.
       ema_decay: of the moving average, where the state has one.
 
     Returns:
@@ -57,9 +61,10 @@ def train_step(
     """
     key = key_for(seed, Purpose.DROP_PATH, state.step)
     if accumulate == 1:
-        grads, batch_stats, metrics = _gradients(task, state.variables, batch, key)
+        result = _gradients(task, state.variables, batch, key)
     else:
-        grads, batch_stats, metrics = _accumulated(task, state.variables, batch, key, accumulate)
+        result = _accumulated(task, state.variables, _micro_batches(batch, accumulate, shards), key)
+    grads, batch_stats, metrics = mean_over_devices(result)
 
     params = state.variables["params"]
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
@@ -79,9 +84,18 @@ def _gradients(task: Task, variables: Variables, batch: Batch, key: jax.Array):
     return grads, batch_stats, metrics
 
 
-def _accumulated(task: Task, variables: Variables, batch: Batch, key: jax.Array, parts: int):
-    """Mean over `parts` micro-batches, one after the other in the memory of one."""
-    micro = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+def _micro_batches(batch: Batch, parts: int, shards: int) -> Batch:
+    """(B, ...) -> (parts, B / parts, ...); no row leaves its shard."""
+
+    def cut(x):
+        return x.reshape(shards, parts, -1, *x.shape[1:]).swapaxes(0, 1).reshape(parts, -1, *x.shape[1:])
+
+    return jax.tree.map(cut, batch)
+
+
+def _accumulated(task: Task, variables: Variables, micro: Batch, key: jax.Array):
+    """Mean over micro-batches (parts, rows, ...), one after the other in the memory of one."""
+    parts = jax.tree.leaves(micro)[0].shape[0]
 
     def add(total, part):
         rows, i = part
@@ -97,4 +111,4 @@ def _accumulated(task: Task, variables: Variables, batch: Batch, key: jax.Array,
 
 def evaluation_step(variables: Variables, batch: Batch, *, task: Task) -> dict[str, Any]:
     """The task's sums over one evaluation batch."""
-    return task.evaluate(variables, batch)
+    return sum_over_devices(task.evaluate(variables, batch))

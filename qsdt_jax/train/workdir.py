@@ -13,8 +13,9 @@ from qsdt_jax.files import locked, write_atomically
 CONFIG_FILE = "config.json"
 CLASS_NAMES_FILE = "class_names.json"
 LOCK_FILE = ".lock"
-# Sections and keys that change nothing about the numbers of a run, so a resumed run may change them.
-FREE_SECTIONS = ("log", "checkpoint")
+# Sections and keys that change nothing about the numbers of a run, but their rounding: a resumed run may
+# change them.
+FREE_SECTIONS = ("log", "checkpoint", "parallel")
 FREE_KEYS = ("data.corrupt_limit",)
 
 
