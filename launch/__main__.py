@@ -6,6 +6,7 @@ Verbs
   predict       image files -> classes with probabilities, and a sheet of pictures
   export        a trained network -> one file to deploy, or a program that runs without this project
   inspect       parameters, shapes, operations and memory of a config, without training
+  ablate        a table of named overrides times seeds -> results with error bars and paired tests
   bench         step time, images/s and input wait, as JSON
   import-torch  a published PyTorch checkpoint -> a workdir
   prepare       ImageNet, CIFAR, CIFAR10-DVS or a folder of images -> a tfds directory
@@ -24,6 +25,7 @@ VERBS = {
     "predict": "launch.predict",
     "export": "launch.export",
     "inspect": "launch.inspect",
+    "ablate": "launch.ablate",
     "bench": "launch.bench",
     "import-torch": "launch.import_torch",
     "prepare": "launch.prepare",

@@ -130,6 +130,7 @@ class _Session:
         self.run, self.workdir = run, workdir
         self.preemption, self.checkpointer = preemption, checkpointer
         self.provenance = provenance()  # Of the code that runs: the checkout may change meanwhile.
+        self._arguments = run.task, np.int32(run.seed)
         self.state = self._restore_or_create()
         self.step = int(self.state.step)
         self.writer = MetricWriter(workdir, self.step)
@@ -155,11 +156,11 @@ class _Session:
         return self._write_summary()
 
     def _restore_or_create(self) -> TrainState:
-        initial = jit_once(self.run.initial_state)
-        restored = self.checkpointer.restore_latest(initial.eval_shape())
+        initial = _jitted_initial(self.run.optimizer, self.run.ema_decay > 0)
+        restored = self.checkpointer.restore_latest(initial.eval_shape(*self._arguments))
         if restored is not None:
             return restored[1]
-        state = self.preemption.wait_for(initial)
+        state = self.preemption.wait_for(functools.partial(initial, *self._arguments))
         if self.run.start_from is None:
             return state
         return state.starting_with(self.run.start_from(state.variables))
@@ -177,7 +178,7 @@ class _Session:
         running: tuple[int, dict[str, jax.Array]] | None = None
         try:
             while True:
-                self.state, metrics = update(self.state, batch)
+                self.state, metrics = update(self.state, batch, *self._arguments)
                 self.step += 1
                 # Looking at the step before keeps the device busy with this one.
                 if running is not None:
@@ -200,15 +201,8 @@ class _Session:
 
     def _compiled_step(self, batch):
         run = self.run
-        function = functools.partial(
-            train_step,
-            task=run.task,
-            optimizer=run.optimizer,
-            seed=run.seed,
-            accumulate=run.accumulate,
-            ema_decay=run.ema_decay,
-        )
-        return self.preemption.compile(jax.jit(function, donate_argnums=0), self.state, batch)
+        step = _jitted_step(run.optimizer, run.accumulate, run.ema_decay)
+        return self.preemption.compile(step, self.state, batch, *self._arguments)
 
     def _report(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
         """Checks the loss of a finished step, shows and logs it."""
@@ -248,13 +242,13 @@ class _Session:
         return metrics
 
     def _evaluate_variables(self, variables: Variables, prefix: str) -> dict[str, float]:
+        task = self.run.task
         batches = Background(self.run.evaluation_data(), jax.device_put, ahead=BATCHES_AHEAD)
 
         def step(batch):
             if self._evaluation_step is None:
-                function = functools.partial(evaluation_step, task=self.run.task)
-                self._evaluation_step = self.preemption.compile(jax.jit(function), variables, batch)
-            return self._evaluation_step(variables, batch)
+                self._evaluation_step = self.preemption.compile(_jitted_evaluation, variables, batch, task)
+            return self._evaluation_step(variables, batch, task)
 
         metrics = evaluate_split(step, self.preemption.iterate(batches), self.run.task.summarize)
         return {f"{prefix}/{name}": value for name, value in metrics.items()}
@@ -273,3 +267,36 @@ class _Session:
         }
         write_atomically(self.workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
         return summary
+
+
+# Task and seed are arguments of the programs, and each is kept until another one is asked for: runs in one
+# process that differ in nothing but seed, data or teacher compile once.
+
+
+@functools.lru_cache(maxsize=1)
+def _jitted_initial(optimizer: optax.GradientTransformation, ema: bool):
+    def initial(task, seed):
+        return initial_state(task, optimizer, seed=seed, ema=ema)
+
+    return jit_once(initial)
+
+
+@functools.lru_cache(maxsize=1)
+def _jitted_step(optimizer: optax.GradientTransformation, accumulate: int, ema_decay: float):
+    def step(state, batch, task, seed):
+        return train_step(
+            state,
+            batch,
+            task=task,
+            optimizer=optimizer,
+            seed=seed,
+            accumulate=accumulate,
+            ema_decay=ema_decay,
+        )
+
+    return jax.jit(step, donate_argnums=0)
+
+
+@jax.jit
+def _jitted_evaluation(variables, batch, task):
+    return evaluation_step(variables, batch, task=task)

@@ -13,7 +13,7 @@ from qsdt_jax.train.task import Batch, Task
 
 
 def initial_state(
-    task: Task, optimizer: optax.GradientTransformation, *, seed: int = 0, ema: bool = False
+    task: Task, optimizer: optax.GradientTransformation, *, seed: int | jax.Array = 0, ema: bool = False
 ) -> TrainState:
     """The state before the first step, a pure function of the seed; arguments as for `train_step`."""
     return create_state(task.init(key_for(seed, Purpose.INIT)), optimizer, ema=ema)
@@ -35,7 +35,7 @@ def train_step(
     *,
     task: Task,
     optimizer: optax.GradientTransformation,
-    seed: int = 0,
+    seed: int | jax.Array = 0,
     accumulate: int = 1,
     ema_decay: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -57,9 +57,9 @@ def train_step(
     """
     key = key_for(seed, Purpose.DROP_PATH, state.step)
     if accumulate == 1:
-        grads, batch_stats, metrics = _gradients(task, state.variables, batch, key)
+        grads, batch_stats, metrics = _gradients(task, state.variables, batch, key, state.step)
     else:
-        grads, batch_stats, metrics = _accumulated(task, state.variables, batch, key, accumulate)
+        grads, batch_stats, metrics = _accumulated(task, state.variables, batch, key, state.step, accumulate)
 
     params = state.variables["params"]
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
@@ -71,25 +71,25 @@ def train_step(
     return new_state, {**metrics, "grad_norm": optax.global_norm(grads)}
 
 
-def _gradients(task: Task, variables: Variables, batch: Batch, key: jax.Array):
+def _gradients(task: Task, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array):
     def loss(params):
-        return task.loss({**variables, "params": params}, batch, key)
+        return task.loss({**variables, "params": params}, batch, key, step)
 
     grads, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(variables["params"])
     return grads, batch_stats, metrics
 
 
-def _accumulated(task: Task, variables: Variables, batch: Batch, key: jax.Array, parts: int):
+def _accumulated(task: Task, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array, parts: int):
     """Mean over `parts` micro-batches, one after the other in the memory of one."""
     micro = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
 
     def add(total, part):
         rows, i = part
-        result = _gradients(task, variables, rows, jax.random.fold_in(key, i))
+        result = _gradients(task, variables, rows, jax.random.fold_in(key, i), step)
         return jax.tree.map(lambda t, r: t + r / parts, total, result), None
 
     first = jax.tree.map(lambda x: x[0], micro)
-    shapes = jax.eval_shape(lambda rows: _gradients(task, variables, rows, key), first)
+    shapes = jax.eval_shape(lambda rows: _gradients(task, variables, rows, key, step), first)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     total, _ = jax.lax.scan(add, zeros, (micro, jnp.arange(parts)))
     return total
