@@ -112,8 +112,8 @@ def main() -> None:
         if name not in study.variants:
             raise UserError(f"--only: no row {name!r}{closest(name, list(study.variants))}")
     left = [run for run in study.in_order(names) if not is_done(study, *run)]
-    for variant in dict.fromkeys(variant for variant, _ in left):
-        check(study, variant)
+    for name in dict.fromkeys(variant.name for variant, _ in left):
+        check(study, study.variants[name])
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(study.workdir / "compiled"))
     for number, (variant, seed) in enumerate(left, start=1):
