@@ -20,13 +20,13 @@ FGD = {"distill.teacher": "row:float twin", "distill.fgd": 0.1}
 ROWS = (
     ("IE-LIF", {}),
     ("LIF, T = 1", {"model.neuron": "lif", "model.levels": 1}),
+    ("IE-LIF, FGD", FGD),
     ("LIF, T = 4", {"model.neuron": "lif", "model.levels": 1, "model.timesteps": 4}),
     ("I-LIF", {"model.neuron": "i_lif"}),
     ("IE-LIF, rectify", {"model.rectify": "norm"}),
-    ("IE-LIF, FGD", FGD),
     ("IE-LIF, FGD, logit KD", {**FGD, "distill.kd": 1.0}),
-    ("quantised ReLU", {"model.neuron": "quantized_relu"}),
     ("quantised ReLU, softmax", {"model.neuron": "quantized_relu", "model.attention": "softmax"}),
+    ("quantised ReLU", {"model.neuron": "quantized_relu"}),
     ("float twin", TWIN),
 )
 

@@ -89,8 +89,7 @@ def gram_matrices(x: jax.Array, num_heads: int, normalization: Normalization = "
     grams = jnp.einsum("nlhc,nmhc->nhlm", tokens, tokens)
     if normalization == "frobenius":
         return grams / _nonzero(_frobenius(grams))[..., None, None]
-    lengths = _safe_sqrt(jnp.diagonal(grams, axis1=-2, axis2=-1))
-    lengths = _nonzero(lengths)
+    lengths = _nonzero(_safe_sqrt(jnp.diagonal(grams, axis1=-2, axis2=-1)))
     return grams / (lengths[..., None] * lengths[..., None, :]) / grams.shape[-1]
 
 
