@@ -23,13 +23,26 @@ def base_config() -> ConfigDict:
                 "num_heads": 8,
                 "mlp_ratio": 4,
                 "bits": 4,  # of the weights: 1..8, 32 for float
+                # Bits of a part, where they differ; 0 for the same as the rest.
+                "module_bits": {
+                    "stem": 0,
+                    "conv": 0,
+                    "down": 0,
+                    "q": 0,
+                    "k": 0,
+                    "v": 0,
+                    "proj": 0,
+                    "mlp": 0,
+                    "head": 0,
+                },
                 "levels": 4,  # D, largest spike count
                 "timesteps": 1,  # T
-                "neuron": "ie_lif",  # ie_lif, i_lif, lif, quantized_relu
+                "neuron": "ie_lif",  # ie_lif, i_lif, lif, quantized_relu; relu: none, float
                 "decay": placeholder(float),  # of the membrane per time step; None: the neuron's own
                 "reset": "soft",  # soft, hard
                 "surrogate": "straight_through",  # or rectangular, triangle, sigmoid, arctan
                 "rectify": "bn",  # bn (published code), norm
+                "attention": "spiking",  # spiking, softmax
                 "attention_scale": 0.25,
                 "layer_scale_init": 1e-6,
                 "drop_path": 0.0,
@@ -41,6 +54,8 @@ def base_config() -> ConfigDict:
                 "source": "digits",  # digits, folder, tfds, digits_dvs, motion_dvs, fake
                 "path": "",  # folder: has train/CLASS/IMAGE.jpg and val/...; tfds: what `prepare` made
                 "classes": (),  # of digits, those to tell apart; none for all
+                "digits_images": 0,  # of digits, number of training images; 0 for all
+                "digits_noise": 0.0,  # of digits, standard deviation on the pixels of 8x8, white = 1
                 "corrupt_limit": 10,  # records that training skips, in each process, before it gives up
                 "image_size": (32, 32),  # height, width; multiples of 16
                 "channels": 3,
@@ -73,6 +88,16 @@ def base_config() -> ConfigDict:
             "parallel": {  # over all devices there are; changes no number but in its last digits
                 "mode": "jit",  # jit: arrays cut over a mesh; pmap: the same program on each device
                 "fsdp": 1,  # with jit, devices that each large tensor of the state is cut over
+            },
+            "distill": {
+                "teacher": "",  # workdir of a trained network that teaches; none
+                "dtype": "bfloat16",  # operands of the teacher's products
+                "fgd": 0.0,  # weight of the distance between the Gram matrices of q, k and v
+                "fgd_normalization": "frobenius",  # of a Gram matrix: frobenius, cosine
+                "fgd_schedule": "constant",  # of that weight: constant, or cosine to 0 at the end
+                "kd": 0.0,  # weight of the distance between the logits
+                "kd_target": "soft",  # soft: all probabilities of the teacher; hard: its first choice
+                "temperature": 1.0,  # of the soft target
             },
             "ema_decay": 0.0,  # moving average of all variables; 0 for none
             "eval": {"every_epochs": 1.0, "batch_size": 256},

@@ -8,6 +8,7 @@ Verbs
   energy        firing rates, operations and energy under several conventions, as table and report
   merge         what merging RepConv and SepConv does to bits, size, operations and accuracy
   inspect       parameters, shapes, operations and memory of a config, without training
+  ablate        a table of named overrides times seeds -> results with error bars and paired tests
   bench         step time, images/s and input wait, as JSON
   import-torch  a published PyTorch checkpoint -> a workdir
   prepare       ImageNet, CIFAR, CIFAR10-DVS or a folder of images -> a tfds directory
@@ -28,6 +29,7 @@ VERBS = {
     "energy": "launch.energy",
     "merge": "launch.merge",
     "inspect": "launch.inspect",
+    "ablate": "launch.ablate",
     "bench": "launch.bench",
     "import-torch": "launch.import_torch",
     "prepare": "launch.prepare",

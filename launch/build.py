@@ -20,6 +20,7 @@ from qsdt_jax.data.skipping import SkipCorrupt
 from qsdt_jax.data.sources import DIGITS, DigitsSource, FakeEvents, FakeSource, FolderSource, Source
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
+from qsdt_jax.layers.numerics import ModuleBits
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.train.classification import Classification
@@ -28,6 +29,7 @@ from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine
 from qsdt_jax.train.parallel import Parallel
 
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
+OPTIMIZERS = {"lamb": lamb, "adamw": adamw}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 FOLDER_SPLITS = {"train": "train", "test": "val"}
 
@@ -47,7 +49,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     preprocess = build_preprocess(config)
     epoch = len(training) // config.batch_size
     total_steps = config.epochs * epoch
-    schedule = warmup_cosine(
+    schedule = _schedule(
         config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH,
         min(round(config.optimizer.warmup_epochs * epoch), total_steps - 1),
         total_steps,
@@ -105,8 +107,10 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
     fields = plain(config.model)
     dtype = _choice("model.dtype", fields.pop("dtype"), DTYPES)
     real = jnp.float64 if dtype is jnp.float64 else jnp.float32
+    module_bits = ModuleBits(**fields.pop("module_bits"))
     model = QSDTransformer(
         **{**fields, "channels": _whole_numbers(config, "model.channels", 4)},
+        module_bits=module_bits,
         num_classes=num_classes,
         in_channels=config.data.channels,
         dtype=dtype,
@@ -154,7 +158,14 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
             names = tuple(data.classes) or DIGITS
             if len(set(names)) < len(names) or not set(names) <= set(DIGITS):
                 raise UserError(f"config.data.classes={names} must be different ones of {''.join(DIGITS)}")
-            return DigitsSource("train" if split == "train" else "test", max(_image_size(config)), names)
+            _check_within(config, {"data.digits_images": (0, math.inf), "data.digits_noise": (0, math.inf)})
+            return DigitsSource(
+                "train" if split == "train" else "test",
+                max(_image_size(config)),
+                names,
+                data.digits_images or None,
+                data.digits_noise,
+            )
         case "folder":
             if not data.path:
                 raise UserError("config.data.path is empty; a folder source needs the images' folder")
@@ -258,8 +269,19 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """The optimiser; raises UserError for an unknown name."""
     optimizer = config.optimizer
-    make = _choice("optimizer.name", optimizer.name, {"lamb": lamb, "adamw": adamw})
-    return make(schedule, weight_decay=optimizer.weight_decay, clip_norm=optimizer.clip_norm)
+    _choice("optimizer.name", optimizer.name, OPTIMIZERS)
+    return _optimizer(optimizer.name, schedule, optimizer.weight_decay, optimizer.clip_norm)
+
+
+_schedule = functools.lru_cache(maxsize=1)(warmup_cosine)
+
+
+@functools.lru_cache(maxsize=1)
+def _optimizer(
+    name: str, schedule: optax.Schedule, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """One object, like the schedule, for equal settings: runs one after the other share its programs."""
+    return OPTIMIZERS[name](schedule, weight_decay=weight_decay, clip_norm=clip_norm)
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -319,7 +341,6 @@ def _check_same_classes(training: tuple[str, ...], test: tuple[str, ...]) -> Non
 
 def _check_positive(config: ml_collections.ConfigDict) -> None:
     at_least = {
-        "seed": 0,
         "epochs": 1,
         "batch_size": 1,
         "accumulate": 1,
@@ -337,6 +358,7 @@ def _check_positive(config: ml_collections.ConfigDict) -> None:
         "model.norm_group": 0,
     }
     _check_within(config, {key: (smallest, math.inf) for key, smallest in at_least.items()})
+    _check_within(config, {"seed": (0, 2**31 - 1)})
     if not 0 < config.eval.every_epochs < math.inf:
         raise UserError(f"config.eval.every_epochs={config.eval.every_epochs} must be positive")
     for key in ("ema_decay", "loss.label_smoothing", "model.drop_path"):

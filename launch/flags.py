@@ -48,7 +48,7 @@ def parse(verb: str, description: str, arguments: list[str]) -> bool:
         rest = flags.FLAGS([f"launch {verb}", *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         names = [flag.name for flag in _own_flags()]
-        raise UserError(f"unknown flag --{error.flagname}{_nearest(error.flagname, names)}") from None
+        raise UserError(f"unknown flag --{error.flagname}{closest(error.flagname, names)}") from None
     except flags.Error as error:
         raise UserError(str(error)) from None
     if rest and POSITIONAL not in flags.FLAGS:
@@ -90,18 +90,18 @@ def _check_config(arguments: list[str]) -> None:
     path = Path(file.split(":", 1)[0])
     if not path.is_file():
         others = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        raise UserError(f"--config {path}: no such file{_nearest(str(path), others)}")
-    known, complete = _keys(_load(file)), _keys(base_config())
+        raise UserError(f"--config {path}: no such file{closest(str(path), others)}")
+    known, complete = config_keys(_load(file)), config_keys(base_config())
     for key in known:
         if key not in complete:
-            raise UserError(f"--config {path}: unknown config key {key!r}{_nearest(key, complete)}")
+            raise UserError(f"--config {path}: unknown config key {key!r}{closest(key, complete)}")
     for key in complete:
         if key not in known:
             raise UserError(f"--config {path}: config key {key!r} is missing; begin with configs.base")
     for argument in arguments:
         match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
         if match and match[1] not in known:
-            raise UserError(f"unknown config key {match[1]!r}{_nearest(match[1], known)}")
+            raise UserError(f"unknown config key {match[1]!r}{closest(match[1], known)}")
 
 
 def _load(file: str) -> ConfigDict:
@@ -123,11 +123,12 @@ def _load(file: str) -> ConfigDict:
     return config
 
 
-def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
+def config_keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    """All keys of a configuration, as they are overridden: "model.bits"."""
     keys = []
     for key in config:
         value = config.get_ref(key).get() if not isinstance(config[key], ConfigDict) else config[key]
-        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
+        keys += config_keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
     return keys
 
 
@@ -140,7 +141,7 @@ def _value_of(name: str, arguments: list[str]) -> str | None:
     return None
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def closest(word: str, known: list[str]) -> str:
     """ ", did you mean ...?", or nothing."""
     tails = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
     close = difflib.get_close_matches(word, known, 1, 0.6)

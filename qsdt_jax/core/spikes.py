@@ -23,6 +23,15 @@ class Spikes(struct.PyTreeNode):
     levels: int = struct.field(pytree_node=False)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return self.counts.shape
+
+    @property
     def values(self) -> jax.Array:
         """The real values s = counts * step, in the dtype of the counts."""
         return self.counts * self.step
+
+
+def values_of(x: Spikes | jax.Array) -> jax.Array:
+    """The real values of spikes, or of an array."""
+    return x.values if isinstance(x, Spikes) else x

@@ -24,6 +24,8 @@ IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 DIGITS = tuple("0123456789")
 DIGITS_TEST_IMAGES = 360
 DIGITS_SPLIT_SEED = 0
+DIGITS_NOISE_SEED = 1
+DIGITS_WHITE = 16
 
 
 class Source(Protocol):
@@ -47,11 +49,16 @@ class DigitsSource:
       split: "train" (1,437 images) or "test" (360).
       size: side of the upscaled image in pixels (bicubic).
       class_names: the digits to take, in the order of their labels.
+      images: of the training split, the first so many; None for all.
+      noise: standard deviation of normal noise on the pixels of 8x8, in units of the range from black to
+        white; the same in every epoch, and in both splits.
     """
 
     split: Split
     size: int = 32
     class_names: tuple[str, ...] = DIGITS
+    images: int | None = None
+    noise: float = 0.0
 
     def __len__(self) -> int:
         return len(self._arrays[1])
@@ -69,12 +76,18 @@ class DigitsSource:
         split = order[:-DIGITS_TEST_IMAGES] if self.split == "train" else order[-DIGITS_TEST_IMAGES:]
         labels = {int(name): label for label, name in enumerate(self.class_names)}
         taken = [i for i in split if digits.target[i] in labels]
-        images = np.stack([_upscale(digits.images[i], self.size) for i in taken])
+        if self.split == "train":
+            taken = taken[: self.images]
+        pixels = digits.images / DIGITS_WHITE
+        if self.noise:
+            drawn = np.random.default_rng(DIGITS_NOISE_SEED).standard_normal(pixels.shape)
+            pixels = np.clip(pixels + self.noise * drawn, 0, 1)
+        images = np.stack([_upscale(pixels[i], self.size) for i in taken])
         return images[..., None], np.array([labels[digits.target[i]] for i in taken], np.int32)
 
 
 def _upscale(digit: np.ndarray, size: int) -> np.ndarray:
-    grey = np.round(digit * (255 / 16)).astype(np.uint8)
+    grey = np.round(digit * 255).astype(np.uint8)
     return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC))
 
 

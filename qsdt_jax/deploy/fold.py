@@ -20,6 +20,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.layers.attention import ATTENTION_GAIN
 from qsdt_jax.layers.batch_norm import normalize_by_running
 from qsdt_jax.layers.lowering import ConvGeometry
+from qsdt_jax.layers.numerics import ModuleBits
 from qsdt_jax.models import QSDTransformer
 
 # Whole numbers up to here are exact in float32, in which evaluation sums them.
@@ -35,12 +36,18 @@ def fold(model: QSDTransformer, variables: Mapping[str, Any]) -> Program:
       variables: "params" and "batch_stats" of it, in any float type; the program is float32.
 
     Raises:
-      UserError: the weights are float, or counts or sums too large for int8 and float32.
+      UserError: the weights are float or of mixed bits, there are no spikes or they do not attend, or counts
+        or sums are too large for int8 and float32.
     """
     if model.bits == 32:
         raise UserError(
             "the network has float weights (bits=32), so there are no integers to export; "
             "expected a network trained with 1 to 8 bits"
+        )
+    if model.neuron == "relu" or model.attention != "spiking" or model.module_bits != ModuleBits():
+        raise UserError(
+            "only networks with spiking neurons, spiking attention and the same bits in all layers can be "
+            f"exported; found neuron={model.neuron}, attention={model.attention}, {model.module_bits}"
         )
     if model.levels > LARGEST_COUNT:
         raise UserError(

@@ -1,4 +1,7 @@
-"""Q-SDSA: quantised spike-driven self-attention."""
+"""Q-SDSA: quantised spike-driven self-attention, and the softmax attention of its float twin."""
+
+import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +9,7 @@ from flax import linen as nn
 
 from qsdt_jax.core.affine import Affine, real
 from qsdt_jax.core.exact import rounded
-from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.core.spikes import Spikes, values_of
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.repconv import RepConv
@@ -14,30 +17,55 @@ from qsdt_jax.layers.spiking import HeadRectify, Rectify, SpikingNeuron
 
 # The neuron after the attention product emits spikes worth 2/D instead of 1/D (published code).
 ATTENTION_GAIN = 2.0
+Attention = Literal["spiking", "softmax"]
 
 
-def spike_attention(q: Spikes, k: Spikes, v: Spikes, num_heads: int, scale: float) -> jax.Array:
+def spike_attention(
+    q: Spikes | jax.Array, k: Spikes | jax.Array, v: Spikes | jax.Array, num_heads: int, scale: float
+) -> jax.Array:
     """scale * q (k^T v), heads apart, no softmax and no division by the number of tokens.
 
     Computed on counts: k^T v and q (k^T v) are whole numbers below 2^24 in any net of this family, exact
     in float32 in any order of summation; the scale follows once.
 
     Args:
-      q, k, v: (N, L, C) spikes, L tokens.
+      q, k, v: (N, L, C) spikes, or what a network without spiking neurons has; L tokens.
       num_heads: heads that share the C channels evenly.
       scale: 0.25 in the published code (0.125 in SDT-V2).
 
     Returns:
       (N, L, C) real values.
     """
-    dtype = jnp.promote_types(q.counts.dtype, jnp.float32)
-    heads = [x.counts.astype(dtype).reshape(*x.counts.shape[:2], num_heads, -1) for x in (q, k, v)]
+    counts, steps = zip(*map(_counts_and_step, (q, k, v)), strict=True)
+    dtype = jnp.promote_types(counts[0].dtype, jnp.float32)
+    heads = [x.astype(dtype).reshape(*x.shape[:2], num_heads, -1) for x in counts]
     # Full precision: the default on accelerators rounds operands, and k^T v has more than 8 bits.
     exact = jax.lax.Precision.HIGHEST
     kv = jnp.einsum("nlhc,nlhd->nhcd", heads[1], heads[2], precision=exact)
     y = jnp.einsum("nlhc,nhcd->nlhd", heads[0], kv, precision=exact)
     # Rounded, or this factor and the neuron's would become one.
-    return rounded(y.reshape(q.counts.shape) * (scale * q.step * k.step * v.step))
+    return rounded(y.reshape(q.shape) * (scale * math.prod(steps)))
+
+
+def _counts_and_step(x: Spikes | jax.Array) -> tuple[jax.Array, float]:
+    return (x.counts, x.step) if isinstance(x, Spikes) else (x, 1.0)
+
+
+def softmax_attention(
+    q: Spikes | jax.Array, k: Spikes | jax.Array, v: Spikes | jax.Array, num_heads: int
+) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v, heads apart: the usual attention, on real values.
+
+    Args:
+      q, k, v: (N, L, C), L tokens.
+      num_heads: heads that share the C channels evenly; d = C / heads.
+
+    Returns:
+      (N, L, C).
+    """
+    heads = [values_of(x).reshape(*x.shape[:2], num_heads, -1) for x in (q, k, v)]
+    scores = jnp.einsum("nlhc,nmhc->nhlm", heads[0], heads[1]) * heads[0].shape[-1] ** -0.5
+    return jnp.einsum("nhlm,nmhc->nlhc", jax.nn.softmax(scores), heads[2]).reshape(q.shape)
 
 
 class QSDSA(nn.Module):
@@ -48,12 +76,14 @@ class QSDSA(nn.Module):
     Attributes:
       numerics: shared numerical choices.
       num_heads: heads; must divide the channels.
+      attention: "spiking", or "softmax" for `softmax_attention` in place of y, which has its own scale.
       scale: factor on the product.
       rectify: "bn" or "norm", see `HeadRectify`.
     """
 
     numerics: Numerics
     num_heads: int = 8
+    attention: Attention = "spiking"
     scale: float = 0.25
     rectify: Rectify = "bn"
 
@@ -69,15 +99,18 @@ class QSDSA(nn.Module):
             raise ValueError(f"{self.num_heads} heads do not divide {channels} channels")
         spikes = SpikingNeuron(numerics, name="neuron")(x)
         q, k, v = (self._project(spikes, name, train=train) for name in "qkv")
-        y = spike_attention(q, k, v, self.num_heads, self.scale)
+        if self.attention == "softmax":
+            y = softmax_attention(q, k, v, self.num_heads)
+        else:
+            y = spike_attention(q, k, v, self.num_heads, self.scale)
         y = y.reshape(n, height, width, channels)
         spikes = SpikingNeuron(numerics, gain=ATTENTION_GAIN, name="attn_neuron")(y)
-        y = RepConv(numerics, name="proj_repconv")(spikes, train=train)
+        y = RepConv(numerics.of("proj"), name="proj_repconv")(spikes, train=train)
         return BatchNorm(numerics, name="proj_bn")(y, train=train)
 
-    def _project(self, spikes: Spikes, name: str, *, train: bool) -> Spikes:
+    def _project(self, spikes: Spikes | jax.Array, name: str, *, train: bool) -> Spikes | jax.Array:
         """q, k or v: (N, L, C) spikes."""
-        y = RepConv(self.numerics, name=f"{name}_repconv")(spikes, train=train)
+        y = RepConv(self.numerics.of(name), name=f"{name}_repconv")(spikes, train=train)
         y = BatchNorm(self.numerics, name=f"{name}_bn")(y, train=train)
         if self.rectify == "norm":
             y = HeadRectify(self.numerics, self.num_heads, name=f"{name}_rectify")(y, train=train)

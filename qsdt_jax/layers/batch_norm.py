@@ -86,12 +86,12 @@ class BatchNorm(nn.Module):
         return _pad(y.real, jax.lax.stop_gradient(y.shift)[None], self.border) if self.border else y.real
 
     def _group_count(self, rows: int) -> int:
-        per_group = self.numerics.norm_group * self.numerics.neuron.timesteps
+        per_group = self.numerics.norm_group * self.numerics.timesteps
         if not per_group:
             return 1
         if rows % per_group:
             raise ValueError(
-                f"a batch of {rows // self.numerics.neuron.timesteps} images does not divide into "
+                f"a batch of {rows // self.numerics.timesteps} images does not divide into "
                 f"batch-norm groups of {self.numerics.norm_group}"
             )
         return rows // per_group

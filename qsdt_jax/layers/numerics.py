@@ -10,12 +10,37 @@ from qsdt_jax.core.neurons import Neuron, make_neuron
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ModuleBits:
+    """Weight bits of parts of the network, where they differ from the rest; 0 for the same as the rest.
+
+    Attributes:
+      stem: the convolution on the image.
+      conv: the conv blocks.
+      down: the other down-sampling convolutions.
+      q, k, v, proj: the RepConvs of attention.
+      mlp: the MLPs.
+      head: the classifier's dense layer.
+    """
+
+    stem: int = 0
+    conv: int = 0
+    down: int = 0
+    q: int = 0
+    k: int = 0
+    v: int = 0
+    proj: int = 0
+    mlp: int = 0
+    head: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Numerics:
     """Bits, neuron, dtypes and statistics that the layers of one network share.
 
     Attributes:
       bits: weight bits 1..8, or 32 for float weights.
-      neuron: the spiking neuron.
+      module_bits: the parts of the network with other bits, see `of`.
+      neuron: the spiking neuron; None for the ReLU of a float network.
       dtype: operand type of the matrix products. Everything between them (membranes, residual stream,
         normalisation) stays in `real_dtype`, so bfloat16 loses nothing in products of spikes.
       param_dtype: type in which parameters and statistics are stored.
@@ -27,7 +52,8 @@ class Numerics:
     """
 
     bits: int = 4
-    neuron: Neuron = dataclasses.field(default_factory=make_neuron)
+    module_bits: ModuleBits = ModuleBits()
+    neuron: Neuron | None = dataclasses.field(default_factory=make_neuron)
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
     spike_dtype: DTypeLike | None = None
@@ -40,6 +66,16 @@ class Numerics:
         if self.norm_group < 0:
             raise ValueError(f"norm_group must not be negative, got {self.norm_group}")
         self._check_spike_dtype()
+
+    def of(self, part: str) -> "Numerics":
+        """The numerical choices of one part of the network, a field of `ModuleBits`."""
+        bits = getattr(self.module_bits, part) or self.bits
+        return dataclasses.replace(self, bits=bits, module_bits=ModuleBits())
+
+    @property
+    def timesteps(self) -> int:
+        """T."""
+        return 1 if self.neuron is None else self.neuron.timesteps
 
     @property
     def real_dtype(self) -> DTypeLike:
@@ -60,8 +96,9 @@ class Numerics:
         else:
             limit = 2 ** (jnp.finfo(dtype).nmant + 1)
             exact = -limit, limit
-        if smallest < exact[0] or max(largest, self.neuron.levels) > exact[1]:
+        levels = 0 if self.neuron is None else self.neuron.levels
+        if smallest < exact[0] or max(largest, levels) > exact[1]:
             raise ValueError(
                 f"{dtype} holds the integers {exact[0]}..{exact[1]} exactly: too few for "
-                f"{self.bits}-bit weights and counts up to {self.neuron.levels}"
+                f"{self.bits}-bit weights and counts up to {levels}"
             )

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from qsdt_jax.core.affine import Affine, real
@@ -26,8 +27,10 @@ class SpikingNeuron(nn.Module):
     gain: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array | Affine) -> Spikes:
-        """x (N, ...) input current -> spikes of that shape."""
+    def __call__(self, x: jax.Array | Affine) -> Spikes | jax.Array:
+        """x (N, ...) input current -> spikes of that shape; without a neuron, max(x, 0)."""
+        if self.numerics.neuron is None:
+            return jnp.maximum(real(x), 0)
         spikes = fire(real(x), self.numerics.neuron)
         return spikes.replace(step=self.gain * spikes.step)
 

@@ -5,7 +5,7 @@ from flax import linen as nn
 
 from qsdt_jax.core.affine import real
 from qsdt_jax.devices import device_count, own_rows
-from qsdt_jax.layers.attention import QSDSA
+from qsdt_jax.layers.attention import QSDSA, Attention
 from qsdt_jax.layers.mlp import MLP
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.spiking import Rectify
@@ -38,7 +38,7 @@ class TransformerBlock(nn.Module):
 
     Attributes:
       numerics: shared numerical choices.
-      num_heads, mlp_ratio, attention_scale, rectify: see `QSDSA` and `MLP`.
+      num_heads, mlp_ratio, attention, attention_scale, rectify: see `QSDSA` and `MLP`.
       layer_scale_init: initial value of the two layer scales.
       drop_path: probability of dropping each branch.
     """
@@ -46,6 +46,7 @@ class TransformerBlock(nn.Module):
     numerics: Numerics
     num_heads: int = 8
     mlp_ratio: int = 4
+    attention: Attention = "spiking"
     attention_scale: float = 0.25
     rectify: Rectify = "bn"
     layer_scale_init: float = 1e-6
@@ -55,9 +56,11 @@ class TransformerBlock(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """x (N, H, W, C) -> the same shape."""
         numerics = self.numerics
-        attention = QSDSA(numerics, self.num_heads, self.attention_scale, self.rectify, name="attn")
-        mlp = MLP(numerics, self.mlp_ratio, name="mlp")
-        drop_path = DropPath(self.drop_path, numerics.neuron.timesteps, name="drop_path")
+        attention = QSDSA(
+            numerics, self.num_heads, self.attention, self.attention_scale, self.rectify, name="attn"
+        )
+        mlp = MLP(numerics.of("mlp"), self.mlp_ratio, name="mlp")
+        drop_path = DropPath(self.drop_path, numerics.timesteps, name="drop_path")
         for i, branch in enumerate((attention, mlp), start=1):
             layer_scale = self.param(
                 f"layer_scale{i}",

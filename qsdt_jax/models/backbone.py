@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from qsdt_jax.core.neurons import NeuronKind, Reset, make_neuron
+from qsdt_jax.core.neurons import Neuron, NeuronKind, Reset, make_neuron
 from qsdt_jax.core.surrogates import Surrogate
+from qsdt_jax.layers.attention import Attention
 from qsdt_jax.layers.downsample import Downsample
-from qsdt_jax.layers.numerics import Numerics
+from qsdt_jax.layers.numerics import ModuleBits, Numerics
 from qsdt_jax.layers.sepconv import ConvBlock
 from qsdt_jax.layers.spiking import Rectify
 from qsdt_jax.layers.transformer_block import TransformerBlock
@@ -31,9 +32,11 @@ class Backbone(nn.Module):
       num_heads: attention heads; must divide C3 and C4.
       mlp_ratio: widening in conv blocks and MLPs.
       in_channels: channels of the image.
-      bits: weight bits 1..8, 32 for float.
+      bits: weight bits 1..8, 32 for float; module_bits: of the parts that differ.
       levels: D, largest spike count; timesteps: T.
-      neuron, decay, reset, surrogate: see `core.neurons`; decay None takes the neuron's usual value.
+      neuron, decay, reset, surrogate: see `core.neurons`; decay None takes the neuron's usual value. The
+        neuron "relu" is none: with it, 32 bits and softmax attention this is the float twin.
+      attention: "spiking" or "softmax", see `layers.attention.QSDSA`.
       rectify: "bn" (published code) or "norm", see `layers.spiking.HeadRectify`.
       attention_scale: factor on q (k^T v).
       layer_scale_init: initial layer scale of the transformer blocks.
@@ -48,13 +51,15 @@ class Backbone(nn.Module):
     mlp_ratio: int = 4
     in_channels: int = 3
     bits: int = 4
+    module_bits: ModuleBits = ModuleBits()
     levels: int = 4
     timesteps: int = 1
-    neuron: NeuronKind = "ie_lif"
+    neuron: NeuronKind | Literal["relu"] = "ie_lif"
     decay: float | None = None
     reset: Reset = "soft"
     surrogate: Surrogate = "straight_through"
     rectify: Rectify = "bn"
+    attention: Attention = "spiking"
     attention_scale: float = 0.25
     layer_scale_init: float = 1e-6
     drop_path: float = 0.0
@@ -67,22 +72,29 @@ class Backbone(nn.Module):
     @property
     def numerics(self) -> Numerics:
         """The numerical choices shared by all layers; raises ValueError for values out of range."""
-        neuron = make_neuron(
+        return Numerics(
+            bits=self.bits,
+            module_bits=self.module_bits,
+            neuron=self._neuron(),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            spike_dtype=self.spike_dtype,
+            norm_group=self.norm_group,
+            exact_evaluation=self.exact_evaluation,
+        )
+
+    def _neuron(self) -> Neuron | None:
+        if self.neuron == "relu":
+            if self.timesteps != 1:
+                raise ValueError(f"a relu has no time steps: timesteps must be 1, got {self.timesteps}")
+            return None
+        return make_neuron(
             self.neuron,
             levels=self.levels,
             timesteps=self.timesteps,
             decay=self.decay,
             reset=self.reset,
             surrogate=self.surrogate,
-        )
-        return Numerics(
-            bits=self.bits,
-            neuron=neuron,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            spike_dtype=self.spike_dtype,
-            norm_group=self.norm_group,
-            exact_evaluation=self.exact_evaluation,
         )
 
     def setup(self):
@@ -93,23 +105,26 @@ class Backbone(nn.Module):
         for name in ("num_heads", "mlp_ratio", "in_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.rectify not in get_args(Rectify):
-            raise ValueError(f"rectify must be one of {', '.join(get_args(Rectify))}; got {self.rectify!r}")
+        for name, allowed in (("rectify", get_args(Rectify)), ("attention", get_args(Attention))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         numerics, ratio = self.numerics, self.mlp_ratio
+        conv, down = numerics.of("conv"), numerics.of("down")
         c1, c2, c3, c4 = self.channels
-        self.downsample1_1 = Downsample(c1 // 2, numerics, kernel_size=7, padding=3, spiking=False)
-        self.conv_block1_1 = ConvBlock(numerics, ratio)
-        self.downsample1_2 = Downsample(c1, numerics)
-        self.conv_block1_2 = ConvBlock(numerics, ratio)
-        self.downsample2 = Downsample(c2, numerics)
-        self.conv_block2_1 = ConvBlock(numerics, ratio)
-        self.conv_block2_2 = ConvBlock(numerics, ratio)
-        self.downsample3 = Downsample(c3, numerics)
+        self.downsample1_1 = Downsample(c1 // 2, numerics.of("stem"), kernel_size=7, padding=3, spiking=False)
+        self.conv_block1_1 = ConvBlock(conv, ratio)
+        self.downsample1_2 = Downsample(c1, down)
+        self.conv_block1_2 = ConvBlock(conv, ratio)
+        self.downsample2 = Downsample(c2, down)
+        self.conv_block2_1 = ConvBlock(conv, ratio)
+        self.conv_block2_2 = ConvBlock(conv, ratio)
+        self.downsample3 = Downsample(c3, down)
         blocks = [
             TransformerBlock(
                 numerics,
                 self.num_heads,
                 ratio,
+                self.attention,
                 self.attention_scale,
                 self.rectify,
                 self.layer_scale_init,
@@ -118,7 +133,7 @@ class Backbone(nn.Module):
             for i in range(self.depth)
         ]
         self.block3 = blocks[: self.depth * 3 // 4]
-        self.downsample4 = Downsample(c4, numerics, stride=1)
+        self.downsample4 = Downsample(c4, down, stride=1)
         self.block4 = blocks[self.depth * 3 // 4 :]
 
     def features(self, images: jax.Array, *, train: bool = False) -> dict[Stage, jax.Array]:

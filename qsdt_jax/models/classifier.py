@@ -38,7 +38,7 @@ class QSDTransformer(Backbone):
         if self.num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {self.num_classes}")
         self.head_neuron = SpikingNeuron(self.numerics)
-        self.head = QDense(self.num_classes, self.numerics)
+        self.head = QDense(self.num_classes, self.numerics.of("head"))
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Class scores, averaged over the time steps.

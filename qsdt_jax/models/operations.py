@@ -94,19 +94,23 @@ def _product(
 
 
 def _attention(module: QSDSA, x: jax.Array) -> list[LayerOperations]:
-    """k^T v and q (k^T v), each rows x tokens x heads x d x d, on the spikes of q, k and v."""
+    """The two products of q, k and v: of each pixel with d x d numbers, with softmax with all tokens."""
     rows, height, width, channels = x.shape
     heads, tokens = module.num_heads, height * width
     d = channels // heads
-    products = {"k^T v": (heads, d, d), "q (k^T v)": (tokens, channels)}
+    softmax = module.attention == "softmax"
+    if softmax:
+        products = {"q k^T": (heads, tokens, tokens), "softmax v": (tokens, channels)}
+    else:
+        products = {"k^T v": (heads, d, d), "q (k^T v)": (tokens, channels)}
     return [
         LayerOperations(
             name=f"{_name(module)}/{product}",
             kind="attention",
-            macs=rows * tokens * heads * d * d,
+            macs=rows * tokens * channels * (tokens if softmax else d),
             weights=0,
             bits=0,
-            spike_input=True,
+            spike_input=module.numerics.neuron is not None and not softmax,
             output_shape=output_shape,
         )
         for product, output_shape in products.items()

@@ -15,6 +15,7 @@ from qsdt_jax.train.state import Variables
 from qsdt_jax.train.task import Batch
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification:
     """Images to classes by cross-entropy.
@@ -39,7 +40,7 @@ class Classification:
         return dict(self.model.init(key, images))
 
     def loss(
-        self, variables: Variables, batch: Batch, key: jax.Array
+        self, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array | int = 0
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         """Mean cross-entropy of a batch {"image": (B, ...), "label": (B,)}.
 
@@ -47,22 +48,32 @@ class Classification:
           variables: of the model.
           batch: one micro-batch, whose images are mixed among themselves.
           key: of this micro-batch; drop path and mixing follow from it.
+          step: plays no role.
         """
-        images, labels = batch["image"], batch["label"]
-        if self.mixup_alpha or self.cutmix_alpha:
-            images, labels = mix_batch(
-                images,
-                labels,
-                jax.random.fold_in(key, Purpose.MIXING),
-                num_classes=self.model.num_classes,
-                mixup_alpha=self.mixup_alpha,
-                cutmix_alpha=self.cutmix_alpha,
-            )
+        images, labels = self.mixed(batch, key)
         logits, updates = self.model.apply(
             variables, images, train=True, rngs={"drop_path": key}, mutable=["batch_stats"]
         )
-        loss = jnp.mean(cross_entropy(logits, labels, self.label_smoothing))
+        loss = self.label_loss(logits, labels)
         return loss, (updates["batch_stats"], {"loss": loss})
+
+    def mixed(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images and labels as the network sees them in training."""
+        images, labels = batch["image"], batch["label"]
+        if not (self.mixup_alpha or self.cutmix_alpha):
+            return images, labels
+        return mix_batch(
+            images,
+            labels,
+            jax.random.fold_in(key, Purpose.MIXING),
+            num_classes=self.model.num_classes,
+            mixup_alpha=self.mixup_alpha,
+            cutmix_alpha=self.cutmix_alpha,
+        )
+
+    def label_loss(self, logits: Any, labels: jax.Array) -> jax.Array:
+        """The mean cross-entropy."""
+        return jnp.mean(cross_entropy(logits, labels, self.label_smoothing))
 
     def evaluate(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """Sums of a batch {"image", "label", "mask"}; rows with mask 0 are padding."""

@@ -133,6 +133,7 @@ class _Session:
         self.run, self.workdir = run, workdir
         self.preemption, self.checkpointer = preemption, checkpointer
         self.provenance = provenance()  # Of the code that runs: the checkout may change meanwhile.
+        self._arguments = run.task, np.int32(run.seed)
         self.state = self._restore_or_create()
         self.step = int(self.state.step)
         self.writer = MetricWriter(workdir, self.step)
@@ -158,12 +159,13 @@ class _Session:
         return self._write_summary()
 
     def _restore_or_create(self) -> TrainState:
-        parallel = self.run.parallel
-        initial = parallel.jit_initial(self.run.initial_state)
-        restored = self.checkpointer.restore_latest(parallel.state_like(initial.eval_shape()))
+        parallel, run = self.run.parallel, self.run
+        function = _initial_function(run.optimizer, run.ema_decay > 0)
+        initial = parallel.jit_initial(function, *self._arguments)
+        restored = self.checkpointer.restore_latest(parallel.state_like(initial.eval_shape(*self._arguments)))
         if restored is not None:
             return restored[1]
-        state = self.preemption.wait_for(initial)
+        state = self.preemption.wait_for(functools.partial(initial, *self._arguments))
         if self.run.start_from is None:
             return state
         return parallel.put_state(state.starting_with(self.run.start_from(state.variables)))
@@ -181,7 +183,7 @@ class _Session:
         running: tuple[int, dict[str, jax.Array]] | None = None
         try:
             while True:
-                self.state, metrics = update(self.state, batch)
+                self.state, metrics = update(self.state, batch, *self._arguments)
                 self.step += 1
                 # Looking at the step before keeps the device busy with this one.
                 if running is not None:
@@ -204,17 +206,10 @@ class _Session:
 
     def _compiled_step(self, batch):
         run = self.run
-        function = functools.partial(
-            train_step,
-            task=run.task,
-            optimizer=run.optimizer,
-            seed=run.seed,
-            accumulate=run.accumulate,
-            shards=run.parallel.shards_in_step,
-            ema_decay=run.ema_decay,
-        )
+        shards = run.parallel.shards_in_step
+        function = _step_function(run.optimizer, run.accumulate, shards, run.ema_decay)
         step = run.parallel.train_step(function, self.state)
-        return self.preemption.compile(step, self.state, batch)
+        return self.preemption.compile(step, self.state, batch, *self._arguments)
 
     def _report(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
         """Checks the loss of a finished step, shows and logs it."""
@@ -254,14 +249,14 @@ class _Session:
         return metrics
 
     def _evaluate_variables(self, variables: Variables, prefix: str) -> dict[str, float]:
-        batches = Background(self.run.evaluation_data(), self.run.parallel.place, ahead=BATCHES_AHEAD)
+        run = self.run
+        batches = Background(run.evaluation_data(), run.parallel.place, ahead=BATCHES_AHEAD)
 
         def step(batch):
             if self._evaluation_step is None:
-                function = functools.partial(evaluation_step, task=self.run.task)
-                spread = self.run.parallel.evaluation_step(function)
-                self._evaluation_step = self.preemption.compile(spread, variables, batch)
-            return self._evaluation_step(variables, batch)
+                spread = run.parallel.evaluation_step(_evaluation)
+                self._evaluation_step = self.preemption.compile(spread, variables, batch, run.task)
+            return self._evaluation_step(variables, batch, run.task)
 
         metrics = evaluate_split(step, self.preemption.iterate(batches), self.run.task.summarize)
         return {f"{prefix}/{name}": value for name, value in metrics.items()}
@@ -280,3 +275,33 @@ class _Session:
         }
         write_atomically(self.workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
         return summary
+
+
+# Task and seed are arguments of the programs, and each function is kept until another one is asked for: runs
+# in one process that differ in nothing but seed, data or teacher compile once.
+
+
+@functools.lru_cache(maxsize=1)
+def _initial_function(optimizer: optax.GradientTransformation, ema: bool):
+    return lambda task, seed: initial_state(task, optimizer, seed=seed, ema=ema)
+
+
+@functools.lru_cache(maxsize=1)
+def _step_function(optimizer: optax.GradientTransformation, accumulate: int, shards: int, ema_decay: float):
+    def step(state, batch, task, seed):
+        return train_step(
+            state,
+            batch,
+            task=task,
+            optimizer=optimizer,
+            seed=seed,
+            accumulate=accumulate,
+            shards=shards,
+            ema_decay=ema_decay,
+        )
+
+    return step
+
+
+def _evaluation(variables, batch, task):
+    return evaluation_step(variables, batch, task=task)

@@ -138,20 +138,22 @@ class Parallel:
         """A state that lies anywhere, each process having the same, in its shardings."""
         return jax.tree.map(lambda leaf: jax.device_put(leaf, self._sharding(leaf.shape)), state)
 
-    def jit_initial(self, function: Callable[[], Any]) -> Any:
-        """A function that makes the state, jitted so that each tensor comes into being where it will lie."""
+    def jit_initial(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What makes the state of these arguments, jitted so that each tensor is born where it will lie."""
         if self.fsdp == 1:
             return jit_once(function, out_shardings=self.everywhere)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_like(jax.eval_shape(function)))
+        shardings = jax.tree.map(
+            lambda leaf: leaf.sharding, self.state_like(jax.eval_shape(function, *arguments))
+        )
         return jit_once(function, out_shardings=shardings)
 
     def train_step(self, function: Callable, state: Any) -> jax.stages.Wrapped:
-        """(state, batch) -> (state, metrics) over all devices; the old state's memory is used again."""
+        """(state, batch, task, seed) -> (state, metrics) over all devices, in the old state's memory."""
         if self.mode == "pmap":
             return jax.pmap(
                 function,
                 AXIS,
-                in_axes=(None, 0),
+                in_axes=(None, 0, None, None),
                 out_axes=(None, None),
                 donate_argnums=0,
                 devices=self.devices,
@@ -160,9 +162,9 @@ class Parallel:
         return jax.jit(function, donate_argnums=0, out_shardings=(shardings, self.everywhere))
 
     def evaluation_step(self, function: Callable) -> jax.stages.Wrapped:
-        """(variables, batch) -> sums over all devices."""
+        """(variables, batch, task) -> sums over all devices."""
         if self.mode == "pmap":
-            return jax.pmap(function, AXIS, in_axes=(None, 0), out_axes=None, devices=self.devices)
+            return jax.pmap(function, AXIS, in_axes=(None, 0, None), out_axes=None, devices=self.devices)
         return jax.jit(function, out_shardings=self.everywhere)
 
     def _sharding(self, shape: tuple[int, ...]) -> NamedSharding:

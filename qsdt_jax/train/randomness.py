@@ -14,6 +14,6 @@ class Purpose(enum.IntEnum):
     MIXING = 3
 
 
-def key_for(seed: int, purpose: Purpose, step: int | jax.Array = 0) -> jax.Array:
+def key_for(seed: int | jax.Array, purpose: Purpose, step: int | jax.Array = 0) -> jax.Array:
     """The key of one purpose at one step."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), step)

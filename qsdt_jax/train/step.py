@@ -14,7 +14,7 @@ from qsdt_jax.train.task import Batch, Task
 
 
 def initial_state(
-    task: Task, optimizer: optax.GradientTransformation, *, seed: int = 0, ema: bool = False
+    task: Task, optimizer: optax.GradientTransformation, *, seed: int | jax.Array = 0, ema: bool = False
 ) -> TrainState:
     """The state before the first step, a pure function of the seed; arguments as for `train_step`."""
     return create_state(task.init(key_for(seed, Purpose.INIT)), optimizer, ema=ema)
@@ -36,7 +36,7 @@ def train_step(
     *,
     task: Task,
     optimizer: optax.GradientTransformation,
-    seed: int = 0,
+    seed: int | jax.Array = 0,
     accumulate: int = 1,
     shards: int = 1,
     ema_decay: float = 0.0,
@@ -61,9 +61,10 @@ def train_step(
     """
     key = key_for(seed, Purpose.DROP_PATH, state.step)
     if accumulate == 1:
-        result = _gradients(task, state.variables, batch, key)
+        result = _gradients(task, state.variables, batch, key, state.step)
     else:
-        result = _accumulated(task, state.variables, _micro_batches(batch, accumulate, shards), key)
+        micro = _micro_batches(batch, accumulate, shards)
+        result = _accumulated(task, state.variables, micro, key, state.step)
     grads, batch_stats, metrics = mean_over_devices(result)
 
     params = state.variables["params"]
@@ -76,9 +77,9 @@ def train_step(
     return new_state, {**metrics, "grad_norm": optax.global_norm(grads)}
 
 
-def _gradients(task: Task, variables: Variables, batch: Batch, key: jax.Array):
+def _gradients(task: Task, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array):
     def loss(params):
-        return task.loss({**variables, "params": params}, batch, key)
+        return task.loss({**variables, "params": params}, batch, key, step)
 
     grads, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(variables["params"])
     return grads, batch_stats, metrics
@@ -93,17 +94,17 @@ def _micro_batches(batch: Batch, parts: int, shards: int) -> Batch:
     return jax.tree.map(cut, batch)
 
 
-def _accumulated(task: Task, variables: Variables, micro: Batch, key: jax.Array):
+def _accumulated(task: Task, variables: Variables, micro: Batch, key: jax.Array, step: jax.Array):
     """Mean over micro-batches (parts, rows, ...), one after the other in the memory of one."""
     parts = jax.tree.leaves(micro)[0].shape[0]
 
     def add(total, part):
         rows, i = part
-        result = _gradients(task, variables, rows, jax.random.fold_in(key, i))
+        result = _gradients(task, variables, rows, jax.random.fold_in(key, i), step)
         return jax.tree.map(lambda t, r: t + r / parts, total, result), None
 
     first = jax.tree.map(lambda x: x[0], micro)
-    shapes = jax.eval_shape(lambda rows: _gradients(task, variables, rows, key), first)
+    shapes = jax.eval_shape(lambda rows: _gradients(task, variables, rows, key, step), first)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     total, _ = jax.lax.scan(add, zeros, (micro, jnp.arange(parts)))
     return total

@@ -11,7 +11,10 @@ Batch = Mapping[str, jax.Array]
 
 
 class Task(Protocol):
-    """One kind of training, as pure functions of variables and batch."""
+    """One kind of training, as pure functions of variables and batch.
+
+    A task is a pytree: its arrays, if it has any, are arguments of the compiled step.
+    """
 
     @property
     def best_metric(self) -> str:
@@ -23,9 +26,9 @@ class Task(Protocol):
         ...
 
     def loss(
-        self, variables: Variables, batch: Batch, key: jax.Array
+        self, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array | int = 0
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-        """Scalar training loss, with (new batch statistics, metrics to log)."""
+        """Scalar training loss after `step` updates, with (new batch statistics, metrics to log)."""
         ...
 
     def evaluate(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:

@@ -57,6 +57,7 @@ class Net(nn.Module):
         return real(QDense(self.num_classes, numerics)(spikes, train=train))
 
 
+@jax.tree_util.register_static
 class Shaken(Classification):
     """Starts with random biases: a channel that is the same in a whole group of images would else lie exactly
     on the edge of the surrogate gradient, where rounding decides."""
@@ -80,16 +81,22 @@ def trained(
 ) -> dict[str, np.ndarray]:
     """All of the state after some steps, and the metrics of the last."""
     create = functools.partial(initial_state, task(norm_group), optimizer, ema=True)
-    step = functools.partial(
-        train_step,
-        task=task(norm_group),
-        optimizer=optimizer,
-        accumulate=accumulate,
-        shards=parallel.shards_in_step,
-        ema_decay=0.9,
-    )
+
+    def step(state, batch, task, seed):
+        return train_step(
+            state,
+            batch,
+            task=task,
+            optimizer=optimizer,
+            seed=seed,
+            accumulate=accumulate,
+            shards=parallel.shards_in_step,
+            ema_decay=0.9,
+        )
+
     state = parallel.jit_initial(create)()
     update = parallel.train_step(step, state)
+    arguments = task(norm_group), np.int32(0)
     batches = training_batches(
         FakeSource(100, (12, 12, 1), CLASSES),
         PREPROCESS.train,
@@ -99,9 +106,10 @@ def trained(
     )
     for batch in itertools.islice(batches, STEPS):
         # The images too in float64: mixing happens in their type.
-        state, metrics = update(state, parallel.place({**batch, "image": batch["image"].astype(np.float64)}))
-    placed = {leaf.sharding.spec for leaf in jax.tree.leaves(state.variables["params"])}
-    assert (len(placed) > 1) == (parallel.fsdp > 1), placed
+        placed = parallel.place({**batch, "image": batch["image"].astype(np.float64)})
+        state, metrics = update(state, placed, *arguments)
+    specs = {leaf.sharding.spec for leaf in jax.tree.leaves(state.variables["params"])}
+    assert (len(specs) > 1) == (parallel.fsdp > 1), specs
     return host_leaves(state) | {f"metric/{name}": np.asarray(value) for name, value in metrics.items()}
 
 
@@ -109,7 +117,9 @@ def evaluated(parallel: Parallel, dtype: Any = jnp.float32) -> dict[str, Any]:
     """Metrics of a split, and the logits of its images."""
     classification = task(dtype=dtype)
     variables = parallel.jit_initial(lambda: classification.init(jax.random.key(0)))()
-    step = parallel.evaluation_step(functools.partial(evaluation_step, task=classification))
+    step = parallel.evaluation_step(
+        lambda variables, batch, task: evaluation_step(variables, batch, task=task)
+    )
 
     def scores(variables, batch):
         return classification.model.apply(variables, batch["image"])
@@ -127,7 +137,9 @@ def evaluated(parallel: Parallel, dtype: Any = jnp.float32) -> dict[str, Any]:
             ),
         )
     )
-    metrics = evaluate_split(functools.partial(step, variables), batches, classification.summarize)
+    metrics = evaluate_split(
+        lambda batch: step(variables, batch, classification), batches, classification.summarize
+    )
     logits = [np.asarray(spread(variables, batch)).reshape(size, -1) for batch in batches]
     return {**metrics, "logits": np.concatenate(logits)[:SPLIT]}
 

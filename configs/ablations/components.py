@@ -1,0 +1,36 @@
+"""Study 1, components: what of the network does what, at 4-bit weights.
+
+Command   python -m launch ablate --config configs/ablations/components.py --workdir runs/components
+Data      see small_digits.py
+Result    docs/ablations.md
+
+Against the first row. "quantised ReLU" is a quantised ANN with as many levels: with T = 1 it is the same
+function as IE-LIF, so the two rows must be equal number for number; with softmax attention it is an ordinary
+quantised transformer.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.ablations.small_digits import small_digits
+
+SEEDS = 5
+TWIN = {"model.neuron": "relu", "model.bits": 32, "model.attention": "softmax"}
+# The teacher of a run is the run of that row with the same seed.
+FGD = {"distill.teacher": "row:float twin", "distill.fgd": 0.1}
+ROWS = (
+    ("IE-LIF", {}),
+    ("LIF, T = 1", {"model.neuron": "lif", "model.levels": 1}),
+    ("IE-LIF, FGD", FGD),
+    ("LIF, T = 4", {"model.neuron": "lif", "model.levels": 1, "model.timesteps": 4}),
+    ("I-LIF", {"model.neuron": "i_lif"}),
+    ("IE-LIF, rectify", {"model.rectify": "norm"}),
+    ("IE-LIF, FGD, logit KD", {**FGD, "distill.kd": 1.0}),
+    ("quantised ReLU, softmax", {"model.neuron": "quantized_relu", "model.attention": "softmax"}),
+    ("quantised ReLU", {"model.neuron": "quantized_relu"}),
+    ("float twin", TWIN),
+)
+
+
+def get_config() -> ConfigDict:
+    """The run that the rows change."""
+    return small_digits()

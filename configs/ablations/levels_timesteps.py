@@ -1,0 +1,32 @@
+"""Study 3, levels against time steps: D in 1, 2, 4, 8 with T in 1, 2, 4.
+
+Command   python -m launch ablate --config configs/ablations/levels_timesteps.py --workdir runs/levels
+Data      see small_digits.py
+Result    docs/ablations.md
+"""
+
+from ml_collections import ConfigDict
+
+from configs.ablations.small_digits import small_digits
+
+SEEDS = 3
+SPIKES = True  # Counts the spikes of every run on the test split.
+ROWS = (
+    ("D = 4, T = 1", {"model.levels": 4, "model.timesteps": 1}),
+    ("D = 1, T = 1", {"model.levels": 1, "model.timesteps": 1}),
+    ("D = 2, T = 1", {"model.levels": 2, "model.timesteps": 1}),
+    ("D = 8, T = 1", {"model.levels": 8, "model.timesteps": 1}),
+    ("D = 1, T = 2", {"model.levels": 1, "model.timesteps": 2}),
+    ("D = 2, T = 2", {"model.levels": 2, "model.timesteps": 2}),
+    ("D = 4, T = 2", {"model.levels": 4, "model.timesteps": 2}),
+    ("D = 8, T = 2", {"model.levels": 8, "model.timesteps": 2}),
+    ("D = 1, T = 4", {"model.levels": 1, "model.timesteps": 4}),
+    ("D = 2, T = 4", {"model.levels": 2, "model.timesteps": 4}),
+    ("D = 4, T = 4", {"model.levels": 4, "model.timesteps": 4}),
+    ("D = 8, T = 4", {"model.levels": 8, "model.timesteps": 4}),
+)
+
+
+def get_config() -> ConfigDict:
+    """The run that the rows change."""
+    return small_digits()

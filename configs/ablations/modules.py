@@ -1,0 +1,24 @@
+"""Study 4, which module is quantised: all at 4 bits but one, and all float but one.
+
+Command   python -m launch ablate --config configs/ablations/modules.py --workdir runs/modules
+Data      see small_digits.py
+Result    docs/ablations.md
+"""
+
+from ml_collections import ConfigDict
+
+from configs.ablations.small_digits import small_digits
+
+SEEDS = 3
+PARTS = ("stem", "conv", "down", "q", "k", "v", "proj", "mlp", "head")
+ROWS = (
+    ("all 4 bits", {"model.bits": 4}),
+    ("all float", {"model.bits": 32}),
+    *((f"{part} float", {"model.bits": 4, f"model.module_bits.{part}": 32}) for part in PARTS),
+    *((f"only {part} 4 bits", {"model.bits": 32, f"model.module_bits.{part}": 4}) for part in PARTS),
+)
+
+
+def get_config() -> ConfigDict:
+    """The run that the rows change."""
+    return small_digits()

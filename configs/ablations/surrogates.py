@@ -1,0 +1,28 @@
+"""Study 5: surrogate gradients, initial layer scale and attention scale.
+
+Command   python -m launch ablate --config configs/ablations/surrogates.py --workdir runs/surrogates
+Data      see small_digits.py
+Result    docs/ablations.md
+"""
+
+from ml_collections import ConfigDict
+
+from configs.ablations.small_digits import small_digits
+
+SEEDS = 3
+ROWS = (
+    ("straight through, layer scale 0.1, attention scale 0.25", {}),
+    ("rectangular", {"model.surrogate": "rectangular"}),
+    ("triangle", {"model.surrogate": "triangle"}),
+    ("sigmoid", {"model.surrogate": "sigmoid"}),
+    ("arctan", {"model.surrogate": "arctan"}),
+    ("layer scale 1e-6", {"model.layer_scale_init": 1e-6}),
+    ("layer scale 1", {"model.layer_scale_init": 1.0}),
+    ("attention scale 0.125", {"model.attention_scale": 0.125}),
+    ("attention scale 1", {"model.attention_scale": 1.0}),
+)
+
+
+def get_config() -> ConfigDict:
+    """The run that the rows change."""
+    return small_digits()

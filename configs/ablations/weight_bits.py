@@ -1,0 +1,34 @@
+"""Study 2, weight bits: 1 to 8 and float, without and with FGD.
+
+Command   python -m launch ablate --config configs/ablations/weight_bits.py --workdir runs/weight_bits
+Data      see small_digits.py
+Result    docs/ablations.md
+"""
+
+from ml_collections import ConfigDict
+
+from configs.ablations.small_digits import small_digits
+
+SEEDS = 3
+TWIN = {"model.neuron": "relu", "model.bits": 32, "model.attention": "softmax"}
+FGD = {"distill.teacher": "row:float twin", "distill.fgd": 0.1}
+ROWS = (
+    ("4 bits", {"model.bits": 4}),
+    ("4 bits, FGD", {"model.bits": 4, **FGD}),
+    ("1 bit", {"model.bits": 1}),
+    ("1 bit, FGD", {"model.bits": 1, **FGD}),
+    ("2 bits", {"model.bits": 2}),
+    ("2 bits, FGD", {"model.bits": 2, **FGD}),
+    ("3 bits", {"model.bits": 3}),
+    ("3 bits, FGD", {"model.bits": 3, **FGD}),
+    ("8 bits", {"model.bits": 8}),
+    ("8 bits, FGD", {"model.bits": 8, **FGD}),
+    ("32 bits", {"model.bits": 32}),
+    ("32 bits, FGD", {"model.bits": 32, **FGD}),
+    ("float twin", TWIN),
+)
+
+
+def get_config() -> ConfigDict:
+    """The run that the rows change."""
+    return small_digits()

@@ -1,0 +1,172 @@
+"""Studies: what is refused before training, what is skipped, what a failure costs."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from qsdt_jax.errors import UserError
+from qsdt_jax.train.preemption import Preempted
+from tests.launch.tiny import launch
+
+HEADER = """
+from configs.digits import get_config as digits
+SEEDS = 2
+def get_config():
+    config = digits()
+    config.model.channels = (8, 8, 16, 16)
+    return config
+"""
+ROWS = """
+ROWS = (
+    ("float, KD", {"model.bits": 32, "distill.teacher": "row:twin", "distill.kd": 1.0}),
+    ("binary", {"model.neuron": "lif", "model.levels": 1}),
+    ("twin", {"model.neuron": "relu"}),
+)
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Runs a study of some rows and returns the exit status and its workdir."""
+
+    def run(rows: str, *arguments: str) -> tuple[int, Path]:
+        file = tmp_path / "study.py"
+        file.write_text(HEADER + rows)
+        workdir = tmp_path / "work"
+        return launch("ablate", f"--config={file}", f"--workdir={workdir}", *arguments), workdir
+
+    return run
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Stands for training: notes each configuration, and writes what a run leaves, or raises."""
+    runs, answers = [], {}
+
+    def train(run, folder):
+        name = f"{folder.parent.name}/{folder.name}"
+        runs.append(name)
+        answer = answers.get(name, 50.0 + len(runs))
+        if isinstance(answer, BaseException):
+            raise answer
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(run.to_dict()))
+        summary = {
+            "final": {"eval/top1": answer},
+            "images_per_second": 9.5,
+            "parameters": 7,
+            "commit": "abc",
+        }
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return summary
+
+    monkeypatch.setattr("launch.ablate.prepared_run", lambda config: config)
+    monkeypatch.setattr("launch.ablate.build_run", lambda config: None)
+    monkeypatch.setattr("launch.ablate.train", train)
+    return runs, answers
+
+
+def results(workdir: Path) -> dict[tuple[str, str], dict[str, str]]:
+    with (workdir / "results.csv").open() as stream:
+        return {(line["row"], line["seed"]): line for line in csv.DictReader(stream)}
+
+
+def test_rows_times_seeds_with_the_teacher_first(study, trained, capsys):
+    status, workdir = study(ROWS)
+    assert status == 0
+    names = ["twin", "float_kd", "binary"]
+    assert trained[0] == [f"{name}/seed{seed}" for name in names for seed in (0, 1)]
+    stored = json.loads((workdir / "runs/float_kd/seed1/config.json").read_text())
+    assert stored["distill"]["teacher"] == str(workdir / "runs/twin/seed1")
+    assert (stored["seed"], stored["model"]["bits"]) == (1, 32)
+    found = results(workdir)
+    assert (
+        len(found) == 6 and found["binary", "0"]["top1"] == "55.0" and found["twin", "1"]["commit"] == "abc"
+    )
+    table = (workdir / "results.md").read_text()
+    assert table in capsys.readouterr().out
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| float, KD", "| binary", "| twin"]
+    assert (workdir / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_done_is_skipped_and_a_new_row_is_run(study, trained):
+    study(ROWS)
+    trained[0].clear()
+    assert study(ROWS)[0] == 0 and trained[0] == []
+    more = ROWS.replace('    ("twin"', '    ("8 bits", {"model.bits": 8}),\n    ("twin"')
+    assert study(more)[0] == 0 and trained[0] == ["8_bits/seed0", "8_bits/seed1"]
+
+
+def test_only_some_rows_with_what_they_need(study, trained, capsys):
+    assert study(ROWS, "--only=binary")[0] == 0 and trained[0] == ["binary/seed0", "binary/seed1"]
+    assert study(ROWS, "--only=bniary")[0] == 2
+    assert capsys.readouterr().err.endswith("error: --only: no row 'bniary'; did you mean 'binary'?\n")
+
+
+def test_a_failure_is_written_down_and_tried_again(study, trained, capsys):
+    trained[1]["twin/seed0"] = UserError("the loss is nan at step 3")
+    trained[1]["binary/seed1"] = ZeroDivisionError("a bug")
+    status, workdir = study(ROWS)
+    assert status == 0 and len(trained[0]) == 6
+    found = results(workdir)
+    assert found["twin", "0"]["failure"] == "the loss is nan at step 3" and found["twin", "0"]["top1"] == ""
+    assert found["binary", "1"]["failure"] == "ZeroDivisionError: a bug"
+    assert "| 1 (1 failed) |" in (workdir / "results.md").read_text()
+    assert "error: twin, seed 0: the loss is nan" in capsys.readouterr().err
+    trained[0].clear(), trained[1].clear()
+    study(ROWS)
+    assert (
+        trained[0] == ["twin/seed0", "binary/seed1"] and "failed" not in (workdir / "results.md").read_text()
+    )
+
+
+def test_a_signal_stops_the_study(study, trained):
+    trained[1]["float_kd/seed0"] = Preempted("stopped")
+    with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os._exit", lambda status: (_ for _ in ()).throw(SystemExit(status)))
+        study(ROWS)
+    assert trained[0][-1] == "float_kd/seed0"
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("ROWS = ()", "is no study: it needs ROWS, pairs (name, overrides), and SEEDS"),
+        ('ROWS = (("a", {}), ("a", {"model.bits": 2}))', "two rows have the name 'a'"),
+        ('ROWS = (("a b", {}), ("A, b", {}))', "the rows 'a b' and 'A, b' have the same folder"),
+        (
+            'ROWS = (("a", {}), ("b", {"model.bitz": 2}))',
+            "row 'b': unknown config key 'model.bitz'; did you mean 'model.bits'?",
+        ),
+        ('ROWS = (("a", {"seed": 2}),)', "row 'a': unknown config key 'seed'"),
+        ('ROWS = (("a",),)', "a row is a pair (name, overrides); found ('a',)"),
+        ('ROWS = (("a", {"model.bits": "four"}),)', "row 'a': "),
+        ('ROWS = (("a", {"model.bits": 9}),)', "row 'a': config.model: weights have 1 to 8 bits"),
+        (
+            'ROWS = (("twin", {}), ("b", {"distill.teacher": "row:twim"}))',
+            "row 'b': there is no row 'twim'; did you mean 'twin'?",
+        ),
+        (
+            'ROWS = (("a", {"start_from": "row:b"}), ("b", {"start_from": "row:a"}))',
+            "row 'a': row 'b' refers to another row itself",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_any_training(study, capsys, monkeypatch, rows, told):
+    def work(*args):
+        raise AssertionError("the mistake was not seen")
+
+    monkeypatch.setattr("launch.ablate.train", work)
+    status, workdir = study(rows)
+    err = capsys.readouterr().err
+    assert (status, err.count("\n")) == (2, 1) and told in err, err
+    assert not workdir.exists()
+
+
+def test_a_row_that_was_run_otherwise(study, trained, capsys):
+    _, workdir = study(ROWS)
+    assert study(ROWS.replace('"model.levels": 1', '"model.levels": 1, "epochs": 3'))[0] == 2
+    assert "row 'binary' was run with another configuration" in capsys.readouterr().err
+    assert "epochs was 30, is 3" not in (workdir / "results.md").read_text()
