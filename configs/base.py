@@ -74,6 +74,7 @@ def base_config() -> ConfigDict:
                 "mode": "jit",  # jit: arrays cut over a mesh; pmap: the same program on each device
                 "fsdp": 1,  # with jit, devices that each large tensor of the state is cut over
             },
+            "profile": {"steps": ""},  # "10-15" writes a trace of these steps into the workdir
             "ema_decay": 0.0,  # moving average of all variables; 0 for none
             "eval": {"every_epochs": 1.0, "batch_size": 256},
             "log": {"every_steps": 1},

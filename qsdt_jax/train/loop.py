@@ -30,6 +30,8 @@ from qsdt_jax.train.metrics import MetricWriter, draw_curves
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
 from qsdt_jax.train.processes import Vote, is_first, require_same
+from qsdt_jax.train.profiling import FOLDER as PROFILE_FOLDER
+from qsdt_jax.train.profiling import Profile
 from qsdt_jax.train.provenance import provenance
 from qsdt_jax.train.state import TrainState, Variables, parameter_count
 from qsdt_jax.train.step import evaluation_step, initial_state, train_step
@@ -61,6 +63,7 @@ class Run:
       seed, accumulate, ema_decay: see `train_step`.
       keep_latest, keep_best: checkpoints kept.
       parallel: the devices and how they share the work.
+      profile_steps: first and last step to trace into the workdir, or None.
       start_from: makes the variables that a new run starts with out of freshly drawn ones, where it does not
         start with these.
     """
@@ -83,6 +86,7 @@ class Run:
     keep_latest: int = 2
     keep_best: int = 1
     parallel: Parallel = dataclasses.field(default_factory=Parallel)
+    profile_steps: tuple[int, int] | None = None
     start_from: Callable[[Variables], Variables] | None = None
 
     def initial_state(self) -> TrainState:
@@ -181,11 +185,14 @@ class _Session:
         batch = self.preemption.next_of(batches)
         update = self._compiled_step(batch)
         progress = Progress(run.total_steps, self.step, run.batch_size, shown=is_first())
+        profile = Profile(run.profile_steps if is_first() else None, self.workdir / PROFILE_FOLDER)
         running: tuple[int, dict[str, jax.Array]] | None = None
         try:
             while True:
+                profile.before(self.step + 1)
                 self.state, metrics = update(self.state, batch)
                 self.step += 1
+                profile.after(self.step, metrics)
                 self.preemption.meet()
                 # Looking at the step before keeps the device busy with this one.
                 if running is not None:
@@ -205,6 +212,7 @@ class _Session:
         finally:
             batches.close()
             progress.close()
+            profile.close()
 
     def _compiled_step(self, batch):
         run = self.run

@@ -15,7 +15,7 @@ CLASS_NAMES_FILE = "class_names.json"
 LOCK_FILE = ".lock"
 # Sections and keys that change nothing about the numbers of a run, but their rounding: a resumed run may
 # change them.
-FREE_SECTIONS = ("log", "checkpoint", "parallel")
+FREE_SECTIONS = ("log", "checkpoint", "parallel", "profile")
 FREE_KEYS = ("data.corrupt_limit",)
 
 
