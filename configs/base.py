@@ -99,6 +99,7 @@ def base_config() -> ConfigDict:
                 "kd_target": "soft",  # soft: all probabilities of the teacher; hard: its first choice
                 "temperature": 1.0,  # of the soft target
             },
+            "profile": {"steps": ""},  # "10-15" writes a trace of these steps into the workdir
             "ema_decay": 0.0,  # moving average of all variables; 0 for none
             "eval": {"every_epochs": 1.0, "batch_size": 256},
             "log": {"every_steps": 1},

@@ -25,7 +25,7 @@ from absl import flags
 
 from launch.build import build_run, plain
 from launch.flags import DEFINED_OFTEN, closest, config_keys, define_config
-from launch.train import prepared_run
+from launch.run import make_run
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.comparison import Row, draw, markdown
 from qsdt_jax.files import write_atomically
@@ -203,7 +203,7 @@ def train_one(study: Study, variant: Variant, seed: int) -> None:
     """Trains one run, or writes down why that failed; raises Preempted as training does."""
     folder, start = study.run_folder(variant, seed), time.monotonic()
     try:
-        train(prepared_run(study.config(variant, seed)), folder)
+        train(make_run(study.config(variant, seed)), folder)
     except Preempted:
         raise
     except Exception as error:  # Whatever it is, the other rows are worth having.

@@ -88,6 +88,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
         keep_latest=config.checkpoint.keep_latest,
         keep_best=config.checkpoint.keep_best,
         parallel=parallel,
+        profile_steps=_profile_steps(config),
     )
 
 
@@ -287,6 +288,16 @@ def _optimizer(
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """A configuration as nested dicts, lists, numbers and strings."""
     return config.to_dict()
+
+
+def _profile_steps(config: ml_collections.ConfigDict) -> tuple[int, int] | None:
+    text = config.profile.steps
+    if not text:
+        return None
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise UserError(f"config.profile.steps={text!r} must be FIRST-LAST, like 10-15")
+    return int(first), int(last)
 
 
 def _choice(key: str, value: str, allowed) -> Any:

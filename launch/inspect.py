@@ -13,7 +13,8 @@ import ml_collections
 from absl import flags
 from jax.extend.core import Literal
 
-from launch.build import build_optimizer, build_source, build_task
+from launch.ahead import force_devices, on_devices
+from launch.build import build_optimizer, build_parallel, build_source, build_task
 from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax.errors import UserError
 from qsdt_jax.models.operations import LayerOperations, layer_operations
@@ -40,6 +41,23 @@ LAYERS = flags.DEFINE_bool("layers", False, "lists every layer and not only the 
 COMPILE = flags.DEFINE_bool(
     "compile", False, "compiles both steps for the memory that they take (minutes)", **DEFINED_OFTEN
 )
+DEVICES = flags.DEFINE_integer(
+    "devices",
+    None,
+    "compiles the train step for that many devices, none of which has to be there (minutes)",
+    lower_bound=1,
+    **DEFINED_OFTEN,
+)
+MEMORY_GB = flags.DEFINE_float(
+    "memory_gb", 80.0, "of one device, with --devices", lower_bound=0.0, **DEFINED_OFTEN
+)
+PEAK_TFLOPS = flags.DEFINE_float(
+    "peak_tflops",
+    989.0,
+    "of one device in the dtype of the products, with --devices (NVIDIA says 989 of an H100 SXM in bfloat16)",
+    lower_bound=0.0,
+    **DEFINED_OFTEN,
+)
 
 ASSUMED_CLASSES = 1000
 MEGABYTE = 1e6
@@ -53,6 +71,8 @@ def main() -> None:
         raise UserError("inspect needs --config FILE")
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
+    if DEVICES.value is not None:
+        force_devices(DEVICES.value)
     classes, origin = _class_count(config)
     batch = config.batch_size if BATCH.value is None else BATCH.value
     remark = _fit_to_batch(config, batch)
@@ -68,6 +88,17 @@ def main() -> None:
     rows = layer_rows(layers, state.variables) if LAYERS.value else block_rows(layers, state.variables)
     print(_aligned([COLUMNS, *rows]) + "\n")
     print(_aligned(totals(layers, state.variables, batch)) + "\n")
+    if DEVICES.value is not None:
+        config.batch_size = batch
+        macs = sum(layer.macs for layer in layers)
+        print(f"train step on {DEVICES.value} devices, batch {batch}{remark}, mode {config.parallel.mode}")
+        step, parallel = _train_step(config, task), build_parallel(config)
+        data = _abstract_batch(task, batch)
+        rows = on_devices(
+            step, state, data, parallel, 6 * macs, memory_gb=MEMORY_GB.value, peak_tflops=PEAK_TFLOPS.value
+        )
+        print(_aligned(rows))
+        return
     print(f"memory on one device, batch {batch}{remark}")
     print(_aligned(_memory(config, task, state, layers, batch)))
 
@@ -178,19 +209,23 @@ def _memory(
             ("train step", _at_least(backward, "state and batch", kept, "kept for the backward pass")),
             ("", "estimates; --compile asks the compiler instead (a minute or two for size S)"),
         ]
-    optimizer = build_optimizer(config, _constant_rate)
-    step = functools.partial(
-        train_step,
-        task=task,
-        optimizer=optimizer,
-        accumulate=config.accumulate,
-        ema_decay=config.ema_decay,
-    )
+    step = _train_step(config, task)
     infer = jax.jit(lambda variables, images: task.model.apply(variables, images))
     return [
         ("inference", _compiled("inference", infer, state.variables, data["image"])),
         ("train step", _compiled("train step", jax.jit(step, donate_argnums=0), state, data)),
     ]
+
+
+def _train_step(config: ml_collections.ConfigDict, task: Classification) -> functools.partial:
+    """The train step of a configuration, on one device unless its `shards` are given."""
+    return functools.partial(
+        train_step,
+        task=task,
+        optimizer=build_optimizer(config, _constant_rate),
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+    )
 
 
 def _at_least(known: int, of_what: str, more: int, of_that: str) -> str:

@@ -1,22 +1,30 @@
 """train a network, evaluate it, and go on where the workdir stands when run again."""
 
-import dataclasses
+import contextlib
 
 import jax
-import ml_collections
 from absl import flags
 
-from launch.build import build_run
-from launch.distill import with_teacher
+from launch.build import plain
 from launch.flags import DEFINED_OFTEN, define_config
-from launch.trained import starting_point
+from launch.run import make_run
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.loop import Run, train
+from qsdt_jax.train.loop import train
+from qsdt_jax.train.processes import is_first, joined
+from qsdt_jax.train.provenance import code_version
 
 CONFIG = define_config()
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "directory for checkpoints, metrics and pictures", **DEFINED_OFTEN
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "of several processes: HOST:PORT where process 0 listens, the same for all, or auto on a cluster",
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "of the run, with --coordinator=HOST:PORT")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this process, from 0, with --coordinator=HOST:PORT")
+COORDINATOR_TIMEOUT = flags.DEFINE_float("coordinator_timeout", 300.0, "seconds to wait for other processes")
 
 
 def main() -> None:
@@ -25,19 +33,27 @@ def main() -> None:
         raise UserError("train needs --config FILE and --workdir DIR")
     if CONFIG.value.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    summary = train(prepared_run(CONFIG.value), WORKDIR.value)
+    with _processes():
+        summary = train(make_run(CONFIG.value), WORKDIR.value)
+        writes = is_first()
+    if not writes:
+        return
     final, best = summary["final"], summary["best"]
     for name, value in final.items():
         print(f"{name} {value:.2f} (best {best[name]:.2f} at step {best['step']})")
     print(f"{WORKDIR.value}: summary.json, metrics.jsonl, curves.png, checkpoints, tensorboard")
 
 
-def prepared_run(config: ml_collections.ConfigDict) -> Run:
-    """The run of a configuration with what it takes from other workdirs: starting point and teacher.
-
-    Raises:
-      UserError: a value out of range, data or a workdir that cannot be read or does not fit.
-    """
-    run = build_run(config)
-    task = with_teacher(config, run.task, run.class_names, run.total_steps)
-    return dataclasses.replace(run, task=task, start_from=starting_point(config))
+def _processes() -> contextlib.AbstractContextManager[None]:
+    """Joins the other processes, if the flags say that there are some."""
+    if not COORDINATOR.value:
+        if NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
+            raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT")
+        return contextlib.nullcontext()
+    return joined(
+        COORDINATOR.value,
+        NUM_PROCESSES.value,
+        PROCESS_ID.value,
+        {"config": plain(CONFIG.value), "code": code_version()},
+        timeout=COORDINATOR_TIMEOUT.value,
+    )

@@ -17,17 +17,26 @@ class Progress:
       images_per_step: for the rate.
       step: what a step is called.
       images: what an image is called, in the plural.
+      shown: whether anything is printed; not by a process beside the one that does.
     """
 
     def __init__(
-        self, total: int, done: int, images_per_step: int, *, step: str = "step", images: str = "images"
+        self,
+        total: int,
+        done: int,
+        images_per_step: int,
+        *,
+        step: str = "step",
+        images: str = "images",
+        shown: bool = True,
     ):
+        self._shown = shown
         self._total, self._images = total, images_per_step
         self._step_name, self._images_name = step, images
         self._start, self._first, self._done = time.monotonic(), done, done
         self._last_line = -LINE_SECONDS
         self._bar = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             form = "{percentage:3.0f}% {bar:24} {n_fmt}/{total_fmt} {elapsed}<{remaining} {postfix}"
             self._bar = tqdm(total=total, initial=done, bar_format=form, dynamic_ncols=True)
 
@@ -57,7 +66,7 @@ class Progress:
         """Prints a line above the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
-        else:
+        elif self._shown:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:

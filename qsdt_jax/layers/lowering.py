@@ -10,11 +10,12 @@ program exported from a CPU for other platforms takes their way:
 The ratios in the comments are plain convolution / strategy on two cores of a Xeon (Sapphire Rapids), float32.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def convolve(
     def elsewhere(x, kernel):
         return _plain_convolve(x, kernel, geometry, _accumulator(x, dtype), precision).astype(dtype)
 
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
+    return _by_platform(x, kernel, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -78,7 +79,7 @@ def input_gradient(
     def elsewhere(dy, kernel):
         return _plain_input_gradient(dy, kernel, x_shape, geometry, dtype)
 
-    return lax.platform_dependent(dy, kernel, cpu=on_cpu, default=elsewhere)
+    return _by_platform(dy, kernel, cpu=on_cpu, default=elsewhere)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -100,7 +101,7 @@ def weight_gradient(
     def elsewhere(x, dy):
         return _plain_weight_gradient(x, dy, kernel_shape, geometry, dtype)
 
-    return lax.platform_dependent(x, dy, cpu=on_cpu, default=elsewhere)
+    return _by_platform(x, dy, cpu=on_cpu, default=elsewhere)
 
 
 def integer_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
@@ -117,7 +118,29 @@ def integer_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> j
     # GPUs have no product of 32-bit integers; float32 is exact up to 2^24.
     on_gpu = functools.partial(product, operand=jnp.float32, accumulate=jnp.float32)
     elsewhere = functools.partial(product, operand=jnp.int8, accumulate=jnp.int32)
-    return lax.platform_dependent(q, k, v, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
+    return _by_platform(q, k, v, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
+
+
+@contextlib.contextmanager
+def as_on_accelerators() -> Iterator[None]:
+    """Inside, a CPU computes as an accelerator does: for what is compiled to be looked at, not to be run."""
+    global _cpu_has_its_way
+    jax.clear_caches()  # They do not know of the switch.
+    _cpu_has_its_way = False
+    try:
+        yield
+    finally:
+        _cpu_has_its_way = True
+        jax.clear_caches()
+
+
+_cpu_has_its_way = True
+
+
+def _by_platform(*operands: jax.Array, default: Callable, cpu: Callable | None = None, **others: Callable):
+    """`lax.platform_dependent`, but for `as_on_accelerators`."""
+    ways = {"cpu": cpu} if cpu is not None and _cpu_has_its_way else {}
+    return lax.platform_dependent(*operands, default=default, **ways, **others)
 
 
 def _accumulator(x: jax.Array, dtype: DTypeLike) -> DTypeLike:

@@ -42,12 +42,17 @@ from qsdt_jax.train.stored import (
 )
 
 UNFINISHED = "*.orbax-checkpoint-tmp*"
+# Orbax waits for no other process.
+ONE_WRITER = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
 
 
 class Checkpointer:
     """Saves and restores train states, with checksums, fallback to older steps and retention.
 
     A context manager: leaving it, by an exception too, finishes the save under way.
+
+    In a run of several processes all of them save and restore together, but the first alone writes: a state
+    is small beside what makes it.
 
     Args:
       directory: gets one directory for each step; made if missing. One writer at a time.
@@ -75,8 +80,10 @@ class Checkpointer:
         self.directory = Path(directory).absolute()
         self._policy = _LatestAndBest(keep_latest, keep_best, self._score)
         self._best_metric = best_metric
+        self._writes = jax.process_index() == 0
         _silence_orbax()
-        _require_writable(self.directory)
+        if self._writes:
+            _require_writable(self.directory)
         self._open()
 
     def __enter__(self) -> "Checkpointer":
@@ -107,6 +114,9 @@ class Checkpointer:
             full). The stored checkpoints survive.
         """
         self.wait()
+        leaves = host_leaves(state)  # Of all processes together, whatever each sees on the disk.
+        if not self._writes:
+            return
         stored = self.steps()
         if step in stored:
             self._add_metrics(step, metrics)
@@ -116,7 +126,6 @@ class Checkpointer:
                 f"step {step} cannot be saved: {self.directory} holds step {stored[-1]} already; "
                 "remove the later checkpoints or use another directory"
             )
-        leaves = host_leaves(state)
         self._require_room(step, leaves)
         record = {"leaves": fingerprints(leaves), "metrics": _plain(metrics)}
         self._metrics[step] = record["metrics"]
@@ -156,7 +165,8 @@ class Checkpointer:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            if self._writes:
+                self._manager.close()
 
     def steps(self) -> list[int]:
         """The steps on disk in ascending order, without one that is still being written."""
@@ -185,7 +195,7 @@ class Checkpointer:
             return None
         step, state, damaged = found
         # Left in place they would count as the latest steps, and nothing up to them could be saved.
-        for bad in damaged:
+        for bad in damaged if self._writes else ():
             logging.warning("deleting the damaged checkpoint of step %d in %s", bad, self.directory)
             self._manager.delete(bad)
         return step, state
@@ -200,10 +210,12 @@ class Checkpointer:
         return exactly(self.directory, step, lambda step: load_like(self.directory, step, target))
 
     def _open(self) -> None:
-        if jax.process_index() == 0:
-            for unfinished in self.directory.glob(UNFINISHED):
-                shutil.rmtree(unfinished, ignore_errors=True)
         self._saving: int | None = None
+        self._metrics: dict[int, dict[str, float] | None] = {}
+        if not self._writes:
+            return
+        for unfinished in self.directory.glob(UNFINISHED):
+            shutil.rmtree(unfinished, ignore_errors=True)
         self._metrics = {step: stored_metrics(self.directory, step) for step in self.steps()}
         self._manager = ocp.CheckpointManager(
             self.directory,
@@ -211,6 +223,8 @@ class Checkpointer:
                 preservation_policy=self._policy,
                 # Otherwise damage is read here, as an exception.
                 lightweight_initialize=True,
+                create=False,
+                multiprocessing_options=ONE_WRITER,
             ),
         )
 
@@ -223,8 +237,7 @@ class Checkpointer:
             return
         with contextlib.suppress(DamagedError):  # Found and told when it is restored.
             record = read_record(self.directory, step) | {"metrics": _plain(metrics)}
-            if jax.process_index() == 0:
-                write_atomically(integrity_file(self.directory, step), json.dumps(sealed(record)))
+            write_atomically(integrity_file(self.directory, step), json.dumps(sealed(record)))
             self._metrics[step] = record["metrics"]
             # A best step of before may be superseded; orbax looks only when it saves.
             steps = self.steps()

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 PyTree = Any
 Leaves = dict[str, Any]  # By path in the tree, e.g. "variables/params/head/kernel".
@@ -43,8 +44,10 @@ def nested(leaves: Leaves) -> dict[str, Any]:
 
 
 def host_leaves(tree: PyTree) -> Leaves:
-    """The leaves by path as NumPy arrays."""
+    """The leaves by path as NumPy arrays; where pieces lie in several processes, all of them take part."""
     leaves, _ = leaves_of(tree)
+    if jax.process_count() > 1:
+        leaves = multihost_utils.process_allgather(leaves, tiled=True)
     return {name: np.asarray(leaf) for name, leaf in jax.device_get(leaves).items()}
 
 

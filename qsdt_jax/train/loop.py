@@ -28,7 +28,10 @@ from qsdt_jax.progress import Progress
 from qsdt_jax.train.checkpoint import Checkpointer
 from qsdt_jax.train.metrics import MetricWriter, draw_curves
 from qsdt_jax.train.parallel import Parallel
-from qsdt_jax.train.preemption import Background, Preempted, Preemption
+from qsdt_jax.train.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
+from qsdt_jax.train.processes import Vote, is_first, require_same
+from qsdt_jax.train.profiling import FOLDER as PROFILE_FOLDER
+from qsdt_jax.train.profiling import Profile
 from qsdt_jax.train.provenance import provenance
 from qsdt_jax.train.state import TrainState, Variables, parameter_count
 from qsdt_jax.train.step import evaluation_step, initial_state, train_step
@@ -60,6 +63,7 @@ class Run:
       seed, accumulate, ema_decay: see `train_step`.
       keep_latest, keep_best: checkpoints kept.
       parallel: the devices and how they share the work.
+      profile_steps: first and last step to trace into the workdir, or None.
       start_from: makes the variables that a new run starts with out of freshly drawn ones, where it does not
         start with these.
     """
@@ -82,6 +86,7 @@ class Run:
     keep_latest: int = 2
     keep_best: int = 1
     parallel: Parallel = dataclasses.field(default_factory=Parallel)
+    profile_steps: tuple[int, int] | None = None
     start_from: Callable[[Variables], Variables] | None = None
 
     def initial_state(self) -> TrainState:
@@ -113,8 +118,8 @@ def train(run: Run, workdir: str | os.PathLike[str]) -> dict[str, Any]:
       Preempted: SIGTERM or SIGINT; the state is saved.
     """
     with (
-        Preemption() as preemption,
-        Workdir(workdir) as directory,
+        Preemption(Vote().call if jax.process_count() > 1 else None) as preemption,
+        Workdir(workdir, writes=is_first()) as directory,
         Checkpointer(
             Path(workdir) / CHECKPOINT_FOLDER,
             keep_latest=run.keep_latest,
@@ -136,7 +141,8 @@ class _Session:
         self._arguments = run.task, np.int32(run.seed)
         self.state = self._restore_or_create()
         self.step = int(self.state.step)
-        self.writer = MetricWriter(workdir, self.step)
+        require_same("the step to go on from", self.step)
+        self.writer = MetricWriter(workdir, self.step, writes=is_first())
         self._evaluation_step = None  # Compiled with the first evaluation.
         self.rates = np.asarray(
             jax.vmap(run.schedule)(np.arange(run.total_steps, dtype=np.int32)), np.float64
@@ -149,12 +155,13 @@ class _Session:
         except Preempted:
             self.checkpointer.save(self.step, self.state, wait=True)
             raise Preempted(
-                f"{self.preemption.signal_name}: stopped after step {self.step} of "
+                f"{self.preemption.signal_name or OTHERS_SIGNAL}: stopped after step {self.step} of "
                 f"{self.run.total_steps}; the same command goes on from there"
             ) from None
         finally:
             self.writer.close()
-            draw_curves(self.workdir)
+            if is_first():
+                draw_curves(self.workdir)
         self.checkpointer.wait()
         return self._write_summary()
 
@@ -179,12 +186,16 @@ class _Session:
         batches = Background(run.training_data(self.step), run.parallel.place, ahead=BATCHES_AHEAD)
         batch = self.preemption.next_of(batches)
         update = self._compiled_step(batch)
-        progress = Progress(run.total_steps, self.step, run.batch_size)
+        progress = Progress(run.total_steps, self.step, run.batch_size, shown=is_first())
+        profile = Profile(run.profile_steps if is_first() else None, self.workdir / PROFILE_FOLDER)
         running: tuple[int, dict[str, jax.Array]] | None = None
         try:
             while True:
+                profile.before(self.step + 1)
                 self.state, metrics = update(self.state, batch, *self._arguments)
                 self.step += 1
+                profile.after(self.step, metrics)
+                self.preemption.meet()
                 # Looking at the step before keeps the device busy with this one.
                 if running is not None:
                     self._report(*running, progress)
@@ -203,6 +214,7 @@ class _Session:
         finally:
             batches.close()
             progress.close()
+            profile.close()
 
     def _compiled_step(self, batch):
         run = self.run
@@ -256,6 +268,7 @@ class _Session:
             if self._evaluation_step is None:
                 spread = run.parallel.evaluation_step(_evaluation)
                 self._evaluation_step = self.preemption.compile(spread, variables, batch, run.task)
+            self.preemption.meet()
             return self._evaluation_step(variables, batch, run.task)
 
         metrics = evaluate_split(step, self.preemption.iterate(batches), self.run.task.summarize)
@@ -273,7 +286,8 @@ class _Session:
             "config": self.run.config,
             **self.provenance,
         }
-        write_atomically(self.workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+        if is_first():
+            write_atomically(self.workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
         return summary
 
 

@@ -31,18 +31,22 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 class MetricWriter:
     """Appends metrics to the workdir.
 
-    A run resumed at `step` drops what was logged after it, because those steps are run again.
+    A run resumed at `step` drops what was logged after it, because those steps are run again. With `writes`
+    false it only remembers, in a process beside the one that writes.
 
     Raises:
       UserError: the files cannot be written.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], step: int):
+    def __init__(self, workdir: str | os.PathLike[str], step: int, *, writes: bool = True):
+        self.lines = [line for line in read_metrics(workdir) if line["step"] <= step]
+        self._writes = writes
+        if not writes:
+            return
         from tensorboardX import SummaryWriter  # Slow to import; only training writes.
 
         logging.getLogger("tensorboardX").setLevel(logging.WARNING)
         self._file = Path(workdir) / METRICS_FILE
-        self.lines = [line for line in read_metrics(workdir) if line["step"] <= step]
         try:
             self._rewrite()
             self._stream = open(self._file, "a")  # noqa: SIM115 (open for the run)
@@ -59,15 +63,20 @@ class MetricWriter:
           UserError: the disk is full, or the file cannot be written.
         """
         line = {"step": step, **metrics}
+        if self._writes:
+            self._append(line)
+        self.lines.append(line)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
         try:
             self._stream.write(json.dumps(line) + "\n")
             self._stream.flush()
             os.fsync(self._stream.fileno())
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, step)
+            for name, value in line.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, line["step"])
         except OSError as error:
             raise UserError(f"{self._file} cannot be written: {error.strerror}") from None
-        self.lines.append(line)
 
     def value(self, step: int, name: str) -> float | None:
         """What was logged under `name` at `step`, or None."""
@@ -80,6 +89,8 @@ class MetricWriter:
 
     def close(self) -> None:
         """Closes the files."""
+        if not self._writes:
+            return
         self._stream.close()
         self._board.close()
 

@@ -127,6 +127,18 @@ class Parallel:
 
         return {name: put(np.asarray(rows)) for name, rows in batch.items()}
 
+    def batch_like(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+        """What `place` makes of a batch of these shapes, as shapes."""
+        sharding = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+
+        def placed(rows: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            shape = rows.shape
+            if self.mode == "pmap":
+                shape = (len(self.devices), shape[0] // len(self.devices), *shape[1:])
+            return jax.ShapeDtypeStruct(shape, rows.dtype, sharding=sharding)
+
+        return {name: placed(rows) for name, rows in shapes.items()}
+
     def state_like(self, shapes: Any) -> Any:
         """Shapes of a state as targets: `jax.ShapeDtypeStruct` with the sharding of each leaf."""
         return jax.tree.map(

@@ -19,6 +19,7 @@ import jax
 
 T = TypeVar("T")
 POLL_SECONDS = 0.1
+OTHERS_SIGNAL = "a signal to another process"
 
 
 class Preempted(Exception):
@@ -26,9 +27,17 @@ class Preempted(Exception):
 
 
 class Preemption:
-    """Context manager that turns SIGTERM and SIGINT into a flag; a second SIGINT stops at once."""
+    """Context manager that turns SIGTERM and SIGINT into a flag; a second SIGINT stops at once.
 
-    def __init__(self):
+    In a run of several processes the flag is up where all of them know of a signal to any of them, which they
+    find out when they `meet`: so all stop at the same step.
+
+    Args:
+      vote: tells at each call whether a hand was up in any process at the call before; None for one process.
+    """
+
+    def __init__(self, vote: Callable[[bool], bool] | None = None):
+        self._vote, self._agreed = vote, False
         self.signal_name: str | None = None
         self._breaks_off = False
         self._previous = {}
@@ -45,12 +54,17 @@ class Preemption:
     @property
     def requested(self) -> bool:
         """Whether a signal has arrived."""
-        return self.signal_name is not None
+        return self._agreed if self._vote else self.signal_name is not None
+
+    def meet(self) -> None:
+        """Hears of signals to other processes; all of them have to call it equally often."""
+        if self._vote and not self._agreed:
+            self._agreed = self._vote(self.signal_name is not None)
 
     def check(self) -> None:
         """Raises Preempted where a signal has arrived."""
         if self.requested:
-            raise Preempted(self.signal_name)
+            raise Preempted(self.signal_name or OTHERS_SIGNAL)
 
     def wait_for(self, work: Callable[[], T]) -> T:
         """The result of `work`, run in a thread.
@@ -68,7 +82,7 @@ class Preemption:
         """
         # Garbage collection calls back into libraries, where an exception is told and ignored.
         gc.disable()
-        self._breaks_off = True
+        self._breaks_off = self._vote is None
         try:
             self.check()
             lowered = function.lower(*args)
@@ -103,7 +117,7 @@ class Preemption:
 
     def _handle(self, number, frame) -> None:
         name = signal.Signals(number).name
-        if self.requested and number == signal.SIGINT:
+        if self.signal_name and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_name = name
         print(f"\n{name}: saving and stopping (Ctrl-C again stops at once)", file=sys.stderr)

@@ -15,6 +15,11 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 def provenance() -> dict[str, Any]:
     """Versions of this project and its libraries, the commit and the devices of this process."""
+    return {**code_version(), "devices": [device.device_kind for device in jax.devices()]}
+
+
+def code_version() -> dict[str, Any]:
+    """Versions of this project and its libraries, and the commit; no device is touched."""
     return {
         "versions": {
             "qsdt_jax": qsdt_jax.__version__,
@@ -22,7 +27,6 @@ def provenance() -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in LIBRARIES},
         },
         "commit": _commit(),
-        "devices": [device.device_kind for device in jax.devices()],
     }
 
 

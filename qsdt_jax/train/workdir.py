@@ -15,22 +15,26 @@ CLASS_NAMES_FILE = "class_names.json"
 LOCK_FILE = ".lock"
 # Sections and keys that change nothing about the numbers of a run, but their rounding: a resumed run may
 # change them.
-FREE_SECTIONS = ("log", "checkpoint", "parallel")
+FREE_SECTIONS = ("log", "checkpoint", "parallel", "profile")
 FREE_KEYS = ("data.corrupt_limit",)
 
 
 class Workdir:
     """Exclusive use of a working directory; a context manager that holds a lock.
 
+    With `writes` false it is that of another process of the same run, which locks and writes nothing.
+
     Raises (on entering):
       UserError: the path is a file, cannot be written, or is used by another run.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], *, writes: bool = True):
+        self.path, self._writes = Path(path), writes
         self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> "Workdir":
+        if not self._writes:
+            return self
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.enter_context(locked(self.path / LOCK_FILE))
@@ -55,6 +59,8 @@ class Workdir:
         Raises:
           UserError: the directory belongs to a run of another configuration.
         """
+        if not self._writes:
+            return
         file = self.path / CONFIG_FILE
         if file.exists():
             differences = config_differences(read_config(self.path), config)
@@ -85,16 +91,23 @@ def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line for each key that differs, e.g. "model.bits was 4, is 2"."""
+    return [
+        f"{key} was {before!r}, is {after!r}"
+        for key, before, after in changes(old, new)
+        if key not in FREE_KEYS and key.split(".")[0] not in FREE_SECTIONS
+    ]
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, old value, new value) of each key of nested plain data that differs, in order."""
     before, after = _flatten(old), _flatten(new)
     # Through JSON, so that a tuple equals the list it was stored as.
     after = json.loads(json.dumps(after))
     missing = "(absent)"
-    bound = [key for key in before.keys() | after.keys() if key not in FREE_KEYS]
-    return [
-        f"{key} was {before.get(key, missing)!r}, is {after.get(key, missing)!r}"
-        for key in sorted(bound)
-        if before.get(key, missing) != after.get(key, missing) and key.split(".")[0] not in FREE_SECTIONS
-    ]
+    values = (
+        (key, before.get(key, missing), after.get(key, missing)) for key in before.keys() | after.keys()
+    )
+    return sorted((key, one, other) for key, one, other in values if one != other)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -62,7 +62,7 @@ def trained(monkeypatch):
         (folder / "summary.json").write_text(json.dumps(summary))
         return summary
 
-    monkeypatch.setattr("launch.ablate.prepared_run", lambda config: config)
+    monkeypatch.setattr("launch.ablate.make_run", lambda config: config)
     monkeypatch.setattr("launch.ablate.build_run", lambda config: None)
     monkeypatch.setattr("launch.ablate.train", train)
     return runs, answers

@@ -1,0 +1,220 @@
+"""Several processes are one run: they meet, agree, stop together, and go on in any number."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qsdt_jax.errors import UserError
+from qsdt_jax.train import processes
+from qsdt_jax.train.checkpoint import restore_raw
+from qsdt_jax.train.integrity import leaves_of
+from qsdt_jax.train.metrics import read_metrics
+from tests.train.together import BATCH, STEPS, Start
+
+ROOT = Path(__file__).parents[2]
+DEADLINE, STOP_SECONDS = 300, 60
+TERM, KILL = signal.SIGTERM, signal.SIGKILL
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.create_server(("", 0))) as server:
+        return server.getsockname()[1]
+
+
+# Meeting, without any device
+
+
+def meet(*members: tuple[int, int, dict], timeout: float = 5.0) -> list[str]:
+    """What each of some processes (index, count, facts) is told where they meet; "" for a welcome."""
+    address, told = ("127.0.0.1", free_port()), [""] * len(members)
+
+    def one(place: int, index: int, count: int, facts: dict) -> None:
+        try:
+            processes._meet(address, count, index, facts, timeout)
+        except UserError as error:
+            told[place] = str(error).replace(f"{address[0]}:{address[1]}", "HERE")
+
+    threads = [threading.Thread(target=one, args=(i, *member)) for i, member in enumerate(members)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    return told
+
+
+def test_all_come():
+    facts = {"config": {"model": {"bits": 4, "channels": (8, 8)}}}
+    assert meet(*[(index, 4, facts) for index in (3, 1, 0, 2)]) == [""] * 4
+
+
+def test_other_configuration_or_code():
+    mine, other = {"config": {"bits": 4}, "code": "a"}, {"config": {"bits": 2}, "code": "b"}
+    line = "processes 0 and 1 run different things: code is 'a' and 'b'; config.bits is 4 and 2"
+    assert meet((0, 2, mine), (1, 2, other)) == [line, line]
+
+
+def test_ids_that_collide():
+    told = meet((0, 3, {}), (1, 3, {}), (1, 3, {}))
+    assert told == ["two processes have --process_id=1"] * 3
+    with contextlib.closing(socket.create_server(("", 0))) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(UserError) as error:
+            processes._meet(("127.0.0.1", port), 2, 0, {}, 1)
+    assert f"process 0 cannot listen at 127.0.0.1:{port}" in str(error.value)
+    assert "does another process have --process_id=0" in str(error.value)
+
+
+def test_other_number_of_processes():
+    line = "--num_processes is 3 for process 0 and 2 for process 1"
+    assert meet((0, 3, {}), (1, 2, {})) == [line, line]
+
+
+def test_who_does_not_come_is_not_waited_for_longer_than_asked():
+    start = time.monotonic()
+    assert meet((0, 3, {}), (1, 3, {}), timeout=1) == ["process 2 of 3 did not come to HERE in 1 s"] * 2
+    [told] = meet((1, 2, {}), timeout=1)
+    assert told.startswith("no answer from the coordinator at HERE in 1 s")
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("address", ["host", "host:", ":80", "host:http", "host:0", "host:70000"])
+def test_addresses(address):
+    with pytest.raises(UserError, match="is not HOST:PORT"):
+        processes._parsed(address)
+
+
+# Whole runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    status: int
+    text: str
+    seconds: float
+
+
+def run(*starts: Start) -> list[Ended]:
+    """Runs processes that start at once until their ends; seconds are those after the first of the ends."""
+    if len(starts) > 1:
+        address = f"127.0.0.1:{free_port()}"
+        starts = tuple(
+            dataclasses.replace(start, count=len(starts), index=i, address=address)
+            for i, start in enumerate(starts)
+        )
+    running = []
+    for start in starts:
+        command = [sys.executable, "-m", "tests.train.together", json.dumps(dataclasses.asdict(start))]
+        output = open(f"{start.workdir}.out.{start.index}", "w+")  # noqa: SIM115 (closed below)
+        running.append((subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output), output))
+    first, ended, deadline = None, {}, time.monotonic() + DEADLINE
+    try:
+        while len(ended) < len(running):
+            assert time.monotonic() < deadline, [output.name for _, output in running]
+            for i, (process, output) in enumerate(running):
+                if i not in ended and process.poll() is not None:
+                    first = first or time.monotonic()
+                    output.seek(0)
+                    ended[i] = Ended(process.returncode, output.read(), time.monotonic() - first)
+            time.sleep(0.05)
+    finally:
+        for process, output in running:
+            process.kill()
+            process.wait()
+            output.close()
+    return [ended[i] for i in range(len(running))]
+
+
+def outcome(workdir: Path) -> tuple[int, dict[str, np.ndarray], list[dict]]:
+    step, state = restore_raw(workdir / "checkpoints")
+    lines = [{k: v for k, v in line.items() if "per_second" not in k} for line in read_metrics(workdir)]
+    return step, leaves_of(state)[0], lines
+
+
+def assert_same_outcome(workdir: Path, expected) -> None:
+    """State, and every metric of every step once, to rounding in float64."""
+    found = outcome(workdir)
+    assert found[0] == expected[0] == STEPS
+    assert found[1].keys() == expected[1].keys()
+    for name, value in expected[1].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=1e-9, atol=1e-9, err_msg=name)
+    assert [line["step"] for line in found[2]] == [line["step"] for line in expected[2]]
+    for line, other in zip(found[2], expected[2], strict=True):
+        assert line == pytest.approx(other, rel=1e-9)
+
+
+def read(workdir: Path, *indices: int) -> dict[int, list[float]]:
+    """What some processes read for each step, as sums of the pixels of its images."""
+    pixels: dict[int, list[float]] = {}
+    for index in indices:
+        lines = map(json.loads, Path(f"{workdir}.read.{index}").read_text().splitlines())
+        for step, values in {line["step"]: line["pixels"] for line in lines}.items():
+            pixels.setdefault(step, []).extend(values)
+    return {step: values for step, values in pixels.items() if step <= STEPS}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The outcome of one process with one device, and what it read."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    [ended] = run(Start(str(workdir)))
+    assert ended.status == 0, ended
+    return outcome(workdir), read(workdir, 0)
+
+
+@pytest.mark.slow
+def test_two_processes_stopped_and_killed(tmp_path, alone):
+    """SIGTERM to one stops both at one step; kill -9 of one ends the other; in the end nothing is lost."""
+    workdir = tmp_path / "run"
+    here = Start(str(workdir))
+    for ended in run(here, dataclasses.replace(here, signal=TERM, at=6)):
+        assert ended.status == 0 and "started after" not in ended.text, ended
+        assert ended.text.splitlines()[-1].endswith("the same command goes on from there"), ended
+        assert ended.seconds < STOP_SECONDS
+    stopped, _, lines = outcome(workdir)
+    assert 1 <= stopped <= 7 and [line["step"] for line in lines if "train/loss" in line][-1] == stopped
+
+    survivor, killed = run(here, dataclasses.replace(here, signal=KILL, at=11))
+    assert killed.status == -KILL, killed
+    assert survivor.status not in (0, -KILL) and survivor.seconds < STOP_SECONDS, survivor
+    told = [line for line in survivor.text.splitlines() if line.startswith("error: ")]
+    assert told == [
+        "error: process 1 of 2 ended before the run did, so process 0 stops; "
+        "started again, all go on from the last checkpoint"
+    ], survivor
+
+    for ended in run(here, here):
+        assert ended.status == 0, ended
+    expected, pixels = alone
+    assert_same_outcome(workdir, expected)
+    assert json.loads((workdir / "summary.json").read_text())["step"] == STEPS
+    # Either reads its half, and together they read what one reads alone.
+    assert {len(values) for values in read(workdir, 1).values()} == {BATCH // 2}
+    assert read(workdir, 0, 1) == pixels
+
+
+@pytest.mark.slow
+def test_resumed_on_other_numbers_of_devices(tmp_path, alone):
+    """8 -> 4 -> 1 -> 8, in either mode: the same samples in the same order, the same state."""
+    workdir = tmp_path / "run"
+    eight = Start(str(workdir), devices=8, mode="pmap")
+    four = Start(str(workdir), devices=4, fsdp=2)
+    for start, at in ((eight, 4), (four, 7), (Start(str(workdir)), 10)):
+        [ended] = run(dataclasses.replace(start, signal=TERM, at=at))
+        assert ended.status == 0 and "the same command goes on" in ended.text, ended
+    [ended] = run(eight)
+    assert ended.status == 0, ended
+    expected, pixels = alone
+    assert_same_outcome(workdir, expected)
+    assert read(workdir, 0) == pixels
+    assert os.listdir(workdir / "checkpoints")

@@ -1,0 +1,48 @@
+import gzip
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from launch.build import build_run
+from qsdt_jax.errors import UserError
+from qsdt_jax.train.profiling import Profile
+from tests.configs.tiny import get_config
+
+
+def traced(folder, steps, total: int) -> list[str]:
+    """The files of a loop of some steps."""
+    profile = Profile(steps, folder)
+    for step in range(1, total + 1):
+        profile.before(step)
+        result = jnp.sin(jnp.arange(8.0))
+        profile.after(step, result)
+        if step == 4:
+            found = len(list(folder.rglob("*.xplane.pb")))
+    profile.close()
+    assert found == (steps is not None and steps[1] <= 4)  # Written as soon as the last step is done.
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("steps", [(2, 3), (3, 9)])
+def test_trace_that_perfetto_and_xprof_open(tmp_path, steps):
+    """Also where the run ends before the last step to be traced."""
+    files = traced(tmp_path, steps, 5)
+    assert any(name.endswith(".xplane.pb") for name in files)
+    [trace] = tmp_path.rglob("perfetto_trace.json.gz")
+    assert json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+
+
+def test_nothing_unless_asked(tmp_path):
+    assert traced(tmp_path, None, 5) == []
+
+
+def test_config():
+    config = get_config()
+    assert build_run(config).profile_steps is None
+    config.profile.steps = "10-15"
+    assert build_run(config).profile_steps == (10, 15)
+    for wrong in ("10", "15-10", "0-3", "a-b"):
+        config.profile.steps = wrong
+        with pytest.raises(UserError, match="must be FIRST-LAST, like 10-15"):
+            build_run(config)

@@ -1,0 +1,122 @@
+"""A run of the small net of `tests.train.spread` as one of several processes, or over several forced devices.
+
+    python -m tests.train.together '{"workdir": ..., "devices": 2, ...}'
+
+A hook of the test, not of the project, sends this process a signal while it reads the batch of some step.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from qsdt_jax.data.pipeline import evaluation_batches, training_batches
+from qsdt_jax.data.sources import FakeSource
+from qsdt_jax.errors import UserError
+from qsdt_jax.train.loop import Run, train
+from qsdt_jax.train.parallel import Parallel
+from qsdt_jax.train.preemption import Preempted
+from qsdt_jax.train.processes import joined
+from tests.train import spread
+
+STEPS, BATCH, EVALUATED, IMAGES = 12, 16, 5, 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """One start of the run.
+
+    Attributes:
+      workdir: of the run.
+      devices: of this process.
+      mode: "jit" or "pmap"; fsdp with "jit".
+      count, index, address: of the processes.
+      signal, at: what this process sends itself when it reads the batch of this step; 0 for nothing.
+    """
+
+    workdir: str
+    devices: int = 1
+    mode: str = "jit"
+    fsdp: int = 1
+    count: int = 1
+    index: int = 0
+    address: str = ""
+    signal: int = 0
+    at: int = 0
+
+
+def build(start: Start) -> Run:
+    """The run; the labels that each process reads are noted in its workdir."""
+    parallel = Parallel(mode=start.mode, fsdp=start.fsdp, smallest_cut=32)  # pyright: ignore[reportArgumentType]
+    notes = Path(start.workdir + f".read.{start.index}")
+
+    def training_data(first: int):
+        batches = training_batches(
+            FakeSource(IMAGES, (12, 12, 1), spread.CLASSES),
+            spread.PREPROCESS.train,
+            seed=3,
+            batch_size=BATCH,
+            first_step=first,
+            rows=parallel.rows(BATCH),
+        )
+        for step, batch in zip(itertools.count(first + 1), batches, strict=False):
+            if start.signal and step == start.at:
+                os.kill(os.getpid(), start.signal)
+            image = batch["image"].astype(np.float64)
+            with notes.open("a") as stream:
+                stream.write(json.dumps({"step": step, "pixels": image.sum((1, 2, 3)).tolist()}) + "\n")
+            yield {**batch, "image": image}
+
+    size = parallel.evaluation_batch_size(EVALUATED)
+    return Run(
+        config={"steps": STEPS},
+        task=spread.task(),
+        class_names=[str(i) for i in range(spread.CLASSES)],
+        optimizer=optax.sgd(0.05),
+        schedule=optax.constant_schedule(0.05),
+        training_data=training_data,
+        evaluation_data=lambda: evaluation_batches(
+            FakeSource(spread.SPLIT, (12, 12, 1), spread.CLASSES),
+            spread.PREPROCESS.evaluate,
+            batch_size=size,
+            rows=parallel.rows(size),
+        ),
+        total_steps=STEPS,
+        batch_size=BATCH,
+        log_every=1,
+        eval_every=6,
+        save_every=5,
+        parallel=parallel,
+    )
+
+
+def main(start: Start) -> int:
+    processes = contextlib.nullcontext()
+    if start.address:
+        processes = joined(start.address, start.count, start.index, {"steps": STEPS}, timeout=60)
+    try:
+        with processes:
+            train(build(start), start.workdir)
+    except UserError as error:
+        print("error:", error, file=sys.stderr)
+        return 2
+    except Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+if __name__ == "__main__":
+    settings = Start(**json.loads(sys.argv[1]))
+    jax.config.update("jax_num_cpu_devices", settings.devices)
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_disable_most_optimizations", True)  # Of the compiler: it is quicker.
+    sys.exit(main(settings))
