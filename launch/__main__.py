@@ -5,6 +5,7 @@ Verbs
   eval          evaluate a checkpoint on a split
   predict       image files -> classes with probabilities, and a sheet of pictures
   export        a trained network -> one file to deploy, or a program that runs without this project
+  information   entropy, mutual information and bimodality of q, k, v, and spikes an image, of a checkpoint
   inspect       parameters, shapes, operations and memory of a config, without training
   ablate        a table of named overrides times seeds -> results with error bars and paired tests
   bench         step time, images/s and input wait, as JSON
@@ -24,6 +25,7 @@ VERBS = {
     "eval": "launch.evaluate",
     "predict": "launch.predict",
     "export": "launch.export",
+    "information": "launch.information",
     "inspect": "launch.inspect",
     "ablate": "launch.ablate",
     "bench": "launch.bench",

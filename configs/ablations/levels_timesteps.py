@@ -1,6 +1,6 @@
 """Study 3, levels against time steps: D in 1, 2, 4, 8 with T in 1, 2, 4.
 
-Command   python -m launch ablate --config configs/ablations/levels_timesteps.py --workdir runs/levels_timesteps
+Command   python -m launch ablate --config configs/ablations/levels_timesteps.py --workdir runs/levels
 Data      see small_digits.py
 Result    docs/ablations.md
 """

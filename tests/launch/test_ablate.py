@@ -51,7 +51,7 @@ def trained(monkeypatch):
         answer = answers.get(name, 50.0 + len(runs))
         if isinstance(answer, BaseException):
             raise answer
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(run.to_dict()))
         summary = {
             "final": {"eval/top1": answer},
@@ -82,7 +82,9 @@ def test_rows_times_seeds_with_the_teacher_first(study, trained, capsys):
     assert stored["distill"]["teacher"] == str(workdir / "runs/twin/seed1")
     assert (stored["seed"], stored["model"]["bits"]) == (1, 32)
     found = results(workdir)
-    assert len(found) == 6 and found["binary", "0"]["top1"] == "55.0" and found["twin", "1"]["commit"] == "abc"
+    assert (
+        len(found) == 6 and found["binary", "0"]["top1"] == "55.0" and found["twin", "1"]["commit"] == "abc"
+    )
     table = (workdir / "results.md").read_text()
     assert table in capsys.readouterr().out
     assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| float, KD", "| binary", "| twin"]
@@ -115,7 +117,9 @@ def test_a_failure_is_written_down_and_tried_again(study, trained, capsys):
     assert "error: twin, seed 0: the loss is nan" in capsys.readouterr().err
     trained[0].clear(), trained[1].clear()
     study(ROWS)
-    assert trained[0] == ["twin/seed0", "binary/seed1"] and "failed" not in (workdir / "results.md").read_text()
+    assert (
+        trained[0] == ["twin/seed0", "binary/seed1"] and "failed" not in (workdir / "results.md").read_text()
+    )
 
 
 def test_a_signal_stops_the_study(study, trained):
