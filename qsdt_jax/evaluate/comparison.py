@@ -85,7 +85,7 @@ def markdown(rows: Sequence[Row], metric: str, extra: Mapping[str, Mapping[str, 
             cells += ["", "", ""]
         else:
             delta = difference(row, rows[0])
-            cells += [_number(delta.mean, "+.2f"), _number(delta.p, ".3f"), delta.verdict]
+            cells += [_number(delta.mean, "+.2f"), _probability(delta.p), delta.verdict]
         cells += [column.get(row.name, "") for column in extra.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -112,6 +112,10 @@ def draw(rows: Sequence[Row], metric: str, title: str, file: str | os.PathLike[s
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=120)
+
+
+def _probability(p: float) -> str:
+    return "< 0.001" if p < 0.001 else _number(p, ".3f")
 
 
 def _number(value: float, form: str = ".2f") -> str:

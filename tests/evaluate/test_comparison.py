@@ -41,7 +41,7 @@ def test_table():
     lines = markdown([FIRST, BETTER, EMPTY], "top-1", {"images/s": {"better": "12"}}).splitlines()
     assert lines[0] == "| row | top-1 | std | seeds | minus first | p | paired test | images/s |"
     assert lines[2] == "| first | 82.00 | 2.00 | 3 |  |  |  |  |"
-    assert lines[3] == "| better | 86.00 | 2.05 | 3 | +4.00 | 0.000 | separated | 12 |"
+    assert lines[3] == "| better | 86.00 | 2.05 | 3 | +4.00 | < 0.001 | separated | 12 |"
     assert lines[4] == "| empty | - | - | 0 (3 failed) | - | - | too few seeds |  |"
 
 
