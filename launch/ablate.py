@@ -2,8 +2,8 @@
 
 The config file of a study has `get_config()`, the run that all rows change; `ROWS`, pairs of a name and of
 what it overrides; and `SEEDS`, how many. A row is added by adding a line. A value "row:NAME" is the workdir
-of that row's run with the same seed, for a teacher or a starting point. With `SPIKES = True` the spikes of
-each run are counted.
+of that row's run with the same seed, for a teacher or a starting point. Rows are compared with the first one,
+or with the one that `AGAINST` names; with `SPIKES = True` the spikes of each run are counted.
 
 What is done is skipped when the command is run again; a run that fails is written down and the others go on.
 """
@@ -70,11 +70,12 @@ class Variant(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A table of overrides, times seeds; `base` is what they change; `spikes` are counted after each run."""
+    """A table of overrides, times seeds; `base` is what they change."""
 
     base: ml_collections.ConfigDict
     variants: Mapping[str, Variant]
     seeds: int
+    against: Mapping[str, str]
     spikes: bool
     workdir: Path
 
@@ -168,7 +169,11 @@ def read_study(file: str, base: ml_collections.ConfigDict, workdir: Path) -> Stu
             if key not in known or key == "seed":
                 raise UserError(f"row {variant.name!r}: unknown config key {key!r}{closest(key, known)}")
             _check_reference(variant, value, variants)
-    return Study(base, variants, seeds, getattr(module, "SPIKES", False), workdir)
+    against = getattr(module, "AGAINST", {})
+    for name in (*against, *against.values()):
+        if name not in variants:
+            raise UserError(f"AGAINST: there is no row {name!r}{closest(name, list(variants))}")
+    return Study(base, variants, seeds, against, getattr(module, "SPIKES", False), workdir)
 
 
 def _check_reference(variant: Variant, value: Any, variants: Mapping[str, Variant]) -> None:
@@ -247,7 +252,7 @@ def write_results(study: Study, title: str) -> str:
     columns = {"images/s": _rates(records)}
     if study.spikes:
         columns["spikes an image"] = _means(records, "spikes")
-    table = markdown(rows, METRIC_TITLE, columns)
+    table = markdown(rows, METRIC_TITLE, columns, study.against)
     write_atomically(study.workdir / "results.md", table)
     draw(rows, METRIC_TITLE, title, study.workdir / "results.png")
     return table

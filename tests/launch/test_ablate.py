@@ -145,6 +145,10 @@ def test_a_signal_stops_the_study(study, trained):
         ('ROWS = (("a", {"model.bits": "four"}),)', "row 'a': "),
         ('ROWS = (("a", {"model.bits": 9}),)', "row 'a': config.model: weights have 1 to 8 bits"),
         (
+            'ROWS = (("a", {}), ("bits", {}))\nAGAINST = {"bits": "b"}',
+            "AGAINST: there is no row 'b'",
+        ),
+        (
             'ROWS = (("twin", {}), ("b", {"distill.teacher": "row:twim"}))',
             "row 'b': there is no row 'twim'; did you mean 'twin'?",
         ),
