@@ -7,6 +7,7 @@ Verbs
   export        a trained network -> one file to deploy, or a program that runs without this project
   energy        firing rates, operations and energy under several conventions, as table and report
   merge         what merging RepConv and SepConv does to bits, size, operations and accuracy
+  information   entropy, mutual information and bimodality of q, k, v, and spikes an image, of a checkpoint
   inspect       parameters, shapes, operations and memory of a config, without training
   ablate        a table of named overrides times seeds -> results with error bars and paired tests
   bench         step time, images/s and input wait, as JSON
@@ -28,6 +29,7 @@ VERBS = {
     "export": "launch.export",
     "energy": "launch.energy",
     "merge": "launch.merge",
+    "information": "launch.information",
     "inspect": "launch.inspect",
     "ablate": "launch.ablate",
     "bench": "launch.bench",

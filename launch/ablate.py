@@ -2,7 +2,8 @@
 
 The config file of a study has `get_config()`, the run that all rows change; `ROWS`, pairs of a name and of
 what it overrides; and `SEEDS`, how many. A row is added by adding a line. A value "row:NAME" is the workdir
-of that row's run with the same seed, for a teacher or a starting point.
+of that row's run with the same seed, for a teacher or a starting point. Rows are compared with the first one,
+or with the one that `AGAINST` names; with `SPIKES = True` the spikes of each run are counted.
 
 What is done is skipped when the command is run again; a run that fails is written down and the others go on.
 """
@@ -22,10 +23,13 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 from absl import flags
+from ml_collections import config_flags
 
 from launch.build import build_run, plain
 from launch.flags import DEFINED_OFTEN, closest, config_keys, define_config
+from launch.information import information
 from launch.run import make_run
+from launch.trained import load_trained
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.comparison import Row, draw, markdown
 from qsdt_jax.files import write_atomically
@@ -39,9 +43,19 @@ ONLY = flags.DEFINE_list("only", [], "rows to run; all unless given", **DEFINED_
 
 ROW_PREFIX = "row:"
 FAILURE_FILE = "failure.txt"
-SECONDS_FILE = "seconds.json"
+SECONDS_FILE, SPIKES_FILE = "seconds.json", "spikes.json"
 METRIC, METRIC_TITLE = "eval/top1", "test top-1 (%)"
-CSV_FIELDS = ("row", "seed", "top1", "images_per_second", "seconds", "parameters", "commit", "failure")
+CSV_FIELDS = (
+    "row",
+    "seed",
+    "top1",
+    "images_per_second",
+    "seconds",
+    "spikes",
+    "parameters",
+    "commit",
+    "failure",
+)
 
 
 class Variant(NamedTuple):
@@ -61,6 +75,8 @@ class Study(NamedTuple):
     base: ml_collections.ConfigDict
     variants: Mapping[str, Variant]
     seeds: int
+    against: Mapping[str, str]
+    spikes: bool
     workdir: Path
 
     def run_folder(self, variant: Variant, seed: int) -> Path:
@@ -105,7 +121,7 @@ def main() -> None:
     """Runs what is left of the study and writes its results."""
     if CONFIG.value is None or not WORKDIR.value:
         raise UserError("ablate needs --config FILE and --workdir DIR")
-    file = str(flags.FLAGS["config"].config_filename)
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
     study = read_study(file, CONFIG.value, Path(WORKDIR.value))
     names = ONLY.value or list(study.variants)
     for name in names:
@@ -114,7 +130,7 @@ def main() -> None:
     left = [run for run in study.in_order(names) if not is_done(study, *run)]
     for name in dict.fromkeys(variant.name for variant, _ in left):
         check(study, study.variants[name])
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(study.workdir / "compiled"))
     for number, (variant, seed) in enumerate(left, start=1):
         print(f"run {number} of {len(left)}: {variant.name}, seed {seed}", file=sys.stderr, flush=True)
@@ -153,7 +169,11 @@ def read_study(file: str, base: ml_collections.ConfigDict, workdir: Path) -> Stu
             if key not in known or key == "seed":
                 raise UserError(f"row {variant.name!r}: unknown config key {key!r}{closest(key, known)}")
             _check_reference(variant, value, variants)
-    return Study(base, variants, seeds, workdir)
+    against = getattr(module, "AGAINST", {})
+    for name in (*against, *against.values()):
+        if name not in variants:
+            raise UserError(f"AGAINST: there is no row {name!r}{closest(name, list(variants))}")
+    return Study(base, variants, seeds, against, getattr(module, "SPIKES", False), workdir)
 
 
 def _check_reference(variant: Variant, value: Any, variants: Mapping[str, Variant]) -> None:
@@ -214,6 +234,9 @@ def train_one(study: Study, variant: Variant, seed: int) -> None:
         return
     (folder / FAILURE_FILE).unlink(missing_ok=True)
     (folder / SECONDS_FILE).write_text(json.dumps(time.monotonic() - start) + "\n")
+    if study.spikes:
+        spikes = information(load_trained(folder), "test").spikes
+        (folder / SPIKES_FILE).write_text(json.dumps(sum(spikes.values())) + "\n")
 
 
 def write_results(study: Study, title: str) -> str:
@@ -222,11 +245,14 @@ def write_results(study: Study, title: str) -> str:
         _record(study, variant, seed) for variant in study.variants.values() for seed in range(study.seeds)
     ]
     with (study.workdir / "results.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, CSV_FIELDS)
+        writer = csv.DictWriter(stream, list(CSV_FIELDS))
         writer.writeheader()
         writer.writerows(record for record in records if record["top1"] != "" or record["failure"])
     rows = [_row(name, [record for record in records if record["row"] == name]) for name in study.variants]
-    table = markdown(rows, METRIC_TITLE, {"images/s": _rates(records)})
+    columns = {"images/s": _rates(records)}
+    if study.spikes:
+        columns["spikes an image"] = _means(records, "spikes")
+    table = markdown(rows, METRIC_TITLE, columns, study.against)
     write_atomically(study.workdir / "results.md", table)
     draw(rows, METRIC_TITLE, title, study.workdir / "results.png")
     return table
@@ -239,8 +265,9 @@ def _record(study: Study, variant: Variant, seed: int) -> dict[str, Any]:
         summary = json.loads((folder / SUMMARY_FILE).read_text())
         record["top1"] = summary["final"][METRIC]
         record |= {name: summary[name] for name in ("images_per_second", "parameters", "commit")}
-        if (folder / SECONDS_FILE).exists():
-            record["seconds"] = json.loads((folder / SECONDS_FILE).read_text())
+        for name, file in (("seconds", SECONDS_FILE), ("spikes", SPIKES_FILE)):
+            if (folder / file).exists():
+                record[name] = json.loads((folder / file).read_text())
     elif (folder / FAILURE_FILE).exists():
         record["failure"] = (folder / FAILURE_FILE).read_text().strip().splitlines()[-1]
     return record
@@ -249,6 +276,14 @@ def _record(study: Study, variant: Variant, seed: int) -> dict[str, Any]:
 def _row(name: str, records: list[dict[str, Any]]) -> Row:
     scores = {record["seed"]: record["top1"] for record in records if record["top1"] != ""}
     return Row(name=name, scores=scores, failures=sum(bool(record["failure"]) for record in records))
+
+
+def _means(records: list[dict[str, Any]], field: str) -> dict[str, str]:
+    values: dict[str, list[float]] = {}
+    for record in records:
+        if record[field] != "":
+            values.setdefault(record["row"], []).append(record[field])
+    return {name: f"{sum(found) / len(found):,.0f}" for name, found in values.items()}
 
 
 def _rates(records: list[dict[str, Any]]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The teacher of a configuration, and the task that learns from it."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -14,17 +15,15 @@ from qsdt_jax.losses.fgd import Normalization
 from qsdt_jax.models.operations import layer_operations
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.distillation import Distillation, Schedule, Weights
+from qsdt_jax.train.task import Task
 
 # What student and teacher have to have in common of their data.
 COMMON = ("image_size", "channels", "mean", "std", "events")
 
 
 def with_teacher(
-    config: ml_collections.ConfigDict,
-    task: Classification,
-    class_names: tuple[str, ...],
-    total_steps: int,
-) -> Classification | Distillation:
+    config: ml_collections.ConfigDict, task: Task, class_names: Sequence[str], total_steps: int
+) -> Task:
     """The task with the teacher of `config.distill`; as it is where there is none.
 
     Raises:
@@ -36,6 +35,7 @@ def with_teacher(
         if distill.fgd or distill.kd:
             raise UserError("config.distill has a weight, but config.distill.teacher names no workdir")
         return task
+    assert isinstance(task, Classification)  # The one task that configurations have.
     weights = _weights(distill, total_steps)
     teacher = load_trained(Path(distill.teacher).expanduser())
     _check_fit(config, class_names, teacher)
@@ -72,7 +72,7 @@ def _weights(distill: ml_collections.ConfigDict, total_steps: int) -> Weights:
     )
 
 
-def _check_fit(config: ml_collections.ConfigDict, class_names: tuple[str, ...], teacher: Trained) -> None:
+def _check_fit(config: ml_collections.ConfigDict, class_names: Sequence[str], teacher: Trained) -> None:
     """Refuses a teacher that was trained to see or to say something else."""
     where = f"the teacher in {teacher.workdir}"
     if teacher.class_names != tuple(class_names):
@@ -87,7 +87,7 @@ def _check_fit(config: ml_collections.ConfigDict, class_names: tuple[str, ...], 
         raise UserError(f"{where} takes events, which no teacher can be given yet")
 
 
-def _listed(names: tuple[str, ...], shown: int = 3) -> str:
+def _listed(names: Sequence[str], shown: int = 3) -> str:
     more = ", ..." if len(names) > shown else ""
     return f"{len(names)} ({', '.join(names[:shown])}{more})"
 

@@ -6,7 +6,7 @@ Result    docs/ablations.md
 
 Against the first row. "quantised ReLU" is a quantised ANN with as many levels: with T = 1 it is the same
 function as IE-LIF, so the two rows must be equal number for number; with softmax attention it is an ordinary
-quantised transformer.
+quantised transformer. IE-LIF with D = 1 differs from LIF with T = 1 in the threshold: 1/2 instead of 1.
 """
 
 from ml_collections import ConfigDict
@@ -21,12 +21,13 @@ ROWS = (
     ("IE-LIF", {}),
     ("LIF, T = 1", {"model.neuron": "lif", "model.levels": 1}),
     ("IE-LIF, FGD", FGD),
-    ("LIF, T = 4", {"model.neuron": "lif", "model.levels": 1, "model.timesteps": 4}),
+    ("IE-LIF, D = 1", {"model.levels": 1}),
     ("I-LIF", {"model.neuron": "i_lif"}),
     ("IE-LIF, rectify", {"model.rectify": "norm"}),
     ("IE-LIF, FGD, logit KD", {**FGD, "distill.kd": 1.0}),
-    ("quantised ReLU, softmax", {"model.neuron": "quantized_relu", "model.attention": "softmax"}),
     ("quantised ReLU", {"model.neuron": "quantized_relu"}),
+    ("quantised ReLU, softmax", {"model.neuron": "quantized_relu", "model.attention": "softmax"}),
+    ("LIF, T = 4", {"model.neuron": "lif", "model.levels": 1, "model.timesteps": 4}),
     ("float twin", TWIN),
 )
 

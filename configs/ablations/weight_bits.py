@@ -27,6 +27,7 @@ ROWS = (
     ("32 bits, FGD", {"model.bits": 32, **FGD}),
     ("float twin", TWIN),
 )
+AGAINST = {name: name.removesuffix(", FGD") for name, _ in ROWS if name.endswith(", FGD")}
 
 
 def get_config() -> ConfigDict:

@@ -44,7 +44,8 @@ def fold(model: QSDTransformer, variables: Mapping[str, Any]) -> Program:
             "the network has float weights (bits=32), so there are no integers to export; "
             "expected a network trained with 1 to 8 bits"
         )
-    if model.neuron == "relu" or model.attention != "spiking" or model.module_bits != ModuleBits():
+    neuron = model.numerics.neuron
+    if neuron is None or model.attention != "spiking" or model.module_bits != ModuleBits():
         raise UserError(
             "only networks with spiking neurons, spiking attention and the same bits in all layers can be "
             f"exported; found neuron={model.neuron}, attention={model.attention}, {model.module_bits}"
@@ -55,17 +56,17 @@ def fold(model: QSDTransformer, variables: Mapping[str, Any]) -> Program:
         )
     # Quotients and square roots are rounded correctly on a CPU, and not everywhere else.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        folding = _Folding(model, variables)
+        folding = _Folding(model, neuron.step, variables)
         folding.classifier()
-    return Program(steps=tuple(folding.steps), neuron=model.numerics.neuron, bits=model.bits)
+    return Program(steps=tuple(folding.steps), neuron=neuron, bits=model.bits)
 
 
 class _Folding:
     """Walks through the network as its modules do, and appends a step for each operation."""
 
-    def __init__(self, model: QSDTransformer, variables: Mapping[str, Any]):
+    def __init__(self, model: QSDTransformer, step_size: float, variables: Mapping[str, Any]):
         self.model = model
-        self.step_size = model.numerics.neuron.step
+        self.step_size = step_size
         self.steps: list[Step] = []
         flat = flatten_dict(jax.device_get(dict(variables)), sep="/")
         self.left = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in flat.items()}

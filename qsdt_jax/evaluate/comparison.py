@@ -67,25 +67,33 @@ def difference(row: Row, other: Row) -> Difference:
     return Difference(mean=float(deltas.mean()), p=float(stats.ttest_1samp(deltas, 0.0)[1]))
 
 
-def markdown(rows: Sequence[Row], metric: str, extra: Mapping[str, Mapping[str, str]] | None = None) -> str:
-    """A table: mean, standard deviation, seeds, and the paired test of each row against the first.
+def markdown(
+    rows: Sequence[Row],
+    metric: str,
+    extra: Mapping[str, Mapping[str, str]] | None = None,
+    against: Mapping[str, str] | None = None,
+) -> str:
+    """A table: mean, standard deviation, seeds, and the paired test of each row against another.
 
     Args:
       rows: in order.
       metric: name and unit of the score.
       extra: further columns, heading -> {row: text}.
+      against: the row that a row is compared with, by name; the first for those that it lacks.
     """
-    extra = extra or {}
-    columns = ["row", metric, "std", "seeds", f"minus {rows[0].name}", "p", "paired test", *extra]
+    extra, against = extra or {}, against or {}
+    by_name = {row.name: row for row in rows}
+    columns = ["row", metric, "std", "seeds", "against", "difference", "p", "paired test", *extra]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:
         seeds = f"{len(row.scores)}" + (f" ({row.failures} failed)" if row.failures else "")
         cells = [row.name, _number(row.mean), _number(row.std), seeds]
-        if row is rows[0]:
-            cells += ["", "", ""]
+        other = by_name[against.get(row.name, rows[0].name)]
+        if row is other:
+            cells += ["", "", "", ""]
         else:
-            delta = difference(row, rows[0])
-            cells += [_number(delta.mean, "+.2f"), _number(delta.p, ".3f"), delta.verdict]
+            delta = difference(row, other)
+            cells += [other.name, _number(delta.mean, "+.2f"), _probability(delta.p), delta.verdict]
         cells += [column.get(row.name, "") for column in extra.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -112,6 +120,10 @@ def draw(rows: Sequence[Row], metric: str, title: str, file: str | os.PathLike[s
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=120)
+
+
+def _probability(p: float) -> str:
+    return "< 0.001" if p < 0.001 else _number(p, ".3f")
 
 
 def _number(value: float, form: str = ".2f") -> str:

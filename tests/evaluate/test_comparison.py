@@ -39,10 +39,16 @@ def test_without_spread():
 
 def test_table():
     lines = markdown([FIRST, BETTER, EMPTY], "top-1", {"images/s": {"better": "12"}}).splitlines()
-    assert lines[0] == "| row | top-1 | std | seeds | minus first | p | paired test | images/s |"
-    assert lines[2] == "| first | 82.00 | 2.00 | 3 |  |  |  |  |"
-    assert lines[3] == "| better | 86.00 | 2.05 | 3 | +4.00 | 0.000 | separated | 12 |"
-    assert lines[4] == "| empty | - | - | 0 (3 failed) | - | - | too few seeds |  |"
+    assert lines[0] == "| row | top-1 | std | seeds | against | difference | p | paired test | images/s |"
+    assert lines[2] == "| first | 82.00 | 2.00 | 3 |  |  |  |  |  |"
+    assert lines[3] == "| better | 86.00 | 2.05 | 3 | first | +4.00 | < 0.001 | separated | 12 |"
+    assert lines[4] == "| empty | - | - | 0 (3 failed) | first | - | - | too few seeds |  |"
+
+
+def test_rows_are_compared_with_the_one_that_is_named():
+    lines = markdown([FIRST, SAME, BETTER], "top-1", against={"better": "same"}).splitlines()
+    assert lines[3].startswith("| same | 82.03 | 3.00 | 3 | first | +0.03 |")
+    assert lines[4].startswith("| better | 86.00 | 2.05 | 3 | same | +3.97 |")
 
 
 def test_picture(tmp_path):

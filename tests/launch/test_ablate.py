@@ -51,7 +51,7 @@ def trained(monkeypatch):
         answer = answers.get(name, 50.0 + len(runs))
         if isinstance(answer, BaseException):
             raise answer
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(run.to_dict()))
         summary = {
             "final": {"eval/top1": answer},
@@ -144,6 +144,10 @@ def test_a_signal_stops_the_study(study, trained):
         ('ROWS = (("a",),)', "a row is a pair (name, overrides); found ('a',)"),
         ('ROWS = (("a", {"model.bits": "four"}),)', "row 'a': "),
         ('ROWS = (("a", {"model.bits": 9}),)', "row 'a': config.model: weights have 1 to 8 bits"),
+        (
+            'ROWS = (("a", {}), ("bits", {}))\nAGAINST = {"bits": "b"}',
+            "AGAINST: there is no row 'b'",
+        ),
         (
             'ROWS = (("twin", {}), ("b", {"distill.teacher": "row:twim"}))',
             "row 'b': there is no row 'twim'; did you mean 'twin'?",

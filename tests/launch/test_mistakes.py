@@ -49,7 +49,8 @@ def test_the_command_without_a_mistake_gets_to_work(tmp_path):
 
 def test_unknown_verb(refusal):
     assert refusal("trian", DIGITS) == (
-        "unknown verb 'trian'; the verbs are train, eval, predict, inspect, bench, import-torch, prepare"
+        "unknown verb 'trian'; the verbs are train, eval, predict, export, information, inspect, ablate, "
+        "bench, import-torch, prepare"
     )
 
 
@@ -124,7 +125,7 @@ def test_config_file_of_another_kind(refusal, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     told = f"--config {tmp_path}/config.json: ImportError: not a Python file"
     assert refusal(f"--config={tmp_path}/config.json", "--workdir=w") == told
-    assert "get_config() takes 0 positional arguments" in refusal(f"{DIGITS}:argument", "--workdir=w")
+    assert "unknown variant 'argument'; there is 'twin'" in refusal(f"{DIGITS}:argument", "--workdir=w")
 
 
 # Overrides

@@ -121,7 +121,7 @@ def test_norms_of_gram_matrices(normalization, largest):
 
 
 def test_other_numbers_of_tokens_and_heads():
-    """A teacher that is the student at twice the size teaches nothing; heads unlike are taken together."""
+    """A flat teacher at twice the size teaches nothing new; heads unlike are taken together."""
     student = draw(0)
     large = each(student, lambda x: jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
     flat = each(student, lambda x: jnp.broadcast_to(x[:, :1, :1], x.shape))

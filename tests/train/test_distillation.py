@@ -11,6 +11,7 @@ from qsdt_jax.losses.distillation import logit_distillation
 from qsdt_jax.losses.fgd import fgd_loss
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.distillation import Distillation, Weights, is_projection, projections
+from qsdt_jax.train.step import jit_once
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 SIZE = (3, 32, 32, 3)
@@ -35,7 +36,7 @@ def variables() -> dict:
     return draw_variables(STUDENT)
 
 
-@jax.jit
+@jit_once
 def loss_and_gradient(task: Distillation, variables: dict, step):
     def loss(params, teacher_variables):
         own = task.replace(teacher_variables=teacher_variables)
@@ -46,7 +47,7 @@ def loss_and_gradient(task: Distillation, variables: dict, step):
 
 def test_loss_is_the_weighed_sum_of_its_parts(task, variables):
     (loss, (batch_stats, metrics)), gradients = loss_and_gradient(task, variables, 0)
-    plain, (plain_stats, _) = jax.jit(task.student.loss)(variables, BATCH, jax.random.key(0))
+    plain, (plain_stats, _) = jit_once(task.student.loss)(variables, BATCH, jax.random.key(0))
     assert float(metrics["task_loss"]) == pytest.approx(float(plain), rel=1e-5)
     expected = metrics["task_loss"] + 0.5 * metrics["fgd"] + 2.0 * metrics["kd"]
     assert float(loss) == float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-6)
@@ -61,7 +62,7 @@ def test_parts_are_the_losses_of_what_the_two_networks_compute(task, variables):
     _, (_, metrics) = loss_and_gradient(task, variables, 0)[0]
     options = {"capture_intermediates": is_projection, "mutable": ["intermediates", "batch_stats"]}
 
-    @jax.jit
+    @jit_once
     def forward(variables, teacher_variables, images):
         logits, own = STUDENT.apply(variables, images, train=True, **options)
         answer, taught = TEACHER.apply(teacher_variables, images, **options)
@@ -99,10 +100,3 @@ def test_schedule_of_the_weight():
     falling = dataclasses.replace(WEIGHTS, fgd_schedule="cosine")
     assert WEIGHTS.fgd_at(7) == 0.5
     np.testing.assert_allclose([falling.fgd_at(s) for s in (0, 5, 10)], [0.5, 0.25, 0.0], atol=1e-7)
-
-
-def test_evaluation_is_the_students(task, variables):
-    rows = {**BATCH, "mask": np.ones(3, np.int32)}
-    found = jax.jit(lambda t, v: t.evaluate(v, rows))(task, variables)
-    expected = jax.jit(lambda v: task.student.evaluate(v, rows))(variables)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -1,0 +1,75 @@
+"""A teacher that does not fit is refused before training starts; one that fits teaches."""
+
+import jax
+import ml_collections
+import pytest
+
+from launch.distill import with_teacher
+from qsdt_jax.errors import UserError
+from qsdt_jax.train.classification import Classification
+from qsdt_jax.train.distillation import Distillation
+from tests.deploy.nets import tiny_net
+from tests.launch.tiny import DIGITS, draw_variables, make_state, tiny_config, write_workdir
+
+STEPS = 100
+TASK = Classification(model=tiny_net(in_channels=1), image_shape=(32, 32, 1))
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> str:
+    """The workdir of a float network that was trained on the digits at 32x32."""
+    config = tiny_config(**{"model.bits": 32, "optimizer.name": "adamw", "ema_decay": 0.0})
+    workdir = tmp_path_factory.mktemp("teacher")
+    write_workdir(workdir, config, {3: make_state(config, draw_variables(config, 0))})
+    return str(workdir)
+
+
+def student(teacher: str, **overrides) -> ml_collections.ConfigDict:
+    return tiny_config(**{"distill.teacher": teacher, "distill.fgd": 0.1, **overrides})
+
+
+def test_without_a_teacher_the_task_is_as_it_was():
+    assert with_teacher(tiny_config(), TASK, DIGITS, STEPS) is TASK
+
+
+def test_a_teacher_that_fits(teacher, capsys):
+    task = with_teacher(student(teacher, **{"distill.kd": 2.0}), TASK, DIGITS, STEPS)
+    assert isinstance(task, Distillation)
+    assert (task.teacher.bits, str(task.teacher.dtype)) == (32, "<class 'jax.numpy.bfloat16'>")
+    assert (task.weights.fgd, task.weights.kd, task.weights.total_steps) == (0.1, 2.0, STEPS)
+    assert len(jax.tree.leaves(task)) == len(jax.tree.leaves(task.teacher_variables)) > 100
+    assert "M MACs an image in evaluation; the student has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"data.image_size": (48, 48)}, "was trained with data.image_size=(32, 32); expected (48, 48)"),
+        ({"data.mean": (0.5,)}, "was trained with data.mean=(0.31,); expected (0.5,)"),
+        ({"data.std": (1.0,)}, "was trained with data.std=(0.35,); expected (1.0,)"),
+        ({"data.channels": 3}, "was trained with data.channels=1; expected 3"),
+        ({"distill.fgd": 0.0}, "has a teacher, but config.distill.fgd and kd are 0: nothing to learn"),
+        ({"distill.fgd": -1.0}, "config.distill.fgd=-1.0 must be at least 0"),
+        ({"distill.kd": float("nan")}, "config.distill.kd=nan must be at least 0"),
+        ({"distill.temperature": 0.0}, "config.distill.temperature=0.0 must be positive"),
+        ({"distill.kd_target": "firm"}, "config.distill.kd_target='firm' is none of soft, hard"),
+        (
+            {"distill.fgd_normalization": "l2"},
+            "config.distill.fgd_normalization='l2' is none of frobenius, cosine",
+        ),
+        ({"distill.dtype": "int8"}, "config.distill.dtype='int8' is none of float32, bfloat16, float64"),
+        ({"distill.teacher": ""}, "config.distill has a weight, but config.distill.teacher names no workdir"),
+        ({"distill.teacher": "/nowhere"}, "workdir /nowhere: no such directory"),
+    ],
+)
+def test_what_is_refused(teacher, overrides, told):
+    with pytest.raises(UserError) as caught:
+        with_teacher(student(teacher, **overrides), TASK, DIGITS, STEPS)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [DIGITS[:5], DIGITS[::-1]])
+def test_other_classes(teacher, names):
+    """Fewer, or in another order."""
+    with pytest.raises(UserError, match=r"has other classes: 10 \(0, 1, 2, ...\); expected"):
+        with_teacher(student(teacher), TASK, names, STEPS)
