@@ -245,7 +245,7 @@ def write_results(study: Study, title: str) -> str:
         _record(study, variant, seed) for variant in study.variants.values() for seed in range(study.seeds)
     ]
     with (study.workdir / "results.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(CSV_FIELDS))
+        writer: csv.DictWriter[str] = csv.DictWriter(stream, CSV_FIELDS)
         writer.writeheader()
         writer.writerows(record for record in records if record["top1"] != "" or record["failure"])
     rows = [_row(name, [record for record in records if record["row"] == name]) for name in study.variants]
