@@ -45,7 +45,7 @@ ROW_PREFIX = "row:"
 FAILURE_FILE = "failure.txt"
 SECONDS_FILE, SPIKES_FILE = "seconds.json", "spikes.json"
 METRIC, METRIC_TITLE = "eval/top1", "test top-1 (%)"
-CSV_FIELDS = (
+CSV_FIELDS: tuple[str, ...] = (
     "row",
     "seed",
     "top1",

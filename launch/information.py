@@ -50,11 +50,16 @@ def information(trained: "Trained", split: str) -> "Information":
     return measure(trained.task.model, trained.variables, batches)
 
 
+def in_order(found: "Information") -> list[str]:
+    """The projections, q before k before v in each block."""
+    return sorted(found.after, key=lambda name: (name[:-1], "qkv".index(name[-1])))
+
+
 def lines(found: "Information") -> list[str]:
     """One for each head of each projection."""
     table = []
-    for name, after in found.after.items():
-        before = found.before[name]
+    for name in in_order(found):
+        after, before = found.after[name], found.before[name]
         for head in range(len(after.joint)):
             cells = [
                 f"{getattr(before, measure)[head]:.2f} -> {getattr(after, measure)[head]:.2f}"
@@ -71,7 +76,7 @@ def draw(found: "Information", title: str, file: str | Path) -> None:
 
     from qsdt_jax.evaluate.information import BINS, HIGHEST, LOWEST
 
-    names = list(found.after)
+    names = in_order(found)
     figure = Figure(figsize=(10, 1.9 * len(names) / 3), layout="constrained")
     grid = figure.subplots(len(names) // 3, 3, sharex=True, squeeze=False)
     centres = LOWEST + (np.arange(BINS) + 0.5) * (HIGHEST - LOWEST) / BINS

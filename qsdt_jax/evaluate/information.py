@@ -5,7 +5,8 @@ the potential u before rectification and once after it, each with the count c th
 
     entropy             H(c) = - sum p log2 p, in bits; at most log2(D + 1)
     mutual information  I(u; c) = H(c) + H(u) - H(u, c), with u in bins of 1/8. A count is a function of the
-                        potential, so this is H(c) less what varies inside of a bin
+                        potential, so this is H(c) (the paper's reason to raise H), less what varies inside of
+                        a bin: nothing for D = 1, 2, 4, whose thresholds lie on the bins' edges
     bimodality          (skewness^2 + 1) / kurtosis of u (Sarle's coefficient): 1/3 for a normal distribution,
                         5/9 for a uniform one, 1 for two points
 

@@ -119,3 +119,23 @@ def test_fake_images_are_a_function_of_the_index():
 def test_sources_travel_to_other_processes(source):
     copy = pickle.loads(pickle.dumps(source))
     assert np.array_equal(copy[4]["image"], source[4]["image"]) and copy[4]["label"] == source[4]["label"]
+
+
+def test_fewer_digits_are_the_first_ones_and_the_test_split_is_whole():
+    few, whole = DigitsSource("train", images=50), DigitsSource("train")
+    assert (len(few), len(whole), len(DigitsSource("test", images=50))) == (50, 1437, 360)
+    for i in range(50):
+        np.testing.assert_array_equal(few[i]["image"], whole[i]["image"])
+
+
+def test_noise_of_digits():
+    """The same at every reading, of the right size where nothing is clipped, on the 64 pixels of a digit."""
+    clean, noisy = (DigitsSource("test", size=8, noise=noise) for noise in (0.0, 0.1))
+    pixels = [np.stack([source[i]["image"] for i in range(360)]) / 255 for source in (clean, noisy)]
+    inner = np.abs(pixels[0] - 0.5) < 0.1
+    assert inner.sum() > 1000
+    assert np.std((pixels[1] - pixels[0])[inner]) == pytest.approx(0.1, rel=0.1)
+    assert not np.array_equal(noisy[0]["image"] - clean[0]["image"], noisy[1]["image"] - clean[1]["image"])
+    again = DigitsSource("test", size=8, noise=0.1)
+    assert all(np.array_equal(again[i]["image"], noisy[i]["image"]) for i in range(360))
+    assert [noisy[i]["label"] for i in range(360)] == [clean[i]["label"] for i in range(360)]

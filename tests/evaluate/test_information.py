@@ -44,6 +44,7 @@ def test_mutual_information():
     assert independent.mutual_information[0] == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_network_and_padding_counts_for_nothing():
     variables, images = draw_variables(MODEL), draw_images(5, 32, 32, 3)
     _, counts = training_form(MODEL, variables, images)

@@ -45,6 +45,7 @@ def loss_and_gradient(task: Distillation, variables: dict, step):
     return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(variables["params"], task.teacher_variables)
 
 
+@pytest.mark.slow
 def test_loss_is_the_weighed_sum_of_its_parts(task, variables):
     (loss, (batch_stats, metrics)), gradients = loss_and_gradient(task, variables, 0)
     plain, (plain_stats, _) = jit_once(task.student.loss)(variables, BATCH, jax.random.key(0))
@@ -58,6 +59,7 @@ def test_loss_is_the_weighed_sum_of_its_parts(task, variables):
     assert np.any(gradients[0]["block3_0"]["attn"]["q_repconv"]["conv1"]["kernel"])
 
 
+@pytest.mark.slow
 def test_parts_are_the_losses_of_what_the_two_networks_compute(task, variables):
     _, (_, metrics) = loss_and_gradient(task, variables, 0)[0]
     options = {"capture_intermediates": is_projection, "mutable": ["intermediates", "batch_stats"]}
