@@ -352,6 +352,7 @@ def _check_same_classes(training: tuple[str, ...], test: tuple[str, ...]) -> Non
 
 def _check_positive(config: ml_collections.ConfigDict) -> None:
     at_least = {
+        "seed": 0,
         "epochs": 1,
         "batch_size": 1,
         "accumulate": 1,
@@ -369,7 +370,8 @@ def _check_positive(config: ml_collections.ConfigDict) -> None:
         "model.norm_group": 0,
     }
     _check_within(config, {key: (smallest, math.inf) for key, smallest in at_least.items()})
-    _check_within(config, {"seed": (0, 2**31 - 1)})
+    if config.seed >= 2**31:
+        raise UserError(f"config.seed={config.seed} must be less than 2^31")
     if not 0 < config.eval.every_epochs < math.inf:
         raise UserError(f"config.eval.every_epochs={config.eval.every_epochs} must be positive")
     for key in ("ema_decay", "loss.label_smoothing", "model.drop_path"):

@@ -27,7 +27,7 @@ MODEL = [
     ({"model.channels": (8, 8, 16)}, "config.model.channels=(8, 8, 16) must be 4 whole numbers"),
     ({"model.channels": (8, 8, 16, "a")}, "config.model.channels=(8, 8, 16, 'a') must be 4 whole numbers"),
     ({"model.neuron": "lif"}, "config.model: a lif neuron is binary: levels must be 1, got 4"),
-    ({"model.neuron": "relu"}, "config.model: unknown neuron 'relu'"),
+    ({"model.neuron": "elu"}, "config.model: unknown neuron 'elu'"),
     ({"model.decay": 1.5}, "config.model: decay must lie in [0, 1], got 1.5"),
     ({"model.reset": "none"}, "config.model: reset must be 'soft' or 'hard', got 'none'"),
     (
