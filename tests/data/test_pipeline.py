@@ -165,3 +165,25 @@ def test_evaluation_draws_nothing():
     preprocess = Preprocess(size=(16, 16), mean=(0.5,), std=(0.2,), augmentation="affine")
     first, again = (list(evaluation_batches(source, preprocess.evaluate, batch_size=4)) for _ in range(2))
     assert_same(first, again)
+
+
+def chosen(batch, rows):
+    return {name: values[rows] for name, values in batch.items()}
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [2, 3], [3, 0, 2], [1]])
+def test_rows_hold_what_they_hold_in_the_whole_batch(rows):
+    """Order and random numbers, from any step on: so several processes read one stream."""
+    whole = batches(7)
+    assert_same(batches(7, rows=rows), [chosen(batch, rows) for batch in whole])
+    assert_same(batches(4, rows=rows, first_step=3), [chosen(batch, rows) for batch in whole[3:]])
+
+
+@pytest.mark.parametrize("length", [9, 10, 12, 3])
+def test_rows_of_the_evaluation(length):
+    """All processes have the same number of batches, also where nothing is left for one in the last."""
+    whole = list(evaluation_batches(Numbered(length), unchanged, batch_size=4))
+    assert sum(int(batch["mask"].sum()) for batch in whole) == length
+    for rows in ([0, 1], [2, 3], [3]):
+        part = list(evaluation_batches(Numbered(length), unchanged, batch_size=4, rows=rows))
+        assert_same(part, [chosen(batch, rows) for batch in whole])

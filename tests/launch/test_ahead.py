@@ -56,6 +56,7 @@ def test_a_step_for_eight_devices():
     rows = {name: value for name, value in found["rows"] if name}
     assert "DOES NOT FIT into 1e-06 GB" in rows["memory per device"]
     sent = {part.split(" MB ")[1]: float(part.split(" MB ")[0]) for part in rows["sent per step"].split(", ")}
+    assert sent.keys() == {"all-reduce", "collective-permute"}
     assert found["bytes"] / 1e6 <= sent["all-reduce"] + 0.005 < 2 * found["bytes"] / 1e6 + 0.02
     # 1 TFLOP/s on each of 8 devices for 1000 FLOPs an image.
     assert rows["images/s"].startswith("20 %: 1,600,000,000; 40 %: 3,200,000,000")

@@ -64,6 +64,14 @@ def test_unknown_verb(refusal):
         (["--config"], "Missing value for flag --config"),
         ([DIGITS, "--wrokdir=w"], "unknown flag --wrokdir; did you mean 'workdir'?"),
         ([DIGITS, "--workdir=w", "--quick"], "unknown flag --quick"),
+        (
+            [DIGITS, "--workdir=w", "--process_id=1"],
+            "--num_processes and --process_id need --coordinator=HOST:PORT",
+        ),
+        (
+            [DIGITS, "--workdir=w", "--coordinator=a:1", "--num_processes=2", "--process_id=2"],
+            "--coordinator=a:1 needs --num_processes=N and --process_id=0..N-1, found 2 and 2",
+        ),
         (["--config.epochs=2"], "--config.KEY=VALUE needs --config FILE before it"),
         (
             ["--config.epochs=2", DIGITS, "--workdir=w"],
