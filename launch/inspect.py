@@ -1,6 +1,7 @@
 """parameters, operations and memory of a configuration, without training and without data."""
 
 import functools
+import itertools
 import math
 import sys
 import time
@@ -200,12 +201,16 @@ def _memory(
         # The largest activation of the inference; of the training, all that waits for the backward pass.
         largest = max(math.prod(layer.output_shape) for layer in layers)
         real = jnp.dtype(task.model.numerics.real_dtype).itemsize
+        if task.model.exact_evaluation and task.model.bits != 32:
+            # Real inputs are cut in two; behind the stem they are what the layer before has given.
+            pairs = itertools.pairwise(layers)
+            largest += 2 * max(math.prod(one.output_shape) for one, two in pairs if not two.spike_input)
         activation = largest * real * task.model.timesteps * batch
         kept = kept_bytes(task, state.variables, _abstract_batch(task, batch // config.accumulate))
         forward = _bytes(state.variables) + _bytes(data["image"])
         backward = _bytes(state) + _bytes(data)
         return [
-            ("inference", _at_least(forward, "variables and images", activation, "the largest activation")),
+            ("inference", _at_least(forward, "variables and images", activation, "the largest activations")),
             ("train step", _at_least(backward, "state and batch", kept, "kept for the backward pass")),
             ("", "estimates; --compile asks the compiler instead (a minute or two for size S)"),
         ]

@@ -13,9 +13,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import jax
+# The command line looks here before it knows whether it needs JAX.
+if TYPE_CHECKING:
+    import jax
 
 T = TypeVar("T")
 POLL_SECONDS = 0.1
@@ -74,7 +76,7 @@ class Preemption:
         """
         return self.next_of(Background(iter([work]), lambda task: task(), ahead=1))
 
-    def compile(self, function: jax.stages.Wrapped, *args: Any) -> jax.stages.Compiled:
+    def compile(self, function: "jax.stages.Wrapped", *args: Any) -> "jax.stages.Compiled":
         """A jitted function compiled for these arguments.
 
         Raises:

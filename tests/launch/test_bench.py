@@ -40,7 +40,7 @@ class Linear:
     def init(self, key):
         return {"params": {"w": jnp.ones((1024, 3))}, "batch_stats": {}}
 
-    def loss(self, variables, batch, key):
+    def loss(self, variables, batch, key, step):
         loss = jnp.mean(self.apply(variables, batch["image"]) ** 2)
         return loss, ({}, {"loss": loss})
 
