@@ -98,9 +98,8 @@ class Study(NamedTuple):
 
     def referred(self, value: Any) -> Variant | None:
         """The row that a value "row:NAME" names."""
-        if isinstance(value, str) and value.startswith(ROW_PREFIX):
-            return self.variants[value.removeprefix(ROW_PREFIX)]
-        return None
+        name = _reference(value)
+        return None if name is None else self.variants[name]
 
     def in_order(self, names: list[str]) -> Iterator[tuple[Variant, int]]:
         """All runs of some rows, seeds of a row together, a row after those whose workdirs it reads."""
@@ -178,13 +177,20 @@ def read_study(file: str, base: ml_collections.ConfigDict, workdir: Path) -> Stu
 
 def _check_reference(variant: Variant, value: Any, variants: Mapping[str, Variant]) -> None:
     """Refuses a "row:NAME" of no row, or of one that refers to others itself, so there are no circles."""
-    if not (isinstance(value, str) and value.startswith(ROW_PREFIX)):
+    name = _reference(value)
+    if name is None:
         return
-    name = value.removeprefix(ROW_PREFIX)
     if name not in variants:
         raise UserError(f"row {variant.name!r}: there is no row {name!r}{closest(name, list(variants))}")
-    if any(isinstance(v, str) and v.startswith(ROW_PREFIX) for v in variants[name].overrides.values()):
+    if any(_reference(other) is not None for other in variants[name].overrides.values()):
         raise UserError(f"row {variant.name!r}: row {name!r} refers to another row itself")
+
+
+def _reference(value: Any) -> str | None:
+    """NAME of a value "row:NAME"; None for any other."""
+    if isinstance(value, str) and value.startswith(ROW_PREFIX):
+        return value.removeprefix(ROW_PREFIX)
+    return None
 
 
 def _module(file: str) -> Any:

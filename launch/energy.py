@@ -53,15 +53,14 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
-    split = Split(trained.config, SPLIT.value, IMAGES.value)
-    split.check_classes(bundle.class_names)
-    activity = measure_activity(bundle.program, split.batches())
+    split = Split(trained.config, SPLIT.value, bundle.class_names, IMAGES.value)
+    activity = measure_activity(bundle.program, split.batches("measured"))
     report = make_report(bundle.program, bundle.image_size, activity)
     name = str(BUNDLE.value or f"{trained.workdir}, step {trained.step}")
     facts = _facts(name, report)
     print("\n".join([*facts, "", console_table(report), "", *verdicts(report)]))
     write_atomically(out / "energy.csv", csv_table(report))
-    _draw(out, name, facts, bundle, report, next(split.batches()))
+    _draw(out, name, facts, bundle, report, next(split.batches("measured")))
     print(f"{out}: energy.csv, energy.html and its pictures as PNG")
 
 

@@ -2,9 +2,8 @@
 
 import functools
 import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -14,7 +13,6 @@ from qsdt_jax.errors import UserError
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
     from launch.trained import Trained
-    from qsdt_jax.progress import Progress
 
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of a run or an import", **DEFINED_OFTEN)
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
@@ -48,34 +46,13 @@ def evaluate(trained: "Trained", split: str) -> dict[str, float]:
     """
     import jax
 
-    from launch.build import build_preprocess, build_source
-    from qsdt_jax.data.pipeline import evaluation_batches
+    from launch.split import Split
     from qsdt_jax.evaluate.split import evaluate_split
-    from qsdt_jax.progress import Progress
     from qsdt_jax.train.step import evaluation_step
 
-    config = trained.config
-    source = build_source(config, split)
-    classes, outputs = len(source.class_names), len(trained.class_names)
-    if classes != outputs:
-        raise UserError(f"the {split} split has {classes} classes, but the network has {outputs}")
-    size = config.eval.batch_size
-    if size < 1:
-        raise UserError(f"config.eval.batch_size={size} must be at least 1")
-    batches = evaluation_batches(source, build_preprocess(config).evaluate, batch_size=size)
+    found = Split(trained.config, split, trained.class_names)
+    title = f"{trained.workdir}: step {trained.step}, {found.images:,} images of the {split} split"
     step = functools.partial(jax.jit(evaluation_step, static_argnames="task"), task=trained.task)
-    progress = Progress(-(-len(source) // size), 0, size)
-    progress.say(f"{trained.workdir}: step {trained.step}, {len(source):,} images of the {split} split")
-    try:
-        return evaluate_split(
-            functools.partial(step, trained.variables), _shown(batches, progress), trained.task.summarize
-        )
-    finally:
-        progress.close()
-
-
-def _shown(batches: Iterable[Any], progress: "Progress") -> Iterator[Any]:
-    """The batches, each counted when it has been evaluated."""
-    for number, batch in enumerate(batches, start=1):
-        yield batch
-        progress.update(number, "evaluated")
+    return evaluate_split(
+        functools.partial(step, trained.variables), found.batches("evaluated", title), trained.task.summarize
+    )

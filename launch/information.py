@@ -40,13 +40,10 @@ def main() -> None:
 
 def information(trained: "Trained", split: str) -> "Information":
     """What the spikes of a network carry on a split; raises UserError as evaluation does."""
-    from launch.build import build_preprocess, build_source
-    from qsdt_jax.data.pipeline import evaluation_batches
+    from launch.split import Split
     from qsdt_jax.evaluate.information import measure
 
-    config = trained.config
-    source = build_source(config, split)
-    batches = evaluation_batches(source, build_preprocess(config).evaluate, batch_size=config.eval.batch_size)
+    batches = Split(trained.config, split, trained.class_names).batches("measured")
     return measure(trained.task.model, trained.variables, batches)
 
 

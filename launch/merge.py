@@ -37,13 +37,12 @@ def main() -> None:
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
     bundle = bundle_of(trained)
     program = bundle.program
-    split = Split(trained.config, SPLIT.value, IMAGES.value)
-    split.check_classes(bundle.class_names)
+    split = Split(trained.config, SPLIT.value, bundle.class_names, IMAGES.value)
     print(f"{'':<20}{'top-1 %':>9}{'MB':>10}{'weights':>13}{'additions':>15}{'real MACs':>14}{'mJ':>11}")
     for bits in (None, *MERGED_BITS):
         name = f"merged, {bits} bits" if bits else f"{program.bits} bits, as trained"
         form = merge(program, bits) if bits else program
-        activity = measure_activity(form, split.batches(), FloatArithmetic())
+        activity = measure_activity(form, split.batches("measured"), FloatArithmetic())
         report = make_report(form, bundle.image_size, activity)
         print(
             f"{name:<20}{activity.metrics['top1']:>9.2f}{_bytes(form, program, bits) / 1e6:>10.3f}"
@@ -56,10 +55,12 @@ def main() -> None:
 
 def _bytes(form: "Program", original: "Program", bits: int | None) -> int:
     """Weights, scales and shifts, where layers of another shape than the original's have `bits`."""
+    from qsdt_jax.deploy.packing import packed_bytes
+
     shapes = {layer.name: layer.weights.shape for layer in original.layers}
     total = 0
     for layer in form.layers:
         merged = layer.weights.shape != shapes[layer.name]
         width = bits if merged and bits else form.bits
-        total += -(-layer.weights.size * width // 8) + layer.scale.nbytes + layer.shift.nbytes
+        total += packed_bytes(layer.weights.size, width) + layer.scale.nbytes + layer.shift.nbytes
     return total

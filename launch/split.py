@@ -1,4 +1,4 @@
-"""The start of a split, image by image as evaluation sees it, with progress."""
+"""A split of the data as evaluation sees it, in training's batches and with progress."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -13,42 +13,60 @@ from qsdt_jax.progress import Progress
 
 
 class Split:
-    """The first images of a split.
+    """All images of a split, or its first ones.
 
     Args:
       config: names the data and the size of the batches.
       name: "test" or "train".
+      class_names: of the network.
       images: how many; None for all.
 
+    Attributes:
+      images: their number.
+
     Raises:
-      UserError: the data cannot be read.
+      UserError: the data cannot be read, or have another number of classes than the network.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, name: str, images: int | None = None):
-        self._config, self._name = config, name
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        name: str,
+        class_names: Sequence[str],
+        images: int | None = None,
+    ):
+        self._config = config
         self._source = build_source(config, name)
-        self._images = min(len(self._source), images or len(self._source))
+        found, outputs = len(self._source.class_names), len(class_names)
+        if found != outputs:
+            raise UserError(f"the {name} split has {found} classes, but the network has {outputs}")
+        self._size = config.eval.batch_size
+        if self._size < 1:
+            raise UserError(f"config.eval.batch_size={self._size} must be at least 1")
+        self.images = len(self._source)
+        if images is not None:
+            self.images = min(self.images, images)
+            self._size = min(self._size, self.images)
 
-    def check_classes(self, class_names: Sequence[str]) -> None:
-        """Raises UserError where the split has another number of classes than the network."""
-        found = len(self._source.class_names)
-        if found != len(class_names):
-            raise UserError(
-                f"the {self._name} split has {found} classes, but the network has {len(class_names)}"
-            )
+    def batches(self, done: str, title: str = "") -> Iterator[HostBatch]:
+        """Batches of one size; rows beyond the last image have mask 0.
 
-    def batches(self) -> Iterator[HostBatch]:
-        """Batches of one size; rows beyond the last image have mask 0."""
-        size = min(self._config.eval.batch_size, self._images)
-        steps = -(-self._images // size)
+        Args:
+          done: what has been done with a batch when the next one is asked for, e.g. "measured".
+          title: a line above the progress.
+        """
+        size = self._size
+        steps = -(-self.images // size)
         progress = Progress(steps, 0, size)
+        if title:
+            progress.say(title)
         preprocess = build_preprocess(self._config)
         stream = evaluation_batches(self._source, preprocess.evaluate, batch_size=size)
         try:
             for number, batch in enumerate(itertools.islice(stream, steps), start=1):
                 mask = np.array(batch["mask"])
-                mask[max(0, self._images - (number - 1) * size) :] = 0
+                mask[max(0, self.images - (number - 1) * size) :] = 0
                 yield {**batch, "mask": mask}
-                progress.update(number, "measured")
+                progress.update(number, done)
         finally:
             progress.close()

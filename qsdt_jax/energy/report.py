@@ -6,6 +6,7 @@ import functools
 import io
 from collections.abc import Mapping, Sequence
 
+from qsdt_jax.deploy.packing import packed_bytes
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.energy.conventions import CONVENTIONS, Energy, Firing, additions
 from qsdt_jax.energy.operations import Layer, layers_of
@@ -86,7 +87,7 @@ def make_report(program: Program, image_size: tuple[int, int], activity: Activit
         timesteps=program.neuron.timesteps,
         bits=program.bits,
         model_bytes={
-            "weights": -(-weights * program.bits // 8),
+            "weights": sum(packed_bytes(layer.weights.size, program.bits) for layer in program.layers),
             "scales and shifts": scales,
             "as float32": 4 * weights,
         },

@@ -11,9 +11,9 @@ from launch.build import build_preprocess, build_source
 from qsdt_jax.data.pipeline import evaluation_batches
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import read_bundle
-from qsdt_jax.deploy.integer import IntegerArithmetic
+from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.interpreter import logits
-from qsdt_jax.deploy.spike_driven import SpikeArithmetic
+from qsdt_jax.deploy.spike_driven import spike_driven_forward
 from tests.deploy.test_forms import SlotsAlone
 
 FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
@@ -26,15 +26,15 @@ def test_forms_agree_on_every_test_image():
     (batch,) = evaluation_batches(source, build_preprocess(config).evaluate, batch_size=len(source))
     images, labels = batch["image"], batch["label"]
 
-    def form(arithmetic):
-        return np.asarray(jax.jit(lambda program, x: logits(program, x, arithmetic))(bundle.program, images))
+    def form(forward):
+        return np.asarray(jax.jit(forward)(bundle.program, images))
 
-    integer = form(IntegerArithmetic())
-    assert np.array_equal(form(SpikeArithmetic(4)), integer)
+    integer = form(integer_forward)
+    assert np.array_equal(form(spike_driven_forward), integer)
     assert np.array_equal(reference.forward(reference.read(FILE), images), integer)
     right = np.argmax(integer, 1) == labels
     assert (right.sum(), len(right)) == (355, 360)
     # What attention loses when it is run slot by slot.
-    alone = form(SlotsAlone(4))
+    alone = form(lambda program, x: logits(program, x, SlotsAlone(4)))
     assert not np.array_equal(alone, integer)
     assert np.sum(np.argmax(alone, 1) == labels) < right.sum()
