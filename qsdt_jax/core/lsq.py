@@ -10,6 +10,8 @@ Here the quantizer returns w_int and alpha apart, because the layers multiply in
 after ("Exactness"). The gradients above come out of the chain rule over that pair.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -90,10 +92,12 @@ def _lsq(w: jax.Array, step_size: jax.Array, bits: int) -> tuple[jax.Array, jax.
     return jnp.round(jnp.clip(w / scale, smallest, largest)), scale
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def _lsq_forward(w, step_size, bits):
     return _lsq(w, step_size, bits), (w, step_size)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _lsq_backward(bits, residuals, grads):
     w, step_size = residuals
     grad_integers, grad_scale = grads

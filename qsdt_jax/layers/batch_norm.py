@@ -1,5 +1,7 @@
 """Batch normalisation with PyTorch's running statistics, statistics groups and a border."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -119,6 +121,7 @@ def _pixels(x: jax.Array) -> tuple[int, ...]:
     return tuple(range(1, x.ndim - 1))
 
 
+@functools.partial(jax.jit, static_argnums=3)
 def _normalize_forward(x, scale, bias, everywhere):
     over_devices = mean_over_devices if everywhere else lambda statistic: statistic
     mean = over_devices(jnp.mean(x, _pixels(x), keepdims=True))
@@ -129,6 +132,7 @@ def _normalize_forward(x, scale, bias, everywhere):
     return (y, mean.reshape(per_group), var.reshape(per_group)), (x, mean, inverse, scale, bias)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _normalize_backward(everywhere, residuals, grads):
     x, mean, inverse, scale, bias = residuals
     dy, count = grads[0], x[0, ..., 0].size
@@ -153,6 +157,7 @@ _normalize_by_batch = jax.custom_vjp(_normalize_by_batch, nondiff_argnums=(3,))
 _normalize_by_batch.defvjp(_normalize_forward, _normalize_backward)
 
 
+@jax.jit
 def _moved(running: jax.Array, batch: jax.Array) -> jax.Array:
     """Running statistics (C,) moved towards the batch's (G, C) -> (G, C)."""
     batch = jax.lax.stop_gradient(batch).astype(running.dtype)

@@ -100,14 +100,13 @@ def _accumulated(task: Task, variables: Variables, micro: Batch, key: jax.Array,
 
     def add(total, part):
         rows, i = part
-        result = _gradients(task, variables, rows, jax.random.fold_in(key, i), step)
-        return jax.tree.map(lambda t, r: t + r / parts, total, result), None
+        *result, metrics = _gradients(task, variables, rows, jax.random.fold_in(key, i), step)
+        return jax.tree.map(lambda t, r: t + r / parts, total, result), metrics
 
-    first = jax.tree.map(lambda x: x[0], micro)
-    shapes = jax.eval_shape(lambda rows: _gradients(task, variables, rows, key, step), first)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, (micro, jnp.arange(parts)))
-    return total
+    # Written out and not asked of `_gradients`, whose tracing takes seconds.
+    zeros = jax.tree.map(jnp.zeros_like, [variables["params"], variables["batch_stats"]])
+    (grads, batch_stats), metrics = jax.lax.scan(add, zeros, (micro, jnp.arange(parts)))
+    return grads, batch_stats, jax.tree.map(lambda values: jnp.mean(values, 0), metrics)
 
 
 def evaluation_step(variables: Variables, batch: Batch, *, task: Task) -> dict[str, Any]:

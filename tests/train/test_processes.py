@@ -20,6 +20,7 @@ from qsdt_jax.train import processes
 from qsdt_jax.train.checkpoint import restore_raw
 from qsdt_jax.train.integrity import leaves_of
 from qsdt_jax.train.metrics import read_metrics
+from qsdt_jax.train.workdir import Workdir
 from tests.train.together import BATCH, STEPS, Start
 
 ROOT = Path(__file__).parents[2]
@@ -218,3 +219,41 @@ def test_resumed_on_other_numbers_of_devices(tmp_path, alone):
     assert_same_outcome(workdir, expected)
     assert read(workdir, 0) == pixels
     assert os.listdir(workdir / "checkpoints")
+
+
+@pytest.mark.slow
+def test_four_processes_then_two_and_a_damaged_checkpoint(tmp_path, alone):
+    """pmap over four, stopped by one; fsdp over two, which pass over the same damaged step and go on."""
+    workdir = tmp_path / "run"
+    four = Start(str(workdir), mode="pmap")
+    for ended in run(four, four, dataclasses.replace(four, signal=TERM, at=8), four):
+        assert ended.status == 0 and ended.seconds < STOP_SECONDS, ended
+    stopped, *_ = outcome(workdir)
+    assert 5 < stopped < STEPS
+    assert read(workdir, 0, 1, 2, 3).items() >= {i: alone[1][i] for i in range(1, stopped + 1)}.items()
+    damage(workdir / "checkpoints" / str(stopped))
+
+    two = Start(str(workdir), fsdp=2)
+    for ended in run(two, two):
+        assert ended.status == 0, ended
+        assert f"step {stopped}" in ended.text, ended
+    assert_same_outcome(workdir, alone[0])
+
+
+@pytest.mark.slow
+def test_a_second_run_in_the_same_workdir_is_refused_in_all_its_processes(tmp_path):
+    here = Start(str(tmp_path / "run"))
+    with Workdir(here.workdir):
+        ended = run(here, here)
+    for process in ended:
+        assert process.status not in (0, -KILL) and process.seconds < STOP_SECONDS, process
+        assert "Traceback" not in process.text, process
+    assert "in use" in ended[0].text.splitlines()[-1], ended
+
+
+def damage(step: Path) -> None:
+    """Changes one byte of the largest file of a checkpoint."""
+    largest = max((file for file in step.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
