@@ -23,6 +23,7 @@ from configs.base import base_config
 from launch.build import (
     DTYPES,
     build_optimizer,
+    build_parallel,
     build_preprocess,
     build_task,
     build_training_source,
@@ -131,6 +132,7 @@ class Bench:
             except UserError as error:
                 self.remarks.append(f"fake data only: {error}")
         self.data = list(self.sources)[-1]  # What the loop runs on: the config's own where there are.
+        self.parallel = build_parallel(config)
         self.preprocess = build_preprocess(config)
         self.task = build_task(config, self.sources[self.data].class_names)
         self.optimizer = build_optimizer(config, lambda step: LEARNING_RATE)
@@ -152,11 +154,13 @@ class Bench:
             "steps": self.steps,
             "macs_per_image": self.macs,
             "backend": jax.default_backend(),
+            "devices": len(self.parallel.devices),
+            "parallel": self.config.parallel.to_dict(),
             "matmul_gflops_per_second": _matmul_rate(DTYPES[model.dtype]),
         }
 
     def inference(self, *, exact: bool) -> Result:
-        """The jitted network on a batch that is on the device already; `exact`: see `exact_evaluation`."""
+        """The jitted network on a batch that is on one device already; `exact`: see `exact_evaluation`."""
         model = self.task.model.clone(exact_evaluation=exact)
         name = "exact inference" if exact else "inference"
         return self._forward(name, model.apply, self._initial_state().variables)
@@ -167,15 +171,15 @@ class Bench:
         return self._forward("integer form", integer_forward, program)
 
     def _forward(self, name: str, function: Callable, weights: Any) -> Result:
-        images = self._batch["image"]
+        images = jax.device_put(self._batch["image"])
         compiled, facts = _compile(name, jax.jit(function), weights, images)
         seconds = _seconds_per_step(lambda: compiled(weights, images), self.steps)
         return {**self._rates(seconds, 2 * self.macs), **facts}
 
     def train(self) -> Result:
-        """The train step, its state donated, on a batch that is on the device already."""
+        """The train step over all devices, its state donated, on a batch that is on them already."""
         update, facts = self._update
-        state, batch = self._initial_state(), self._batch
+        state, batch = self._spread_state(), self.parallel.place(self._batch)
 
         def step():
             nonlocal state
@@ -206,8 +210,8 @@ class Bench:
 
     def loop(self) -> Result:
         """Training on the pipeline as the training loop does it, and its share of time spent waiting."""
-        (update, facts), state = self._update, self._initial_state()
-        batches = Background(self._batches(self.data), jax.device_put, ahead=BATCHES_AHEAD)
+        (update, facts), state = self._update, self._spread_state()
+        batches = Background(self._batches(self.data), self.parallel.place, ahead=BATCHES_AHEAD)
         previous, waited, start = None, 0.0, 0.0
         with contextlib.closing(batches):
             for i in range(WARM_UP_STEPS + self.steps):
@@ -231,17 +235,29 @@ class Bench:
 
     @functools.cached_property
     def _update(self) -> tuple[Callable, Result]:
-        """The compiled train step and the facts of its compilation."""
-        function = functools.partial(
-            train_step,
-            task=self.task,
-            optimizer=self.optimizer,
-            seed=self.config.seed,
-            accumulate=self.config.accumulate,
-            ema_decay=self.config.ema_decay,
-        )
-        state = jax.eval_shape(self._initial_state)
-        return _compile("train step", jax.jit(function, donate_argnums=0), state, self._batch)
+        """The train step compiled for all devices and the facts of its compilation."""
+
+        def step(state, batch, task, seed):  # The last two belong to the training loop's step.
+            return train_step(
+                state,
+                batch,
+                task=self.task,
+                optimizer=self.optimizer,
+                seed=self.config.seed,
+                accumulate=self.config.accumulate,
+                shards=self.parallel.shards_in_step,
+                ema_decay=self.config.ema_decay,
+            )
+
+        state = self.parallel.state_like(jax.eval_shape(self._initial_state))
+        batch = self.parallel.place(self._batch)
+        spread = self.parallel.train_step(step, state)
+        compiled, facts = _compile("train step", spread, state, batch, None, None)
+        return (lambda state, batch: compiled(state, batch, None, None)), facts
+
+    def _spread_state(self) -> TrainState:
+        """The state before the first step on all devices, in memory that may be donated."""
+        return self.parallel.put_state(self._initial_state())
 
     @functools.cached_property
     def _initial_state(self) -> Callable[[], TrainState]:
@@ -252,11 +268,11 @@ class Bench:
         )
 
     @functools.cached_property
-    def _batch(self) -> dict[str, jax.Array]:
-        """Normal pixels and label 0 on the device."""
+    def _batch(self) -> dict[str, np.ndarray]:
+        """Normal pixels and label 0."""
         size = self.config.batch_size
         images = np.random.default_rng(0).standard_normal((size, *self.task.image_shape), dtype=np.float32)
-        return jax.device_put({"image": images, "label": np.zeros(size, np.int32)})
+        return {"image": images, "label": np.zeros(size, np.int32)}
 
     def _batches(self, name: str) -> Iterator[HostBatch]:
         return training_batches(
@@ -284,8 +300,8 @@ def table(result: Result) -> str:
     height, width = setting["image_size"]
     lines = [
         f"{setting['macs_per_image'] / 1e9:.3f} GMACs at {height}x{width}, batch {setting['batch']}, "
-        f"{setting['dtype']} on {setting['backend']}, whose matrix product reaches "
-        f"{setting['matmul_gflops_per_second']:,.0f} GFLOP/s",
+        f"{setting['dtype']}; {setting['devices']} x {setting['backend']}, "
+        f"each with a matrix product of {setting['matmul_gflops_per_second']:,.0f} GFLOP/s",
         *setting["remarks"],
     ]
     for mode in (*INFERENCE, "train"):

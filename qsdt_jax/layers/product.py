@@ -10,7 +10,6 @@ Where x is real, training multiplies and accumulates as any network does. Evalua
 the deployed network to the bit, cuts x into digits, short whole numbers again (`exact_convolution`).
 """
 
-import functools
 import math
 
 import jax
@@ -77,7 +76,6 @@ scaled_convolution = jax.custom_vjp(scaled_convolution, nondiff_argnums=(3, 4, 5
 scaled_convolution.defvjp(_forward, _backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def exact_convolution(x: jax.Array, integers: jax.Array, geometry: ConvGeometry, bits: int) -> jax.Array:
     """conv(x, integers) of real x, the same in any order of summation.
 
@@ -110,4 +108,5 @@ def _exact_backward(geometry, bits, residuals, dy):
     )
 
 
+exact_convolution = jax.custom_vjp(exact_convolution, nondiff_argnums=(2, 3))
 exact_convolution.defvjp(_exact_forward, _exact_backward)
