@@ -178,6 +178,7 @@ for module in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_first():
     command = [sys.executable, "-W", "ignore", "-c", IMPORT_EACH_ALONE, *sources(ROOT)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -191,7 +192,11 @@ def test_every_module_can_be_imported_first():
 CONFIGS = sorted(
     f"configs.{file.stem}" for file in (ROOT / "configs").glob("*.py") if "def get_config" in file.read_text()
 )
-configs = pytest.mark.parametrize("name", CONFIGS)
+# What the others build is a variation of these, or takes longer.
+QUICK = ("configs.digits", "configs.imagenet_s")
+configs = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CONFIGS]
+)
 
 
 def config_of(name: str) -> ConfigDict:

@@ -59,14 +59,8 @@ def test_everything_comes_back(bundle, file):
     assert [p.name for p in file.parent.iterdir()] == ["model.qsdt"]
 
 
-@pytest.mark.parametrize(
-    ("size", "megabytes"),
-    [
-        ("S", 8.09),
-        pytest.param("M", 16.44, marks=pytest.mark.slow),
-        pytest.param("L", 28.70, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "megabytes"), [("S", 8.09), ("M", 16.44), ("L", 28.70)])
 def test_published_sizes(size, megabytes, tmp_path):
     """One percent above the honest size, for the manifest, would be allowed."""
     model = QSDTransformer(**SIZES[size])

@@ -103,6 +103,7 @@ def test_forms_agree_on_size_s(tmp_path):
     assert_forms_agree(model, draw_variables(model), images, tmp_path / "model.qsdt")
 
 
+@slow
 def test_an_image_is_classified_alike_alone_and_among_others():
     model = tiny_net()
     variables, images = draw_variables(model), draw_images(5, 32, 32, 3)
@@ -111,6 +112,7 @@ def test_an_image_is_classified_alike_alone_and_among_others():
     assert np.array_equal(forward(variables, images[3:4])[0], together[3])
 
 
+@slow
 def test_operand_types_of_training_change_no_bit_of_evaluation():
     images = draw_images(2, 32, 32, 3)
     variables = draw_variables(tiny_net())

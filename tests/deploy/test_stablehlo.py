@@ -24,6 +24,7 @@ print(exported.platforms, sorted(name for name in ("flax", "qsdt_jax", "launch")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"bits": 2, "levels": 3, "timesteps": 2, "rectify": "norm"}], ids=str)
 def test_runs_without_the_project_and_gives_the_same_bits(fields, tmp_path):
     model = tiny_net(**fields)

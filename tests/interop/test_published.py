@@ -101,6 +101,7 @@ def test_torch_name():
     assert torch_name(path) == "block4.11.attn.proj_conv.1.weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides", [{}, {"bits": 32, "in_channels": 2}, {"param_dtype": jnp.bfloat16}], ids=str
 )

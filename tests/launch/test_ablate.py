@@ -12,6 +12,8 @@ from tests.launch.tiny import launch
 
 HEADER = """
 from configs.digits import get_config as digits
+
+pytestmark = pytest.mark.slow
 SEEDS = 2
 def get_config():
     config = digits()

@@ -21,6 +21,8 @@ from qsdt_jax.train.loop import train
 from qsdt_jax.train.metrics import read_metrics
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONFIG = tiny_config()
 
@@ -66,7 +68,6 @@ def test_equals_what_training_logged(workdir, logged, trained, capsys, tmp_path)
     assert lines == {name: f"{value:.6g}" for name, value in expected.items()}
 
 
-@pytest.mark.slow
 def test_train_split_and_moving_average(workdir, logged):
     """Against scores that no batch, padding or mask has part in."""
     averaged = load_trained(workdir, ema=True)

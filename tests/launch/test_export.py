@@ -14,6 +14,8 @@ from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.deploy.bundle import read_bundle
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 
+pytestmark = pytest.mark.slow
+
 CONFIG = tiny_config(**{"data.eval_crop_ratio": 0.9})
 
 

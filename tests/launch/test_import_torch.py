@@ -18,6 +18,8 @@ from qsdt_jax.train.checkpoint import Checkpointer
 from qsdt_jax.train.workdir import Workdir
 from tests.launch.tiny import DIGITS, draw_variables, launch, tiny_config, write_pth
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "interop" / "data"
 CONFIG = tiny_config()

@@ -180,6 +180,7 @@ def test_workdir_without_permission(refusal, tmp_path):
     assert told == f"workdir {tmp_path}/run cannot be written: Permission denied"
 
 
+@pytest.mark.slow
 def test_workdir_of_another_configuration(refusal, tmp_path):
     with pytest.raises(AssertionError):
         launch(DIGITS, "--workdir", tmp_path)

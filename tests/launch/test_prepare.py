@@ -34,6 +34,8 @@ from tests.data.prepare.test_cifar import TEN
 from tests.launch.prepare_runs import ROOT, Moment, run
 from tests.launch.tiny import launch, tiny_config
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("ant", "bee", "cat")
 SHARDS = "--shards=3"
 

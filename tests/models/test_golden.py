@@ -84,6 +84,7 @@ def test_training_forward_and_every_gradient(golden, weights):
         assert_met(digest(found[name]), expected, name, largest if before_norm else None)
 
 
+@pytest.mark.slow
 def test_training_run_of_twelve_steps():
     """LAMB, warm-up and cosine, label smoothing, clipping and EMA, step by step."""
     expected = np.load(FOLDER / "tiny_trajectory.npz")
