@@ -45,6 +45,8 @@ def main() -> None:
     if len(NAME.value) != 1 or SOURCE.value is None or OUT.value is None:
         raise UserError(f"prepare needs a name (one of {', '.join(NAMES)}), --source DIR and --out DIR")
     source, out = Path(SOURCE.value).expanduser(), Path(OUT.value).expanduser()
+    if out.resolve().is_relative_to(source.resolve()):  # It would be found among the classes the next time.
+        raise UserError(f"--out {out} lies in --source {source}; expected a place outside of it")
     try:
         print(f"looking through {source}", file=sys.stderr, flush=True)
         dataset = find(NAME.value[0], source, allow_partial=ALLOW_PARTIAL.value)

@@ -24,12 +24,15 @@ def class_folders(folder: Path) -> tuple[list[Found], list[str]]:
     """The images of `folder/CLASS/NAME.jpg`, named CLASS/NAME.jpg, and the names of the files that are none.
 
     Raises:
-      UserError: the folder cannot be read.
+      UserError: the folder cannot be read, or that of a class holds no images.
     """
     images, others = [], []
     for entry in scan(folder):
         if entry.is_dir():
-            found, rest = images_in(Path(entry.path))
+            of_class = Path(entry.path)
+            found, rest = images_in(of_class)
+            if not found:
+                raise UserError(f"{of_class}: expected images of a class; found {listing(of_class)}")
             images += [Found(entry.name, f"{entry.name}/{name}", part) for name, part in found]
             others += [f"{entry.name}/{name}" for name in rest]
         else:
@@ -38,7 +41,7 @@ def class_folders(folder: Path) -> tuple[list[Found], list[str]]:
 
 
 def images_in(folder: Path) -> tuple[list[tuple[str, FilePart]], list[str]]:
-    """The images of a folder by name, and the names of what else is there; raises as `class_folders`."""
+    """The images of a folder by name, and the names of what else is there; raises as `scan`."""
     images, others = [], []
     for entry in scan(folder):
         if entry.is_file() and entry.name.lower().endswith(SUFFIXES):
