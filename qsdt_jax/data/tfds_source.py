@@ -60,7 +60,12 @@ class TfdsSource:
         if not 0 <= label < len(self.class_names):
             raise CorruptRecord(f"{name}: has the label {label}; expected 0..{len(self.class_names) - 1}")
         if self.kind == "events":
-            return {"events": read_events(record["events"]), "sensor_size": SENSOR_SIZE, "label": label}
+            height, width = map(int, record.get("sensor_size", SENSOR_SIZE))
+            return {
+                "events": read_events(record["events"]),
+                "sensor_size": (height, width),
+                "label": label,
+            }
         return {"image": decode_image(record["image"], self._channels, name), "label": label}
 
     def __reduce__(self):

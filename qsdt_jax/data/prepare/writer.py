@@ -216,7 +216,7 @@ class _Writer:
 
     def _serialized(self, record: Record) -> tuple[Record, bytes | CorruptRecord]:
         try:
-            return record, self.serialize(example_of(record, self.dataset.kind))
+            return record, self.serialize(example_of(record, self.dataset))
         except CorruptRecord as error:
             return record, error
 
