@@ -1,4 +1,4 @@
-"""step time, images/s and input wait, as JSON on stdout and as a table on stderr."""
+"""step time, images/s and input wait, or how fast JPEGs become inputs; JSON on stdout, a table on stderr."""
 
 import contextlib
 import functools
@@ -20,6 +20,8 @@ from jax.typing import DTypeLike
 from ml_collections import config_flags
 
 from configs.base import base_config
+from configs.imagenet_s import get_config as imagenet_s
+from launch.bench_input import input_table, measure_input
 from launch.build import (
     DTYPES,
     build_optimizer,
@@ -29,7 +31,7 @@ from launch.build import (
     build_training_source,
     fake_source,
 )
-from launch.flags import DEFINED_OFTEN, define_config, require_writable
+from launch.flags import DEFINED_OFTEN, POSITIONAL, define_config, require_writable
 from qsdt_jax.data.pipeline import HostBatch, training_batches
 from qsdt_jax.data.sources import Source
 from qsdt_jax.deploy.fold import fold
@@ -50,6 +52,12 @@ REPEATS = 5  # Groups that the timed steps are cut into; the device runs ahead w
 WARM_UP_STEPS = 2
 LEARNING_RATE = 1e-6  # On random labels, where no loss may run away.
 
+WHAT = flags.DEFINE_list(
+    POSITIONAL,
+    [],
+    "input  the input alone, of JPEGs like those of ImageNet; without --config by the published recipe",
+    **DEFINED_OFTEN,
+)
 CONFIG = define_config()
 SIZE = flags.DEFINE_enum(
     "size",
@@ -77,10 +85,29 @@ Result = dict[str, Any]
 
 def main() -> None:
     """Times what the flags say and prints the result."""
+    if WHAT.value not in ([], ["input"]):
+        raise UserError(f"bench {' '.join(WHAT.value)}: expected nothing or input")
     if not CHOSEN.value or set(CHOSEN.value) - set(MODES):
         raise UserError(f"--modes={','.join(CHOSEN.value)}: the modes are {', '.join(MODES)}")
     if JSON.value is not None:
         require_writable("json", JSON.value)
+    if WHAT.value:
+        config = CONFIG.value or imagenet_s("published")
+        result: Result = {"setting": {"config": _config_file()}, **measure_input(config)}
+        lines = input_table(result)
+    else:
+        result = _measure_modes()
+        lines = table(result)
+    result["provenance"] = {**provenance(), "cpus": os.cpu_count()}
+    _say("\n" + lines)
+    text = json.dumps(result, indent=2) + "\n"
+    if JSON.value is None:
+        print(text, end="")
+    else:
+        Path(JSON.value).write_text(text)
+
+
+def _measure_modes() -> Result:
     config, remarks = _config()
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
@@ -102,13 +129,11 @@ def main() -> None:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(f"out of memory with {config.batch_size} images per step; lower --batch") from None
-    result["provenance"] = {**provenance(), "cpus": os.cpu_count()}
-    _say("\n" + table(result))
-    text = json.dumps(result, indent=2) + "\n"
-    if JSON.value is None:
-        print(text, end="")
-    else:
-        Path(JSON.value).write_text(text)
+    return result
+
+
+def _config_file() -> str | None:
+    return config_flags.get_config_filename(flags.FLAGS["config"]) if CONFIG.value else None
 
 
 class Bench:
@@ -142,7 +167,7 @@ class Bench:
         """What is timed."""
         model = self.config.model
         return {
-            "config": config_flags.get_config_filename(flags.FLAGS["config"]) if CONFIG.value else None,
+            "config": _config_file(),
             "channels": list(model.channels),
             "depth": model.depth,
             "bits": model.bits,

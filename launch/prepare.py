@@ -4,6 +4,7 @@
   cifar10      cifar-10-python.tar.gz, or what is in it; cifar100 likewise
   cifar10dvs   CLASS/cifar10_CLASS_0.aedat and so on
   imagefolder  train/CLASS/IMAGE.jpg and val/CLASS/IMAGE.jpg, or CLASS/IMAGE.jpg alone
+  eventfolder  the same of event files: .aedat (AEDAT 2.0 of a DVS128), .bin (N-MNIST; needs tonic)
 
 Writes OUT/NAME/1.0.0, which tensorflow-datasets opens. The same command goes on with what was interrupted.
 """
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from qsdt_jax.data.prepare.records import DataSet
     from qsdt_jax.data.prepare.writer import Prepared
 
-NAMES = ("imagenet", "cifar10", "cifar100", "cifar10dvs", "imagefolder")
+NAMES = ("imagenet", "cifar10", "cifar100", "cifar10dvs", "imagefolder", "eventfolder")
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHOWN = 10  # Files and classes that are named; preparation.json has all.
 
@@ -32,6 +33,9 @@ SOURCE = flags.DEFINE_string("source", None, "folder of the files, or their arch
 OUT = flags.DEFINE_string("out", None, "tfds data directory; others may be in it", **DEFINED_OFTEN)
 SHARDS = flags.DEFINE_integer(
     "shards", None, "files of the training split; without it, of 256 MB each", lower_bound=1, **DEFINED_OFTEN
+)
+SENSOR_SIZE = flags.DEFINE_list(
+    "sensor_size", [], "HEIGHT,WIDTH in pixels of the sensor of an eventfolder", **DEFINED_OFTEN
 )
 ALLOW_PARTIAL = flags.DEFINE_bool(
     "allow_partial", False, "take another number of classes or records than the whole has", **DEFINED_OFTEN
@@ -45,9 +49,11 @@ def main() -> None:
     if len(NAME.value) != 1 or SOURCE.value is None or OUT.value is None:
         raise UserError(f"prepare needs a name (one of {', '.join(NAMES)}), --source DIR and --out DIR")
     source, out = Path(SOURCE.value).expanduser(), Path(OUT.value).expanduser()
+    if out.resolve().is_relative_to(source.resolve()):  # It would be found among the classes the next time.
+        raise UserError(f"--out {out} lies in --source {source}; expected a place outside of it")
     try:
         print(f"looking through {source}", file=sys.stderr, flush=True)
-        dataset = find(NAME.value[0], source, allow_partial=ALLOW_PARTIAL.value)
+        dataset = find(NAME.value[0], source, allow_partial=ALLOW_PARTIAL.value, sensor_size=_sensor_size())
         for name in dataset.ignored[:SHOWN]:
             print(f"ignored: {name}", file=sys.stderr)
         if len(dataset.ignored) > SHOWN:
@@ -58,19 +64,23 @@ def main() -> None:
     print(summary(dataset, prepared))
 
 
-def find(name: str, source: Path, *, allow_partial: bool = False) -> "DataSet":
+def find(
+    name: str, source: Path, *, allow_partial: bool = False, sensor_size: tuple[int, ...] = ()
+) -> "DataSet":
     """The records of a data set, checked.
 
     Args:
       name: one of `NAMES`.
       source: where the files are.
       allow_partial: accept other numbers of classes and records than the whole has.
+      sensor_size: (height, width) of the sensor of an eventfolder.
 
     Raises:
       UserError: an unknown name, files that are missing or laid out in another way, wrong numbers.
     """
     from qsdt_jax.data.prepare.cifar import CIFAR10, CIFAR100, read_cifar
     from qsdt_jax.data.prepare.cifar10dvs import read_cifar10dvs
+    from qsdt_jax.data.prepare.eventfolder import read_eventfolder
     from qsdt_jax.data.prepare.imagefolder import read_imagefolder
     from qsdt_jax.data.prepare.imagenet import read_imagenet
     from qsdt_jax.data.prepare.records import check
@@ -88,6 +98,8 @@ def find(name: str, source: Path, *, allow_partial: bool = False) -> "DataSet":
             dataset = read_cifar10dvs(source)
         case "imagefolder":
             dataset = read_imagefolder(source)
+        case "eventfolder":
+            dataset = read_eventfolder(source, sensor_size)
         case _:
             raise UserError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)}")
     check(dataset, allow_partial=allow_partial)
@@ -117,6 +129,15 @@ def summary(dataset: "DataSet", prepared: "Prepared") -> str:
         "train": _training_command(dataset.name, prepared),
     }
     return "\n".join(f"{name:10}{text}" for name, text in rows.items())
+
+
+def _sensor_size() -> tuple[int, ...]:
+    text = SENSOR_SIZE.value
+    if text and NAME.value != ["eventfolder"]:
+        raise UserError("--sensor_size is of an eventfolder alone")
+    if not all(part.strip().isdecimal() for part in text):
+        raise UserError(f"--sensor_size={','.join(text)}: expected HEIGHT,WIDTH in pixels")
+    return tuple(map(int, text))
 
 
 def _training_command(name: str, prepared: "Prepared") -> str:

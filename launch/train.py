@@ -1,12 +1,14 @@
 """train a network, evaluate it, and go on where the workdir stands when run again."""
 
 import contextlib
+import sys
 
 import jax
 from absl import flags
 
 from launch.build import plain
 from launch.flags import DEFINED_OFTEN, define_config
+from launch.recipe import recipe
 from launch.run import make_run
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.loop import train
@@ -34,8 +36,10 @@ def main() -> None:
     if CONFIG.value.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     with _processes():
-        summary = train(make_run(CONFIG.value), WORKDIR.value)
-        writes = is_first()
+        run, writes = make_run(CONFIG.value), is_first()
+        if writes:
+            print(recipe(run), file=sys.stderr, flush=True)
+        summary = train(run, WORKDIR.value)
     if not writes:
         return
     final, best = summary["final"], summary["best"]

@@ -59,7 +59,8 @@ def make_frames(
     """Frames of event counts.
 
     Args:
-      events: (N,) with fields t, x, y, p, in the order of time.
+      events: (N,) with fields t, x, y, p, in the order of time; where a recording is not, "time" goes by its
+        times and the others by its order.
       sensor_size: (height, width) of the sensor in pixels.
       size: (height, width) of the frames; pixels of the sensor are pooled or spread to it.
       timesteps: T.
@@ -72,8 +73,8 @@ def make_frames(
     """
     height, width = size
     if slicing == "time":
-        since = events["t"].astype(np.int64) - int(events["t"][0])
-        frame = np.minimum(since * timesteps // (int(since[-1]) + 1), timesteps - 1)
+        since = events["t"].astype(np.int64) - int(events["t"].min())
+        frame = since * timesteps // (int(since.max()) + 1)
     else:
         frame = np.arange(len(events), dtype=np.int64) * timesteps // len(events)
     row = events["y"].astype(np.int64) * height // sensor_size[0]

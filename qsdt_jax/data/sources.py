@@ -95,7 +95,7 @@ class FolderSource:
     """Images in one folder per class: `root/split/class/name.jpg`, classes in sorted order.
 
     Raises:
-      UserError: the folder is missing or holds no images.
+      UserError: the folder is missing, or it or the folder of a class holds no images.
     """
 
     def __init__(self, root: str | Path, split: str, channels: int = 3):
@@ -112,6 +112,11 @@ class FolderSource:
         ]
         if not self._files:
             raise UserError(f"{folder} holds no images; expected {root}/{split}/CLASS/IMAGE.jpg")
+        empty = set(range(len(self.class_names))).difference(label for _, label in self._files)
+        if empty:
+            raise UserError(
+                f"{folder / self.class_names[min(empty)]}: expected images of a class; found none"
+            )
 
     def __len__(self) -> int:
         return len(self._files)

@@ -10,6 +10,7 @@ import numpy as np
 from qsdt_jax.data.events import SENSOR_SIZE, read_events
 from qsdt_jax.data.images import MODES, decode_image
 from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED
+from qsdt_jax.data.prepare.shard_file import records_in
 from qsdt_jax.data.sources import Example, Split
 from qsdt_jax.errors import CorruptRecord, UserError
 
@@ -30,8 +31,8 @@ class TfdsSource:
       channels: of the images, 1 for grey or 3 for RGB; event streams leave it unheeded.
 
     Raises:
-      UserError: no tfds data set, another format than array_record, a missing shard or split, no feature
-        "image" or "events", no feature "label".
+      UserError: no tfds data set, another format than array_record, no such split, a shard of it that is
+        missing or cut off, no feature "image" or "events", no feature "label".
     """
 
     def __init__(self, directory: str | Path, split: Split, channels: int = 3):
@@ -59,7 +60,12 @@ class TfdsSource:
         if not 0 <= label < len(self.class_names):
             raise CorruptRecord(f"{name}: has the label {label}; expected 0..{len(self.class_names) - 1}")
         if self.kind == "events":
-            return {"events": read_events(record["events"]), "sensor_size": SENSOR_SIZE, "label": label}
+            height, width = map(int, record.get("sensor_size", SENSOR_SIZE))
+            return {
+                "events": read_events(record["events"]),
+                "sensor_size": (height, width),
+                "label": label,
+            }
         return {"image": decode_image(record["image"], self._channels, name), "label": label}
 
     def __reduce__(self):
@@ -156,6 +162,11 @@ def _require_shards(directory: Path, split_info: Any) -> None:
     if missing:
         count = f"{len(missing)} of {split_info.num_shards}"
         raise UserError(f"{directory} lacks {count} shards, {missing[0].name} for one")
+    for path, expected in zip(split_info.filepaths, split_info.shard_lengths, strict=True):
+        found = records_in(Path(path))
+        if found != expected:
+            what = "is damaged or cut off" if found is None else f"has {found:,} records"
+            raise UserError(f"{path} {what}; expected {expected:,} records")
 
 
 def _reason(error: Exception) -> str:

@@ -57,6 +57,7 @@ class Run:
       schedule: the optimiser's learning rate by step, for the log.
       training_data: batches from a given step on.
       evaluation_data: the evaluation split, each time anew.
+      training_images: number of them.
       total_steps: length of the run.
       batch_size: images per step.
       log_every, eval_every, save_every: in steps; each evaluation is followed by a checkpoint as well.
@@ -75,6 +76,7 @@ class Run:
     schedule: optax.Schedule
     training_data: Callable[[int], HostBatches]
     evaluation_data: Callable[[], HostBatches]
+    training_images: int
     total_steps: int
     batch_size: int
     log_every: int
@@ -92,6 +94,11 @@ class Run:
     def initial_state(self) -> TrainState:
         """The state before the first step, a pure function of the seed."""
         return initial_state(self.task, self.optimizer, seed=self.seed, ema=self.ema_decay > 0)
+
+    def learning_rates(self) -> np.ndarray:
+        """That of each step, float64 (total_steps,)."""
+        steps = np.arange(self.total_steps, dtype=np.int32)
+        return np.asarray(jax.vmap(self.schedule)(steps), np.float64)
 
     def evaluation_due(self, step: int) -> bool:
         """Whether the split is evaluated after `step`."""
@@ -144,9 +151,7 @@ class _Session:
         require_same("the step to go on from", self.step)
         self.writer = MetricWriter(workdir, self.step, writes=is_first())
         self._evaluation_step = None  # Compiled with the first evaluation.
-        self.rates = np.asarray(
-            jax.vmap(run.schedule)(np.arange(run.total_steps, dtype=np.int32)), np.float64
-        )
+        self.rates = run.learning_rates()
 
     def finish(self) -> dict[str, Any]:
         """Runs the steps that are left, and returns the summary."""

@@ -40,6 +40,14 @@ def test_counts_every_event_once(slicing, size, timesteps, length):
     np.testing.assert_array_equal(found, slow_frames(events, (12, 20), size, timesteps, slicing))
 
 
+def test_times_that_are_out_of_order():
+    """As recordings have them where their clock is set back."""
+    events = stream(100, 1)
+    mixed = np.random.default_rng(2).permutation(events)
+    found, expected = (make_frames(e, (12, 20), (12, 20), 4, "time") for e in (mixed, events))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_equal_counts_differ_by_one_at_most():
     found = make_frames(stream(103, 0), (12, 20), (12, 20), 4, "count").sum((1, 2, 3))
     assert found.max() - found.min() <= 1

@@ -91,6 +91,14 @@ def test_folders_that_are_not_there(folder):
     assert str(caught.value) == f"{folder}/val holds no images; expected {folder}/val/CLASS/IMAGE.jpg"
 
 
+def test_a_class_without_images(folder):
+    """Else the network would have an output that nothing is shown for."""
+    (folder / "train" / "eel").mkdir()
+    with pytest.raises(UserError) as caught:
+        FolderSource(folder, "train")
+    assert str(caught.value) == f"{folder}/train/eel: expected images of a class; found none"
+
+
 def test_an_image_that_cannot_be_read_is_named(folder):
     broken = folder / "train" / "cat" / "2.JPEG"
     broken.write_text("no image")

@@ -222,9 +222,9 @@ def flip(file: Path, share: float) -> None:
     file.write_bytes(content)
 
 
-def outcomes(directory: Path) -> list[bytes | str]:
+def outcomes(source: TfdsSource) -> list[bytes | str]:
     """The pixels of each record, or what was wrong with it."""
-    source, found = TfdsSource(directory, "train"), []
+    found = []
     for i in range(len(source)):
         try:
             found.append(np.asarray(source[i]["image"]).tobytes())
@@ -235,12 +235,12 @@ def outcomes(directory: Path) -> list[bytes | str]:
 
 
 def test_a_flipped_bit_costs_one_record(directory, copy):
-    good = outcomes(directory)
+    good = outcomes(TfdsSource(directory, "train"))
     place = shard_content(copy, 0)
     for share in np.linspace(place, 0.9 * place, 5):
         shutil.copy(shard(directory, 0), shard(copy, 0))
         flip(shard(copy, 0), share)
-        bad = outcomes(copy)
+        bad = outcomes(TfdsSource(copy, "train"))
         wrong = [i for i, (a, b) in enumerate(zip(good, bad, strict=True)) if a != b]
         assert len(wrong) == 1
         assert str(bad[wrong[0]]).startswith(f"{copy}, train record {wrong[0]}: cannot be read (")
@@ -256,13 +256,29 @@ def shard_content(directory: Path, number: int) -> float:
     return (content.rfind(b"\xff\xd9") - 2) / len(content)
 
 
-def test_a_shard_that_is_cut_off(directory, copy):
+@pytest.mark.parametrize("part", [0, 0.1, 0.5, 0.9, 0.999])
+def test_a_shard_that_is_cut_off(copy, part):
+    file = shard(copy, 1)
+    records = tfds.builder_from_directory(copy).info.splits["train"].shard_lengths[1]
+    file.write_bytes(file.read_bytes()[: int(part * file.stat().st_size)])
+    assert refusal(copy) == f"{file} is damaged or cut off; expected {records} records"
+    assert len(TfdsSource(copy, "test")) == 6
+
+
+def test_a_shard_that_is_cut_off_while_it_is_read(directory, copy):
+    source = TfdsSource(copy, "train")
     file = shard(copy, 0)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    good, bad = outcomes(directory), outcomes(copy)
+    good, bad = outcomes(TfdsSource(directory, "train")), outcomes(source)
     lost = tfds.builder_from_directory(directory).info.splits["train"].shard_lengths[0]
     assert bad[:lost] == [f"{copy}, train record {i}: is empty" for i in range(lost)]
     assert bad[lost:] == good[lost:]
+
+
+def test_a_shard_of_another_split(copy):
+    records = tfds.builder_from_directory(copy).info.splits["train"].shard_lengths[0]
+    shutil.copy(next(copy.glob("*validation*")), shard(copy, 0))
+    assert refusal(copy) == f"{shard(copy, 0)} has 6 records; expected {records} records"
 
 
 def test_an_image_that_cannot_be_decoded_is_named(copy):

@@ -191,19 +191,20 @@ def test_data_without_a_split_to_evaluate_on(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "prepare needs a name (one of imagenet, cifar10, cifar100, cifar10dvs, imagefolder), --source"),
+        ([], "prepare needs a name (one of imagenet, cifar10, cifar100, cifar10dvs, imagefolder, event"),
         (["imagefolder", "--source", "{source}"], "prepare needs a name"),
         (["imagefolder", "imagenet", "--source", "{source}", "--out", "{out}"], "prepare needs a name"),
         (
             ["svhn", "--source", "{source}", "--out", "{out}"],
             "unknown data set 'svhn'; expected one of imagenet",
         ),
+        (["imagefolder", "--source", "{source}", "--out", "{source}/train"], "--out {source}/train lies in"),
         (["imagefolder", "--source", "{out}/no", "--out", "{out}"], "--source {out}/no: no such folder"),
         (["cifar10", "--source", "{source}", "--out", "{out}"], "expected cifar-10-python.tar.gz or"),
         (["imagenet", "--source", "{source}", "--out", "{out}"], "class 'ant' is no WordNet number"),
         (["imagefolder", "--source", "{source}", "--out", "{out}", "--shards=0"], "shards"),
         (
-            ["imagefolder", "--source", "{source}", "--out", "{source}/train/ant/0.JPEG"],
+            ["imagefolder", "--source", "{source}/train", "--out", "{source}/val/ant/0.JPEG"],
             "a file is in the way",
         ),
         (

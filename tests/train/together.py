@@ -88,6 +88,7 @@ def build(start: Start) -> Run:
             batch_size=size,
             rows=parallel.rows(size),
         ),
+        training_images=IMAGES,
         total_steps=STEPS,
         batch_size=BATCH,
         log_every=1,

@@ -6,7 +6,6 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from qsdt_jax.data.prepare.records import FilePart
 from qsdt_jax.errors import UserError
@@ -19,8 +18,8 @@ def members(tar: Path) -> list[tuple[str, FilePart]]:
       UserError: it is no tar, is compressed, or is cut off.
     """
     try:
-        with open(tar, "rb") as stream:
-            return [(m.name, FilePart(str(tar), m.size, m.offset_data)) for m in _files(stream)]
+        with open(tar, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            return [(m.name, FilePart(str(tar), m.size, m.offset_data)) for m in _files_of(archive)]
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{tar} is no uncompressed tar, or damaged or cut off ({error})") from None
 
@@ -34,13 +33,13 @@ def nested_members(tar: Path) -> list[tuple[str, str, FilePart]]:
     found = []
     try:
         with open(tar, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as outer:
-            for inner in outer:
+            for inner in _files_of(outer):
                 part = outer.extractfile(inner)
-                if part is None:
-                    continue
-                for m in _files(part):
-                    content = FilePart(str(tar), m.size, inner.offset_data + m.offset_data)
-                    found.append((inner.name, m.name, content))
+                assert part is not None  # It is a file.
+                with tarfile.open(fileobj=part, mode="r:") as tar_of_class:
+                    for m in _files_of(tar_of_class):
+                        content = FilePart(str(tar), m.size, inner.offset_data + m.offset_data)
+                        found.append((inner.name, m.name, content))
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{tar} is no tar of tars, or damaged or cut off ({error})") from None
     return found
@@ -62,6 +61,10 @@ def gzip_members(archive: Path) -> dict[str, bytes]:
         raise UserError(f"{archive} is no tar.gz, or damaged or cut off ({error})") from None
 
 
-def _files(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
-    with tarfile.open(fileobj=stream, mode="r:") as tar:
-        yield from (member for member in tar if member.isfile())
+def _files_of(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The files of an archive, which has to have an end: else tarfile takes what is before a gap for all."""
+    yield from (member for member in tar if member.isfile())
+    assert tar.fileobj is not None  # It is open for reading.
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("no end of the archive")

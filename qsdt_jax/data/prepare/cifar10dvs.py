@@ -20,14 +20,17 @@ def read_cifar10dvs(source: Path) -> DataSet:
     """The streams below `source`.
 
     Raises:
-      UserError: no class folder with streams is there.
+      UserError: no class folder is there, or one without streams.
     """
     splits, class_names, ignored = {TRAIN: [], TEST: []}, [], []
     for name in CLASS_NAMES:
-        streams, others = _streams(source / name) if (source / name).is_dir() else ([], [])
-        ignored += [f"{name}/{other}" for other in others]
-        if not streams:
+        folder = source / name
+        if not folder.is_dir():
             continue
+        streams, others = _streams(folder)
+        if not streams:
+            raise UserError(f"{folder}: expected cifar10_{name}_0.aedat and so on; found {listing(folder)}")
+        ignored += [f"{name}/{other}" for other in others]
         records = [Record(f"{name}/{file}", len(class_names), part) for file, part in streams]
         class_names.append(name)
         training = len(records) * 9 // 10

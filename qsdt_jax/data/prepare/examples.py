@@ -5,9 +5,10 @@ from typing import Any
 
 from PIL import Image
 
-from qsdt_jax.data.events import as_columns, read_aedat2
+from qsdt_jax.data.event_files import check_within, read_event_file
+from qsdt_jax.data.events import as_columns
 from qsdt_jax.data.images import DECODE_ERRORS, decode_reason
-from qsdt_jax.data.prepare.records import Record
+from qsdt_jax.data.prepare.records import DataSet, Record
 from qsdt_jax.errors import CorruptRecord
 
 # Tried by Pillow; the others that it knows are drawings and documents, some with programs in them.
@@ -19,8 +20,8 @@ class LostRecord(CorruptRecord):
     """The source did not give the content of a record; another time it may."""
 
 
-def example_of(record: Record, kind: str) -> dict[str, Any]:
-    """What the features of a data set of this kind encode.
+def example_of(record: Record, dataset: DataSet) -> dict[str, Any]:
+    """What the features of the record's data set encode.
 
     Raises:
       LostRecord: the content cannot be read.
@@ -30,13 +31,14 @@ def example_of(record: Record, kind: str) -> dict[str, Any]:
         content = record.content.read()
     except OSError as error:
         raise LostRecord(f"{record.name}: cannot be read ({error.strerror or error})") from None
-    if kind == "image":
-        value = checked_image(content, record.name)
-    else:
-        value = as_columns(read_aedat2(content, record.name))
     # The name of a file need not be text.
     name = record.name.encode("utf-8", "backslashreplace").decode()
-    return {kind: value, "label": record.label, "file_name": name}
+    example = {"label": record.label, "file_name": name}
+    if dataset.kind == "image":
+        return {**example, "image": checked_image(content, record.name)}
+    events = read_event_file(content, record.name)
+    check_within(events, dataset.sensor_size, record.name)
+    return {**example, "events": as_columns(events), "sensor_size": dataset.sensor_size}
 
 
 def checked_image(encoded: bytes, name: str) -> bytes:

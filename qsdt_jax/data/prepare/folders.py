@@ -20,16 +20,26 @@ class Found(NamedTuple):
     content: FilePart
 
 
-def class_folders(folder: Path) -> tuple[list[Found], list[str]]:
+def class_folders(
+    folder: Path, kind: str = "images", suffixes: tuple[str, ...] = SUFFIXES
+) -> tuple[list[Found], list[str]]:
     """The images of `folder/CLASS/NAME.jpg`, named CLASS/NAME.jpg, and the names of the files that are none.
 
+    Args:
+      folder: that of a split.
+      kind: what the files are called, where they are no images.
+      suffixes: of their names.
+
     Raises:
-      UserError: the folder cannot be read.
+      UserError: the folder cannot be read, or that of a class holds none of them.
     """
     images, others = [], []
     for entry in scan(folder):
         if entry.is_dir():
-            found, rest = images_in(Path(entry.path))
+            of_class = Path(entry.path)
+            found, rest = images_in(of_class, suffixes)
+            if not found:
+                raise UserError(f"{of_class}: expected {kind} of a class; found {listing(of_class)}")
             images += [Found(entry.name, f"{entry.name}/{name}", part) for name, part in found]
             others += [f"{entry.name}/{name}" for name in rest]
         else:
@@ -37,11 +47,13 @@ def class_folders(folder: Path) -> tuple[list[Found], list[str]]:
     return images, others
 
 
-def images_in(folder: Path) -> tuple[list[tuple[str, FilePart]], list[str]]:
-    """The images of a folder by name, and the names of what else is there; raises as `class_folders`."""
+def images_in(
+    folder: Path, suffixes: tuple[str, ...] = SUFFIXES
+) -> tuple[list[tuple[str, FilePart]], list[str]]:
+    """The images of a folder by name, and the names of what else is there; raises as `scan`."""
     images, others = [], []
     for entry in scan(folder):
-        if entry.is_file() and entry.name.lower().endswith(SUFFIXES):
+        if entry.is_file() and entry.name.lower().endswith(suffixes):
             images.append((entry.name, FilePart(entry.path, entry.stat().st_size)))
         else:
             others.append(entry.name)

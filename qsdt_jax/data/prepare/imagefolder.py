@@ -2,12 +2,13 @@
 
 Either SOURCE/train/CLASS/IMAGE.jpg, where SOURCE/val/... and SOURCE/test/... may stand beside; or
 SOURCE/CLASS/IMAGE.jpg, which becomes one split "train", for nothing is held out unasked. Images are JPEG,
-PNG, BMP, WebP, GIF (its first picture) or TIFF. Classes are numbered in the sorted order of their names.
+PNG, BMP, WebP, GIF (its first picture) or TIFF. Classes are numbered in the sorted order of their names. The
+folders of splits may have capitals.
 """
 
 from pathlib import Path
 
-from qsdt_jax.data.prepare.folders import class_folders, labelled, listing
+from qsdt_jax.data.prepare.folders import SUFFIXES, class_folders, labelled, listing, scan
 from qsdt_jax.data.prepare.records import TEST, TRAIN, VALIDATION, DataSet
 from qsdt_jax.errors import UserError
 
@@ -26,20 +27,26 @@ def read_imagefolder(source: Path) -> DataSet:
     Raises:
       UserError: no folder, no images, or a held-out class that the training images lack.
     """
-    expected = (
-        "expected SOURCE/train/CLASS/IMAGE.jpg and SOURCE/val/CLASS/IMAGE.jpg, or SOURCE/CLASS/IMAGE.jpg"
-    )
-    folders = {name: source / name for name in SPLIT_FOLDERS if (source / name).is_dir()}
-    if "train" not in folders:
+    return read_folder(source, "images", "IMAGE.jpg", SUFFIXES)
+
+
+def read_folder(source: Path, kind: str, example: str, suffixes: tuple[str, ...]) -> DataSet:
+    """As `read_imagefolder`, of files of other suffixes; messages call them `kind` and name an example."""
+    file = f"CLASS/{example}"
+    expected = f"expected SOURCE/train/{file} and SOURCE/val/{file}, or SOURCE/{file}"
+    if not source.is_dir():
+        raise UserError(f"{source}: {expected}; found {listing(source)}")
+    folders = {
+        e.name: source / e.name for e in scan(source) if e.name.lower() in SPLIT_FOLDERS and e.is_dir()
+    }
+    if "train" not in map(str.lower, folders):
         folders = {"train": source}
     found, ignored = {}, []
     for name, folder in folders.items():
-        if not folder.is_dir():
-            raise UserError(f"{source}: {expected}; found {listing(source)}")
-        split = SPLIT_FOLDERS[name]
+        split = SPLIT_FOLDERS[name.lower()]
         if split in found:
             raise UserError(f"{source} holds the {split} split twice: {', '.join(folders)}")
-        found[split], others = class_folders(folder)
+        found[split], others = class_folders(folder, kind, suffixes)
         ignored += [f"{name}/{other}" if folder != source else other for other in others]
     class_names = sorted({image.class_name for image in found[TRAIN]})
     if not class_names:
@@ -47,7 +54,7 @@ def read_imagefolder(source: Path) -> DataSet:
     for split, images in found.items():
         unknown = sorted({image.class_name for image in images}.difference(class_names))
         if unknown:
-            raise UserError(f"{source}: class {unknown[0]!r} of the {split} split has no training images")
+            raise UserError(f"{source}: class {unknown[0]!r} of the {split} split has no training {kind}")
     return DataSet(
         name="imagefolder",
         description="Images from one folder per class.",

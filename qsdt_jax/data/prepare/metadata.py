@@ -17,7 +17,7 @@ UNFINISHED = ".preparing"  # Folder of a directory that is not finished.
 
 
 def features_of(dataset: DataSet) -> "tfds.features.FeaturesDict":
-    """The tfds features of a data set: "image" or "events" {t, x, y, p}, "label" and "file_name"."""
+    """The tfds features: "image", or "events" {t, x, y, p} and "sensor_size"; "label" and "file_name"."""
     import tensorflow_datasets as tfds  # Nearly a second to import.
 
     def column(dtype: type) -> tfds.features.Tensor:
@@ -27,7 +27,10 @@ def features_of(dataset: DataSet) -> "tfds.features.FeaturesDict":
         content = {"image": tfds.features.Image()}
     else:
         columns = {"t": np.uint32, "x": np.uint8, "y": np.uint8, "p": np.uint8}
-        content = {"events": {name: column(dtype) for name, dtype in columns.items()}}
+        content = {
+            "events": {name: column(dtype) for name, dtype in columns.items()},
+            "sensor_size": tfds.features.Tensor(shape=(2,), dtype=np.int32),
+        }
     return tfds.features.FeaturesDict(
         {
             **content,

@@ -57,7 +57,8 @@ def make_plan(dataset: DataSet, shards: int | None = None) -> Plan:
     sizes = {split: sum(r.content.size for r in records) for split, records in dataset.splits.items()}
     target = SHARD_BYTES if shards is None else max(1, sizes[TRAIN]) / shards
     parts, digest = [], hashlib.sha256()
-    digest.update(repr((dataset.name, dataset.kind, list(dataset.class_names))).encode())
+    identity = (dataset.name, dataset.kind, dataset.sensor_size, list(dataset.class_names))
+    digest.update(repr(identity).encode())
     for split, records in dataset.splits.items():
         number = shards if shards and split == TRAIN else max(1, round(sizes[split] / target))
         number = min(number, len(records))

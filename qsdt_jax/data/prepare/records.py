@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
+from qsdt_jax.data.events import SENSOR_SIZE
 from qsdt_jax.errors import UserError
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -49,7 +50,7 @@ class Record:
     Attributes:
       name: by which it is reported, stored and put in order; unique within its split.
       label: index into the class names.
-      content: an encoded image, or an event stream in AEDAT 2.0.
+      content: an encoded image, or a file of an event stream.
     """
 
     name: str
@@ -68,6 +69,7 @@ class DataSet:
       class_names: in the order of the labels.
       splits: records by the name of the tfds split.
       kind: what the contents are.
+      sensor_size: (height, width) in pixels of the sensor that saw the events.
       expected: number of classes and of records by split, where the data set is a fixed one.
       ignored: files that lie among the records and are none.
     """
@@ -78,6 +80,7 @@ class DataSet:
     class_names: Sequence[str]
     splits: Mapping[str, Sequence[Record]]
     kind: Literal["image", "events"] = "image"
+    sensor_size: tuple[int, int] = SENSOR_SIZE
     expected: Mapping[str, int] = dataclasses.field(default_factory=dict)
     ignored: Sequence[str] = ()
 

@@ -62,3 +62,16 @@ def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def records_in(path: Path) -> int | None:
+    """Number of records of an array_record file; None where it is missing, or no whole one."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        reader = ArrayRecordReader(str(path))
+        number = reader.num_records() if reader.ok() else None
+        reader.close()
+    except RuntimeError:  # Closing one that is damaged.
+        return None
+    return number

@@ -28,7 +28,7 @@ from qsdt_jax.data.prepare.metadata import (
 )
 from qsdt_jax.data.prepare.plan import Plan, Shard, make_plan
 from qsdt_jax.data.prepare.records import DataSet, Record
-from qsdt_jax.data.prepare.shard_file import ArrayRecordFile, in_order
+from qsdt_jax.data.prepare.shard_file import ArrayRecordFile, in_order, records_in
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.files import locked, put_in_place, write_atomically
 from qsdt_jax.progress import Progress
@@ -65,8 +65,8 @@ def prepare(dataset: DataSet, out: Path, *, shards: int | None = None) -> Prepar
       shards: of the split "train"; see `make_plan`.
 
     Raises:
-      UserError: the place holds something else or cannot be written, is in use, or has too little space; the
-        source is gone.
+      UserError: the place holds something else or a data set that was damaged, cannot be written, is in use,
+        or has too little space; the source is gone.
     """
     directory = out / dataset.name / VERSION
     plan = make_plan(dataset, shards)
@@ -118,6 +118,13 @@ def _finished(directory: Path, plan: Plan, dataset: DataSet) -> Prepared:
             "give another directory, or remove it"
         )
     splits = report["splits"]
+    files = [directory / _file_name(dataset, shard) for shard in plan.shards]
+    damaged = [file for file in files if records_in(file) is None]
+    if damaged:
+        raise UserError(
+            f"{damaged[0]} of a finished data set is missing or damaged; "
+            f"remove {directory} and prepare it again"
+        )
     return Prepared(
         directory=directory,
         class_names=dataset.class_names,
@@ -160,8 +167,7 @@ class _Writer:
             )
 
     def _file(self, shard: Shard) -> Path:
-        name = f"{self.dataset.name}-{shard.split}.array_record-{shard.number:05d}-of-{shard.of:05d}"
-        return self.directory / name
+        return self.directory / _file_name(self.dataset, shard)
 
     def _is_done(self, shard: Shard) -> bool:
         # What the source did not give the last time, it may give now.
@@ -210,7 +216,7 @@ class _Writer:
 
     def _serialized(self, record: Record) -> tuple[Record, bytes | CorruptRecord]:
         try:
-            return record, self.serialize(example_of(record, self.dataset.kind))
+            return record, self.serialize(example_of(record, self.dataset))
         except CorruptRecord as error:
             return record, error
 
@@ -236,6 +242,10 @@ class _Writer:
         write_metadata(self.dataset, self.features, splits, metadata)
         for file in sorted(metadata.iterdir(), key=lambda file: file.name == INFO_FILE):
             put_in_place(file, self.directory / file.name)
+
+
+def _file_name(dataset: DataSet, shard: Shard) -> str:
+    return f"{dataset.name}-{shard.split}.array_record-{shard.number:05d}-of-{shard.of:05d}"
 
 
 def _summed(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -161,3 +161,8 @@ def aedat(addresses: list[int], times: list[int]) -> bytes:
     """A recording in AEDAT 2.0."""
     events = (struct.pack(">II", address, time) for address, time in zip(addresses, times, strict=True))
     return AEDAT_HEADER + b"".join(events)
+
+
+def five_bytes(events: list[tuple[int, int, int, int]]) -> bytes:
+    """Events (t, x, y, p) as N-MNIST has them: column, row, then the polarity and 23 bits of microseconds."""
+    return b"".join(struct.pack(">BBI", x, y, p << 31 | t << 8)[:5] for t, x, y, p in events)

@@ -35,6 +35,12 @@ def test_nine_tenths_of_a_thousand_train(tmp_path):
     check(dataset, allow_partial=True)
 
 
+def test_a_class_without_streams(tmp_path):
+    write_files(tmp_path, {**streams("frog", 10), "cat/cat.zip": b""})
+    with pytest.raises(UserError, match=r"cat: expected cifar10_cat_0\.aedat and so on; found cat\.zip"):
+        read_cifar10dvs(tmp_path)
+
+
 def test_other_files_are_named(tmp_path):
     write_files(tmp_path, {**streams("frog", 10), "frog/frame.npz": b"", "frog/readme.txt": b""})
     assert list(read_cifar10dvs(tmp_path).ignored) == ["frog/frame.npz", "frog/readme.txt"]

@@ -62,6 +62,19 @@ def test_held_out_classes_may_be_fewer_and_never_more(tmp_path):
     assert "class 'cow' of the validation split has no training images" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("file", ["", "notes.txt"])
+def test_a_class_without_images(tmp_path, split, file):
+    """As a copy that was broken off leaves it; else the class would be missing without a word."""
+    class_folder(tmp_path / "train", CLASSES, 1)
+    class_folder(tmp_path / "val", CLASSES, 1)
+    empty = tmp_path / split / "cow"
+    empty.mkdir()
+    if file:
+        write_files(empty, {file: b""})
+    assert refusal(tmp_path) == f"{empty}: expected images of a class; found {file or 'nothing'}"
+
+
 def test_the_same_split_twice(tmp_path):
     for folder in ("train", "val", "validation"):
         class_folder(tmp_path / folder, CLASSES, 1)

@@ -177,6 +177,29 @@ def test_tar_that_is_cut_off(tmp_path, size):
     assert "damaged or cut off" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("damage", ["cut off", "header"])
+def test_tar_that_breaks_between_two_members(tmp_path, damage):
+    """Where tarfile sees the end of a smaller archive."""
+    tar = VALIDATION_TAR["ILSVRC2012_img_val.tar"]
+    write_files(tmp_path, VALIDATION_TAR)
+    start = members(tmp_path / "ILSVRC2012_img_val.tar")[3][1].offset - tarfile.BLOCKSIZE
+    spoilt = tar[:start] if damage == "cut off" else tar[:start] + b"\xff" * 512 + tar[start + 512 :]
+    write_files(tmp_path, {**train_folder(), "ILSVRC2012_img_val.tar": spoilt, **MAP})
+    assert refusal(tmp_path).endswith(
+        "img_val.tar is no uncompressed tar, or damaged or cut off (no end of the archive)"
+    )
+
+
+def test_tar_of_a_class_that_breaks_between_two_members(tmp_path):
+    whole = {wnid: tar_of(files) for wnid, files in TRAIN.items()}
+    whole[WNIDS[1]] = whole[WNIDS[1]].rstrip(b"\0")
+    size = -(-len(whole[WNIDS[1]]) // 512) * 512  # The last image up to its padding, and no end.
+    whole[WNIDS[1]] = whole[WNIDS[1]].ljust(size, b"\0")
+    outer = tar_of({f"{wnid}.tar": content for wnid, content in whole.items()})
+    write_files(tmp_path, {"ILSVRC2012_img_train.tar": outer, **CLASSES})
+    assert "damaged or cut off (no end of the archive)" in refusal(tmp_path)
+
+
 def test_tar_that_is_compressed(tmp_path):
     write_files(tmp_path, {**train_folder(), "ILSVRC2012_img_val.tar": tar_of(VALIDATION, "w:gz"), **MAP})
     assert "no uncompressed tar" in refusal(tmp_path)

@@ -209,6 +209,18 @@ def test_a_finished_directory_is_left_alone(folder, prepared):
     assert {file: file.stat().st_mtime_ns for file in prepared.directory.rglob("*")} == before
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut off"])
+def test_a_finished_directory_that_was_damaged_is_told(folder, prepared, tmp_path, damage):
+    directory = shutil.copytree(prepared.directory, tmp_path / "imagefolder" / "1.0.0")
+    file = sorted(directory.glob("*array_record*"))[1]
+    content = file.read_bytes()
+    file.unlink() if damage == "missing" else file.write_bytes(content[: len(content) // 2])
+    before = contents(directory)
+    expected = f"{file} of a finished data set is missing or damaged; remove {directory} and prepare it again"
+    assert refusal(read_imagefolder(folder), tmp_path, shards=3) == expected
+    assert contents(directory) == before
+
+
 # Going on
 
 

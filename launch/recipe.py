@@ -1,0 +1,122 @@
+"""What a configuration came to, for whoever starts it: a table of the run as it was built."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from launch.build import REFERENCE_BATCH
+from qsdt_jax.train.loop import Run
+
+
+def recipe(run: Run) -> str:
+    """The table of a run: lengths, rates and devices that it trains with, the rest as it is configured."""
+    rows = {
+        "network": _network(run.config["model"]),
+        "data": _data(run),
+        "augmentation": ", ".join(_augmentation(run.config["data"])) or "none",
+        "batch": _batch(run),
+        "length": _length(run),
+        "learning rate": _learning_rate(run),
+        "optimiser": _optimizer(run.config["optimizer"]),
+        "loss": ", ".join(_loss(run.config)),
+        "moving average": f"of {run.ema_decay:g}, evaluated beside the variables"
+        if run.ema_decay
+        else "none",
+        "evaluation": f"every {_steps(run.eval_every)}, in batches of {run.config['eval']['batch_size']:,}",
+        "checkpoints": f"after each evaluation and every {_steps(run.save_every)}; "
+        f"the newest {run.keep_latest} and the best {run.keep_best} stay",
+        "seed": str(run.seed),
+    }
+    if run.config["start_from"]:
+        rows["starts from"] = run.config["start_from"]
+    width = max(map(len, rows))
+    return "\n".join(f"  {name:{width}}  {text}" for name, text in rows.items())
+
+
+def _network(model: Mapping[str, Any]) -> str:
+    weights = "float weights" if model["bits"] == 32 else f"{model['bits']}-bit weights"
+    parts = ", ".join(f"{part} {bits}" for part, bits in model["module_bits"].items() if bits)
+    return (
+        f"channels {', '.join(map(str, model['channels']))}, {model['depth']} blocks, "
+        f"{weights}{f' ({parts})' if parts else ''}, "
+        f"{model['neuron']}, D = {model['levels']}, T = {model['timesteps']}, {model['dtype']} products"
+    )
+
+
+def _data(run: Run) -> str:
+    data = run.config["data"]
+    shape = "x".join(map(str, (*data["image_size"], data["channels"])))
+    kind = f"streams in frames of {shape}" if data["events"] else f"images at {shape}"
+    place = f" {data['path']}" if data["path"] else ""
+    return f"{data['source']}{place}: {run.training_images:,} {kind}, {len(run.class_names):,} classes"
+
+
+def _augmentation(data: Mapping[str, Any]) -> list[str]:
+    """What happens to the inputs; mixing comes last and on the device."""
+    named = [] if data["augmentation"] == "none" else [data["augmentation"]]
+    if data["events"]:
+        named = [f"{name} by up to {data['roll']} pixels" for name in named]
+        named.append(f"frames by {data['slicing']}")
+    else:
+        if data["augmentation"] == "crop_flip":
+            area, aspect = (" to ".join(f"{x:.3g}" for x in data[k]) for k in ("crop_area", "crop_aspect"))
+            named = [f"crop_flip (area {area}, aspect {aspect})"]
+        if data["randaugment_magnitude"]:
+            named.append(f"RandAugment {data['randaugment_magnitude']:g} / {data['randaugment_std']:g}")
+        if data["erase_probability"]:
+            named.append(f"random erasing {data['erase_probability']:g}")
+    return named + [f"{name} {data[name]:g}" for name in ("mixup", "cutmix") if data[name]]
+
+
+def _batch(run: Run) -> str:
+    devices = len(run.parallel.devices)
+    parts = [f"{run.batch_size:,} images a step"]
+    if devices > 1:
+        parts.append(f"{run.batch_size // devices:,} on each of {devices} devices ({run.parallel.mode})")
+    if jax.process_count() > 1:
+        parts.append(f"{jax.process_count()} processes")
+    if run.accumulate > 1:
+        parts.append(f"in {run.accumulate} parts of {run.batch_size // run.accumulate:,}")
+    group = run.config["model"]["norm_group"]
+    parts.append(f"batch-norm statistics of {f'{group:,} images' if group else 'the whole'}")
+    return ", ".join(parts)
+
+
+def _length(run: Run) -> str:
+    epochs = run.config["epochs"]
+    return f"{epochs} epochs of {_steps(run.total_steps // epochs)}: {_steps(run.total_steps)}"
+
+
+def _learning_rate(run: Run) -> str:
+    rates, base = run.learning_rates(), run.config["optimizer"]["learning_rate"]
+    warmup = int(np.argmax(rates))
+    return (
+        f"{base:g} x {run.batch_size:,} / {REFERENCE_BATCH} = {rates[warmup]:.4g} at its peak, "
+        f"{f'after {_steps(warmup)} of warm-up' if warmup else 'without warm-up'}; "
+        f"half a cosine to {rates[-1]:.3g} in the last step"
+    )
+
+
+def _optimizer(optimizer: Mapping[str, Any]) -> str:
+    clip = optimizer["clip_norm"]
+    return (
+        f"{optimizer['name']}, weight decay {optimizer['weight_decay']:g} on tensors of two or more axes, "
+        + (f"gradient norm clipped to {clip:g}" if clip else "gradients not clipped")
+    )
+
+
+def _loss(config: Mapping[str, Any]) -> list[str]:
+    named = [f"cross-entropy, label smoothing {config['loss']['label_smoothing']:g}"]
+    if config["model"]["drop_path"]:
+        named.append(f"drop path {config['model']['drop_path']:g}")
+    distill = config["distill"]
+    if distill["teacher"]:
+        named += [f"{name} {distill[name]:g}" for name in ("fgd", "kd") if distill[name]]
+        named.append(f"taught by {distill['teacher']}")
+    return named
+
+
+def _steps(number: int) -> str:
+    return f"{number:,} step" + "s" * (number != 1)

@@ -1,0 +1,84 @@
+"""The table of the resolved recipe tells what the run does."""
+
+import math
+
+import numpy as np
+import pytest
+
+from configs import cifar10dvs, imagenet_s
+from launch.build import build_run
+from launch.recipe import recipe
+from qsdt_jax.errors import UserError
+from qsdt_jax.train.loop import Run
+from tests.launch.tiny import launch, tiny_config
+
+SMALL = {"model.channels": (8, 8, 16, 16), "model.depth": 4, "model.num_heads": 4, "data.source": "fake"}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """A network takes seconds to trace, and the table does not need it."""
+    monkeypatch.setattr("launch.build.build_task", lambda config, class_names: None)
+
+
+def table(run: Run) -> dict[str, str]:
+    """What it says by the names of its rows."""
+    return {line[2:16].strip(): line[18:] for line in recipe(run).splitlines()}
+
+
+def test_imagenet_as_the_paper_and_its_code_have_it():
+    """Table 8 of the paper; the numbers of steps are arithmetic: 1,281,167 images are 817 whole batches."""
+    config = imagenet_s.get_config("published")
+    config.update_from_flattened_dict({**SMALL, "data.fake_images": 1_281_167, "accumulate": 8})
+    assert 1_281_167 // 1568 == 817 and math.isclose(6e-4 * 1568 / 256, 3.675e-3)
+    assert table(build_run(config)) == {
+        "network": "channels 8, 8, 16, 16, 4 blocks, 4-bit weights, ie_lif, D = 4, T = 1, bfloat16 products",
+        "data": "fake: 1,281,167 images at 224x224x3, 1,000 classes",
+        "augmentation": "crop_flip (area 0.08 to 1, aspect 0.75 to 1.33), RandAugment 9 / 0.5, "
+        "random erasing 0.25",
+        "batch": "1,568 images a step, in 8 parts of 196, batch-norm statistics of 196 images",
+        "length": "300 epochs of 817 steps: 245,100 steps",
+        "learning rate": "0.0006 x 1,568 / 256 = 0.003675 at its peak, after 12,255 steps of warm-up; "
+        "half a cosine to 1e-06 in the last step",
+        "optimiser": "lamb, weight decay 0.05 on tensors of two or more axes, gradient norm clipped to 1",
+        "loss": "cross-entropy, label smoothing 0.1",
+        "moving average": "of 0.99996, evaluated beside the variables",
+        "evaluation": "every 817 steps, in batches of 256",
+        "checkpoints": "after each evaluation and every 1,000 steps; the newest 2 and the best 1 stay",
+        "seed": "0",
+    }
+
+
+def test_events():
+    config = cifar10dvs.get_config()
+    config.update_from_flattened_dict({**SMALL, "data.fake_images": 9000, "data.fake_classes": 10})
+    found = table(build_run(config))
+    assert found["data"] == "fake: 9,000 streams in frames of 128x128x2, 10 classes"
+    assert found["augmentation"] == "flip_roll by up to 5 pixels, frames by count, mixup 0.8, cutmix 1"
+    assert found["learning rate"].startswith("0.0002 x 128 / 256 = 0.0001 at its peak, without warm-up;")
+    assert found["moving average"] == "none"
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_rates_are_those_of_the_optimiser(epochs):
+    """Also of a run that is shorter than its warm-up."""
+    run = build_run(tiny_config(epochs=epochs, start_from="runs/a"))
+    rates = [float(run.schedule(step)) for step in range(run.total_steps)]
+    # A cosine near -1 is rounded in float32 as 1 is.
+    np.testing.assert_allclose(run.learning_rates(), rates, rtol=1e-6, atol=1e-7 * max(rates))
+    found = table(run)
+    assert f" = {max(rates):.4g} at its peak, after {np.argmax(rates)} steps of" in found["learning rate"]
+    assert f"to {rates[-1]:.3g} in the last step" in found["learning rate"]
+    assert found["starts from"] == "runs/a"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_training_begins_with_it_in_one_process(first, tmp_path, capsys, monkeypatch):
+    def train(run, workdir):
+        assert capsys.readouterr().err == (recipe(run) + "\n") * first
+        raise UserError("enough")
+
+    monkeypatch.setattr("launch.train.train", train)
+    monkeypatch.setattr("launch.train.is_first", lambda: first)
+    assert launch("--config=tests/configs/tiny.py", f"--workdir={tmp_path}") == 2
+    assert capsys.readouterr().err == "error: enough\n"
