@@ -90,7 +90,7 @@ def base_config() -> ConfigDict:
                 "fsdp": 1,  # with jit, devices that each large tensor of the state is cut over
             },
             "distill": {
-                "teacher": "",  # workdir of a trained network that teaches; none
+                "teacher": "",  # workdir of a network that teaches, or caformer_s18:FILE (also b36) of timm
                 "dtype": "bfloat16",  # operands of the teacher's products
                 "fgd": 0.0,  # weight of the distance between the Gram matrices of q, k and v
                 "fgd_normalization": "frobenius",  # of a Gram matrix: frobenius, cosine

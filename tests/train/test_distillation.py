@@ -10,8 +10,9 @@ import pytest
 from qsdt_jax.losses.distillation import logit_distillation
 from qsdt_jax.losses.fgd import fgd_loss
 from qsdt_jax.train.classification import Classification
-from qsdt_jax.train.distillation import Distillation, Weights, is_projection, projections
+from qsdt_jax.train.distillation import Distillation, Weights
 from qsdt_jax.train.step import jit_once
+from qsdt_jax.train.teacher import OwnTeacher, is_projection, projections
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 SIZE = (3, 32, 32, 3)
@@ -25,7 +26,7 @@ BATCH = {"image": draw_images(*SIZE), "label": np.array([1, 2, 3])}
 def task() -> Distillation:
     return Distillation(
         student=Classification(model=STUDENT, image_shape=SIZE[1:], label_smoothing=0.1),
-        teacher=TEACHER,
+        teacher=OwnTeacher(TEACHER),
         teacher_variables=draw_variables(TEACHER, 2),
         weights=WEIGHTS,
     )
