@@ -46,7 +46,15 @@ def with_teacher(
     if not distill.teacher:
         if distill.fgd or distill.kd:
             raise UserError("config.distill has a weight, but config.distill.teacher names none")
+        if config.model.distillation_head:
+            raise UserError(
+                "config.model.distillation_head=True, but config.distill.teacher names no teacher of it"
+            )
         return task
+    if config.model.distillation_head and not distill.kd:
+        raise UserError(
+            "config.model.distillation_head=True, but config.distill.kd=0: nothing would train it"
+        )
     assert isinstance(task, Classification)  # The one task that configurations have.
     weights = _weights(distill, total_steps)
     name, colon, file = distill.teacher.partition(":")

@@ -50,7 +50,8 @@ class Distillation(struct.PyTreeNode):
     """L = L_task + lambda_fgd L_FGD + lambda_kd KD, with a teacher that stays as it is.
 
     A pytree, so that a step takes the teacher's variables as an argument and not as constants of its program.
-    The teacher sees what the student sees, augmented and mixed, once for each batch.
+    The teacher sees what the student sees, augmented and mixed, once for each batch. KD teaches the student's
+    distillation head where it has one (DeiT), else the head that the labels teach as well.
 
     Attributes:
       student: the task that is learned.
@@ -86,7 +87,7 @@ class Distillation(struct.PyTreeNode):
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         """As `Classification.loss`; the metrics tell the parts, not yet weighed."""
         images, labels = self.student.mixed(batch, key)
-        (logits, own), batch_stats = self._student(variables, images, key)
+        logits, followed, own, batch_stats = self._student(variables, images, key)
         variables_of_teacher = jax.lax.stop_gradient(self.teacher_variables)
         taught_logits, taught = jax.lax.stop_gradient(self.teacher(variables_of_teacher, images))
         task_loss = self.student.label_loss(logits, labels)
@@ -96,20 +97,24 @@ class Distillation(struct.PyTreeNode):
             loss = loss + self.weights.fgd_at(step) * metrics["fgd"]
         if self.weights.kd:
             target, temperature = self.weights.kd_target, self.weights.temperature
-            metrics["kd"] = jnp.mean(logit_distillation(logits, taught_logits, target, temperature))
+            metrics["kd"] = jnp.mean(logit_distillation(followed, taught_logits, target, temperature))
             loss = loss + self.weights.kd * metrics["kd"]
         return loss, (batch_stats, {"loss": loss, **metrics})
 
     def _student(self, variables: Variables, images: jax.Array, key: jax.Array):
-        (logits, updates) = self.model.apply(
+        """Logits for the labels, logits for the teacher, blocks, new batch statistics."""
+        answer, updates = self.model.apply(
             variables,
             images,
             train=True,
             rngs={"drop_path": key},
             mutable=["batch_stats", "intermediates"],
             capture_intermediates=is_projection,
+            method="both_heads" if self.model.distillation_head else None,
         )
-        return (logits, projections(self.model, updates["intermediates"], images)), updates["batch_stats"]
+        logits, followed = answer if self.model.distillation_head else (answer, answer)
+        blocks = projections(self.model, updates["intermediates"], images)
+        return logits, followed, blocks, updates["batch_stats"]
 
     def evaluate(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """The student's, by the labels alone."""

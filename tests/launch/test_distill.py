@@ -66,6 +66,14 @@ def test_a_teacher_that_fits(teacher, capsys):
         ),
         ({"distill.dtype": "int8"}, "config.distill.dtype='int8' is none of float32, bfloat16, float64"),
         ({"distill.teacher": ""}, "config.distill has a weight, but config.distill.teacher names none"),
+        (
+            {"distill.teacher": "", "distill.fgd": 0.0, "model.distillation_head": True},
+            "config.model.distillation_head=True, but config.distill.teacher names no teacher of it",
+        ),
+        (
+            {"model.distillation_head": True},
+            "config.model.distillation_head=True, but config.distill.kd=0: nothing would train it",
+        ),
         ({"distill.teacher": "/nowhere"}, "workdir /nowhere: no such directory"),
     ],
 )
