@@ -105,6 +105,11 @@ def test_only_some_rows_with_what_they_need(study, trained, capsys):
     assert capsys.readouterr().err.endswith("error: --only: no row 'bniary'; did you mean 'binary'?\n")
 
 
+def test_at_least_one_process(study, trained, capsys):
+    assert study(ROWS, "--parallel=0")[0] == 2 and trained[0] == []
+    assert capsys.readouterr().err == "error: --parallel=0 must be at least 1\n"
+
+
 def test_a_failure_is_written_down_and_tried_again(study, trained, capsys):
     trained[1]["twin/seed0"] = UserError("the loss is nan at step 3")
     trained[1]["binary/seed1"] = ZeroDivisionError("a bug")
