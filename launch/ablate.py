@@ -27,6 +27,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch.build import build_run
+from launch.distill import check_pair, with_teacher
 from launch.flags import DEFINED_OFTEN, closest, define_config
 from launch.information import information
 from launch.run import make_run
@@ -144,8 +145,16 @@ def _ended(study: Study, variant: Variant, seed: int, since: float) -> bool:
 
 def check(study: Study, variant: Variant) -> None:
     """Refuses a row whose values do not make a run, as far as that shows before its teacher is trained."""
+    config = study.config(variant, 0)
+    teacher = study.referred(variant.overrides.get("distill.teacher"))
     try:
-        build_run(study.config(variant, 0))
+        run = build_run(config)
+        if teacher is None:
+            with_teacher(config, run.task, run.class_names, run.total_steps)
+        else:
+            other = study.config(teacher, 0)
+            names = build_run(other).class_names
+            check_pair(config, run.class_names, f"the teacher, row {teacher.name!r},", other, names)
     except UserError as error:
         raise UserError(f"row {variant.name!r}: {error}") from None
 

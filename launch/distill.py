@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from launch.build import DTYPES
-from launch.trained import Trained, load_trained
+from launch.trained import load_trained
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop.timm import caformer_variables, num_classes, read_timm
 from qsdt_jax.losses.distillation import Target
@@ -51,12 +51,8 @@ def with_teacher(
                 "config.model.distillation_head=True, but config.distill.teacher names no teacher of it"
             )
         return task
-    if config.model.distillation_head and not distill.kd:
-        raise UserError(
-            "config.model.distillation_head=True, but config.distill.kd=0: nothing would train it"
-        )
     assert isinstance(task, Classification)  # The one task that configurations have.
-    weights = _weights(distill, total_steps)
+    weights = _weights(config, total_steps)
     name, colon, file = distill.teacher.partition(":")
     if colon and name.startswith("caformer"):
         found = _caformer(config, name, Path(file).expanduser(), len(class_names))
@@ -67,6 +63,36 @@ def with_teacher(
     return Distillation(
         student=task, teacher=found.teacher, teacher_variables=found.variables, weights=weights
     )
+
+
+def check_pair(
+    config: ml_collections.ConfigDict,
+    class_names: Sequence[str],
+    where: str,
+    teacher: ml_collections.ConfigDict,
+    teacher_classes: Sequence[str],
+) -> None:
+    """Refuses a teacher that is or will be trained to see or to say something else, and unfit weights.
+
+    Args:
+      config, class_names: of the student.
+      where: what the teacher is called.
+      teacher, teacher_classes: of the teacher.
+
+    Raises:
+      UserError: see above.
+    """
+    _weights(config, total_steps=1)
+    if tuple(teacher_classes) != tuple(class_names):
+        raise UserError(
+            f"{where} has other classes: {_listed(teacher_classes)}; expected {_listed(class_names)}"
+        )
+    for key in COMMON:
+        found, expected = teacher.data[key], config.data[key]
+        if found != expected:
+            raise UserError(f"{where} has data.{key}={found}; expected {expected}")
+    if teacher.model.timesteps > 1 and config.data.events:
+        raise UserError(f"{where} takes events, which no teacher can be given yet")
 
 
 class _Found(NamedTuple):
@@ -81,7 +107,8 @@ class _Found(NamedTuple):
 def _trained(config: ml_collections.ConfigDict, workdir: Path, class_names: Sequence[str]) -> _Found:
     """The network of a workdir."""
     trained = load_trained(workdir)
-    _check_fit(config, class_names, trained)
+    where = f"the teacher in {workdir}"
+    check_pair(config, class_names, where, trained.config, trained.class_names)
     model = trained.task.model
     return _Found(
         title=trained.title,
@@ -123,7 +150,12 @@ def _caformer(config: ml_collections.ConfigDict, name: str, file: Path, classes:
     )
 
 
-def _weights(distill: ml_collections.ConfigDict, total_steps: int) -> Weights:
+def _weights(config: ml_collections.ConfigDict, total_steps: int) -> Weights:
+    distill = config.distill
+    if config.model.distillation_head and not distill.kd:
+        raise UserError(
+            "config.model.distillation_head=True, but config.distill.kd=0: nothing would train it"
+        )
     for key in ("fgd", "kd"):
         if not 0 <= distill[key] < float("inf"):
             raise UserError(f"config.distill.{key}={distill[key]} must be at least 0")
@@ -149,21 +181,6 @@ def _weights(distill: ml_collections.ConfigDict, total_steps: int) -> Weights:
         temperature=distill.temperature,
         total_steps=total_steps,
     )
-
-
-def _check_fit(config: ml_collections.ConfigDict, class_names: Sequence[str], teacher: Trained) -> None:
-    """Refuses a teacher that was trained to see or to say something else."""
-    where = f"the teacher in {teacher.workdir}"
-    if teacher.class_names != tuple(class_names):
-        raise UserError(
-            f"{where} has other classes: {_listed(teacher.class_names)}; expected {_listed(class_names)}"
-        )
-    for key in COMMON:
-        found, expected = teacher.config.data[key], config.data[key]
-        if found != expected:
-            raise UserError(f"{where} was trained with data.{key}={found}; expected {expected}")
-    if teacher.task.model.timesteps > 1 and config.data.events:
-        raise UserError(f"{where} takes events, which no teacher can be given yet")
 
 
 def _listed(names: Sequence[str], shown: int = 3) -> str:

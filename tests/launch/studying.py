@@ -36,5 +36,5 @@ if __name__ == "__main__":
     launch.workers.PROGRAM = [sys.executable, "-m", "tests.launch.studying"]
     launch.ablate.train = train
     launch.ablate.make_run = lambda config: config
-    launch.ablate.build_run = lambda config: None
+    launch.ablate.check = lambda study, variant: None
     sys.exit(main(sys.argv[1:]))

@@ -51,10 +51,10 @@ def test_a_teacher_that_fits(teacher, capsys):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        ({"data.image_size": (48, 48)}, "was trained with data.image_size=(32, 32); expected (48, 48)"),
-        ({"data.mean": (0.5,)}, "was trained with data.mean=(0.31,); expected (0.5,)"),
-        ({"data.std": (1.0,)}, "was trained with data.std=(0.35,); expected (1.0,)"),
-        ({"data.channels": 3}, "was trained with data.channels=1; expected 3"),
+        ({"data.image_size": (48, 48)}, "has data.image_size=(32, 32); expected (48, 48)"),
+        ({"data.mean": (0.5,)}, "has data.mean=(0.31,); expected (0.5,)"),
+        ({"data.std": (1.0,)}, "has data.std=(0.35,); expected (1.0,)"),
+        ({"data.channels": 3}, "has data.channels=1; expected 3"),
         ({"distill.fgd": 0.0}, "has a teacher, but config.distill.fgd and kd are 0: nothing to learn"),
         ({"distill.fgd": -1.0}, "config.distill.fgd=-1.0 must be at least 0"),
         ({"distill.kd": float("nan")}, "config.distill.kd=nan must be at least 0"),
