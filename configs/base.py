@@ -46,6 +46,7 @@ def base_config() -> ConfigDict:
                 "attention_scale": 0.25,
                 "layer_scale_init": 1e-6,
                 "drop_path": 0.0,
+                "distillation_head": False,  # a second head for distill.kd, as DeiT; the mean of both answers
                 "norm_group": 0,  # images that share batch-norm statistics; 0 for the whole batch
                 "exact_evaluation": True,  # equal to the deployed network bit for bit, and slower
                 "dtype": "float32",  # operands of the products: float32, bfloat16, float64
@@ -90,12 +91,12 @@ def base_config() -> ConfigDict:
                 "fsdp": 1,  # with jit, devices that each large tensor of the state is cut over
             },
             "distill": {
-                "teacher": "",  # workdir of a trained network that teaches; none
+                "teacher": "",  # workdir of a network that teaches, or caformer_s18:FILE (also b36) of timm
                 "dtype": "bfloat16",  # operands of the teacher's products
                 "fgd": 0.0,  # weight of the distance between the Gram matrices of q, k and v
                 "fgd_normalization": "frobenius",  # of a Gram matrix: frobenius, cosine
                 "fgd_schedule": "constant",  # of that weight: constant, or cosine to 0 at the end
-                "kd": 0.0,  # weight of the distance between the logits
+                "kd": 0.0,  # weight of the distance between the logits; 1 is DeiT's alpha 0.5
                 "kd_target": "soft",  # soft: all probabilities of the teacher; hard: its first choice
                 "temperature": 1.0,  # of the soft target
             },

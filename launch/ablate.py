@@ -6,43 +6,49 @@ of that row's run with the same seed, for a teacher or a starting point. Rows ar
 or with the one that `AGAINST` names; with `SPIKES = True` the spikes of each run are counted.
 
 What is done is skipped when the command is run again; a run that fails is written down and the others go on.
+With --parallel=N, or where the command is given N times, in any places that share the workdir, N runs are
+trained at a time.
 """
 
+import contextlib
 import csv
 import gc
-import importlib.util
+import io
 import json
-import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from launch.build import build_run, plain
-from launch.flags import DEFINED_OFTEN, closest, config_keys, define_config
+from launch.build import build_run
+from launch.distill import check_pair, with_teacher
+from launch.flags import DEFINED_OFTEN, closest, define_config
 from launch.information import information
 from launch.run import make_run
+from launch.study import Run, Study, Variant, is_done, read_study
 from launch.trained import load_trained
+from launch.workers import run_together
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.comparison import Row, draw, markdown
-from qsdt_jax.files import write_atomically
+from qsdt_jax.files import locked, write_atomically
 from qsdt_jax.train.loop import SUMMARY_FILE, train
-from qsdt_jax.train.preemption import Preempted
-from qsdt_jax.train.workdir import CONFIG_FILE, config_differences, read_config
+from qsdt_jax.train.preemption import POLL_SECONDS, Preempted, Preemption
 
 CONFIG = define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the study", **DEFINED_OFTEN)
+PARALLEL = flags.DEFINE_integer(
+    "parallel", 1, "processes that train runs at the same time, each on one accelerator where there are some"
+)
 ONLY = flags.DEFINE_list("only", [], "rows to run; all unless given", **DEFINED_OFTEN)
 
-ROW_PREFIX = "row:"
 FAILURE_FILE = "failure.txt"
+RESULTS_LOCK = "results.lock"
 SECONDS_FILE, SPIKES_FILE = "seconds.json", "spikes.json"
 METRIC, METRIC_TITLE = "eval/top1", "test top-1 (%)"
 CSV_FIELDS: tuple[str, ...] = (
@@ -58,68 +64,14 @@ CSV_FIELDS: tuple[str, ...] = (
 )
 
 
-class Variant(NamedTuple):
-    """One row of a study."""
-
-    name: str
-    overrides: Mapping[str, Any]
-
-    @property
-    def folder(self) -> str:
-        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
-
-
-class Study(NamedTuple):
-    """A table of overrides, times seeds; `base` is what they change."""
-
-    base: ml_collections.ConfigDict
-    variants: Mapping[str, Variant]
-    seeds: int
-    against: Mapping[str, str]
-    spikes: bool
-    workdir: Path
-
-    def run_folder(self, variant: Variant, seed: int) -> Path:
-        return self.workdir / "runs" / variant.folder / f"seed{seed}"
-
-    def config(self, variant: Variant, seed: int) -> ml_collections.ConfigDict:
-        """The configuration of one run."""
-        config = self.base.copy_and_resolve_references().lock()
-        overrides = {
-            key: str(self.run_folder(teacher, seed)) if (teacher := self.referred(value)) else value
-            for key, value in variant.overrides.items()
-        }
-        try:
-            config.update_from_flattened_dict(overrides)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"row {variant.name!r}: {error.args[0] if error.args else error}") from None
-        config.seed = seed
-        return config
-
-    def referred(self, value: Any) -> Variant | None:
-        """The row that a value "row:NAME" names."""
-        name = _reference(value)
-        return None if name is None else self.variants[name]
-
-    def in_order(self, names: list[str]) -> Iterator[tuple[Variant, int]]:
-        """All runs of some rows, seeds of a row together, a row after those whose workdirs it reads."""
-        seen: list[str] = []
-
-        def visit(variant: Variant) -> None:
-            if variant.name not in seen:
-                for other in filter(None, map(self.referred, variant.overrides.values())):
-                    visit(other)
-                seen.append(variant.name)
-
-        for name in names:
-            visit(self.variants[name])
-        return ((self.variants[name], seed) for name in seen for seed in range(self.seeds))
-
-
 def main() -> None:
     """Runs what is left of the study and writes its results."""
     if CONFIG.value is None or not WORKDIR.value:
         raise UserError("ablate needs --config FILE and --workdir DIR")
+    if PARALLEL.value < 1:
+        raise UserError(f"--parallel={PARALLEL.value} must be at least 1")
+    if PARALLEL.value > 1:  # The accelerators are for the processes that this one starts.
+        jax.config.update("jax_platforms", "cpu")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     study = read_study(file, CONFIG.value, Path(WORKDIR.value))
     names = ONLY.value or list(study.variants)
@@ -129,98 +81,80 @@ def main() -> None:
     left = [run for run in study.in_order(names) if not is_done(study, *run)]
     for name in dict.fromkeys(variant.name for variant, _ in left):
         check(study, study.variants[name])
-    if not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(study.workdir / "compiled"))
-    for number, (variant, seed) in enumerate(left, start=1):
-        print(f"run {number} of {len(left)}: {variant.name}, seed {seed}", file=sys.stderr, flush=True)
-        train_one(study, variant, seed)
-        write_results(study, Path(file).stem)
-        gc.collect()
-    print(write_results(study, Path(file).stem))
+    title = Path(file).stem
+    if left and PARALLEL.value > 1:
+        run_together(PARALLEL.value, [*sys.argv[1:], "--parallel=1"], study.workdir)
+    else:
+        work(study, left, title)
+    print(write_results(study, title))
     print(f"{study.workdir}: results.csv, results.md, results.png, runs")
 
 
-def read_study(file: str, base: ml_collections.ConfigDict, workdir: Path) -> Study:
-    """The study of a config file.
+def work(study: Study, left: Sequence[Run], title: str) -> None:
+    """Trains what is left, one run at a time, beside any other processes that do the same.
+
+    A run is taken by its lock, which a process that dies gives back, and not before those whose workdirs it
+    reads have ended. So this returns when nothing is left to be trained by anyone.
 
     Raises:
-      UserError: no rows, two rows of one name, a misspelt key, a reference to no row or in a circle.
+      Preempted: a signal came.
     """
-    module = _module(file)
-    rows, seeds = getattr(module, "ROWS", None), getattr(module, "SEEDS", None)
-    if not rows or not isinstance(seeds, int) or seeds < 1:
-        raise UserError(f"--config {file} is no study: it needs ROWS, pairs (name, overrides), and SEEDS")
-    variants: dict[str, Variant] = {}
-    folders: dict[str, str] = {}
-    for row in rows:
-        if not (len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], Mapping)):
-            raise UserError(f"--config {file}: a row is a pair (name, overrides); found {row!r}")
-        variant = Variant(*row)
-        if variant.name in variants:
-            raise UserError(f"--config {file}: two rows have the name {variant.name!r}")
-        if variant.folder in folders:
-            other = folders[variant.folder]
-            raise UserError(f"--config {file}: the rows {other!r} and {variant.name!r} have the same folder")
-        variants[variant.name], folders[variant.folder] = variant, variant.name
-    known = config_keys(base)
-    for variant in variants.values():
-        for key, value in variant.overrides.items():
-            if key not in known or key == "seed":
-                raise UserError(f"row {variant.name!r}: unknown config key {key!r}{closest(key, known)}")
-            _check_reference(variant, value, variants)
-    against = getattr(module, "AGAINST", {})
-    for name in (*against, *against.values()):
-        if name not in variants:
-            raise UserError(f"AGAINST: there is no row {name!r}{closest(name, list(variants))}")
-    return Study(base, variants, seeds, against, getattr(module, "SPIKES", False), workdir)
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        jax.config.update("jax_compilation_cache_dir", str(study.workdir / "compiled"))
+    waiting, begun = list(left), time.time()
+    with Preemption() as preemption:
+        while waiting:
+            preemption.check()
+            for variant, seed in waiting:
+                if any((other, seed) in waiting for other in study.needed_by(variant)):
+                    continue
+                with _claimed(study.run_folder(variant, seed)) as mine:
+                    if not mine:
+                        continue
+                    waiting.remove((variant, seed))
+                    if not _ended(study, variant, seed, since=begun):
+                        number = len(left) - len(waiting)
+                        what = f"run {number} of {len(left)}: {variant.name}, seed {seed}"
+                        print(what, file=sys.stderr, flush=True)
+                        train_one(study, variant, seed)
+                        write_results(study, title)
+                        gc.collect()
+                break
+            else:
+                time.sleep(POLL_SECONDS)  # Others are at all of them.
 
 
-def _check_reference(variant: Variant, value: Any, variants: Mapping[str, Variant]) -> None:
-    """Refuses a "row:NAME" of no row, or of one that refers to others itself, so there are no circles."""
-    name = _reference(value)
-    if name is None:
-        return
-    if name not in variants:
-        raise UserError(f"row {variant.name!r}: there is no row {name!r}{closest(name, list(variants))}")
-    if any(_reference(other) is not None for other in variants[name].overrides.values()):
-        raise UserError(f"row {variant.name!r}: row {name!r} refers to another row itself")
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process, and no other, may train the run of a folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder.with_suffix(".lock")))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
-def _reference(value: Any) -> str | None:
-    """NAME of a value "row:NAME"; None for any other."""
-    if isinstance(value, str) and value.startswith(ROW_PREFIX):
-        return value.removeprefix(ROW_PREFIX)
-    return None
-
-
-def _module(file: str) -> Any:
-    spec = importlib.util.spec_from_file_location("study", file.partition(":")[0])
-    assert spec is not None and spec.loader is not None  # The flag has loaded it before.
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def is_done(study: Study, variant: Variant, seed: int) -> bool:
-    """Whether a run has ended.
-
-    Raises:
-      UserError: it was begun with another configuration.
-    """
-    folder = study.run_folder(variant, seed)
-    if (folder / CONFIG_FILE).exists():
-        changed = config_differences(read_config(folder), plain(study.config(variant, seed)))
-        if changed:
-            raise UserError(
-                f"row {variant.name!r} was run with another configuration in {folder}: {'; '.join(changed)}"
-            )
-    return (folder / SUMMARY_FILE).exists()
+def _ended(study: Study, variant: Variant, seed: int, since: float) -> bool:
+    """Whether a run is done, or has failed in another process after this one began."""
+    failure = study.run_folder(variant, seed) / FAILURE_FILE
+    return is_done(study, variant, seed) or (failure.exists() and failure.stat().st_mtime >= since)
 
 
 def check(study: Study, variant: Variant) -> None:
     """Refuses a row whose values do not make a run, as far as that shows before its teacher is trained."""
+    config = study.config(variant, 0)
+    teacher = study.referred(variant.overrides.get("distill.teacher"))
     try:
-        build_run(study.config(variant, 0))
+        run = build_run(config)
+        if teacher is None:
+            with_teacher(config, run.task, run.class_names, run.total_steps)
+        else:
+            other = study.config(teacher, 0)
+            names = build_run(other).class_names
+            check_pair(config, run.class_names, f"the teacher, row {teacher.name!r},", other, names)
     except UserError as error:
         raise UserError(f"row {variant.name!r}: {error}") from None
 
@@ -247,13 +181,19 @@ def train_one(study: Study, variant: Variant, seed: int) -> None:
 
 def write_results(study: Study, title: str) -> str:
     """Writes results.csv, results.md and results.png of what there is, and returns the table."""
+    with locked(study.workdir / RESULTS_LOCK, wait=True):
+        return _write_results(study, title)
+
+
+def _write_results(study: Study, title: str) -> str:
     records = [
         _record(study, variant, seed) for variant in study.variants.values() for seed in range(study.seeds)
     ]
-    with (study.workdir / "results.csv").open("w", newline="") as stream:
-        writer: csv.DictWriter[str] = csv.DictWriter(stream, CSV_FIELDS)
-        writer.writeheader()
-        writer.writerows(record for record in records if record["top1"] != "" or record["failure"])
+    stream = io.StringIO(newline="")
+    writer: csv.DictWriter[str] = csv.DictWriter(stream, CSV_FIELDS)
+    writer.writeheader()
+    writer.writerows(record for record in records if record["top1"] != "" or record["failure"])
+    write_atomically(study.workdir / "results.csv", stream.getvalue())
     rows = [_row(name, [record for record in records if record["row"] == name]) for name in study.variants]
     columns = {"images/s": _rates(records)}
     if study.spikes:

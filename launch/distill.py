@@ -3,28 +3,40 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import ml_collections
+import numpy as np
 
 from launch.build import DTYPES
-from launch.trained import Trained, load_trained
+from launch.trained import load_trained
 from qsdt_jax.errors import UserError
+from qsdt_jax.interop.timm import caformer_variables, num_classes, read_timm
 from qsdt_jax.losses.distillation import Target
 from qsdt_jax.losses.fgd import Normalization
+from qsdt_jax.models.caformer import CAFORMERS, CAFormer, caformer_macs
 from qsdt_jax.models.operations import layer_operations
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.distillation import Distillation, Schedule, Weights
+from qsdt_jax.train.state import Variables
 from qsdt_jax.train.task import Task
+from qsdt_jax.train.teacher import CAFormerTeacher, OwnTeacher, Teacher
 
 # What student and teacher have to have in common of their data.
 COMMON = ("image_size", "channels", "mean", "std", "events")
+# Of the pixels in 0..1 that timm trained its CAFormers on.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALLEST = 32  # Pixels a side of CAFormer's last stage.
 
 
 def with_teacher(
     config: ml_collections.ConfigDict, task: Task, class_names: Sequence[str], total_steps: int
 ) -> Task:
     """The task with the teacher of `config.distill`; as it is where there is none.
+
+    A teacher is the workdir of a trained network, or "caformer_s18:FILE" (s36, m36, b36) with timm's weights.
+    Such a file holds no class names: they are taken to be in timm's order, which is that of the folders'
+    names and that of the data here.
 
     Raises:
       UserError: a weight without a teacher, values out of range, a teacher that cannot be read or has other
@@ -33,18 +45,117 @@ def with_teacher(
     distill = config.distill
     if not distill.teacher:
         if distill.fgd or distill.kd:
-            raise UserError("config.distill has a weight, but config.distill.teacher names no workdir")
+            raise UserError("config.distill has a weight, but config.distill.teacher names none")
+        if config.model.distillation_head:
+            raise UserError(
+                "config.model.distillation_head=True, but config.distill.teacher names no teacher of it"
+            )
         return task
     assert isinstance(task, Classification)  # The one task that configurations have.
-    weights = _weights(distill, total_steps)
-    teacher = load_trained(Path(distill.teacher).expanduser())
-    _check_fit(config, class_names, teacher)
-    model = teacher.task.model.clone(dtype=DTYPES[distill.dtype], exact_evaluation=False)
-    _report_cost(config, task, teacher)
-    return Distillation(student=task, teacher=model, teacher_variables=teacher.variables, weights=weights)
+    weights = _weights(config, total_steps)
+    name, colon, file = distill.teacher.partition(":")
+    if colon and name.startswith("caformer"):
+        found = _caformer(config, name, Path(file).expanduser(), len(class_names))
+    else:
+        found = _trained(config, Path(distill.teacher).expanduser(), class_names)
+    own = sum(layer.macs for layer in layer_operations(task.model, _size(config)))
+    _report_cost(found, own)
+    return Distillation(
+        student=task, teacher=found.teacher, teacher_variables=found.variables, weights=weights
+    )
 
 
-def _weights(distill: ml_collections.ConfigDict, total_steps: int) -> Weights:
+def check_pair(
+    config: ml_collections.ConfigDict,
+    class_names: Sequence[str],
+    where: str,
+    teacher: ml_collections.ConfigDict,
+    teacher_classes: Sequence[str],
+) -> None:
+    """Refuses a teacher that is or will be trained to see or to say something else, and unfit weights.
+
+    Args:
+      config, class_names: of the student.
+      where: what the teacher is called.
+      teacher, teacher_classes: of the teacher.
+
+    Raises:
+      UserError: see above.
+    """
+    _weights(config, total_steps=1)
+    if tuple(teacher_classes) != tuple(class_names):
+        raise UserError(
+            f"{where} has other classes: {_listed(teacher_classes)}; expected {_listed(class_names)}"
+        )
+    for key in COMMON:
+        found, expected = teacher.data[key], config.data[key]
+        if found != expected:
+            raise UserError(f"{where} has data.{key}={found}; expected {expected}")
+    if teacher.model.timesteps > 1 and config.data.events:
+        raise UserError(f"{where} takes events, which no teacher can be given yet")
+
+
+class _Found(NamedTuple):
+    """A teacher that fits: what it is called, computes and costs."""
+
+    title: str
+    teacher: Teacher
+    variables: Variables
+    macs: int
+
+
+def _trained(config: ml_collections.ConfigDict, workdir: Path, class_names: Sequence[str]) -> _Found:
+    """The network of a workdir."""
+    trained = load_trained(workdir)
+    where = f"the teacher in {workdir}"
+    check_pair(config, class_names, where, trained.config, trained.class_names)
+    model = trained.task.model
+    return _Found(
+        title=trained.title,
+        teacher=OwnTeacher(model.clone(dtype=DTYPES[config.distill.dtype], exact_evaluation=False)),
+        variables=trained.variables,
+        macs=sum(layer.macs for layer in layer_operations(model, _size(config))),
+    )
+
+
+def _caformer(config: ml_collections.ConfigDict, name: str, file: Path, classes: int) -> _Found:
+    """A CAFormer of timm's weights, given the pixels in the normalisation that timm trained it with."""
+    if name not in CAFORMERS:
+        raise UserError(f"config.distill.teacher: {name!r} is none of {', '.join(CAFORMERS)}")
+    data = config.data
+    if data.events or data.channels != len(IMAGENET_MEAN):
+        inputs = "events" if data.events else f"images of {data.channels} channels"
+        raise UserError(
+            f"the teacher {name} takes images of {len(IMAGENET_MEAN)} channels; the data are {inputs}"
+        )
+    if min(data.image_size) < SMALLEST:
+        raise UserError(
+            f"the teacher {name} takes images of at least {SMALLEST} pixels a side; "
+            f"config.data.image_size={_size(config)}"
+        )
+    tensors = read_timm(file)
+    if (outputs := num_classes(str(file), tensors)) != classes:
+        raise UserError(f"the teacher in {file} has {outputs} classes; expected {classes}, as the data have")
+    model = CAFormer(**CAFORMERS[name], num_classes=outputs, dtype=DTYPES[config.distill.dtype])
+    mean, std = (np.broadcast_to(np.array(data[key]), data.channels) for key in ("mean", "std"))
+    return _Found(
+        title=f"{name} of {file}",
+        teacher=CAFormerTeacher(
+            model,
+            scale=tuple((std / IMAGENET_STD).tolist()),
+            shift=tuple(((mean - IMAGENET_MEAN) / IMAGENET_STD).tolist()),
+        ),
+        variables=caformer_variables(model, str(file), tensors),
+        macs=caformer_macs(model, _size(config)),
+    )
+
+
+def _weights(config: ml_collections.ConfigDict, total_steps: int) -> Weights:
+    distill = config.distill
+    if config.model.distillation_head and not distill.kd:
+        raise UserError(
+            "config.model.distillation_head=True, but config.distill.kd=0: nothing would train it"
+        )
     for key in ("fgd", "kd"):
         if not 0 <= distill[key] < float("inf"):
             raise UserError(f"config.distill.{key}={distill[key]} must be at least 0")
@@ -72,35 +183,20 @@ def _weights(distill: ml_collections.ConfigDict, total_steps: int) -> Weights:
     )
 
 
-def _check_fit(config: ml_collections.ConfigDict, class_names: Sequence[str], teacher: Trained) -> None:
-    """Refuses a teacher that was trained to see or to say something else."""
-    where = f"the teacher in {teacher.workdir}"
-    if teacher.class_names != tuple(class_names):
-        raise UserError(
-            f"{where} has other classes: {_listed(teacher.class_names)}; expected {_listed(class_names)}"
-        )
-    for key in COMMON:
-        found, expected = teacher.config.data[key], config.data[key]
-        if found != expected:
-            raise UserError(f"{where} was trained with data.{key}={found}; expected {expected}")
-    if teacher.task.model.timesteps > 1 and config.data.events:
-        raise UserError(f"{where} takes events, which no teacher can be given yet")
-
-
 def _listed(names: Sequence[str], shown: int = 3) -> str:
     more = ", ..." if len(names) > shown else ""
     return f"{len(names)} ({', '.join(names[:shown])}{more})"
 
 
-def _report_cost(config: ml_collections.ConfigDict, task: Classification, teacher: Trained) -> None:
+def _report_cost(teacher: _Found, own: int) -> None:
     """A step is forward and backward of the student, about 3 forward passes, and one of the teacher."""
-    size = tuple(config.data.image_size)
-    own, other = (
-        sum(layer.macs for layer in layer_operations(model, size))
-        for model in (task.model, teacher.task.model)
-    )
     print(
-        f"teacher: {teacher.title}, {other / 1e6:.2f} M MACs an image in evaluation; "
+        f"teacher: {teacher.title}, {teacher.macs / 1e6:.2f} M MACs an image in evaluation; "
         f"the student has {own / 1e6:.2f} M forward, {3 * own / 1e6:.2f} M in a training step",
         file=sys.stderr,
     )
+
+
+def _size(config: ml_collections.ConfigDict) -> tuple[int, int]:
+    height, width = config.data.image_size
+    return height, width

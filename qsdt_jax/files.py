@@ -33,13 +33,13 @@ def put_in_place(temporary: Path, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
+def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds the lock of a file, which is made where there is none; a process that dies gives it back.
 
     Raises:
-      BlockingIOError: another process holds it.
+      BlockingIOError: another process holds it, and this one shall not wait.
       OSError: the file cannot be opened.
     """
     with open(file, "a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -87,7 +87,12 @@ class _Folding:
         for i in range(model.depth - first):
             x = self.transformer_block(f"block4_{i}", x)
         x = self.add(Pool(name="pool", input=x))
-        self.linear("head", self.fire("head_neuron", x))
+        spikes = self.fire("head_neuron", x)
+        if model.distillation_head:
+            halves = (self.linear(name, spikes, factor=0.5) for name in ("head", "head_dist"))
+            self.residual("logits", *halves)
+        else:
+            self.linear("head", spikes)
         if self.left:
             raise ValueError(f"folding has no place for {', '.join(self.left)}")
 
@@ -168,6 +173,7 @@ class _Folding:
         step: float | None = None,
         norms: list[str] = [],  # noqa: B006 (read only)
         layer_scale: str | None = None,
+        factor: float = 1.0,
     ) -> str:
         """A product and what follows it up to the next neuron, sum or product.
 
@@ -179,6 +185,7 @@ class _Folding:
           step: value of one spike; None for that of the neuron.
           norms: batch norms that follow.
           layer_scale: parameter that follows them.
+          factor: that follows it, a power of two.
         """
         kernel, step_size = self.take(f"params/{name}/kernel"), self.find(f"params/{name}/step_size")
         weight = quantize_by_bits(kernel, step_size, self.model.bits)
@@ -192,6 +199,7 @@ class _Folding:
             y = self.normalize(y, norm)
         if layer_scale is not None:
             y = y * self.take(f"params/{layer_scale}")
+        y = y * jnp.float32(factor)
         weights = np.asarray(weight.integers, np.int8)
         if weights.ndim == 2:  # A dense layer is a 1x1 convolution.
             weights = weights[None, None]

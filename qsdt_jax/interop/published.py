@@ -5,7 +5,7 @@ A path here is the one of a leaf below its collection, such as ("block3_0", "mlp
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop import torch_file
+from qsdt_jax.interop.fit import check_fit, first
 from qsdt_jax.models import QSDTransformer
 
 Path = tuple[str, ...]
@@ -90,7 +91,7 @@ def from_torch(model: QSDTransformer, source: str | os.PathLike[str] | Mapping[s
         if name in leaves or not _is_dead(name, leaves)
     }
     shapes = {name: _torch_shape(path, leaf.shape) for name, (path, leaf) in leaves.items()}
-    _check(label, shapes, {name: array.shape for name, array in arrays.items()})
+    check_fit(label, shapes, {name: array.shape for name, array in arrays.items()})
     _check_step_sizes(label, arrays)
     variables = {
         path: jnp.array(_to_flax_layout(path, arrays[name]).astype(leaf.dtype))
@@ -162,28 +163,7 @@ def _has_step_sizes(leaves: Mapping[str, Any]) -> bool:
     return any(name.endswith(".alpha") for name in leaves)
 
 
-def _check(label: str, expected: dict[str, tuple], found: dict[str, tuple]) -> None:
-    misfits = {
-        "missing": [f"{k} {shape}" for k, shape in expected.items() if k not in found],
-        "unknown": [f"{k} {shape}" for k, shape in found.items() if k not in expected],
-        "of another shape": [
-            f"{k} expected {shape} found {found[k]}"
-            for k, shape in expected.items()
-            if k in found and found[k] != shape
-        ],
-    }
-    told = [f"{kind} ({len(names)}): {_first(names)}" for kind, names in misfits.items() if names]
-    if told:
-        raise UserError(f"{label} does not fit the model; {'; '.join(told)}")
-
-
 def _check_step_sizes(label: str, arrays: dict[str, np.ndarray]) -> None:
     bad = [k for k, array in arrays.items() if k.endswith(".alpha") and not np.all(array > 0)]
     if bad:
-        raise UserError(f"{label}: step sizes must be positive; found others in {_first(bad)}")
-
-
-def _first(names: Iterable[str], count: int = 5) -> str:
-    names = list(names)
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+        raise UserError(f"{label}: step sizes must be positive; found others in {first(bad)}")

@@ -15,10 +15,11 @@ from qsdt_jax.interop.torch_pickle import Storage, Tensor, read_pickle
 
 _LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # The pickled magic number.
 _DDP_PREFIX = "module."
+_MODEL_KEYS = ("model", "state_dict")  # Of the published code, and of timm.
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The tensors of the entry `model`, or of the file itself where it is a bare mapping.
+    """The tensors of the entry `model` or `state_dict`, or of the file itself where it is a bare mapping.
 
     Args:
       path: a file of `torch.save` (PyTorch 1.6 or newer). The prefix `module.` that distributed training
@@ -88,12 +89,12 @@ def _select_model(content: Any) -> dict[str, Tensor]:
     found = "no mapping"
     if isinstance(content, dict):
         found = "the entries " + ", ".join(repr(key)[:40] for key in list(content)[:5])
-        model = content.get("model", content)
+        model = next((content[key] for key in _MODEL_KEYS if key in content), content)
         entries = model.items() if isinstance(model, dict) else ()
         tensors = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, Tensor)}
         if tensors:
             return tensors
-    raise UserError(f"expected tensors by name, bare or in an entry 'model'; found {found}")
+    raise UserError(f"expected tensors by name, bare or in an entry 'model' or 'state_dict'; found {found}")
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> bytes:

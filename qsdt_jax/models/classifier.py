@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from qsdt_jax.core.affine import real
 from qsdt_jax.core.exact import exact_mean
+from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.layers.quantized import QDense
 from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.models.backbone import Backbone
@@ -29,9 +30,12 @@ class QSDTransformer(Backbone):
 
     Attributes:
       num_classes: outputs of the head.
+      distillation_head: a second head, which a teacher's answers train instead of the labels (DeiT, Touvron
+        et al., 2021). The network answers with the mean of both.
     """
 
     num_classes: int = 1000
+    distillation_head: bool = False
 
     def setup(self):
         super().setup()
@@ -39,6 +43,8 @@ class QSDTransformer(Backbone):
             raise ValueError(f"num_classes must be at least 1, got {self.num_classes}")
         self.head_neuron = SpikingNeuron(self.numerics)
         self.head = QDense(self.num_classes, self.numerics.of("head"))
+        if self.distillation_head:
+            self.head_dist = QDense(self.num_classes, self.numerics.of("head"))
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Class scores, averaged over the time steps.
@@ -54,11 +60,28 @@ class QSDTransformer(Backbone):
         Raises:
           ValueError: the images do not fit the network.
         """
+        spikes = self._spikes(images, train)
+        y = self.head(spikes, train=train)
+        if not self.distillation_head:
+            return self._over_time(real(y))
+        other = self.head_dist(spikes, train=train)
+        half = jnp.asarray(0.5, self.param_dtype)  # Before the sum, as the deployed network has it folded.
+        return self._over_time(real(y * half) + real(other * half))
+
+    def both_heads(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """As calling it, but the scores of each head: that of the labels, that of the teacher."""
+        spikes = self._spikes(images, train)
+        heads = (self.head, self.head_dist)
+        by_labels, by_teacher = (self._over_time(real(head(spikes, train=train))) for head in heads)
+        return by_labels, by_teacher
+
+    def _spikes(self, images: jax.Array, train: bool) -> Spikes | jax.Array:
+        """What the heads take: (B * T, C4)."""
         mean = jnp.mean if train else exact_mean
-        pooled = mean(self.features(images, train=train)["stage4"], (1, 2))
-        logits = real(self.head(self.head_neuron(pooled), train=train))
-        steps = logits.reshape(-1, self.timesteps, self.num_classes)
-        return mean_over_time(steps)
+        return self.head_neuron(mean(self.features(images, train=train)["stage4"], (1, 2)))
+
+    def _over_time(self, logits: jax.Array) -> jax.Array:
+        return mean_over_time(logits.reshape(-1, self.timesteps, self.num_classes))
 
 
 def mean_over_time(steps: jax.Array) -> jax.Array:

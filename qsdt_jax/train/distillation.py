@@ -1,22 +1,19 @@
 """A task whose network learns from another one besides the labels: FGD and logit distillation."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from flax import struct
 
-from qsdt_jax.core.spikes import values_of
 from qsdt_jax.losses.distillation import Target, logit_distillation
-from qsdt_jax.losses.fgd import Normalization, Projections, fgd_loss
+from qsdt_jax.losses.fgd import Normalization, fgd_loss
 from qsdt_jax.models import QSDTransformer
-from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.state import Variables
 from qsdt_jax.train.task import Batch
+from qsdt_jax.train.teacher import Teacher, is_projection, projections
 
 Schedule = Literal["constant", "cosine"]
 
@@ -53,7 +50,8 @@ class Distillation(struct.PyTreeNode):
     """L = L_task + lambda_fgd L_FGD + lambda_kd KD, with a teacher that stays as it is.
 
     A pytree, so that a step takes the teacher's variables as an argument and not as constants of its program.
-    The teacher sees what the student sees, augmented and mixed, once for each batch.
+    The teacher sees what the student sees, augmented and mixed, once for each batch. KD teaches the student's
+    distillation head where it has one (DeiT), else the head that the labels teach as well.
 
     Attributes:
       student: the task that is learned.
@@ -63,7 +61,7 @@ class Distillation(struct.PyTreeNode):
     """
 
     student: Classification = struct.field(pytree_node=False)
-    teacher: QSDTransformer = struct.field(pytree_node=False)
+    teacher: Teacher = struct.field(pytree_node=False)
     teacher_variables: Variables
     weights: Weights = struct.field(pytree_node=False)
 
@@ -89,8 +87,9 @@ class Distillation(struct.PyTreeNode):
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         """As `Classification.loss`; the metrics tell the parts, not yet weighed."""
         images, labels = self.student.mixed(batch, key)
-        (logits, own), batch_stats = self._student(variables, images, key)
-        taught_logits, taught = self._teacher(images)
+        logits, followed, own, batch_stats = self._student(variables, images, key)
+        variables_of_teacher = jax.lax.stop_gradient(self.teacher_variables)
+        taught_logits, taught = jax.lax.stop_gradient(self.teacher(variables_of_teacher, images))
         task_loss = self.student.label_loss(logits, labels)
         metrics, loss = {"task_loss": task_loss}, task_loss
         if self.weights.fgd:
@@ -98,27 +97,24 @@ class Distillation(struct.PyTreeNode):
             loss = loss + self.weights.fgd_at(step) * metrics["fgd"]
         if self.weights.kd:
             target, temperature = self.weights.kd_target, self.weights.temperature
-            metrics["kd"] = jnp.mean(logit_distillation(logits, taught_logits, target, temperature))
+            metrics["kd"] = jnp.mean(logit_distillation(followed, taught_logits, target, temperature))
             loss = loss + self.weights.kd * metrics["kd"]
         return loss, (batch_stats, {"loss": loss, **metrics})
 
     def _student(self, variables: Variables, images: jax.Array, key: jax.Array):
-        (logits, updates) = self.model.apply(
+        """Logits for the labels, logits for the teacher, blocks, new batch statistics."""
+        answer, updates = self.model.apply(
             variables,
             images,
             train=True,
             rngs={"drop_path": key},
             mutable=["batch_stats", "intermediates"],
             capture_intermediates=is_projection,
+            method="both_heads" if self.model.distillation_head else None,
         )
-        return (logits, projections(self.model, updates["intermediates"], images)), updates["batch_stats"]
-
-    def _teacher(self, images: jax.Array):
-        variables = jax.lax.stop_gradient(self.teacher_variables)
-        logits, captured = self.teacher.apply(
-            variables, images, mutable=["intermediates"], capture_intermediates=is_projection
-        )
-        return jax.lax.stop_gradient((logits, projections(self.teacher, captured["intermediates"], images)))
+        logits, followed = answer if self.model.distillation_head else (answer, answer)
+        blocks = projections(self.model, updates["intermediates"], images)
+        return logits, followed, blocks, updates["batch_stats"]
 
     def evaluate(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """The student's, by the labels alone."""
@@ -127,31 +123,3 @@ class Distillation(struct.PyTreeNode):
     def summarize(self, sums) -> dict[str, float]:
         """As the student's task does."""
         return self.student.summarize(sums)
-
-
-def is_projection(module: nn.Module, method: str) -> bool:
-    """Whether a module gives q, k or v as attention takes them, for `capture_intermediates`."""
-    return module.name in ("q_neuron", "k_neuron", "v_neuron")
-
-
-def projections(
-    model: QSDTransformer, intermediates: Mapping[str, Any], images: jax.Array
-) -> list[Projections]:
-    """q, k and v of all blocks, first to last, from what `is_projection` let through.
-
-    Spikes count with their values, and of several time steps the mean, the firing rate, is taken.
-    """
-    height, width = (side // STRIDE for side in images.shape[-3:-1])
-
-    def found(block: str, name: str) -> jax.Array:
-        [output] = intermediates[block]["attn"][f"{name}_neuron"]["__call__"]
-        values = values_of(output)
-        steps = values.reshape(-1, model.timesteps, height, width, values.shape[-1])
-        return jnp.mean(steps, axis=1)
-
-    blocks = [f"block3_{i}" for i in range(model.depth * 3 // 4)]
-    blocks += [f"block4_{i}" for i in range(model.depth // 4)]
-    return [
-        Projections(**{name: found(block, name) for name in "qkv"}, num_heads=model.num_heads)
-        for block in blocks
-    ]

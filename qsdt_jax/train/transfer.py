@@ -1,8 +1,9 @@
 """Transfer: a network that starts from the variables of another one, tensor by tensor.
 
-Every tensor must have its counterpart of the same shape. Two may differ: the head where the classes do, which
-then starts anew, and the stem where the channels of the image do, whose filters become the mean over the old
-channels, repeated (RGB to the two polarities of events). Any other difference is an error that names it.
+Every tensor must have its counterpart of the same shape. Three may differ: a head where the classes do, which
+then starts anew; the distillation head where one of the two has none, which starts anew or is left out; and
+the stem where the channels of the image do, whose filters become the mean over the old channels, repeated
+(RGB to the two polarities of events). Any other difference is an error that names it.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.train.integrity import leaves_of
 from qsdt_jax.train.state import Variables
 
-HEAD = "params/head/"
+DISTILLATION_HEAD = "params/head_dist/"
+HEADS = ("params/head/", DISTILLATION_HEAD)
 STEM_KERNEL = "params/downsample1_1/conv/kernel"
 SHOWN = 3
 
@@ -35,13 +37,15 @@ def transfer(source: Mapping[str, Any], target: Variables) -> tuple[Variables, l
     """
     given, _ = leaves_of({name: source[name] for name in ("params", "batch_stats") if name in source})
     wanted, structure = leaves_of(target)
-    new_head = any(
-        name.startswith(HEAD) and (name not in given or jnp.shape(given[name]) != leaf.shape)
+    new_heads = tuple(
+        head
+        for head in HEADS
         for name, leaf in wanted.items()
+        if name.startswith(head) and (name not in given or jnp.shape(given[name]) != leaf.shape)
     )
     taken, remarks, wrong = {}, [], []
     for name, leaf in wanted.items():
-        if new_head and name.startswith(HEAD):
+        if name.startswith(new_heads):
             taken[name] = leaf
             remarks.append(f"{name}: starts anew, {list(leaf.shape)}")
         elif name not in given:
@@ -53,7 +57,11 @@ def transfer(source: Mapping[str, Any], target: Variables) -> tuple[Variables, l
             remarks.append(f"{name}: mean of {given[name].shape[2]} channels, {leaf.shape[2]} times")
         else:
             wrong.append(f"{name}: expected {list(leaf.shape)}, found {list(jnp.shape(given[name]))}")
-    wrong += [f"{name}: not in this network" for name in given.keys() - wanted.keys()]
+    for name in sorted(given.keys() - wanted.keys()):
+        left_out = name.startswith(DISTILLATION_HEAD)
+        (remarks if left_out else wrong).append(
+            f"{name}: {'left out' if left_out else 'not in this network'}"
+        )
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise UserError("the network to start from does not fit: " + "; ".join(sorted(wrong)[:SHOWN]) + more)

@@ -27,7 +27,14 @@ NETS = {
         "reset": "hard",
         "attention_scale": 0.7,
     },
-    "I-LIF, norm": {"neuron": "i_lif", "bits": 5, "levels": 2, "timesteps": 2, "rectify": "norm"},
+    "I-LIF, norm, two heads": {
+        "neuron": "i_lif",
+        "bits": 5,
+        "levels": 2,
+        "timesteps": 2,
+        "rectify": "norm",
+        "distillation_head": True,
+    },
 }
 nets = pytest.mark.parametrize(
     "fields",

@@ -234,12 +234,12 @@ def test_compressed_entries_are_refused(tmp_path):
     assert "compressed" in message(write(tmp_path, compression=zipfile.ZIP_DEFLATED))
 
 
-@pytest.mark.parametrize("content", [3, (), {}, {"model": 3}, {"epoch": 1, "state_dict": {"a": tensor()}}])
+@pytest.mark.parametrize("content", [3, (), {}, {"model": 3}, {"epoch": 1, "weights": {"a": tensor()}}])
 def test_file_without_a_model(tmp_path, content):
     text = message(write(tmp_path, content))
     assert "expected tensors by name" in text
     if isinstance(content, dict) and "epoch" in content:
-        assert "found the entries 'epoch', 'state_dict'" in text
+        assert "found the entries 'epoch', 'weights'" in text
 
 
 def test_prefix_is_removed_unless_two_names_become_one(tmp_path):

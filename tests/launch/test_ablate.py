@@ -65,7 +65,7 @@ def trained(monkeypatch):
         return summary
 
     monkeypatch.setattr("launch.ablate.make_run", lambda config: config)
-    monkeypatch.setattr("launch.ablate.build_run", lambda config: None)
+    monkeypatch.setattr("launch.ablate.check", lambda study, variant: None)
     monkeypatch.setattr("launch.ablate.train", train)
     return runs, answers
 
@@ -105,6 +105,11 @@ def test_only_some_rows_with_what_they_need(study, trained, capsys):
     assert study(ROWS, "--only=binary")[0] == 0 and trained[0] == ["binary/seed0", "binary/seed1"]
     assert study(ROWS, "--only=bniary")[0] == 2
     assert capsys.readouterr().err.endswith("error: --only: no row 'bniary'; did you mean 'binary'?\n")
+
+
+def test_at_least_one_process(study, trained, capsys):
+    assert study(ROWS, "--parallel=0")[0] == 2 and trained[0] == []
+    assert capsys.readouterr().err == "error: --parallel=0 must be at least 1\n"
 
 
 def test_a_failure_is_written_down_and_tried_again(study, trained, capsys):
@@ -153,6 +158,18 @@ def test_a_signal_stops_the_study(study, trained):
         (
             'ROWS = (("twin", {}), ("b", {"distill.teacher": "row:twim"}))',
             "row 'b': there is no row 'twim'; did you mean 'twin'?",
+        ),
+        (
+            'ROWS = (("a", {}), ("b", {"distill.teacher": "/nowhere", "distill.fgd": 1.0}))',
+            "row 'b': workdir /nowhere: no such directory",
+        ),
+        (
+            'ROWS = (("a", {}), ("b", {"distill.teacher": "row:a", "distill.fgd": -1.0}))',
+            "row 'b': config.distill.fgd=-1.0 must be at least 0",
+        ),
+        (
+            'ROWS = (("a", {"data.mean": (0.5,)}), ("b", {"distill.teacher": "row:a", "distill.kd": 1.0}))',
+            "row 'b': the teacher, row 'a', has data.mean=(0.5,); expected (0.31,)",
         ),
         (
             'ROWS = (("a", {"start_from": "row:b"}), ("b", {"start_from": "row:a"}))',

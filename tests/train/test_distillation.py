@@ -5,13 +5,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from qsdt_jax.losses.distillation import logit_distillation
 from qsdt_jax.losses.fgd import fgd_loss
 from qsdt_jax.train.classification import Classification
-from qsdt_jax.train.distillation import Distillation, Weights, is_projection, projections
+from qsdt_jax.train.distillation import Distillation, Weights
 from qsdt_jax.train.step import jit_once
+from qsdt_jax.train.teacher import OwnTeacher, is_projection, projections
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 SIZE = (3, 32, 32, 3)
@@ -25,7 +27,7 @@ BATCH = {"image": draw_images(*SIZE), "label": np.array([1, 2, 3])}
 def task() -> Distillation:
     return Distillation(
         student=Classification(model=STUDENT, image_shape=SIZE[1:], label_smoothing=0.1),
-        teacher=TEACHER,
+        teacher=OwnTeacher(TEACHER),
         teacher_variables=draw_variables(TEACHER, 2),
         weights=WEIGHTS,
     )
@@ -81,6 +83,41 @@ def test_parts_are_the_losses_of_what_the_two_networks_compute(task, variables):
     assert [block.v.shape for block in taught] == [(3, 2, 2, 24)] * 3 + [(3, 2, 2, 32)]
     assert set(np.unique(own[0].q)) <= {0, 0.25, 0.5, 0.75, 1}  # Spikes of the student,
     assert len(np.unique(taught[0].q)) > 20  # and real values of the teacher.
+
+
+@pytest.mark.slow
+def test_a_distillation_head_learns_from_the_teacher_and_the_other_from_the_labels(task):
+    """As DeiT: cross-entropy of one with the labels, of the other with the teacher's first choices."""
+    model = STUDENT.clone(distillation_head=True)
+    weights = Weights(fgd=0.0, kd=1.0, kd_target="hard")
+    task = task.replace(student=dataclasses.replace(task.student, model=model), weights=weights)
+    variables = draw_variables(model)
+    params = variables["params"]
+    heads = {name: params[name] for name in ("head", "head_dist")}
+
+    @jit_once
+    def gradients(task, variables, heads):
+        """Of both parts, in each head, and what the two networks answer."""
+        images = BATCH["image"]
+
+        def parts(heads):
+            whole = {**variables, "params": {**variables["params"], **heads}}
+            _, (_, metrics) = task.loss(whole, BATCH, jax.random.key(0))
+            return metrics["task_loss"], metrics["kd"]
+
+        both, _ = model.apply(variables, images, train=True, method="both_heads", mutable=["batch_stats"])
+        answer, _ = task.teacher(task.teacher_variables, images)
+        return parts(heads), jax.jacrev(parts)(heads), both, answer
+
+    (task_loss, kd), (by_labels, by_teacher), both, answer = gradients(task, variables, heads)
+    assert float(task_loss) == pytest.approx(
+        float(task.student.label_loss(both[0], BATCH["label"])), rel=1e-5
+    )
+    choices = optax.softmax_cross_entropy_with_integer_labels(both[1], jnp.argmax(answer, -1))
+    assert float(kd) == pytest.approx(float(choices.mean()), rel=1e-5)
+    for gradient, learns, rests in ((by_labels, "head", "head_dist"), (by_teacher, "head_dist", "head")):
+        assert np.any(gradient[learns]["kernel"])
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient[rests]))
 
 
 def test_time_steps_count_with_their_mean():

@@ -45,6 +45,17 @@ def test_other_classes_keep_the_fresh_head():
     assert len(remarks) == 3 and all(remark.startswith("params/head/") for remark in remarks)
 
 
+def test_a_distillation_head_that_one_of_the_two_lacks():
+    plain, double = drawn(1), drawn(2, distillation_head=True)
+    taken, remarks = transfer(plain, double)
+    assert_taken(taken, plain, but="params/head_dist/")
+    assert_taken(taken["params"]["head_dist"], double["params"]["head_dist"])
+    assert [remark.split(":")[1][:13] for remark in remarks] == [" starts anew,"] * 3
+    taken, remarks = transfer(double, plain)
+    assert_taken(taken, double)
+    assert remarks == [f"params/head_dist/{name}: left out" for name in ("bias", "kernel", "step_size")]
+
+
 def test_two_polarities_from_rgb_answer_to_grey_alike():
     source, target = drawn(1), drawn(2, in_channels=2)
     taken, remarks = transfer(source, target)

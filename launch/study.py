@@ -1,0 +1,163 @@
+"""A study: its config file read and checked, its runs, and where each of them stands.
+
+The config file has `get_config()`, the run that all rows change; `ROWS`, pairs of a name and of what it
+overrides; and `SEEDS`, how many. A value "row:NAME" is the workdir of that row's run with the same seed.
+"""
+
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from launch.build import plain
+from launch.flags import closest, config_keys
+from qsdt_jax.errors import UserError
+from qsdt_jax.train.loop import SUMMARY_FILE
+from qsdt_jax.train.workdir import CONFIG_FILE, config_differences, read_config
+
+ROW_PREFIX = "row:"
+
+
+class Variant(NamedTuple):
+    """One row of a study."""
+
+    name: str
+    overrides: Mapping[str, Any]
+
+    @property
+    def folder(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+
+
+Run = tuple[Variant, int]  # With the seed.
+
+
+class Study(NamedTuple):
+    """A table of overrides, times seeds; `base` is what they change."""
+
+    base: ml_collections.ConfigDict
+    variants: Mapping[str, Variant]
+    seeds: int
+    against: Mapping[str, str]
+    spikes: bool
+    workdir: Path
+
+    def run_folder(self, variant: Variant, seed: int) -> Path:
+        return self.workdir / "runs" / variant.folder / f"seed{seed}"
+
+    def config(self, variant: Variant, seed: int) -> ml_collections.ConfigDict:
+        """The configuration of one run."""
+        config = self.base.copy_and_resolve_references().lock()
+        overrides = {
+            key: str(self.run_folder(teacher, seed)) if (teacher := self.referred(value)) else value
+            for key, value in variant.overrides.items()
+        }
+        try:
+            config.update_from_flattened_dict(overrides)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"row {variant.name!r}: {error.args[0] if error.args else error}") from None
+        config.seed = seed
+        return config
+
+    def referred(self, value: Any) -> Variant | None:
+        """The row that a value "row:NAME" names."""
+        name = _reference(value)
+        return None if name is None else self.variants[name]
+
+    def needed_by(self, variant: Variant) -> list[Variant]:
+        """The rows whose workdirs a row reads, seed by seed."""
+        return [row for row in map(self.referred, variant.overrides.values()) if row is not None]
+
+    def in_order(self, names: list[str]) -> Iterator[Run]:
+        """All runs of some rows, seeds of a row together, a row after those whose workdirs it reads."""
+        seen: list[str] = []
+
+        def visit(variant: Variant) -> None:
+            if variant.name not in seen:
+                for other in self.needed_by(variant):
+                    visit(other)
+                seen.append(variant.name)
+
+        for name in names:
+            visit(self.variants[name])
+        return ((self.variants[name], seed) for name in seen for seed in range(self.seeds))
+
+
+def read_study(file: str, base: ml_collections.ConfigDict, workdir: Path) -> Study:
+    """The study of a config file.
+
+    Raises:
+      UserError: no rows, two rows of one name, a misspelt key, a reference to no row or in a circle.
+    """
+    module = _module(file)
+    rows, seeds = getattr(module, "ROWS", None), getattr(module, "SEEDS", None)
+    if not rows or not isinstance(seeds, int) or seeds < 1:
+        raise UserError(f"--config {file} is no study: it needs ROWS, pairs (name, overrides), and SEEDS")
+    variants: dict[str, Variant] = {}
+    folders: dict[str, str] = {}
+    for row in rows:
+        if not (len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], Mapping)):
+            raise UserError(f"--config {file}: a row is a pair (name, overrides); found {row!r}")
+        variant = Variant(*row)
+        if variant.name in variants:
+            raise UserError(f"--config {file}: two rows have the name {variant.name!r}")
+        if variant.folder in folders:
+            other = folders[variant.folder]
+            raise UserError(f"--config {file}: the rows {other!r} and {variant.name!r} have the same folder")
+        variants[variant.name], folders[variant.folder] = variant, variant.name
+    known = config_keys(base)
+    for variant in variants.values():
+        for key, value in variant.overrides.items():
+            if key not in known or key == "seed":
+                raise UserError(f"row {variant.name!r}: unknown config key {key!r}{closest(key, known)}")
+            _check_reference(variant, value, variants)
+    against = getattr(module, "AGAINST", {})
+    for name in (*against, *against.values()):
+        if name not in variants:
+            raise UserError(f"AGAINST: there is no row {name!r}{closest(name, list(variants))}")
+    return Study(base, variants, seeds, against, getattr(module, "SPIKES", False), workdir)
+
+
+def _check_reference(variant: Variant, value: Any, variants: Mapping[str, Variant]) -> None:
+    """Refuses a "row:NAME" of no row, or of one that refers to others itself, so there are no circles."""
+    name = _reference(value)
+    if name is None:
+        return
+    if name not in variants:
+        raise UserError(f"row {variant.name!r}: there is no row {name!r}{closest(name, list(variants))}")
+    if any(_reference(other) is not None for other in variants[name].overrides.values()):
+        raise UserError(f"row {variant.name!r}: row {name!r} refers to another row itself")
+
+
+def _reference(value: Any) -> str | None:
+    """NAME of a value "row:NAME"; None for any other."""
+    if isinstance(value, str) and value.startswith(ROW_PREFIX):
+        return value.removeprefix(ROW_PREFIX)
+    return None
+
+
+def _module(file: str) -> Any:
+    spec = importlib.util.spec_from_file_location("study", file.partition(":")[0])
+    assert spec is not None and spec.loader is not None  # The flag has loaded it before.
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def is_done(study: Study, variant: Variant, seed: int) -> bool:
+    """Whether a run has ended.
+
+    Raises:
+      UserError: it was begun with another configuration.
+    """
+    folder = study.run_folder(variant, seed)
+    if (folder / CONFIG_FILE).exists():
+        changed = config_differences(read_config(folder), plain(study.config(variant, seed)))
+        if changed:
+            raise UserError(
+                f"row {variant.name!r} was run with another configuration in {folder}: {'; '.join(changed)}"
+            )
+    return (folder / SUMMARY_FILE).exists()
