@@ -19,6 +19,7 @@ OUT = flags.DEFINE_string("out", None, "file for the bundle, e.g. model.qsdt", *
 STABLEHLO = flags.DEFINE_string(
     "stablehlo", None, "file for a jax.export program for cpu, cuda and tpu", **DEFINED_OFTEN
 )
+ONNX = flags.DEFINE_string("onnx", None, "file for an ONNX model of the integer form", **DEFINED_OFTEN)
 
 MEGABYTE = 1e6
 
@@ -28,19 +29,19 @@ def main() -> None:
     from launch.deployed import bundle_of
     from launch.trained import load_trained
 
-    files = {"out": OUT.value, "stablehlo": STABLEHLO.value}
-    files = {flag: Path(file) for flag, file in files.items() if file}
+    chosen = {"out": OUT.value, "stablehlo": STABLEHLO.value, "onnx": ONNX.value}
+    files = {flag: Path(file) for flag, file in chosen.items() if file}
     if WORKDIR.value is None or not files:
-        raise UserError("export needs --workdir DIR and --out FILE or --stablehlo FILE")
+        raise UserError("export needs --workdir DIR and --out FILE, --stablehlo FILE or --onnx FILE")
     for flag, file in files.items():
         require_writable(flag, file)
     if len(set(files.values())) < len(files):
-        raise UserError(f"--out and --stablehlo are both {files['out']}; expected two files")
+        told = " ".join(f"--{flag} {file}" for flag, file in files.items())
+        raise UserError(f"{told}: expected a file for each")
     bundle = bundle_of(load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value))
-    if "out" in files:
-        print(f"{files['out']}: {_write(files['out'], bundle)}")
-    if "stablehlo" in files:
-        print(f"{files['stablehlo']}: {_write_stablehlo(files['stablehlo'], bundle)}")
+    writers = {"out": _write, "stablehlo": _write_stablehlo, "onnx": _write_onnx}
+    for flag, file in files.items():
+        print(f"{file}: {writers[flag](file, bundle)}")
 
 
 def _write(file: Path, bundle: "Bundle") -> str:
@@ -69,4 +70,22 @@ def _write_stablehlo(file: Path, bundle: "Bundle") -> str:
     return (
         f"{len(content) / MEGABYTE:.3f} MB: StableHLO for {', '.join(PLATFORMS)}, "
         f"float32 images (B, {height}, {width}, {bundle.program.in_channels}) -> logits"
+    )
+
+
+def _write_onnx(file: Path, bundle: "Bundle") -> str:
+    import json
+
+    from qsdt_jax.deploy.onnx import OPSET, export_onnx
+    from qsdt_jax.files import write_atomically
+
+    told = {"classes": bundle.class_names, "mean": bundle.mean, "std": bundle.std, "origin": bundle.origin}
+    metadata = {name: json.dumps(value) for name, value in told.items()}
+    content = export_onnx(bundle.program, bundle.image_size, metadata=metadata)
+    write_atomically(file, content)
+    height, width = bundle.image_size
+    frames = "T, " if bundle.program.neuron.timesteps > 1 else ""
+    return (
+        f"{len(content) / MEGABYTE:.3f} MB: ONNX, opset {OPSET}, "
+        f"float32 images (B, {frames}{height}, {width}, {bundle.program.in_channels}) -> logits"
     )

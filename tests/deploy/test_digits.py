@@ -11,10 +11,13 @@ from launch.build import build_preprocess, build_source
 from qsdt_jax.data.pipeline import evaluation_batches
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import read_bundle
-from qsdt_jax.deploy.integer import integer_forward
-from qsdt_jax.deploy.interpreter import logits
+from qsdt_jax.deploy.integer import IntegerArithmetic
+from qsdt_jax.deploy.interpreter import class_scores, interpret, logits
+from qsdt_jax.deploy.onnx import LOGITS
+from qsdt_jax.deploy.program import Fire
 from qsdt_jax.deploy.spike_driven import spike_driven_forward
-from tests.deploy.test_forms import SlotsAlone
+from tests.deploy.nets import differing_counts
+from tests.deploy.test_forms import SlotsAlone, run_onnx
 
 FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
 
@@ -29,9 +32,13 @@ def test_forms_agree_on_every_test_image():
     def form(forward):
         return np.asarray(jax.jit(forward)(bundle.program, images))
 
-    integer = form(integer_forward)
+    values = jax.jit(lambda program, x: interpret(program, x, IntegerArithmetic()))(bundle.program, images)
+    integer = np.asarray(class_scores(bundle.program, values))
     assert np.array_equal(form(spike_driven_forward), integer)
     assert np.array_equal(reference.forward(reference.read(FILE), images), integer)
+    counts = {step.name: values[step.name] for step in bundle.program.steps if isinstance(step, Fire)}
+    found = run_onnx(bundle.program, images, list(counts))
+    assert differing_counts(counts, found) == {} and np.array_equal(found[LOGITS], integer)
     right = np.argmax(integer, 1) == labels
     assert (right.sum(), len(right)) == (355, 360)
     # What attention loses when it is run slot by slot.

@@ -1,15 +1,17 @@
-"""Training, integer and spike-driven form and NumPy reference: equal counts and logits, bit for bit."""
+"""Training, integer and spike-driven form, NumPy reference and ONNX: equal counts and logits, bit for bit."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnxruntime
 import pytest
 
 from qsdt_jax.deploy import interpreter, reference
 from qsdt_jax.deploy.bundle import Bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import IntegerArithmetic
-from qsdt_jax.deploy.program import Program
+from qsdt_jax.deploy.onnx import LOGITS, export_onnx
+from qsdt_jax.deploy.program import IMAGES, Program
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic, unroll
 from qsdt_jax.models import SIZES, QSDTransformer
 from tests.deploy.nets import differing_counts, draw_images, draw_variables, tiny_net, training_form
@@ -86,6 +88,20 @@ def assert_forms_agree(model, variables, images, file) -> None:
     assert differing_counts(counts, reference.run(bundle, images)) == {}
     found = reference.forward(bundle, images)
     assert found.dtype == np.float32 and np.array_equal(found, logits)
+
+    values = run_onnx(program, images, list(counts))
+    assert differing_counts(counts, values) == {}
+    assert values[LOGITS].dtype == np.float32 and np.array_equal(values[LOGITS], logits)
+
+
+def run_onnx(program: Program, images: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+    """The logits and the named counts, by ONNX Runtime with all its optimizations."""
+    timesteps = program.neuron.timesteps
+    if images.ndim == 4 and timesteps > 1:
+        images = np.repeat(images[:, None], timesteps, axis=1)
+    session = onnxruntime.InferenceSession(export_onnx(program, images.shape[-3:-1], also=names))
+    outputs = [LOGITS, *names]
+    return dict(zip(outputs, session.run(outputs, {IMAGES: images}), strict=True))
 
 
 def assert_spikes_flow(counts, levels) -> None:

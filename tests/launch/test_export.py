@@ -1,9 +1,11 @@
 """A workdir becomes a file to deploy, and that file predicts as the workdir does."""
 
+import json
 from pathlib import Path
 
 import jax.export
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -72,15 +74,24 @@ def test_chosen_step_and_moving_average(workdir, tmp_path):
     np.testing.assert_array_equal(biases, drawn)
 
 
-def test_program_and_bundle_at_once(workdir, tmp_path, capsys):
-    program = tmp_path / "model.stablehlo"
-    assert launch("export", "--workdir", workdir, "--out", tmp_path / "m.qsdt", "--stablehlo", program) == 0
-    first, second = capsys.readouterr().out.splitlines()
+def test_programs_and_bundle_at_once(workdir, tmp_path, capsys):
+    program, model = tmp_path / "model.stablehlo", tmp_path / "model.onnx"
+    files = ["--out", tmp_path / "m.qsdt", "--stablehlo", program, "--onnx", model]
+    assert launch("export", "--workdir", workdir, *files) == 0
+    first, second, third = capsys.readouterr().out.splitlines()
     assert "m.qsdt" in first and "StableHLO for cpu, cuda, tpu, float32 images (B, 32, 32, 1)" in second
+    assert third.startswith(f"{model}: 0.") and "ONNX, opset 21, float32 images (B, 32, 32, 1)" in third
     images = np.random.default_rng(0).standard_normal((2, 32, 32, 1), dtype=np.float32)
-    logits = jax.export.deserialize(bytearray(program.read_bytes())).call(images)
     trained = load_trained(workdir)
-    assert np.array_equal(logits, scores(trained.task.model, trained.variables, images))
+    expected = scores(trained.task.model, trained.variables, images)
+    logits = jax.export.deserialize(bytearray(program.read_bytes())).call(images)
+    assert np.array_equal(logits, expected)
+    session = onnxruntime.InferenceSession(model)
+    assert np.array_equal(session.run(["logits"], {"images": images})[0], expected)
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["classes"]) == list("0123456789")
+    assert tuple(json.loads(told["mean"])) == CONFIG.data.mean
+    assert tuple(json.loads(told["std"])) == CONFIG.data.std
 
 
 def refused(capsys, *arguments) -> str:
@@ -93,10 +104,13 @@ def refused(capsys, *arguments) -> str:
 def test_mistakes_in_one_line(workdir, images, tmp_path, capsys):
     out, image = tmp_path / "model.qsdt", images[0]
     for arguments, told in [
-        (["export", "--out", out], "export needs --workdir DIR and --out FILE or --stablehlo FILE"),
+        (
+            ["export", "--out", out],
+            "export needs --workdir DIR and --out FILE, --stablehlo FILE or --onnx FILE",
+        ),
         (["export", "--workdir", workdir], "export needs"),
         (["export", "--workdir", workdir, "--out", tmp_path / "no" / "m"], "--out"),
-        (["export", "--workdir", workdir, "--out", out, "--stablehlo", out], "expected two files"),
+        (["export", "--workdir", workdir, "--out", out, "--onnx", out], "expected a file for each"),
         (["export", "--workdir", tmp_path / "none", "--out", out], "no such directory"),
         (["predict", image], "predict needs --workdir DIR or --bundle FILE"),
         (["predict", "--workdir", workdir, "--bundle", out, image], "got both"),

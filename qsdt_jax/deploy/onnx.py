@@ -1,0 +1,361 @@
+"""The integer form as an ONNX graph: the same counts and logits, bit for bit, in ONNX Runtime.
+
+    session = onnxruntime.InferenceSession("model.onnx")
+    (logits,) = session.run(["logits"], {"images": images})     # float32 (B, H, W, C), normalised, any B
+
+Weights are INT4 initialisers, or INT8 above 4 bits, which a Cast widens when the graph is loaded; counts are
+UINT8. What the graph is made of (opset 21), and why it gives the same bits:
+
+    MatMulInteger    products of counts with 1x1 kernels, and with the others, whose patches Slice and Concat
+                     lay side by side. Channels stay last, as this product wants them: ONNX Runtime multiplies
+                     UINT8 by packed INT8 with the CPU's 8-bit instructions, 2.3 times as fast as float32.
+                     Its ConvInteger, channels first, is slower than float32 with INT8 weights.
+    Conv             depthwise kernels, which ConvInteger runs 20 times slower, and the stem. Operands are
+                     float32, but whole numbers, whose sums stay below 2^24: exact in any order.
+    MatMul           of real values, cut into digits (`core.exact`), and of attention: whole numbers again.
+    Cast, Mul, Add   counts to real values, one rounding an operation. ONNX Runtime would fold a factor into
+                     the weights of the Conv before it, so there a Max with the least float stands between.
+    Clip, Add, Cast  the neuron: clip(v, 0, D) + 1/2, and the cast to UINT8 cuts off what follows the point.
+    LessOrEqual, Where, ReduceMax   the unit of the digits: the largest power of two, of a list of all, that
+                     is not above the largest value. ONNX cannot look at the bits of a float.
+
+A factor that is a power of two changes no rounding, so where only a neuron reads a layer, D goes into the
+layer's scale and shift if it is one.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qsdt_jax.deploy.fold import LARGEST_EXACT
+from qsdt_jax.deploy.packing import pack
+from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step
+from qsdt_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET, IR_VERSION = 21, 10  # The first with INT4; ONNX Runtime has read them since 1.20.
+LOGITS = "logits"
+FLOAT_BITS = 24
+EXPONENTS = np.arange(-64, 128)  # Of the units: what is smaller than 2^-64 counts as that.
+LEAST_FLOAT = np.finfo(np.float32).min
+
+
+def export_onnx(
+    program: Program,
+    image_size: tuple[int, int],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    also: Sequence[str] = (),
+) -> bytes:
+    """The serialized model, weights included, for batches of any size.
+
+    Its input is "images", float32 (B, H, W, C), or (B, T, H, W, C) frames where T > 1; its output "logits",
+    float32 (B, K).
+
+    Args:
+      program: a folded classifier.
+      image_size: (height, width) in pixels, multiples of 16.
+      metadata: texts by name that are stored with the model.
+      also: names of `Fire` steps whose counts, UINT8 (B * T, H', W', C'), are outputs as well.
+
+    Raises:
+      UserError: the package onnx is not installed.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise UserError("ONNX export needs the package onnx; pip install onnx") from None
+    model = _Graph(onnx, program, image_size).model(also)
+    onnx.helper.set_model_props(model, dict(metadata or {}))
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+class _Graph:
+    """Nodes and initialisers, appended step by step; the shape of each value is known but for its first axis.
+
+    Attributes:
+      sizes: (H, W, C) of each value of the program.
+    """
+
+    def __init__(self, onnx: Any, program: Program, image_size: tuple[int, int]):
+        self.onnx, self.program = onnx, program
+        self.nodes: list[Any] = []
+        self.initializers: dict[str, Any] = {}
+        self.constants: dict[tuple, str] = {}
+        self.sizes = {IMAGES: (*image_size, program.in_channels)}
+        self.potentials = _potentials(program)
+
+    def model(self, also: Sequence[str]) -> "onnx.ModelProto":
+        """The graph of all steps."""
+        helper, types = self.onnx.helper, self.onnx.TensorProto
+        neuron = self.program.neuron
+        size, classes = self.sizes[IMAGES], self.program.num_classes
+        values, shape = {IMAGES: IMAGES}, ("batch", *size)
+        if neuron.timesteps > 1:
+            shape = ("batch", neuron.timesteps, *size)
+            values[IMAGES] = self.op("Reshape", IMAGES, self.whole([-1, *size]))
+        for step in self.program.steps:
+            values[step.name] = self.step(step, values)
+        self.mean_over_time(values[self.program.steps[-1].name])
+        outputs = [helper.make_tensor_value_info(LOGITS, types.FLOAT, ("batch", classes))]
+        for name in also:
+            self.op("Identity", values[name], name=name)
+            outputs.append(helper.make_tensor_value_info(name, types.UINT8, ("frames", *self.sizes[name])))
+        graph = helper.make_graph(
+            self.nodes,
+            "qsdt",
+            [helper.make_tensor_value_info(IMAGES, types.FLOAT, shape)],
+            outputs,
+            list(self.initializers.values()),
+        )
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qsdt_jax")
+
+    def step(self, step: Step, values: dict[str, str]) -> str:
+        """Appends a step; the name of its value in the graph."""
+        inputs = [values[name] for name in _inputs(step)]
+        size = self.sizes[_inputs(step)[0]]
+        match step:
+            case Linear():
+                return self.linear(step, *inputs)
+            case Fire():
+                result = self.fire(step, *inputs)
+            case Attend():
+                result = self.attend(step, *inputs)
+            case Add():
+                result = self.op("Add", *inputs)
+            case Pool():
+                result, size = self.mean(*inputs, size=size), (1, 1, size[-1])
+        self.sizes[step.name] = size
+        return result
+
+    # --- Steps -------------------------------------------------------------------------------------------
+
+    def linear(self, layer: Linear, x: str) -> str:
+        geometry, (kh, kw) = layer.geometry, layer.weights.shape[:2]
+        height, width = (
+            (size + 2 * geometry.padding - k) // geometry.stride + 1
+            for size, k in zip(self.sizes[layer.input], (kh, kw), strict=False)
+        )
+        self.sizes[layer.name] = (height, width, layer.weights.shape[-1])
+        if not layer.spikes:
+            terms = math.prod(layer.weights.shape[:3]) * 2 ** (self.program.bits - 1)
+            digits, unit, base = self.digits(x, [1, 2, 3], terms)
+            product = self.join([self.real_product(layer, digit) for digit in digits], unit, base)
+        elif geometry.groups == 1:
+            product = self.to_float(self.integer_product(layer, x))
+        else:
+            product = self.op("Max", self.convolution(layer, self.to_float(x)), self.real(LEAST_FLOAT))
+        return self.affine(layer, product)
+
+    def affine(self, layer: Linear, product: str) -> str:
+        """product * scale + shift, in counts where only a neuron reads it."""
+        factor = np.float32(self.program.neuron.scale if layer.name in self.potentials else 1)
+        y = self.op("Mul", product, self.real(np.asarray(layer.scale) * factor))
+        return self.op("Add", y, self.real(np.asarray(layer.shift) * factor))
+
+    def integer_product(self, layer: Linear, x: str) -> str:
+        """INT32 conv(counts, weights) of all but depthwise kernels."""
+        geometry, (kh, kw, _, outputs) = layer.geometry, layer.weights.shape
+        matrix = self.weights(layer, np.asarray(layer.weights).reshape(-1, outputs), "INT8")
+        if (kh, kw, geometry.stride) == (1, 1, 1):
+            return self.pad(self.op("MatMulInteger", x, matrix), geometry.padding)
+        patches = self.patches(self.pad(x, geometry.padding), (kh, kw), layer)
+        return self.op("MatMulInteger", patches, matrix)
+
+    def patches(self, x: str, kernel: tuple[int, int], layer: Linear) -> str:
+        """(N, H', W', kh * kw * C): what each output sees of the padded x."""
+        stride = layer.geometry.stride
+        height, width, _ = self.sizes[layer.name]
+        steps, axes = self.whole([stride, stride]), self.whole([1, 2])
+        shifted = []
+        for i in range(kernel[0]):
+            for j in range(kernel[1]):
+                ends = [i + (height - 1) * stride + 1, j + (width - 1) * stride + 1]
+                shifted.append(self.op("Slice", x, self.whole([i, j]), self.whole(ends), axes, steps))
+        return self.op("Concat", *shifted, axis=3)
+
+    def real_product(self, layer: Linear, x: str) -> str:
+        """conv(x, weights) of whole numbers in float32."""
+        if layer.weights.shape[:2] != (1, 1) or layer.geometry.groups > 1:
+            return self.convolution(layer, x)
+        return self.op("MatMul", x, self.weights(layer, np.asarray(layer.weights)[0, 0], "FLOAT"))
+
+    def convolution(self, layer: Linear, x: str) -> str:
+        """conv(x, weights) of whole numbers in float32, with channels first in between."""
+        geometry, weights = layer.geometry, np.asarray(layer.weights).transpose(3, 2, 0, 1)
+        y = self.op(
+            "Conv",
+            self.op("Transpose", x, perm=[0, 3, 1, 2]),
+            self.weights(layer, weights, "FLOAT"),
+            group=geometry.groups,
+            pads=[geometry.padding] * 4,
+            strides=[geometry.stride] * 2,
+        )
+        return self.op("Transpose", y, perm=[0, 2, 3, 1])
+
+    def fire(self, step: Fire, x: str) -> str:
+        neuron = self.program.neuron
+        if neuron.timesteps == 1:
+            return self.counts(x, in_counts=step.input in self.potentials)
+        size = self.sizes[step.input]
+        currents = self.op("Reshape", x, self.whole([-1, neuron.timesteps, *size]))
+        membrane, emitted = "", []
+        for t in range(neuron.timesteps):
+            current = self.op("Gather", currents, self.whole(t), axis=1)
+            membrane = self.op("Add", membrane, current) if membrane else current
+            emitted.append(self.counts(membrane))
+            membrane = self.decayed(membrane, emitted[-1])
+        axis = self.whole([1])
+        counts = self.op("Concat", *(self.op("Unsqueeze", c, axis) for c in emitted), axis=1)
+        return self.op("Reshape", counts, self.whole([-1, *size]))
+
+    def counts(self, potential: str, *, in_counts: bool = False) -> str:
+        """`neurons.spike_count`, as UINT8."""
+        neuron, v = self.program.neuron, potential
+        if neuron.scale != 1 and not in_counts:
+            v = self.op("Mul", v, self.real(neuron.scale))
+        if neuron.threshold != 0.5:
+            v = self.op("Sub", v, self.real(neuron.threshold - 0.5))
+        v = self.op("Clip", v, self.real(0), self.real(neuron.levels))
+        return self.op("Cast", self.op("Add", v, self.real(0.5)), to=self.onnx.TensorProto.UINT8)
+
+    def decayed(self, membrane: str, counts: str) -> str:
+        """What is left of the membrane in the next time step."""
+        neuron, counts = self.program.neuron, self.to_float(counts)
+        if neuron.reset == "hard":
+            silent = self.op("LessOrEqual", counts, self.real(0))
+            left = self.op("Where", silent, membrane, self.real(0))
+        else:
+            left = self.op("Sub", membrane, self.op("Mul", counts, self.real(1 / neuron.scale)))
+        return self.op("Mul", left, self.real(neuron.decay))
+
+    def attend(self, step: Attend, q: str, k: str, v: str) -> str:
+        height, width, channels = self.sizes[step.q]
+        tokens, per_head = height * width, channels // step.heads
+        largest = tokens * per_head * self.program.neuron.levels**3
+        to = "FLOAT" if largest <= LARGEST_EXACT else "DOUBLE"
+        split = self.whole([-1, tokens, step.heads, per_head])
+
+        def heads(x: str, perm: list[int]) -> str:
+            x = self.op("Transpose", self.op("Reshape", x, split), perm=perm)
+            return self.op("Cast", x, to=self.onnx.TensorProto.DataType.Value(to))
+
+        kv = self.op("MatMul", heads(k, [0, 2, 3, 1]), heads(v, [0, 2, 1, 3]))
+        y = self.op("MatMul", heads(q, [0, 2, 1, 3]), kv)
+        y = self.op("Transpose", y if to == "FLOAT" else self.to_float(y), perm=[0, 2, 1, 3])
+        y = self.op("Reshape", y, self.whole([-1, height, width, channels]))
+        return self.op("Mul", y, self.real(step.scale))
+
+    def mean(self, x: str, size: tuple[int, ...]) -> str:
+        """`core.exact.exact_mean` over the pixels."""
+        count = size[0] * size[1]
+        digits, unit, base = self.digits(x, [1, 2], count)
+        sums = [self.op("ReduceSum", digit, self.whole([1, 2])) for digit in digits]
+        return self.op("Mul", self.join(sums, unit, base), self.real(1 / count))
+
+    def mean_over_time(self, y: str) -> None:
+        """The logits (B, K), added up in the order of time."""
+        timesteps, classes = self.program.neuron.timesteps, self.program.num_classes
+        steps = self.op("Reshape", y, self.whole([-1, timesteps, classes]))
+        total = self.op("Gather", steps, self.whole(0), axis=1)
+        for t in range(1, timesteps):
+            total = self.op("Add", total, self.op("Gather", steps, self.whole(t), axis=1))
+        self.op("Mul", total, self.real(1 / timesteps), name=LOGITS)
+
+    # --- Real values as digits ---------------------------------------------------------------------------
+
+    def digits(self, x: str, axes: list[int], terms: int) -> tuple[list[str], str, float]:
+        """`core.exact.to_digits`: digits, the first the most significant, their unit and their base."""
+        width = min(FLOAT_BITS // 2, FLOAT_BITS + 1 - (terms - 1).bit_length())
+        count = math.ceil(FLOAT_BITS / width)
+        largest = self.op("ReduceMax", self.op("Abs", x), self.whole(axes))
+        unit = self.op("Mul", self.power_of_two(largest), self.real(2.0 ** (2 - count * width)))
+        rest, digits = self.op("Round", self.op("Mul", x, self.op("Reciprocal", unit))), []
+        for i in reversed(range(1, count)):
+            digit = self.op("Round", self.op("Mul", rest, self.real(2.0 ** (-i * width))))
+            rest = self.op("Sub", rest, self.op("Mul", digit, self.real(2.0 ** (i * width))))
+            digits.append(digit)
+        return [*digits, rest], unit, 2.0**width
+
+    def power_of_two(self, x: str) -> str:
+        """The largest power of two that is not above x >= 0."""
+        powers = self.real(2.0**EXPONENTS)
+        x = self.op("Unsqueeze", x, self.whole([-1]))
+        below = self.op("Where", self.op("LessOrEqual", powers, x), powers, self.real(2.0 ** EXPONENTS[0]))
+        return self.op("ReduceMax", below, self.whole([-1]), keepdims=0)
+
+    def join(self, sums: list[str], unit: str, base: float) -> str:
+        """`core.exact.Digits.joined`."""
+        total = sums[0]
+        for digit in sums[1:]:
+            total = self.op("Add", self.op("Mul", total, self.real(base)), digit)
+        return self.op("Mul", total, unit)
+
+    # --- Nodes and constants -----------------------------------------------------------------------------
+
+    def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Appends a node; the name of its one output."""
+        output = name or f"{kind}_{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+    def to_float(self, x: str) -> str:
+        return self.op("Cast", x, to=self.onnx.TensorProto.FLOAT)
+
+    def pad(self, x: str, width: int) -> str:
+        """x with zeros around the pixels."""
+        return self.op("Pad", x, self.whole([0, width, width, 0] * 2)) if width else x
+
+    def weights(self, layer: Linear, values: np.ndarray, to: str) -> str:
+        """The weights of a layer, laid out as `values`, widened to the operands of a product."""
+        types, bits = self.onnx.TensorProto, 4 if self.program.bits <= 4 else 8
+        stored = types(name=layer.name, data_type=types.DataType.Value(f"INT{bits}"), dims=values.shape)
+        stored.raw_data = pack(values, bits)
+        self.initializers[layer.name] = stored
+        if to == f"INT{bits}":
+            return layer.name
+        widened = f"{layer.name}:{to}"
+        if not any(widened in node.output for node in self.nodes):
+            self.op("Cast", layer.name, name=widened, to=types.DataType.Value(to))
+        return widened
+
+    def real(self, values: Any) -> str:
+        return self.constant(np.asarray(values, np.float32))
+
+    def whole(self, values: Any) -> str:
+        return self.constant(np.asarray(values, np.int64))
+
+    def constant(self, array: np.ndarray) -> str:
+        """An initialiser; equal ones are stored once."""
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = name = f"constant_{len(self.constants)}"
+            self.initializers[name] = self.onnx.numpy_helper.from_array(array, name)
+        return self.constants[key]
+
+
+def _potentials(program: Program) -> set[str]:
+    """The layers whose result one neuron reads and nothing else, and that may count it in spikes."""
+    neuron = program.neuron
+    if neuron.timesteps > 1 or math.frexp(neuron.scale)[0] != 0.5:
+        return set()
+    readers = Counter(name for step in program.steps for name in _inputs(step))
+    fired = {step.input for step in program.steps if isinstance(step, Fire)}
+    return {layer.name for layer in program.layers if layer.name in fired and readers[layer.name] == 1}
+
+
+def _inputs(step: Step) -> tuple[str, ...]:
+    match step:
+        case Attend():
+            return step.q, step.k, step.v
+        case Add():
+            return step.left, step.right
+        case _:
+            return (step.input,)
