@@ -145,6 +145,7 @@ def test_operand_types_of_training_change_no_bit_of_evaluation():
         assert np.array_equal(jax.jit(model.apply)(variables, images), logits)
 
 
+@slow
 def test_without_exact_evaluation_the_last_bits_differ():
     """And nothing else: what `exact_evaluation` costs is not spent in vain, nor missed by much."""
     model = tiny_net()
@@ -208,6 +209,7 @@ class SlotsAlone(SpikeArithmetic):
         return sum(IntegerArithmetic().attention(*slot, heads) for slot in slots)
 
 
+@slow
 def test_attention_of_slots_alone_is_another_network():
     """It misses most of the attention product, and counts and logits change with it."""
     model = tiny_net()
