@@ -10,10 +10,10 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.train.preemption import Preempted
 from tests.launch.tiny import launch
 
+pytestmark = pytest.mark.slow
+
 HEADER = """
 from configs.digits import get_config as digits
-
-pytestmark = pytest.mark.slow
 SEEDS = 2
 def get_config():
     config = digits()

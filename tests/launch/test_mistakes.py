@@ -30,6 +30,7 @@ def refusal(capsys):
     """What a command line that is refused prints, without "error: "."""
 
     def run(*arguments: object) -> str:
+        capsys.readouterr()
         assert launch(*arguments) == 2
         out, err = capsys.readouterr()
         assert out == ""

@@ -74,7 +74,8 @@ def test_rates_are_those_of_the_optimiser(epochs):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_training_begins_with_it_in_one_process(first, tmp_path, capsys, monkeypatch):
-    def train(run, workdir):
+    def train(run, workdir, announce):
+        announce()
         assert capsys.readouterr().err == (recipe(run) + "\n") * first
         raise UserError("enough")
 
