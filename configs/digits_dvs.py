@@ -20,22 +20,22 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "motion", "motion_sum"):
         raise ValueError(f"unknown variant {variant!r}; there are 'motion' and 'motion_sum'")
     config = base_config()
-    config.epochs = 20
+    config.epochs = 16
     config.batch_size = 32
     config.model.channels = (16, 32, 48, 64)
     config.model.depth = 4
-    config.model.timesteps = 4
+    config.model.timesteps = 2
     config.model.layer_scale_init = 0.1
     config.data.source = "motion_dvs" if variant else "digits_dvs"
     config.data.events = True
     config.data.channels = 2
     config.data.slicing = "sum" if variant == "motion_sum" else "time"
     config.data.augmentation = "roll"
-    config.data.roll = 2
+    config.data.roll = 1
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 1e-2
-    config.optimizer.warmup_epochs = 2.0
+    config.optimizer.learning_rate = 2e-2
+    config.optimizer.warmup_epochs = 1.0
     config.loss.label_smoothing = 0.1
-    config.eval.every_epochs = 5.0
+    config.eval.every_epochs = 8.0
     config.eval.batch_size = 120
     return config

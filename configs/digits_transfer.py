@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = digits()
     config.eval.batch_size = 180
     if variant == "pretrain":
+        config.epochs = 15
         config.data.classes = ("0", "1", "2", "3", "4")
         return config
     config.data.classes = ("5", "6", "7", "8", "9")

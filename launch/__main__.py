@@ -10,7 +10,7 @@ Verbs
   information   entropy, mutual information and bimodality of q, k, v, and spikes an image, of a checkpoint
   inspect       parameters, shapes, operations and memory of a config, without training
   ablate        a table of named overrides times seeds -> results with error bars and paired tests
-  bench         step time, images/s and input wait, as JSON
+  bench         step time, images/s and input wait, as JSON; `bench input`: JPEGs to inputs, stage by stage
   import-torch  a published PyTorch checkpoint -> a workdir
   prepare       ImageNet, CIFAR, CIFAR10-DVS, a folder of images or events -> a tfds directory
 

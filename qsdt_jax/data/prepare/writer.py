@@ -162,8 +162,8 @@ class _Writer:
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise UserError(
-                f"{self.directory} cannot be written: expected about {needed / 1e9:.1f} GB of free space, "
-                f"found {free / 1e9:.1f} GB"
+                f"{self.directory} cannot be written: expected about {needed / 1e6:,.0f} MB of free space, "
+                f"found {free / 1e6:,.0f} MB"
             )
 
     def _file(self, shard: Shard) -> Path:

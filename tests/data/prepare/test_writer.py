@@ -372,7 +372,7 @@ def test_full_disk(tmp_path, monkeypatch, forewarned):
         monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: plenty)
     with mounted(tmp_path / "disk", "size=2m") as disk:
         message = refusal(read_imagefolder(tmp_path / "source"), disk)
-    reason = "expected about 0.0 GB of free space" if forewarned else "No space left on device"
+    reason = "expected about 4 MB of free space, found 2 MB" if forewarned else "No space left on device"
     assert f"cannot be written: {reason}" in message
 
 
