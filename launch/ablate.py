@@ -42,6 +42,7 @@ from qsdt_jax.train.preemption import POLL_SECONDS, Preempted, Preemption
 
 CONFIG = define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the study", **DEFINED_OFTEN)
+SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds of each row, in place of the config's")
 PARALLEL = flags.DEFINE_integer(
     "parallel", 1, "processes that train runs at the same time, each on one accelerator where there are some"
 )
@@ -68,12 +69,14 @@ def main() -> None:
     """Runs what is left of the study and writes its results."""
     if CONFIG.value is None or not WORKDIR.value:
         raise UserError("ablate needs --config FILE and --workdir DIR")
-    if PARALLEL.value < 1:
-        raise UserError(f"--parallel={PARALLEL.value} must be at least 1")
+    for flag, value in (("parallel", PARALLEL.value), ("seeds", SEEDS.value)):
+        if value is not None and value < 1:
+            raise UserError(f"--{flag}={value} must be at least 1")
     if PARALLEL.value > 1:  # The accelerators are for the processes that this one starts.
         jax.config.update("jax_platforms", "cpu")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     study = read_study(file, CONFIG.value, Path(WORKDIR.value))
+    study = study._replace(seeds=SEEDS.value or study.seeds)
     names = ONLY.value or list(study.variants)
     for name in names:
         if name not in study.variants:
