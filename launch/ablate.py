@@ -173,13 +173,13 @@ def train_one(study: Study, variant: Variant, seed: int) -> None:
         print(f"error: {variant.name}, seed {seed}: {error}", file=sys.stderr, flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         whole = str(error) if isinstance(error, UserError) else traceback.format_exc()
-        (folder / FAILURE_FILE).write_text(whole + "\n")
+        write_atomically(folder / FAILURE_FILE, whole + "\n")
         return
     (folder / FAILURE_FILE).unlink(missing_ok=True)
-    (folder / SECONDS_FILE).write_text(json.dumps(time.monotonic() - start) + "\n")
+    write_atomically(folder / SECONDS_FILE, json.dumps(time.monotonic() - start) + "\n")
     if study.spikes:
         spikes = information(load_trained(folder), "test").spikes
-        (folder / SPIKES_FILE).write_text(json.dumps(sum(spikes.values())) + "\n")
+        write_atomically(folder / SPIKES_FILE, json.dumps(sum(spikes.values())) + "\n")
 
 
 def write_results(study: Study, title: str) -> str:
