@@ -42,6 +42,7 @@ from qsdt_jax.train.preemption import POLL_SECONDS, Preempted, Preemption
 
 CONFIG = define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the study", **DEFINED_OFTEN)
+SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds of each row, in place of the config's")
 PARALLEL = flags.DEFINE_integer(
     "parallel", 1, "processes that train runs at the same time, each on one accelerator where there are some"
 )
@@ -68,12 +69,14 @@ def main() -> None:
     """Runs what is left of the study and writes its results."""
     if CONFIG.value is None or not WORKDIR.value:
         raise UserError("ablate needs --config FILE and --workdir DIR")
-    if PARALLEL.value < 1:
-        raise UserError(f"--parallel={PARALLEL.value} must be at least 1")
+    for flag, value in (("parallel", PARALLEL.value), ("seeds", SEEDS.value)):
+        if value is not None and value < 1:
+            raise UserError(f"--{flag}={value} must be at least 1")
     if PARALLEL.value > 1:  # The accelerators are for the processes that this one starts.
         jax.config.update("jax_platforms", "cpu")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     study = read_study(file, CONFIG.value, Path(WORKDIR.value))
+    study = study._replace(seeds=SEEDS.value or study.seeds)
     names = ONLY.value or list(study.variants)
     for name in names:
         if name not in study.variants:
@@ -170,13 +173,13 @@ def train_one(study: Study, variant: Variant, seed: int) -> None:
         print(f"error: {variant.name}, seed {seed}: {error}", file=sys.stderr, flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         whole = str(error) if isinstance(error, UserError) else traceback.format_exc()
-        (folder / FAILURE_FILE).write_text(whole + "\n")
+        write_atomically(folder / FAILURE_FILE, whole + "\n")
         return
     (folder / FAILURE_FILE).unlink(missing_ok=True)
-    (folder / SECONDS_FILE).write_text(json.dumps(time.monotonic() - start) + "\n")
+    write_atomically(folder / SECONDS_FILE, json.dumps(time.monotonic() - start) + "\n")
     if study.spikes:
         spikes = information(load_trained(folder), "test").spikes
-        (folder / SPIKES_FILE).write_text(json.dumps(sum(spikes.values())) + "\n")
+        write_atomically(folder / SPIKES_FILE, json.dumps(sum(spikes.values())) + "\n")
 
 
 def write_results(study: Study, title: str) -> str:

@@ -1,6 +1,7 @@
 """Study 1, components: what of the network does what, at 4-bit weights.
 
 Command   python -m launch ablate --config configs/ablations/components.py --workdir runs/components
+ImageNet  --config configs/ablations/components.py:imagenet --config.data.path=DATA, not run here
 Data      see small_digits.py
 Result    docs/ablations.md
 
@@ -11,7 +12,7 @@ quantised transformer. IE-LIF with D = 1 differs from LIF with T = 1 in the thre
 
 from ml_collections import ConfigDict
 
-from configs.ablations.small_digits import small_digits
+from configs.ablations.base import study_base
 
 SEEDS = 5
 TWIN = {"model.neuron": "relu", "model.bits": 32, "model.attention": "softmax"}
@@ -32,6 +33,6 @@ ROWS = (
 )
 
 
-def get_config() -> ConfigDict:
+def get_config(data: str = "digits") -> ConfigDict:
     """The run that the rows change."""
-    return small_digits()
+    return study_base(data)

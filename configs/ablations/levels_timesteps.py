@@ -1,13 +1,14 @@
 """Study 3, levels against time steps: D in 1, 2, 4, 8 with T in 1, 2, 4.
 
 Command   python -m launch ablate --config configs/ablations/levels_timesteps.py --workdir runs/levels
+ImageNet  --config configs/ablations/levels_timesteps.py:imagenet --config.data.path=DATA, not run here
 Data      see small_digits.py
 Result    docs/ablations.md
 """
 
 from ml_collections import ConfigDict
 
-from configs.ablations.small_digits import small_digits
+from configs.ablations.base import study_base
 
 SEEDS = 3
 SPIKES = True  # Counts the spikes of every run on the test split.
@@ -27,6 +28,6 @@ ROWS = (
 )
 
 
-def get_config() -> ConfigDict:
+def get_config(data: str = "digits") -> ConfigDict:
     """The run that the rows change."""
-    return small_digits()
+    return study_base(data)

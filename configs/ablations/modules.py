@@ -1,13 +1,14 @@
 """Study 4, which module is quantised: all at 4 bits but one, and all float but one.
 
 Command   python -m launch ablate --config configs/ablations/modules.py --workdir runs/modules
+ImageNet  --config configs/ablations/modules.py:imagenet --config.data.path=DATA, not run here
 Data      see small_digits.py
 Result    docs/ablations.md
 """
 
 from ml_collections import ConfigDict
 
-from configs.ablations.small_digits import small_digits
+from configs.ablations.base import study_base
 
 SEEDS = 3
 PARTS = ("stem", "conv", "down", "q", "k", "v", "proj", "mlp", "head")
@@ -19,6 +20,6 @@ ROWS = (
 )
 
 
-def get_config() -> ConfigDict:
+def get_config(data: str = "digits") -> ConfigDict:
     """The run that the rows change."""
-    return small_digits()
+    return study_base(data)

@@ -1,13 +1,14 @@
 """Study 5: surrogate gradients, initial layer scale and attention scale.
 
 Command   python -m launch ablate --config configs/ablations/surrogates.py --workdir runs/surrogates
+ImageNet  --config configs/ablations/surrogates.py:imagenet --config.data.path=DATA, not run here
 Data      see small_digits.py
 Result    docs/ablations.md
 """
 
 from ml_collections import ConfigDict
 
-from configs.ablations.small_digits import small_digits
+from configs.ablations.base import study_base
 
 SEEDS = 3
 ROWS = (
@@ -23,6 +24,9 @@ ROWS = (
 )
 
 
-def get_config() -> ConfigDict:
-    """The run that the rows change."""
-    return small_digits()
+def get_config(data: str = "digits") -> ConfigDict:
+    """The run that the rows change; its scales are those that the first row names."""
+    config = study_base(data)
+    config.model.layer_scale_init = 0.1
+    config.model.attention_scale = 0.25
+    return config

@@ -1,13 +1,14 @@
 """Study 2, weight bits: 1 to 8 and float, without and with FGD.
 
 Command   python -m launch ablate --config configs/ablations/weight_bits.py --workdir runs/weight_bits
+ImageNet  --config configs/ablations/weight_bits.py:imagenet --config.data.path=DATA, not run here
 Data      see small_digits.py
 Result    docs/ablations.md
 """
 
 from ml_collections import ConfigDict
 
-from configs.ablations.small_digits import small_digits
+from configs.ablations.base import study_base
 
 SEEDS = 3
 TWIN = {"model.neuron": "relu", "model.bits": 32, "model.attention": "softmax"}
@@ -30,6 +31,6 @@ ROWS = (
 AGAINST = {name: name.removesuffix(", FGD") for name, _ in ROWS if name.endswith(", FGD")}
 
 
-def get_config() -> ConfigDict:
+def get_config(data: str = "digits") -> ConfigDict:
     """The run that the rows change."""
-    return small_digits()
+    return study_base(data)
