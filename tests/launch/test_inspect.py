@@ -67,6 +67,7 @@ def test_stored_bytes(bits, scaled):
     assert stored_bytes(layers, variables) == (expected, 4 * (weights + others))
 
 
+@pytest.mark.slow
 def test_kept_values_grow_with_the_batch_and_count_once():
     task, variables, _ = traced()
 

@@ -61,6 +61,7 @@ def test_a_float_network_has_no_steps_of_quantisation():
     assert 3 < small / smaller < 30
 
 
+@pytest.mark.slow
 def test_each_part_has_its_own_bits():
     found = {}
     for part in dataclasses.asdict(ModuleBits()):
