@@ -114,7 +114,7 @@ def draw(rows: Sequence[Row], metric: str, title: str, file: str | os.PathLike[s
     if not math.isnan(rows[0].mean):
         axes.axvline(rows[0].mean, color="0.7", linewidth=1, zorder=0)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)  # Rows without a score have their line as well.
     axes.set_xlabel(f"{metric}: seeds, mean and standard deviation")
     axes.set_title(title, fontsize=10)
     axes.grid(axis="x", alpha=0.3)
