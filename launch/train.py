@@ -11,7 +11,7 @@ from launch.flags import DEFINED_OFTEN, define_config
 from launch.recipe import recipe
 from launch.run import make_run
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.loop import train
+from qsdt_jax.train.loop import Run, train
 from qsdt_jax.train.processes import is_first, joined
 from qsdt_jax.train.provenance import code_version
 
@@ -36,16 +36,18 @@ def main() -> None:
     if CONFIG.value.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     with _processes():
-        run, writes = make_run(CONFIG.value), is_first()
-        if writes:
-            print(recipe(run), file=sys.stderr, flush=True)
-        summary = train(run, WORKDIR.value)
+        summary = train(make_run(CONFIG.value), WORKDIR.value, begin=_show_recipe)
+        writes = is_first()
     if not writes:
         return
     final, best = summary["final"], summary["best"]
     for name, value in final.items():
         print(f"{name} {value:.2f} (best {best[name]:.2f} at step {best['step']})")
     print(f"{WORKDIR.value}: summary.json, metrics.jsonl, curves.png, checkpoints, tensorboard")
+
+
+def _show_recipe(run: Run) -> None:
+    print(recipe(run), file=sys.stderr, flush=True)
 
 
 def _processes() -> contextlib.AbstractContextManager[None]:

@@ -109,12 +109,15 @@ class Run:
         return step % self.save_every == 0 or self.evaluation_due(step)
 
 
-def train(run: Run, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def train(
+    run: Run, workdir: str | os.PathLike[str], *, begin: Callable[[Run], None] | None = None
+) -> dict[str, Any]:
     """Trains, or goes on where the workdir stands.
 
     Args:
       run: what to train.
       workdir: gets checkpoints, metrics.jsonl, TensorBoard files, curves.png and at the end summary.json.
+      begin: called by the first process once the workdir is the run's.
 
     Returns:
       The summary.
@@ -135,6 +138,8 @@ def train(run: Run, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         ) as checkpointer,
     ):
         directory.claim(run.config, run.class_names)
+        if begin is not None and is_first():
+            begin(run)
         return _Session(run, directory.path, preemption, checkpointer).finish()
 
 

@@ -180,9 +180,10 @@ def test_workdir_without_permission(refusal, tmp_path):
     assert told == f"workdir {tmp_path}/run cannot be written: Permission denied"
 
 
-def test_workdir_of_another_configuration(refusal, tmp_path):
+def test_workdir_of_another_configuration(refusal, tmp_path, capsys):
     with pytest.raises(AssertionError):
         launch(DIGITS, "--workdir", tmp_path)
+    assert "steps of warm-up" in capsys.readouterr().err
     told = refusal(DIGITS, "--workdir", tmp_path, "--config.model.bits=2", "--config.epochs=3")
     differences = "epochs was 30, is 3; model.bits was 4, is 2"
     assert told == f"workdir {tmp_path} belongs to a run of another configuration: {differences}"
