@@ -36,9 +36,9 @@ def main() -> None:
     if CONFIG.value.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     with _processes():
-        run = make_run(CONFIG.value)
-        summary = train(run, WORKDIR.value, announce=lambda: _announce(run))
-    if not is_first():
+        summary = train(make_run(CONFIG.value), WORKDIR.value, begin=_show_recipe)
+        writes = is_first()
+    if not writes:
         return
     final, best = summary["final"], summary["best"]
     for name, value in final.items():
@@ -46,9 +46,8 @@ def main() -> None:
     print(f"{WORKDIR.value}: summary.json, metrics.jsonl, curves.png, checkpoints, tensorboard")
 
 
-def _announce(run: Run) -> None:
-    if is_first():
-        print(recipe(run), file=sys.stderr, flush=True)
+def _show_recipe(run: Run) -> None:
+    print(recipe(run), file=sys.stderr, flush=True)
 
 
 def _processes() -> contextlib.AbstractContextManager[None]:

@@ -110,14 +110,14 @@ class Run:
 
 
 def train(
-    run: Run, workdir: str | os.PathLike[str], *, announce: Callable[[], None] = lambda: None
+    run: Run, workdir: str | os.PathLike[str], *, begin: Callable[[Run], None] | None = None
 ) -> dict[str, Any]:
     """Trains, or goes on where the workdir stands.
 
     Args:
       run: what to train.
       workdir: gets checkpoints, metrics.jsonl, TensorBoard files, curves.png and at the end summary.json.
-      announce: called when the workdir is found to be this run's, before the work begins.
+      begin: called by the first process once the workdir is the run's.
 
     Returns:
       The summary.
@@ -138,7 +138,8 @@ def train(
         ) as checkpointer,
     ):
         directory.claim(run.config, run.class_names)
-        announce()
+        if begin is not None and is_first():
+            begin(run)
         return _Session(run, directory.path, preemption, checkpointer).finish()
 
 

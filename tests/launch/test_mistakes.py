@@ -30,7 +30,6 @@ def refusal(capsys):
     """What a command line that is refused prints, without "error: "."""
 
     def run(*arguments: object) -> str:
-        capsys.readouterr()
         assert launch(*arguments) == 2
         out, err = capsys.readouterr()
         assert out == ""
@@ -182,9 +181,10 @@ def test_workdir_without_permission(refusal, tmp_path):
 
 
 @pytest.mark.slow
-def test_workdir_of_another_configuration(refusal, tmp_path):
+def test_workdir_of_another_configuration(refusal, tmp_path, capsys):
     with pytest.raises(AssertionError):
         launch(DIGITS, "--workdir", tmp_path)
+    assert "steps of warm-up" in capsys.readouterr().err
     told = refusal(DIGITS, "--workdir", tmp_path, "--config.model.bits=2", "--config.epochs=3")
     differences = "epochs was 30, is 3; model.bits was 4, is 2"
     assert told == f"workdir {tmp_path} belongs to a run of another configuration: {differences}"

@@ -1,6 +1,7 @@
 """The table of the resolved recipe tells what the run does."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ SMALL = {"model.channels": (8, 8, 16, 16), "model.depth": 4, "model.num_heads": 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """A network takes seconds to trace, and the table does not need it."""
-    monkeypatch.setattr("launch.build.build_task", lambda config, class_names: None)
+    monkeypatch.setattr("launch.build.build_task", lambda *_: SimpleNamespace(best_metric="eval/top1"))
 
 
 def table(run: Run) -> dict[str, str]:
@@ -74,12 +75,17 @@ def test_rates_are_those_of_the_optimiser(epochs):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_training_begins_with_it_in_one_process(first, tmp_path, capsys, monkeypatch):
-    def train(run, workdir, announce):
-        announce()
+    """After whatever may keep the run from starting, and before anything else."""
+
+    def session(run, *others):
         assert capsys.readouterr().err == (recipe(run) + "\n") * first
         raise UserError("enough")
 
-    monkeypatch.setattr("launch.train.train", train)
-    monkeypatch.setattr("launch.train.is_first", lambda: first)
-    assert launch("--config=tests/configs/tiny.py", f"--workdir={tmp_path}") == 2
+    monkeypatch.setattr("qsdt_jax.train.loop._Session", session)
+    monkeypatch.setattr("qsdt_jax.train.loop.is_first", lambda: first)
+    words = ("--config=tests/configs/tiny.py", f"--workdir={tmp_path / 'run'}")
+    assert launch(*words) == 2
     assert capsys.readouterr().err == "error: enough\n"
+    (tmp_path / "file").write_text("")
+    assert launch(words[0], f"--workdir={tmp_path / 'file'}") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

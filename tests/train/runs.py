@@ -108,7 +108,9 @@ def _main(workdir: Path, cache: Path, flags: tuple[str, ...], signal: Signal | N
         _install(signal, _output(workdir).with_suffix(".sent"))
     from launch.__main__ import main
 
-    sys.exit(main(["--config", str(CONFIG), "--workdir", str(workdir), *flags]))
+    words = ["--config", str(CONFIG), "--workdir", str(workdir), *flags]
+    sys.argv = ["launch", *words]  # Where the overrides of a config are looked up.
+    sys.exit(main(words))
 
 
 def _install(signal: Signal, sent: Path) -> None:
