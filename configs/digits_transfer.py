@@ -4,7 +4,10 @@ Before    python -m launch --config configs/digits_transfer.py:pretrain --workdi
 Command   python -m launch --config configs/digits_transfer.py --workdir runs/transfer \
             --config.start_from=runs/pretrain
 Data      scikit-learn's digits; 0 to 4 at 32x32 for pre-training, 5 to 9 at 48x48 for the transfer
-Expected  better than the same command without `start_from`, at equal steps; not measured yet
+Expected  94.6, 86.8, 89.8 % test top-1 of the five digits (seeds 0, 1, 2, run here); without `start_from`,
+          at the same 33 steps, 63.5, 46.1, 62.9 %. With 5 epochs 96.4, 95.2, 92.8 and 92.8, 77.8, 80.2 %:
+          the lead shrinks the longer both train. Pre-training: 99.5, 99.5, 99.0 % of its own five
+All runs  python -m launch ablate --config configs/ablations/transfer.py --workdir runs/transfer_study
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
         return config
     config.data.classes = ("5", "6", "7", "8", "9")
     config.data.image_size = (48, 48)
-    config.epochs = 5
+    config.epochs = 3
     config.optimizer.warmup_epochs = 0.5
     config.eval.every_epochs = 1.0
     return config

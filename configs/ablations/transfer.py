@@ -1,7 +1,10 @@
 """Transfer on the embedded digits: how much of 0 to 4 helps to learn 5 to 9, at another image size.
 
 Command   python -m launch ablate --config configs/ablations/transfer.py --workdir runs/transfer
-Rows      both runs of configs/digits_transfer.py, and the second one from drawn weights, at equal steps
+Rows      both runs of configs/digits_transfer.py, and the second one from drawn weights, at equal steps;
+          pre-training has other classes, so it compares with no other row
+Result    transfer 90.4 %, from scratch 57.5 % (means of 3 seeds, difference separated, p 0.015; run here with
+          commit 4a1f2bd and today's lengths, see docs/benchmarks.md)
 """
 
 from ml_collections import ConfigDict
