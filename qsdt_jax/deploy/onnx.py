@@ -8,21 +8,23 @@ UINT8. What the graph is made of (opset 21), and why it gives the same bits:
 
     MatMulInteger    products of counts with 1x1 kernels, and with the others, whose patches Slice and Concat
                      lay side by side. Channels stay last, as this product wants them: ONNX Runtime multiplies
-                     UINT8 by packed INT8 with the CPU's 8-bit instructions, 2.3 times as fast as float32.
-                     Its ConvInteger, channels first, is slower than float32 with INT8 weights.
+                     UINT8 by packed INT8 in 8-bit instructions, twice as fast as float32. Its ConvInteger,
+                     channels first, is slower than float32 with INT8 weights.
     Conv             depthwise kernels, which ConvInteger runs 20 times slower, and the stem. Operands are
                      float32, but whole numbers, whose sums stay below 2^24: exact in any order.
     MatMul           of real values, cut into digits (`core.exact`), and of attention: whole numbers again.
-    Cast, Mul, Add   counts to real values, one rounding an operation. ONNX Runtime would fold a factor into
-                     the weights of the Conv before it, so there a Max with the least float stands between.
+    Cast, Mul, Add   counts to real values, one rounding an operation. ONNX Runtime folds a factor into the
+                     weights of a Conv and a sum into its accumulation, which would round otherwise; a Max
+                     with the least float behind each Conv prevents it.
     Clip, Add, Cast  the neuron: clip(v, 0, D) + 1/2, and the cast to UINT8 cuts off what follows the point.
     LessOrEqual, Where, ReduceMax   the unit of the digits: the largest power of two, of a list of all, that
                      is not above the largest value. ONNX cannot look at the bits of a float.
 
-A factor that is a power of two changes no rounding, so where only a neuron reads a layer, D goes into the
-layer's scale and shift if it is one.
+A factor that is a power of two changes no rounding. So the unit of the digits goes into the scale that
+follows, and D, if it is one, into the scale and shift of a layer that only a neuron reads.
 """
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -146,18 +148,20 @@ class _Graph:
         self.sizes[layer.name] = (height, width, layer.weights.shape[-1])
         if not layer.spikes:
             terms = math.prod(layer.weights.shape[:3]) * 2 ** (self.program.bits - 1)
-            digits, unit, base = self.digits(x, [1, 2, 3], terms)
-            product = self.join([self.real_product(layer, digit) for digit in digits], unit, base)
+            digits, unit = self.digits(x, [1, 2, 3], terms)
+            product = self.sum([self.real_product(layer, digit) for digit in digits])
+            return self.affine(layer, product, unit)
         elif geometry.groups == 1:
             product = self.to_float(self.integer_product(layer, x))
         else:
-            product = self.op("Max", self.convolution(layer, self.to_float(x)), self.real(LEAST_FLOAT))
+            product = self.convolution(layer, self.to_float(x))
         return self.affine(layer, product)
 
-    def affine(self, layer: Linear, product: str) -> str:
-        """product * scale + shift, in counts where only a neuron reads it."""
+    def affine(self, layer: Linear, product: str, unit: str = "") -> str:
+        """product * unit * scale + shift, in counts where only a neuron reads it."""
         factor = np.float32(self.program.neuron.scale if layer.name in self.potentials else 1)
-        y = self.op("Mul", product, self.real(np.asarray(layer.scale) * factor))
+        scale = self.real(np.asarray(layer.scale) * factor)
+        y = self.op("Mul", product, self.op("Mul", scale, unit) if unit else scale)
         return self.op("Add", y, self.real(np.asarray(layer.shift) * factor))
 
     def integer_product(self, layer: Linear, x: str) -> str:
@@ -166,19 +170,17 @@ class _Graph:
         matrix = self.weights(layer, np.asarray(layer.weights).reshape(-1, outputs), "INT8")
         if (kh, kw, geometry.stride) == (1, 1, 1):
             return self.pad(self.op("MatMulInteger", x, matrix), geometry.padding)
-        patches = self.patches(self.pad(x, geometry.padding), (kh, kw), layer)
-        return self.op("MatMulInteger", patches, matrix)
+        return self.op("MatMulInteger", self.patches(self.pad(x, geometry.padding), layer), matrix)
 
-    def patches(self, x: str, kernel: tuple[int, int], layer: Linear) -> str:
-        """(N, H', W', kh * kw * C): what each output sees of the padded x."""
+    def patches(self, x: str, layer: Linear) -> str:
+        """(N, H', W', kh * kw * C): what each output of a layer sees of the padded x."""
         stride = layer.geometry.stride
         height, width, _ = self.sizes[layer.name]
         steps, axes = self.whole([stride, stride]), self.whole([1, 2])
         shifted = []
-        for i in range(kernel[0]):
-            for j in range(kernel[1]):
-                ends = [i + (height - 1) * stride + 1, j + (width - 1) * stride + 1]
-                shifted.append(self.op("Slice", x, self.whole([i, j]), self.whole(ends), axes, steps))
+        for i, j in np.ndindex(layer.weights.shape[:2]):
+            ends = self.whole([i + (height - 1) * stride + 1, j + (width - 1) * stride + 1])
+            shifted.append(self.op("Slice", x, self.whole([i, j]), ends, axes, steps))
         return self.op("Concat", *shifted, axis=3)
 
     def real_product(self, layer: Linear, x: str) -> str:
@@ -198,6 +200,7 @@ class _Graph:
             pads=[geometry.padding] * 4,
             strides=[geometry.stride] * 2,
         )
+        y = self.op("Max", y, self.real(LEAST_FLOAT))  # So that nothing is folded into the Conv.
         return self.op("Transpose", y, perm=[0, 2, 3, 1])
 
     def fire(self, step: Fire, x: str) -> str:
@@ -256,9 +259,9 @@ class _Graph:
     def mean(self, x: str, size: tuple[int, ...]) -> str:
         """`core.exact.exact_mean` over the pixels."""
         count = size[0] * size[1]
-        digits, unit, base = self.digits(x, [1, 2], count)
-        sums = [self.op("ReduceSum", digit, self.whole([1, 2])) for digit in digits]
-        return self.op("Mul", self.join(sums, unit, base), self.real(1 / count))
+        digits, unit = self.digits(x, [1, 2], count)
+        total = self.sum([self.op("ReduceSum", digit, self.whole([1, 2])) for digit in digits])
+        return self.op("Mul", total, self.op("Mul", unit, self.real(1 / count)))
 
     def mean_over_time(self, y: str) -> None:
         """The logits (B, K), added up in the order of time."""
@@ -271,18 +274,21 @@ class _Graph:
 
     # --- Real values as digits ---------------------------------------------------------------------------
 
-    def digits(self, x: str, axes: list[int], terms: int) -> tuple[list[str], str, float]:
-        """`core.exact.to_digits`: digits, the first the most significant, their unit and their base."""
+    def digits(self, x: str, axes: list[int], terms: int) -> tuple[list[str], str]:
+        """`core.exact.to_digits`: digits, each in its place (times base^i), and their unit.
+
+        Adding 1.5 * 2^(23 + n) rounds a smaller float32 to a multiple of 2^n; subtracting brings it back.
+        """
         width = min(FLOAT_BITS // 2, FLOAT_BITS + 1 - (terms - 1).bit_length())
         count = math.ceil(FLOAT_BITS / width)
         largest = self.op("ReduceMax", self.op("Abs", x), self.whole(axes))
         unit = self.op("Mul", self.power_of_two(largest), self.real(2.0 ** (2 - count * width)))
         rest, digits = self.op("Round", self.op("Mul", x, self.op("Reciprocal", unit))), []
         for i in reversed(range(1, count)):
-            digit = self.op("Round", self.op("Mul", rest, self.real(2.0 ** (-i * width))))
-            rest = self.op("Sub", rest, self.op("Mul", digit, self.real(2.0 ** (i * width))))
-            digits.append(digit)
-        return [*digits, rest], unit, 2.0**width
+            far = self.real(1.5 * 2.0 ** (FLOAT_BITS - 1 + i * width))
+            digits.append(self.op("Sub", self.op("Add", rest, far), far))
+            rest = self.op("Sub", rest, digits[-1])
+        return [*digits, rest], unit
 
     def power_of_two(self, x: str) -> str:
         """The largest power of two that is not above x >= 0."""
@@ -291,12 +297,9 @@ class _Graph:
         below = self.op("Where", self.op("LessOrEqual", powers, x), powers, self.real(2.0 ** EXPONENTS[0]))
         return self.op("ReduceMax", below, self.whole([-1]), keepdims=0)
 
-    def join(self, sums: list[str], unit: str, base: float) -> str:
-        """`core.exact.Digits.joined`."""
-        total = sums[0]
-        for digit in sums[1:]:
-            total = self.op("Add", self.op("Mul", total, self.real(base)), digit)
-        return self.op("Mul", total, unit)
+    def sum(self, products: list[str]) -> str:
+        """`core.exact.Digits.joined`, but for the unit."""
+        return functools.reduce(lambda total, digit: self.op("Add", total, digit), products)
 
     # --- Nodes and constants -----------------------------------------------------------------------------
 

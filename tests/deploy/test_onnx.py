@@ -13,9 +13,6 @@ from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.errors import UserError
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
-# What ONNX Runtime fuses without a change of any bit: layouts, and a power of two into a product.
-EXACT_FUSIONS = {"ai.onnx", "com.microsoft.nchwc", "FusedMatMul"}
-
 
 @pytest.fixture(scope="module")
 def program():
@@ -58,18 +55,13 @@ def test_onnx_runtime_joins_no_scale_or_shift_with_a_product(program, tmp_path):
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
     onnxruntime.InferenceSession(export_onnx(program, (32, 32)), options)
     graph = onnx.load(tmp_path / "optimized.onnx").graph
-    found = {
-        node.domain or "ai.onnx" if node.op_type != "FusedMatMul" else node.op_type for node in graph.node
-    }
-    assert found <= EXACT_FUSIONS
+    # Of its own operators it may take those of another layout.
+    assert {node.domain for node in graph.node} <= {"", "com.microsoft.nchwc"}
     kinds = {node.op_type for node in graph.node}
     assert "MatMulInteger" in kinds and "Gemm" not in kinds
-    for node in graph.node:
-        values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        assert np.frexp(values.get("alpha", 1.0))[0] == 0.5
     whole = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Conv":  # No scale went into the weights.
+        if node.op_type == "Conv":  # No scale went into its weights, no sum into its accumulation.
             assert len(node.input) == 2 and np.all(whole[node.input[1]] % 1 == 0)
 
 
