@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import statistics
@@ -33,6 +34,7 @@ from qsdt_jax.data.pipeline import HostBatch, training_batches
 from qsdt_jax.data.sources import Source
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
+from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import SIZES
 from qsdt_jax.models.operations import layer_operations
@@ -65,7 +67,12 @@ BATCH = flags.DEFINE_integer(
     **DEFINED_OFTEN,
 )
 STEPS = flags.DEFINE_integer("steps", 10, "timed steps of each mode", lower_bound=1, **DEFINED_OFTEN)
-CHOSEN = flags.DEFINE_list("modes", list(MODES), f"what to time, of {', '.join(MODES)}", **DEFINED_OFTEN)
+CHOSEN = flags.DEFINE_list(
+    "modes",
+    list(MODES),
+    f"what to time, of {', '.join(MODES)}; integer also in ONNX Runtime where that is installed",
+    **DEFINED_OFTEN,
+)
 DTYPE = flags.DEFINE_enum(
     "dtype", None, list(DTYPES), "operands of the products, instead of the config's", **DEFINED_OFTEN
 )
@@ -97,6 +104,8 @@ def main() -> None:
         for mode in MODES:
             if mode in CHOSEN.value:
                 result[mode] = timings[mode]()
+            if mode == "integer" and mode in CHOSEN.value and importlib.util.find_spec("onnxruntime"):
+                result["onnx"] = bench.onnx()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -165,6 +174,24 @@ class Bench:
         """The integer form of the network, as a bundle runs."""
         program = fold(self.task.model, self._initial_state().variables)
         return self._forward("integer form", integer_forward, program)
+
+    def onnx(self) -> Result:
+        """The integer form in ONNX Runtime on the CPU, on as many threads as there are CPUs."""
+        import onnxruntime
+
+        program = fold(self.task.model, self._initial_state().variables)
+        images, timesteps = np.asarray(self._batch["image"]), program.neuron.timesteps
+        if timesteps > 1 and images.ndim == 4:
+            images = np.repeat(images[:, None], timesteps, axis=1)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        _say("exporting to ONNX ...")
+        start = time.perf_counter()
+        model = export_onnx(program, images.shape[-3:-1])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        facts = {"compile_seconds": time.perf_counter() - start, "memory_bytes": None}
+        seconds = _seconds_per_step(lambda: session.run(None, {"images": images}), self.steps)
+        return {**self._rates(seconds, 2 * self.macs), **facts}
 
     def _forward(self, name: str, function: Callable, weights: Any) -> Result:
         images = self._batch["image"]
@@ -288,7 +315,7 @@ def table(result: Result) -> str:
         f"{setting['matmul_gflops_per_second']:,.0f} GFLOP/s",
         *setting["remarks"],
     ]
-    for mode in (*INFERENCE, "train"):
+    for mode in (*INFERENCE, "onnx", "train"):
         if mode in result:
             r = result[mode]
             lines.append(
