@@ -29,7 +29,7 @@ OUT = flags.DEFINE_string(
     **DEFINED_OFTEN,
 )  # fmt: skip
 
-SHOWN = 4  # Images with attention maps.
+SHOWN = 8  # Images with attention maps.
 RASTERS = 5
 
 
@@ -109,7 +109,7 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
     if images.ndim == 4 and images.shape[-1] in (1, 3):
         seen = np.clip(images * np.array(bundle.std, np.float32) + np.array(bundle.mean, np.float32), 0, 1)
         figures["attention"] = (
-            "Attention that each token receives, q k^T summed over queries and heads",
+            "Share of attention that each token receives, q k^T summed over queries and heads",
             plots.attention_maps(program, values, seen),
         )
     neurons = [name for name in report.activity.histograms if values[name].ndim == 4]

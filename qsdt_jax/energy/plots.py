@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from qsdt_jax.deploy.program import Attend, Program
 from qsdt_jax.deploy.spike_driven import unroll
@@ -123,6 +125,9 @@ def accuracy_energy_size(report: Report, name: str) -> Figure:
 def attention_maps(program: Program, values: Mapping[str, Any], images: np.ndarray) -> Figure:
     """How much of all attention each token receives, sum over queries and heads of q_i k_j, by block.
 
+    Laid over the image. A token is what a pixel of stage 3 sees, 16x16 pixels of the image, so small images
+    have few; the share of each is written where there is room.
+
     Args:
       program: a folded classifier.
       values: of `interpreter.interpret` on the images.
@@ -131,19 +136,35 @@ def attention_maps(program: Program, values: Mapping[str, Any], images: np.ndarr
     blocks = [step for step in program.steps if isinstance(step, Attend)]
     shown = blocks[:: max(1, len(blocks) // 4)][-4:]
     frames = program.neuron.timesteps
-    figure = Figure(figsize=(1.5 * (len(shown) + 1), 1.55 * len(images)), layout="constrained")
-    grid = figure.subplots(len(images), len(shown) + 1, squeeze=False)
-    for row, image in enumerate(images):
-        grid[row, 0].imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
-        for column, block in enumerate(shown, start=1):
-            q, k = (np.asarray(values[name][row * frames], np.float64) for name in (block.q, block.k))
+    figure = Figure(figsize=(1.5 * len(images), 1.5 * (len(shown) + 1)), layout="constrained")
+    grid = figure.subplots(len(shown) + 1, len(images), squeeze=False)
+    for column, image in enumerate(images):
+        grey = np.broadcast_to(image.mean(-1, keepdims=True), (*image.shape[:2], 3))
+        grid[0, column].imshow(image if image.shape[-1] == 3 else grey)
+        for axes, block in zip(grid[1:, column], shown, strict=True):
+            q, k = (np.asarray(values[name][column * frames], np.float64) for name in (block.q, block.k))
             received = (k * q.sum((0, 1))).sum(-1)  # All heads: each channel belongs to one.
-            grid[row, column].imshow(received, cmap="magma", vmin=0)
-            if row == 0:
-                grid[row, column].set_title(block.name.removesuffix("/attn"), fontsize=7)
+            axes.imshow(grey)
+            _overlay(axes, received / max(received.sum(), 1), image.shape)
+    for axes, block in zip(grid[1:, 0], shown, strict=True):
+        axes.set_ylabel(block.name.removesuffix("/attn"), fontsize=7)
     for axes in grid.flat:
-        axes.set_axis_off()
+        axes.set(xticks=[], yticks=[])
     return figure
+
+
+def _overlay(axes: Axes, shares: np.ndarray, size: tuple[int, ...]) -> None:
+    """Shares of tokens over an image of this size: red above an even share, blue below."""
+    height, width = size[:2]
+    edges = (-0.5, width - 0.5, height - 0.5, -0.5)
+    axes.imshow(shares, cmap="coolwarm", vmin=0, vmax=2 / shares.size, alpha=0.45, extent=edges)
+    rows, columns = shares.shape
+    if shares.size <= 16:
+        for i, j in np.ndindex(rows, columns):
+            x, y = (j + 0.5) * width / columns - 0.5, (i + 0.5) * height / rows - 0.5
+            text = f"{100 * shares[i, j]:.0f} %"
+            written = axes.text(x, y, text, ha="center", va="center", color="white", fontsize=8)
+            written.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
 
 
 def spike_rasters(
