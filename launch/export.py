@@ -66,11 +66,7 @@ def _write_stablehlo(file: Path, bundle: "Bundle") -> str:
 
     content = export_stablehlo(bundle.program, bundle.image_size)
     write_atomically(file, content)
-    height, width = bundle.image_size
-    return (
-        f"{len(content) / MEGABYTE:.3f} MB: StableHLO for {', '.join(PLATFORMS)}, "
-        f"float32 images (B, {height}, {width}, {bundle.program.in_channels}) -> logits"
-    )
+    return f"{len(content) / MEGABYTE:.3f} MB: StableHLO for {', '.join(PLATFORMS)}, {_signature(bundle)}"
 
 
 def _write_onnx(file: Path, bundle: "Bundle") -> str:
@@ -83,9 +79,13 @@ def _write_onnx(file: Path, bundle: "Bundle") -> str:
     metadata = {name: json.dumps(value) for name, value in told.items()}
     content = export_onnx(bundle.program, bundle.image_size, metadata=metadata)
     write_atomically(file, content)
+    return f"{len(content) / MEGABYTE:.3f} MB: ONNX, opset {OPSET}, {_signature(bundle)}"
+
+
+def _signature(bundle: "Bundle") -> str:
+    """What a program takes and gives: frames where there are several time steps."""
+    program = bundle.program
+    timesteps = program.neuron.timesteps
+    what, frames = ("frames", f"{timesteps}, ") if timesteps > 1 else ("images", "")
     height, width = bundle.image_size
-    frames = "T, " if bundle.program.neuron.timesteps > 1 else ""
-    return (
-        f"{len(content) / MEGABYTE:.3f} MB: ONNX, opset {OPSET}, "
-        f"float32 images (B, {frames}{height}, {width}, {bundle.program.in_channels}) -> logits"
-    )
+    return f"float32 {what} (B, {frames}{height}, {width}, {program.in_channels}) -> logits"

@@ -13,7 +13,7 @@ import numpy as np
 from qsdt_jax.core.neurons import Neuron
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.packing import pack
-from qsdt_jax.deploy.program import Add, Attend, Fire, Linear, Pool, Program, Step
+from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step, inputs_of
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
 from qsdt_jax.layers.lowering import ConvGeometry
@@ -65,14 +65,38 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Reads a bundle.
 
     Raises:
-      UserError: the file cannot be read, is no bundle, of a newer version, truncated or damaged.
+      UserError: the file cannot be read, is no bundle, of a newer version, truncated, damaged, or made by a
+        program that understands the format otherwise.
     """
     try:
-        return _from_manifest(reference.read(path))
+        bundle = _from_manifest(reference.read(path))
+        _check(bundle)
+        return bundle
     except OSError as error:
         raise UserError(f"bundle {path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"bundle {path}: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"bundle {path}: its manifest is not that of a bundle ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _check(bundle: Bundle) -> None:
+    """Refuses what can be read but not run; raises ValueError."""
+    program, known = bundle.program, {IMAGES}
+    for step in program.steps:
+        for name in inputs_of(step):
+            if name not in known:
+                raise ValueError(f"step {step.name} reads {name}, which no step before it gives")
+        known.add(step.name)
+    if not program.steps or not isinstance(program.steps[-1], Linear):
+        raise ValueError("its last step is no layer, so it gives no class scores")
+    if len(bundle.class_names) != program.num_classes:
+        raise ValueError(f"{len(bundle.class_names)} class names, but {program.num_classes} class scores")
+    height, width = bundle.image_size
+    if min(height, width) < 16 or height % 16 or width % 16:
+        raise ValueError(f"images of {height}x{width} pixels; expected multiples of 16")
 
 
 def _content(bundle: Bundle) -> bytes:

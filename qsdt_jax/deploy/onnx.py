@@ -34,7 +34,7 @@ import numpy as np
 
 from qsdt_jax.deploy.fold import LARGEST_EXACT
 from qsdt_jax.deploy.packing import pack
-from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step
+from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step, inputs_of
 from qsdt_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ class _Graph:
 
     def step(self, step: Step, values: dict[str, str]) -> str:
         """Appends a step; the name of its value in the graph."""
-        inputs = [values[name] for name in _inputs(step)]
-        size = self.sizes[_inputs(step)[0]]
+        inputs = [values[name] for name in inputs_of(step)]
+        size = self.sizes[inputs_of(step)[0]]
         match step:
             case Linear():
                 return self.linear(step, *inputs)
@@ -349,16 +349,6 @@ def _potentials(program: Program) -> set[str]:
     neuron = program.neuron
     if neuron.timesteps > 1 or math.frexp(neuron.scale)[0] != 0.5:
         return set()
-    readers = Counter(name for step in program.steps for name in _inputs(step))
+    readers = Counter(name for step in program.steps for name in inputs_of(step))
     fired = {step.input for step in program.steps if isinstance(step, Fire)}
     return {layer.name for layer in program.layers if layer.name in fired and readers[layer.name] == 1}
-
-
-def _inputs(step: Step) -> tuple[str, ...]:
-    match step:
-        case Attend():
-            return step.q, step.k, step.v
-        case Add():
-            return step.left, step.right
-        case _:
-            return (step.input,)

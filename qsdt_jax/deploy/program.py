@@ -86,6 +86,17 @@ class Pool(struct.PyTreeNode):
 Step = Linear | Fire | Attend | Add | Pool
 
 
+def inputs_of(step: Step) -> tuple[str, ...]:
+    """Names of the values that a step reads."""
+    match step:
+        case Attend():
+            return step.q, step.k, step.v
+        case Add():
+            return step.left, step.right
+        case _:
+            return (step.input,)
+
+
 class Program(struct.PyTreeNode):
     """A folded classifier.
 

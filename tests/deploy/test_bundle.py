@@ -136,13 +136,36 @@ def test_newer_version(file, tmp_path):
     """With a right checksum it is named as such."""
     content, newer = bytearray(file.read_bytes()), tmp_path / "newer.qsdt"
     content[8:12] = (reference.VERSION + 1).to_bytes(4, "little")
-    text = content[20 : 20 + int.from_bytes(content[12:16], "little")]
-    content[16:20] = zlib.crc32(text, zlib.crc32(content[8:16])).to_bytes(4, "little")
-    newer.write_bytes(content)
+    newer.write_bytes(signed(content))
     assert (
         f"version {reference.VERSION + 1} of the format; this reader knows up to {reference.VERSION}"
         in refusal(newer)
     )
+
+
+def signed(content: bytearray) -> bytearray:
+    """A bundle with the checksum that its manifest now has."""
+    text = content[20 : 20 + int.from_bytes(content[12:16], "little")]
+    content[16:20] = zlib.crc32(text, zlib.crc32(content[8:16])).to_bytes(4, "little")
+    return content
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b'"kind":"pool"', b'"kind":"poll"', "its manifest is not that of a bundle (KeyError: 'poll')"),
+        (b'"bits":3', b'"bats":3', "its manifest is not that of a bundle (KeyError: 'bits')"),
+        (b'"input":"pool"', b'"input":"loop"', "step head_neuron reads loop, which no step before it gives"),
+        (b'"class 0",', b"          ", "9 class names, but 10 class scores"),
+        (b'"size":[32,48]', b'"size":[30,48]', "images of 30x48 pixels; expected multiples of 16"),
+    ],
+)
+def test_manifests_by_another_hand(file, tmp_path, old, new, told):
+    """Their checksums are right, and still they cannot be run."""
+    content, other = file.read_bytes(), tmp_path / "other.qsdt"
+    assert content.count(old) == 1
+    other.write_bytes(signed(bytearray(content.replace(old, new))))
+    assert told in refusal(other)
 
 
 def test_files_that_cannot_be_read(tmp_path):
