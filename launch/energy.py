@@ -1,9 +1,11 @@
 """firing rates, operations and energy of a trained network under several conventions, as table and report."""
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from launch.flags import DEFINED_OFTEN
 from qsdt_jax.errors import UserError
@@ -47,6 +49,8 @@ def main() -> None:
         raise UserError("energy needs --workdir DIR, whose configuration names the data")
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
     bundle = read_bundle(BUNDLE.value) if BUNDLE.value else bundle_of(trained)
+    if BUNDLE.value:
+        _check_inputs(bundle, trained.config)
     out = Path(OUT.value or Path(WORKDIR.value) / "energy")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -62,6 +66,19 @@ def main() -> None:
     write_atomically(out / "energy.csv", csv_table(report))
     _draw(out, name, facts, bundle, report, next(split.batches("measured")))
     print(f"{out}: energy.csv, energy.html and its pictures as PNG")
+
+
+def _check_inputs(bundle: "Bundle", config: ConfigDict) -> None:
+    """Refuses a bundle for other inputs than the data of the workdir give."""
+    data, program = config.data, bundle.program
+    found, given = (bundle.image_size, program.in_channels), (tuple(data.image_size), data.channels)
+    if data.events:  # An image is shown in as many time steps as the network has.
+        found, given = (*found, program.neuron.timesteps), (*given, config.model.timesteps)
+    if found != given:
+        names = "size, channels and time steps" if data.events else "size and channels"
+        raise UserError(
+            f"{BUNDLE.value} takes inputs of {names} {found}, but the data of the workdir give {given}"
+        )
 
 
 def _facts(name: str, report: "Report") -> list[str]:
@@ -119,6 +136,8 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
         plots.spike_rasters(program, values, chosen),
     )
     for file, (_, figure) in figures.items():
-        figure.savefig(out / f"{file}.png", dpi=110)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=110)
+        write_atomically(out / f"{file}.png", picture.getvalue())
     text = page(f"Energy of {name}", facts, report, dict(figures.values()), conventions.__doc__ or "")
     write_atomically(out / "energy.html", text)

@@ -10,6 +10,7 @@ import launch.export
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 
 CONFIG = tiny_config()
+DIGITS = Path(__file__).parents[1] / "golden" / "digits.qsdt"
 
 
 def workdir_of(folder: Path, config=CONFIG) -> Path:
@@ -48,3 +49,10 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     config = tiny_config(**{"model.bits": 32})
     assert launch("energy", "--workdir", workdir_of(tmp_path, config)) == 2
     assert "float weights (bits=32)" in capsys.readouterr().err
+
+
+def test_bundle_for_other_inputs_is_refused(tmp_path, capsys):
+    workdir = workdir_of(tmp_path, tiny_config(**{"data.image_size": (16, 48)}))
+    assert launch("energy", "--workdir", workdir, "--bundle", DIGITS) == 2
+    told = "size and channels ((32, 32), 1), but the data of the workdir give ((16, 48), 1)"
+    assert told in capsys.readouterr().err
