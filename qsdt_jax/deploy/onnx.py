@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qsdt_jax.deploy.fold import LARGEST_EXACT
+from qsdt_jax.deploy.onnx_nodes import Nodes
 from qsdt_jax.deploy.packing import pack
 from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step, inputs_of
 from qsdt_jax.errors import UserError
@@ -78,7 +79,7 @@ def export_onnx(
     return model.SerializeToString()
 
 
-class _Graph:
+class _Graph(Nodes):
     """Nodes and initialisers, appended step by step; the shape of each value is known but for its first axis.
 
     Attributes:
@@ -86,10 +87,8 @@ class _Graph:
     """
 
     def __init__(self, onnx: Any, program: Program, image_size: tuple[int, int]):
-        self.onnx, self.program = onnx, program
-        self.nodes: list[Any] = []
-        self.initializers: dict[str, Any] = {}
-        self.constants: dict[tuple, str] = {}
+        super().__init__(onnx)
+        self.program = program
         self.sizes = {IMAGES: (*image_size, program.in_channels)}
         self.potentials = _potentials(program)
 
@@ -301,21 +300,6 @@ class _Graph:
         """`core.exact.Digits.joined`, but for the unit."""
         return functools.reduce(lambda total, digit: self.op("Add", total, digit), products)
 
-    # --- Nodes and constants -----------------------------------------------------------------------------
-
-    def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """Appends a node; the name of its one output."""
-        output = name or f"{kind}_{len(self.nodes)}"
-        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], name=output, **attributes))
-        return output
-
-    def to_float(self, x: str) -> str:
-        return self.op("Cast", x, to=self.onnx.TensorProto.FLOAT)
-
-    def pad(self, x: str, width: int) -> str:
-        """x with zeros around the pixels."""
-        return self.op("Pad", x, self.whole([0, width, width, 0] * 2)) if width else x
-
     def weights(self, layer: Linear, values: np.ndarray, to: str) -> str:
         """The weights of a layer, laid out as `values`, widened to the operands of a product."""
         types, bits = self.onnx.TensorProto, 4 if self.program.bits <= 4 else 8
@@ -328,20 +312,6 @@ class _Graph:
         if not any(widened in node.output for node in self.nodes):
             self.op("Cast", layer.name, name=widened, to=types.DataType.Value(to))
         return widened
-
-    def real(self, values: Any) -> str:
-        return self.constant(np.asarray(values, np.float32))
-
-    def whole(self, values: Any) -> str:
-        return self.constant(np.asarray(values, np.int64))
-
-    def constant(self, array: np.ndarray) -> str:
-        """An initialiser; equal ones are stored once."""
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self.constants:
-            self.constants[key] = name = f"constant_{len(self.constants)}"
-            self.initializers[name] = self.onnx.numpy_helper.from_array(array, name)
-        return self.constants[key]
 
 
 def _potentials(program: Program) -> set[str]:
