@@ -70,13 +70,13 @@ def test_prepared_trained_killed_and_evaluated(tmp_path, write: Callable[[Path],
         ended = run(workdir, CACHE, *data, *length, signal=sent)
         assert ended.status == (-sent.number if sent else 0), ended
 
-    train(tmp_path / "whole")
+    # That nothing is different from an uninterrupted run is the matter of tests/train/test_resume.py.
     train(tmp_path / "killed", Signal(signal.SIGKILL, "logged", 2))
     train(tmp_path / "killed")
-    whole, killed = outcome(tmp_path / "whole"), outcome(tmp_path / "killed")
-    assert whole["step"] >= 3
-    for part, value in whole.items():
-        assert killed[part] == value, part
+    ended = outcome(tmp_path / "killed")
+    assert ended["step"] >= 3
+    steps = [line["step"] for line in ended["log"] if "train/loss" in line]
+    assert steps == list(range(1, ended["step"] + 1))
 
     capsys.readouterr()
     result = tmp_path / "result.json"
