@@ -4,8 +4,7 @@ Command   python -m launch --config configs/digits_dvs.py --workdir runs/digits_
 Data      simulated from scikit-learn's digits (1,437 streams to train, 360 to test), 32x32, T = 2 frames
 Expected  97.2 and 96.1 % test top-1 (seeds 0 and 1); :motion 100 %, :motion_sum 48 % (one run each); all
           run here
-Cost      262 s of CPU time on two cores, compilation included; 426 s by the clock beside other work that took
-          half of them or more; not timed on idle ones
+Cost      178 s on two idle cores, compilation included (270 s of CPU time)
 
 Variants, by `--config configs/digits_dvs.py:NAME`
   motion        the label is the direction in which the picture sets out, before it comes back the same way:
