@@ -40,12 +40,12 @@ from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import SIZES
-from qsdt_jax.models.operations import layer_operations
-from qsdt_jax.train.loop import BATCHES_AHEAD
+from qsdt_jax.models.operations import macs_per_image
+from qsdt_jax.train.loop import BATCHES_AHEAD, step_function
 from qsdt_jax.train.preemption import Background
 from qsdt_jax.train.provenance import provenance
 from qsdt_jax.train.state import TrainState
-from qsdt_jax.train.step import initial_state, jit_once, train_step
+from qsdt_jax.train.step import initial_state, jit_once
 
 INFERENCE = ("inference", "exact", "integer")
 MODES = (*INFERENCE, "train", "input", "loop")
@@ -130,9 +130,10 @@ def _measure_modes() -> Result:
     result: Result = {"setting": {**bench.setting(), "remarks": remarks + bench.remarks}}
     try:
         for mode in MODES:
-            if mode in CHOSEN.value:
-                result[mode] = timings[mode]()
-            if mode == "integer" and mode in CHOSEN.value and importlib.util.find_spec("onnxruntime"):
+            if mode not in CHOSEN.value:
+                continue
+            result[mode] = timings[mode]()
+            if mode == "integer" and importlib.util.find_spec("onnxruntime"):
                 result["onnx"] = bench.onnx()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -170,7 +171,7 @@ class Bench:
         self.preprocess = build_preprocess(config)
         self.task = build_task(config, self.sources[self.data].class_names)
         self.optimizer = build_optimizer(config, lambda step: LEARNING_RATE)
-        self.macs = sum(layer.macs for layer in layer_operations(self.task.model, tuple(data.image_size)))
+        self.macs = macs_per_image(self.task.model, tuple(data.image_size))
 
     def setting(self) -> Result:
         """What is timed."""
@@ -209,7 +210,7 @@ class Bench:
         import onnxruntime
 
         program = fold(self.task.model, self._initial_state().variables)
-        images, timesteps = np.asarray(self._batch["image"]), program.neuron.timesteps
+        images, timesteps = self._batch["image"], program.neuron.timesteps
         if timesteps > 1 and images.ndim == 4:
             images = np.repeat(images[:, None], timesteps, axis=1)
         options = onnxruntime.SessionOptions()
@@ -287,25 +288,14 @@ class Bench:
 
     @functools.cached_property
     def _update(self) -> tuple[Callable, Result]:
-        """The train step compiled for all devices and the facts of its compilation."""
-
-        def step(state, batch, task, seed):  # The last two belong to the training loop's step.
-            return train_step(
-                state,
-                batch,
-                task=self.task,
-                optimizer=self.optimizer,
-                seed=self.config.seed,
-                accumulate=self.config.accumulate,
-                shards=self.parallel.shards_in_step,
-                ema_decay=self.config.ema_decay,
-            )
-
-        state = self.parallel.state_like(jax.eval_shape(self._initial_state))
-        batch = self.parallel.place(self._batch)
-        spread = self.parallel.train_step(step, state)
-        compiled, facts = _compile("train step", spread, state, batch, None, None)
-        return (lambda state, batch: compiled(state, batch, None, None)), facts
+        """The training loop's step compiled for all devices and the facts of its compilation."""
+        config, parallel = self.config, self.parallel
+        function = step_function(self.optimizer, config.accumulate, parallel.shards_in_step, config.ema_decay)
+        state = parallel.state_like(jax.eval_shape(self._initial_state))
+        spread = parallel.train_step(function, state)
+        given = self.task, np.int32(config.seed)
+        compiled, facts = _compile("train step", spread, state, parallel.place(self._batch), *given)
+        return (lambda state, batch: compiled(state, batch, *given)), facts
 
     def _spread_state(self) -> TrainState:
         """The state before the first step on all devices, in memory that may be donated."""

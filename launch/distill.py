@@ -15,7 +15,7 @@ from qsdt_jax.interop.timm import caformer_variables, num_classes, read_timm
 from qsdt_jax.losses.distillation import Target
 from qsdt_jax.losses.fgd import Normalization
 from qsdt_jax.models.caformer import CAFORMERS, CAFormer, caformer_macs
-from qsdt_jax.models.operations import layer_operations
+from qsdt_jax.models.operations import macs_per_image
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.distillation import Distillation, Schedule, Weights
 from qsdt_jax.train.state import Variables
@@ -58,7 +58,7 @@ def with_teacher(
         found = _caformer(config, name, Path(file).expanduser(), len(class_names))
     else:
         found = _trained(config, Path(distill.teacher).expanduser(), class_names)
-    own = sum(layer.macs for layer in layer_operations(task.model, _size(config)))
+    own = macs_per_image(task.model, _size(config))
     _report_cost(found, own)
     return Distillation(
         student=task, teacher=found.teacher, teacher_variables=found.variables, weights=weights
@@ -114,7 +114,7 @@ def _trained(config: ml_collections.ConfigDict, workdir: Path, class_names: Sequ
         title=trained.title,
         teacher=OwnTeacher(model.clone(dtype=DTYPES[config.distill.dtype], exact_evaluation=False)),
         variables=trained.variables,
-        macs=sum(layer.macs for layer in layer_operations(model, _size(config))),
+        macs=macs_per_image(model, _size(config)),
     )
 
 

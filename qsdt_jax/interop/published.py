@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop import torch_file
 from qsdt_jax.interop.fit import check_fit, first
+from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
 from qsdt_jax.models import QSDTransformer
 
 Path = tuple[str, ...]
@@ -94,7 +95,7 @@ def from_torch(model: QSDTransformer, source: str | os.PathLike[str] | Mapping[s
     check_fit(label, shapes, {name: array.shape for name, array in arrays.items()})
     _check_step_sizes(label, arrays)
     variables = {
-        path: jnp.array(_to_flax_layout(path, arrays[name]).astype(leaf.dtype))
+        path: jnp.array(_from_published(path, arrays[name]).astype(leaf.dtype))
         for name, (path, leaf) in leaves.items()
     }
     return unflatten_dict(variables)
@@ -113,7 +114,7 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
       UserError: the model has `rectify="norm"`.
     """
     return {
-        torch_name(path[1:]): np.array(_to_torch_layout(path, np.asarray(leaf)), order="C")
+        torch_name(path[1:]): np.array(_to_published(path, np.asarray(leaf)), order="C")
         for path, leaf in flatten_dict(variables).items()
     }
 
@@ -128,27 +129,21 @@ def _is_pointwise_1d(path: Path) -> bool:
     return path[-3:-1] in (("mlp", "fc1"), ("mlp", "fc2"))
 
 
-def _to_torch_layout(path: Path, array: np.ndarray) -> np.ndarray:
+def _to_published(path: Path, array: np.ndarray) -> np.ndarray:
     if path[-1] != "kernel":
         return array
-    if array.ndim == 2:
-        return array.T
-    array = array.transpose(3, 2, 0, 1)
+    array = to_torch_layout(array)
     return array[..., 0] if _is_pointwise_1d(path) else array
 
 
-def _to_flax_layout(path: Path, array: np.ndarray) -> np.ndarray:
+def _from_published(path: Path, array: np.ndarray) -> np.ndarray:
     if path[-1] != "kernel":
         return array
-    if array.ndim == 2:
-        return array.T
-    if _is_pointwise_1d(path):
-        array = array[..., None]
-    return array.transpose(2, 3, 1, 0)
+    return to_flax_layout(array[..., None] if _is_pointwise_1d(path) else array)
 
 
 def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return _to_torch_layout(path, np.broadcast_to(0.0, shape)).shape
+    return _to_published(path, np.broadcast_to(0.0, shape)).shape
 
 
 def _is_dead(name: str, leaves: Mapping[str, Any]) -> bool:

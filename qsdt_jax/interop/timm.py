@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop import torch_file
 from qsdt_jax.interop.fit import check_fit
+from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
 from qsdt_jax.models.caformer import CAFormer
 
 HEAD = "head.fc.fc2.weight"  # (classes, features)
@@ -64,11 +65,11 @@ def caformer_variables(model: CAFormer, label: str, tensors: dict[str, np.ndarra
     leaves: Any = flatten_dict(expected)
     names: dict[tuple[str, ...], str] = {path: timm_name(path[1:]) for path in leaves}
     shapes = {
-        names[path]: _torch_layout(np.broadcast_to(0, leaf.shape)).shape for path, leaf in leaves.items()
+        names[path]: to_torch_layout(np.broadcast_to(0, leaf.shape)).shape for path, leaf in leaves.items()
     }
     check_fit(label, shapes, {name: array.shape for name, array in tensors.items()})
     return unflatten_dict(
-        {path: jnp.asarray(_flax_layout(tensors[name]).astype(np.float32)) for path, name in names.items()}
+        {path: jnp.asarray(to_flax_layout(tensors[name]).astype(np.float32)) for path, name in names.items()}
     )
 
 
@@ -77,13 +78,3 @@ def timm_name(path: tuple[str, ...]) -> str:
     joined = ".".join(path)
     joined = re.sub(r"\b(stages|blocks)_(\d+)", r"\1.\2", joined)
     return re.sub(r"\.kernel$", ".weight", joined)
-
-
-def _torch_layout(array: np.ndarray) -> np.ndarray:
-    """HWIO -> OIHW, IO -> OI; vectors as they are."""
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-
-
-def _flax_layout(array: np.ndarray) -> np.ndarray:
-    """The inverse."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

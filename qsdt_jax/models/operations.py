@@ -76,6 +76,11 @@ def layer_operations(model: Backbone, image_size: tuple[int, int]) -> list[Layer
     return found
 
 
+def macs_per_image(model: Backbone, image_size: tuple[int, int]) -> int:
+    """Multiply-accumulates of all layers; arguments as for `layer_operations`."""
+    return sum(layer.macs for layer in layer_operations(model, image_size))
+
+
 def _product(
     module: QConv | QDense, x: Spikes | Affine | jax.Array, y: Affine | jax.Array
 ) -> LayerOperations:

@@ -229,7 +229,7 @@ class _Session:
     def _compiled_step(self, batch):
         run = self.run
         shards = run.parallel.shards_in_step
-        function = _step_function(run.optimizer, run.accumulate, shards, run.ema_decay)
+        function = step_function(run.optimizer, run.accumulate, shards, run.ema_decay)
         step = run.parallel.train_step(function, self.state)
         return self.preemption.compile(step, self.state, batch, *self._arguments)
 
@@ -311,7 +311,9 @@ def _initial_function(optimizer: optax.GradientTransformation, ema: bool):
 
 
 @functools.lru_cache(maxsize=1)
-def _step_function(optimizer: optax.GradientTransformation, accumulate: int, shards: int, ema_decay: float):
+def step_function(optimizer: optax.GradientTransformation, accumulate: int, shards: int, ema_decay: float):
+    """(state, batch, task, seed) -> (state, metrics), of the arguments of `train_step`."""
+
     def step(state, batch, task, seed):
         return train_step(
             state,

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -22,6 +23,7 @@ def get_config():
 """
 
 
+@jax.tree_util.register_static
 class Linear:
     """A task and its model in one. Timing is the same whatever the network is; this one compiles at once."""
 
