@@ -1,4 +1,4 @@
-"""For all tests: where compiled programs are kept, and the order of the files."""
+"""For all tests: how programs are compiled and where they are kept, and the order of the files."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,9 @@ CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 # In the environment, so that the processes that tests start have it as well.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Folders whose tests compare bits: their programs are compiled as those of users are. Elsewhere that is twice
+# the time for nothing: what is asserted holds for any compiler.
+OPTIMIZED = ("core", "layers", "deploy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,9 +21,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def forget_programs():
-    """Frees the compiled programs of a file, which are gigabytes after some hundred tests."""
-    yield
+def programs(request):
+    """Compiles with optimizations where they matter; frees the programs of a file, all would be gigabytes."""
     import jax
 
+    quickly = request.path.parent.name not in OPTIMIZED
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quickly))  # For processes that tests start.
+    jax.config.update("jax_disable_most_optimizations", quickly)
+    yield
     jax.clear_caches()

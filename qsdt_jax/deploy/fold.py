@@ -80,11 +80,11 @@ class _Folding:
         x = self.downsample("downsample2", x, ConvGeometry(2, 1))
         x = self.conv_block("conv_block2_2", self.conv_block("conv_block2_1", x))
         x = self.downsample("downsample3", x, ConvGeometry(2, 1))
-        first = model.depth * 3 // 4
-        for i in range(first):
+        in_stage3, in_stage4 = model.stage_depths
+        for i in range(in_stage3):
             x = self.transformer_block(f"block3_{i}", x)
         x = self.downsample("downsample4", x, ConvGeometry(1, 1))
-        for i in range(model.depth - first):
+        for i in range(in_stage4):
             x = self.transformer_block(f"block4_{i}", x)
         x = self.add(Pool(name="pool", input=x))
         spikes = self.fire("head_neuron", x)

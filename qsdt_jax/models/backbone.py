@@ -24,11 +24,11 @@ class Backbone(nn.Module):
     """The network without its head (published code).
 
     stem (C1/2) -> conv block -> down (C1) -> conv block -> down (C2) -> two conv blocks -> down (C3) -> 3/4
-    of the transformer blocks -> down (C4, stride 1) -> the last 1/4.
+    of the transformer blocks, rounded down -> down (C4, stride 1) -> the others.
 
     Attributes:
       channels: C1..C4.
-      depth: number of transformer blocks, a multiple of 4.
+      depth: number of transformer blocks, at least 2; the published sizes have 8.
       num_heads: attention heads; must divide C3 and C4.
       mlp_ratio: widening in conv blocks and MLPs.
       in_channels: channels of the image.
@@ -83,6 +83,12 @@ class Backbone(nn.Module):
             exact_evaluation=self.exact_evaluation,
         )
 
+    @property
+    def stage_depths(self) -> tuple[int, int]:
+        """Number of transformer blocks of stages 3 and 4."""
+        first = self.depth * 3 // 4
+        return first, self.depth - first
+
     def _neuron(self) -> Neuron | None:
         if self.neuron == "relu":
             if self.timesteps != 1:
@@ -100,8 +106,8 @@ class Backbone(nn.Module):
     def setup(self):
         if len(self.channels) != 4 or min(self.channels) < 1 or self.channels[0] % 2:
             raise ValueError(f"channels are four positive widths, the first even; got {self.channels}")
-        if self.depth < 4 or self.depth % 4:
-            raise ValueError(f"depth must be a multiple of 4, got {self.depth}")
+        if self.depth < 2:
+            raise ValueError(f"depth must be at least 2, got {self.depth}")
         for name in ("num_heads", "mlp_ratio", "in_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -132,9 +138,10 @@ class Backbone(nn.Module):
             )
             for i in range(self.depth)
         ]
-        self.block3 = blocks[: self.depth * 3 // 4]
+        in_stage3, _ = self.stage_depths
+        self.block3 = blocks[:in_stage3]
         self.downsample4 = Downsample(c4, down, stride=1)
-        self.block4 = blocks[self.depth * 3 // 4 :]
+        self.block4 = blocks[in_stage3:]
 
     def features(self, images: jax.Array, *, train: bool = False) -> dict[Stage, jax.Array]:
         """The real-valued residual stream after each stage.

@@ -98,9 +98,8 @@ def projections(
         steps = values.reshape(-1, model.timesteps, height, width, values.shape[-1])
         return jnp.mean(steps, axis=1)
 
-    blocks = [f"block3_{i}" for i in range(model.depth * 3 // 4)]
-    blocks += [f"block4_{i}" for i in range(model.depth // 4)]
     return [
-        Projections(**{name: found(block, name) for name in "qkv"}, num_heads=model.num_heads)
-        for block in blocks
+        Projections(**{name: found(f"block{stage}_{i}", name) for name in "qkv"}, num_heads=model.num_heads)
+        for stage, depth in zip((3, 4), model.stage_depths, strict=True)
+        for i in range(depth)
     ]

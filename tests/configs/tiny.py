@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 8
     config.accumulate = 2
     config.model.channels = (8, 8, 16, 16)
-    config.model.depth = 4
+    config.model.depth = 2
     config.model.num_heads = 2
     config.model.mlp_ratio = 1
     config.model.layer_scale_init = 0.1

@@ -194,7 +194,7 @@ def test_product_with_spikes_is_made_of_additions():
 def test_layers_of_real_inputs_are_the_ones_declared():
     model = tiny_net()
     real = [layer.name for layer in fold(model, draw_variables(model)).layers if not layer.spikes]
-    assert len(real) == 1 + 4 + 2 * 16
+    assert len(real) == 1 + 4 + 2 * 8
     assert all(
         name == "downsample1_1/conv" or name.endswith(("sepconv/pwconv2", "repconv/dwconv", "repconv/conv2"))
         for name in real

@@ -16,7 +16,7 @@ from configs.base import base_config
 
 def get_config():
     config = base_config()
-    config.model.channels, config.model.depth, config.model.num_heads = (8, 8, 8, 8), 4, 2
+    config.model.channels, config.model.depth, config.model.num_heads = (8, 8, 8, 8), 2, 2
     config.model.norm_group = 4
     config.data.source, config.data.image_size = "folder", (16, 16)
     return config

@@ -16,7 +16,7 @@ MODEL = [
     ({"model.bits": 9}, "config.model: weights have 1 to 8 bits (32 for float), got 9"),
     ({"model.levels": 0}, "config.model: levels and timesteps must be at least 1, got 0 and 1"),
     ({"model.timesteps": 0}, "config.model: levels and timesteps must be at least 1, got 4 and 0"),
-    ({"model.depth": 6}, "config.model: depth must be a multiple of 4, got 6"),
+    ({"model.depth": 1}, "config.model: depth must be at least 2, got 1"),
     ({"model.num_heads": 3}, "config.model: 3 heads do not divide 16 channels"),
     ({"model.num_heads": 0}, "config.model: num_heads must be at least 1, got 0"),
     ({"model.mlp_ratio": -1}, "config.model: mlp_ratio must be at least 1, got -1"),

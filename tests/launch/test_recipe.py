@@ -13,7 +13,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.train.loop import Run
 from tests.launch.tiny import launch, tiny_config
 
-SMALL = {"model.channels": (8, 8, 16, 16), "model.depth": 4, "model.num_heads": 4, "data.source": "fake"}
+SMALL = {"model.channels": (8, 8, 16, 16), "model.depth": 2, "model.num_heads": 4, "data.source": "fake"}
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_imagenet_as_the_paper_and_its_code_have_it():
     config.update_from_flattened_dict({**SMALL, "data.fake_images": 1_281_167, "accumulate": 8})
     assert 1_281_167 // 1568 == 817 and math.isclose(6e-4 * 1568 / 256, 3.675e-3)
     assert table(build_run(config)) == {
-        "network": "channels 8, 8, 16, 16, 4 blocks, 4-bit weights, ie_lif, D = 4, T = 1, bfloat16 products",
+        "network": "channels 8, 8, 16, 16, 2 blocks, 4-bit weights, ie_lif, D = 4, T = 1, bfloat16 products",
         "data": "fake: 1,281,167 images at 224x224x3, 1,000 classes",
         "augmentation": "crop_flip (area 0.08 to 1, aspect 0.75 to 1.33), RandAugment 9 / 0.5, "
         "random erasing 0.25",

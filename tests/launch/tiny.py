@@ -29,6 +29,7 @@ def tiny_config(**overrides) -> ConfigDict:
     """The digits with a net that compiles fast; the last of its evaluation batches is not full."""
     config = get_config()
     config.model.channels = (8, 8, 16, 16)
+    config.model.depth = 2
     config.model.num_heads = 4
     config.eval.batch_size = 100
     config.ema_decay = 0.9

@@ -22,7 +22,8 @@ def found(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     """Results of `tests.train.spread` on eight forced devices, by case."""
     file = tmp_path_factory.mktemp("spread") / "found.npz"
     command = [sys.executable, "-m", "tests.train.spread", str(file)]
-    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
+    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # Bits are compared.
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     cases: dict[str, dict[str, np.ndarray]] = {}
     with np.load(file) as stored:

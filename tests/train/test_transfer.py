@@ -13,7 +13,7 @@ from qsdt_jax.train.transfer import STEM_KERNEL, transfer
 
 def drawn(seed: int, **changes) -> dict:
     """Variables of a small network, every entry different."""
-    options = {"channels": (8, 8, 16, 16), "depth": 4, "num_heads": 2, "num_classes": 6, **changes}
+    options = {"channels": (8, 8, 16, 16), "depth": 2, "num_heads": 2, "num_classes": 6, **changes}
     model = QSDTransformer(**options)
     image = jnp.zeros((1, 16, 16, model.in_channels))
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
@@ -69,7 +69,7 @@ def test_two_polarities_from_rgb_answer_to_grey_alike():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"depth": 8}, ("block3_3/", "not in this network")),
+        ({"depth": 4}, ("block3_1/", "not in this network")),
         ({"channels": (8, 8, 16, 32)}, ("block4_0/", "expected [", "found [")),
         ({"bits": 32}, ("step_size", "found nothing")),
     ],
