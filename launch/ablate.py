@@ -12,7 +12,6 @@ trained at a time.
 
 import contextlib
 import csv
-import gc
 import io
 import json
 import sys
@@ -104,7 +103,7 @@ def work(study: Study, left: Sequence[Run], title: str) -> None:
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(study.workdir / "compiled"))
-    waiting, begun = list(left), time.time()
+    waiting, begun, row = list(left), time.time(), ""
     with Preemption() as preemption:
         while waiting:
             preemption.check()
@@ -119,9 +118,11 @@ def work(study: Study, left: Sequence[Run], title: str) -> None:
                         number = len(left) - len(waiting)
                         what = f"run {number} of {len(left)}: {variant.name}, seed {seed}"
                         print(what, file=sys.stderr, flush=True)
+                        if variant.name != row:
+                            row = variant.name
+                            jax.clear_caches()  # No row uses another's programs, 300 MB each.
                         train_one(study, variant, seed)
                         write_results(study, title)
-                        gc.collect()
                 break
             else:
                 time.sleep(POLL_SECONDS)  # Others are at all of them.

@@ -74,7 +74,7 @@ def train_step(
     if ema is not None:
         ema = jax.tree.map(lambda e, v: ema_decay * e + (1 - ema_decay) * v, ema, variables)
     new_state = TrainState(step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
-    return new_state, {**metrics, "grad_norm": optax.global_norm(grads)}
+    return new_state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
 
 def _gradients(task: Task, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array):
