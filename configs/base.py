@@ -19,7 +19,7 @@ def base_config() -> ConfigDict:
             "accumulate": 1,  # micro-batches that an update is cut into
             "model": {
                 "channels": (64, 128, 256, 360),  # C1..C4
-                "depth": 8,  # transformer blocks, a multiple of 4
+                "depth": 8,  # transformer blocks, at least 2
                 "num_heads": 8,
                 "mlp_ratio": 4,
                 "bits": 4,  # of the weights: 1..8, 32 for float
@@ -91,7 +91,8 @@ def base_config() -> ConfigDict:
                 "fsdp": 1,  # with jit, devices that each large tensor of the state is cut over
             },
             "distill": {
-                "teacher": "",  # workdir of a network that teaches, or caformer_s18:FILE (also b36) of timm
+                # Workdir of a network that teaches, or caformer_s18:FILE of timm (also s36, m36, b36).
+                "teacher": "",
                 "dtype": "bfloat16",  # operands of the teacher's products
                 "fgd": 0.0,  # weight of the distance between the Gram matrices of q, k and v
                 "fgd_normalization": "frobenius",  # of a Gram matrix: frobenius, cosine

@@ -30,7 +30,7 @@ from launch.distill import check_pair, with_teacher
 from launch.flags import DEFINED_OFTEN, closest, define_config
 from launch.information import information
 from launch.run import make_run
-from launch.study import Run, Study, Variant, is_done, read_study
+from launch.study import SPIKES_FILE, Run, Study, Variant, is_done, read_study
 from launch.trained import load_trained
 from launch.workers import run_together
 from qsdt_jax.errors import UserError
@@ -38,6 +38,7 @@ from qsdt_jax.evaluate.comparison import Row, draw, markdown
 from qsdt_jax.files import locked, write_atomically
 from qsdt_jax.train.loop import SUMMARY_FILE, train
 from qsdt_jax.train.preemption import POLL_SECONDS, Preempted, Preemption
+from qsdt_jax.train.workdir import CONFIG_FILE
 
 CONFIG = define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the study", **DEFINED_OFTEN)
@@ -45,11 +46,13 @@ SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds of each row, in pla
 PARALLEL = flags.DEFINE_integer(
     "parallel", 1, "processes that train runs at the same time, each on one accelerator where there are some"
 )
-ONLY = flags.DEFINE_list("only", [], "rows to run; all unless given", **DEFINED_OFTEN)
+ONLY = flags.DEFINE_multi_string(
+    "only", [], "a row to run, may be repeated; all unless given", **DEFINED_OFTEN
+)
 
 FAILURE_FILE = "failure.txt"
 RESULTS_LOCK = "results.lock"
-SECONDS_FILE, SPIKES_FILE = "seconds.json", "spikes.json"
+SECONDS_FILE = "seconds.json"
 METRIC, METRIC_TITLE = "eval/top1", "test top-1 (%)"
 CSV_FIELDS: tuple[str, ...] = (
     "row",
@@ -166,8 +169,14 @@ def check(study: Study, variant: Variant) -> None:
 def train_one(study: Study, variant: Variant, seed: int) -> None:
     """Trains one run, or writes down why that failed; raises Preempted as training does."""
     folder, start = study.run_folder(variant, seed), time.monotonic()
+    resumed = (folder / CONFIG_FILE).exists()
     try:
         train(make_run(study.config(variant, seed)), folder)
+        if not resumed:  # Else nobody knows how long it took.
+            write_atomically(folder / SECONDS_FILE, json.dumps(time.monotonic() - start) + "\n")
+        if study.spikes:
+            spikes = information(load_trained(folder), "test").spikes
+            write_atomically(folder / SPIKES_FILE, json.dumps(sum(spikes.values())) + "\n")
     except Preempted:
         raise
     except Exception as error:  # Whatever it is, the other rows are worth having.
@@ -177,10 +186,6 @@ def train_one(study: Study, variant: Variant, seed: int) -> None:
         write_atomically(folder / FAILURE_FILE, whole + "\n")
         return
     (folder / FAILURE_FILE).unlink(missing_ok=True)
-    write_atomically(folder / SECONDS_FILE, json.dumps(time.monotonic() - start) + "\n")
-    if study.spikes:
-        spikes = information(load_trained(folder), "test").spikes
-        write_atomically(folder / SPIKES_FILE, json.dumps(sum(spikes.values())) + "\n")
 
 
 def write_results(study: Study, title: str) -> str:

@@ -31,6 +31,7 @@ from launch.build import (
     build_task,
     build_training_source,
     fake_source,
+    fit_step,
 )
 from launch.flags import DEFINED_OFTEN, POSITIONAL, define_config, require_writable
 from qsdt_jax.data.pipeline import HostBatch, training_batches
@@ -383,15 +384,7 @@ def _config() -> tuple[ml_collections.ConfigDict, list[str]]:
         config.batch_size = BATCH.value
     if DTYPE.value is not None:
         config.model.dtype = DTYPE.value
-    batch, parts, group = config.batch_size, config.accumulate, config.model.norm_group
-    if batch < 1:
-        raise UserError(f"config.batch_size={batch} must be at least 1")
-    if parts < 1 or batch % parts:
-        raise UserError(f"config.accumulate={parts} does not divide the batch of {batch} images")
-    if group <= 0 or batch // parts % group == 0:
-        return config, []
-    config.model.norm_group = 0
-    return config, [f"norm_group {group} does not divide the batch: statistics of the whole batch here"]
+    return config, fit_step(config)
 
 
 def _matmul_rate(dtype: DTypeLike) -> float:

@@ -89,7 +89,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
         keep_latest=config.checkpoint.keep_latest,
         keep_best=config.checkpoint.keep_best,
         parallel=parallel,
-        profile_steps=_profile_steps(config),
+        profile_steps=_profile_steps(config, total_steps),
     )
 
 
@@ -291,13 +291,35 @@ def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return config.to_dict()
 
 
-def _profile_steps(config: ml_collections.ConfigDict) -> tuple[int, int] | None:
+def fit_step(config: ml_collections.ConfigDict) -> list[str]:
+    """Makes a configuration fit for looking at its step alone; what gives way, for the reader.
+
+    Raises:
+      UserError: the batch cannot be cut as `accumulate` says.
+    """
+    batch, parts, group, remarks = config.batch_size, config.accumulate, config.model.norm_group, []
+    if batch < 1:
+        raise UserError(f"config.batch_size={batch} must be at least 1")
+    if parts < 1 or batch % parts:
+        raise UserError(f"config.accumulate={parts} does not divide the batch of {batch} images")
+    if group > 0 and batch // parts % group:
+        config.model.norm_group = 0
+        remarks.append(f"norm_group {group} does not divide the batch: statistics of the whole batch here")
+    if config.distill.teacher:
+        config.distill.teacher = ""
+        remarks.append("without the teacher, which takes time and memory of its own")
+    return remarks
+
+
+def _profile_steps(config: ml_collections.ConfigDict, total_steps: int) -> tuple[int, int] | None:
     text = config.profile.steps
     if not text:
         return None
     first, _, last = text.partition("-")
     if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
         raise UserError(f"config.profile.steps={text!r} must be FIRST-LAST, like 10-15")
+    if int(last) > total_steps:
+        raise UserError(f"config.profile.steps={text!r}: the run has only {total_steps} steps")
     return int(first), int(last)
 
 
@@ -364,6 +386,8 @@ def _check_positive(config: ml_collections.ConfigDict) -> None:
         "checkpoint.keep_best": 0,
         "data.workers": 0,
         "data.corrupt_limit": 0,
+        "data.fake_images": 1,
+        "data.fake_classes": 1,
         "optimizer.learning_rate": 0,
         "optimizer.warmup_epochs": 0,
         "optimizer.weight_decay": 0,

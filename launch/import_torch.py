@@ -49,7 +49,7 @@ def import_torch(
 
     Raises:
       UserError: the file cannot be read or does not fit the configuration; class names too many or too few; a
-        workdir in use, with checkpoints, or of another configuration.
+        workdir in use or with checkpoints.
     """
     import optax
 
@@ -80,7 +80,7 @@ def import_torch(
             raise UserError(
                 f"workdir {workdir} holds checkpoints of steps {stored}; expected a new directory"
             )
-        directory.claim(plain(config), names)
+        directory.claim(plain(config), names, begun=False)
         checkpointer.save(0, state, wait=True)
     return parameter_count(variables)
 

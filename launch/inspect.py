@@ -15,7 +15,7 @@ from absl import flags
 from jax.extend.core import Literal
 
 from launch.ahead import force_devices, on_devices
-from launch.build import build_optimizer, build_parallel, build_source, build_task
+from launch.build import build_optimizer, build_parallel, build_source, build_task, fit_step
 from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax.errors import UserError
 from qsdt_jax.models.operations import LayerOperations, layer_operations
@@ -76,7 +76,8 @@ def main() -> None:
         force_devices(DEVICES.value)
     classes, origin = _class_count(config)
     batch = config.batch_size if BATCH.value is None else BATCH.value
-    remark = _fit_to_batch(config, batch)
+    config.batch_size = batch
+    remarks = fit_step(config)
     task = build_task(config, tuple(map(str, range(classes))))
     state = _abstract_state(config, task)
     layers = layer_operations(task.model, tuple(config.data.image_size))
@@ -90,9 +91,12 @@ def main() -> None:
     print(_aligned([COLUMNS, *rows]) + "\n")
     print(_aligned(totals(layers, state.variables, batch)) + "\n")
     if DEVICES.value is not None:
-        config.batch_size = batch
         macs = sum(layer.macs for layer in layers)
-        print(f"train step on {DEVICES.value} devices, batch {batch}{remark}, mode {config.parallel.mode}")
+        print(
+            f"train step on {DEVICES.value} devices, batch {batch}, mode {config.parallel.mode}",
+            *remarks,
+            sep="\n",
+        )
         step, parallel = _train_step(config, task), build_parallel(config)
         data = _abstract_batch(task, batch)
         rows = on_devices(
@@ -100,7 +104,7 @@ def main() -> None:
         )
         print(_aligned(rows))
         return
-    print(f"memory on one device, batch {batch}{remark}")
+    print(f"memory on one device, batch {batch}", *remarks, sep="\n")
     print(_aligned(_memory(config, task, state, layers, batch)))
 
 
@@ -285,19 +289,6 @@ def _class_count(config: ml_collections.ConfigDict) -> tuple[int, str]:
         if config.data.source not in ("folder", "tfds"):
             raise
         return ASSUMED_CLASSES, "assumed, the images are not there; --num_classes says otherwise"
-
-
-def _fit_to_batch(config: ml_collections.ConfigDict, batch: int) -> str:
-    """Checks the batch; statistics groups that do not divide it give way, with a remark."""
-    if batch < 1:
-        raise UserError(f"config.batch_size={batch} must be at least 1")
-    if config.accumulate < 1 or batch % config.accumulate:
-        raise UserError(f"config.accumulate={config.accumulate} does not divide the batch of {batch} images")
-    group = config.model.norm_group
-    if group <= 0 or batch // config.accumulate % group == 0:
-        return ""
-    config.model.norm_group = 0
-    return f" (norm_group {group} does not divide it: statistics of the whole batch here)"
 
 
 def _amount(number: int) -> str:

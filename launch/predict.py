@@ -70,6 +70,8 @@ def main() -> None:
     if (WORKDIR.value is None) == (BUNDLE.value is None):
         both = "; got both" if WORKDIR.value else ""
         raise UserError(f"predict needs --workdir DIR or --bundle FILE{both}")
+    if BUNDLE.value is not None and (STEP.value != "latest" or EMA.value):
+        raise UserError("--step and --ema choose from a --workdir; a bundle holds one network")
     folder = Path(WORKDIR.value) if WORKDIR.value is not None else Path(BUNDLE.value or "").parent
     if not files:
         raise UserError("predict needs image files, e.g. predict --workdir DIR one.png two.jpg")

@@ -19,6 +19,7 @@ from qsdt_jax.train.loop import SUMMARY_FILE
 from qsdt_jax.train.workdir import CONFIG_FILE, config_differences, read_config
 
 ROW_PREFIX = "row:"
+SPIKES_FILE = "spikes.json"  # Of a run, where its study counts them.
 
 
 class Variant(NamedTuple):
@@ -160,4 +161,4 @@ def is_done(study: Study, variant: Variant, seed: int) -> bool:
             raise UserError(
                 f"row {variant.name!r} was run with another configuration in {folder}: {'; '.join(changed)}"
             )
-    return (folder / SUMMARY_FILE).exists()
+    return all((folder / file).exists() for file in (SUMMARY_FILE, *([SPIKES_FILE] if study.spikes else [])))

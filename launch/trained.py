@@ -136,7 +136,10 @@ def starting_point(config: ml_collections.ConfigDict) -> Callable[[Variables], V
         return None
 
     def start(variables: Variables) -> Variables:
-        trained = load_trained(Path(config.start_from).expanduser())
+        try:
+            trained = load_trained(Path(config.start_from).expanduser())
+        except UserError as error:
+            raise UserError(f"config.start_from: {error}") from None
         taken, remarks = transfer(trained.variables, variables)
         lines = [f"starting from step {trained.step} of {trained.workdir}", *remarks]
         print("\n  ".join(lines), file=sys.stderr)

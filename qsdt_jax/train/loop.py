@@ -137,7 +137,7 @@ def train(
             best_metric=run.task.best_metric,
         ) as checkpointer,
     ):
-        directory.claim(run.config, run.class_names)
+        directory.claim(run.config, run.class_names, begun=bool(checkpointer.steps()))
         if begin is not None and is_first():
             begin(run)
         return _Session(run, directory.path, preemption, checkpointer).finish()

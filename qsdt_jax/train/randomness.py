@@ -10,7 +10,6 @@ class Purpose(enum.IntEnum):
 
     INIT = 0
     DROP_PATH = 1
-    FAKE_DATA = 2
     MIXING = 3
 
 

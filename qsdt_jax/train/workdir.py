@@ -14,9 +14,9 @@ CONFIG_FILE = "config.json"
 CLASS_NAMES_FILE = "class_names.json"
 LOCK_FILE = ".lock"
 # Sections and keys that change nothing about the numbers of a run, but their rounding: a resumed run may
-# change them.
+# change them. So may the place of the data, which are taken to be the same.
 FREE_SECTIONS = ("log", "checkpoint", "parallel", "profile")
-FREE_KEYS = ("data.corrupt_limit",)
+FREE_KEYS = ("data.path", "data.workers", "data.corrupt_limit", "eval.batch_size")
 
 
 class Workdir:
@@ -49,12 +49,13 @@ class Workdir:
     def __exit__(self, *exception) -> None:
         self._lock.close()
 
-    def claim(self, config: Mapping[str, Any], class_names: Sequence[str]) -> None:
+    def claim(self, config: Mapping[str, Any], class_names: Sequence[str], *, begun: bool) -> None:
         """Binds the directory to a configuration, or checks that it is the one of the run so far.
 
         Args:
           config: as plain data.
           class_names: in the order of the network's outputs.
+          begun: whether there is a checkpoint; without one nothing is lost by another configuration.
 
         Raises:
           UserError: the directory belongs to a run of another configuration.
@@ -62,7 +63,7 @@ class Workdir:
         if not self._writes:
             return
         file = self.path / CONFIG_FILE
-        if file.exists():
+        if begun and file.exists():
             differences = config_differences(read_config(self.path), config)
             if differences:
                 raise UserError(

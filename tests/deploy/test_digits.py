@@ -12,10 +12,10 @@ from qsdt_jax.data.pipeline import evaluation_batches
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import read_bundle
 from qsdt_jax.deploy.integer import IntegerArithmetic
-from qsdt_jax.deploy.interpreter import class_scores, interpret, logits
+from qsdt_jax.deploy.interpreter import class_scores, interpret
 from qsdt_jax.deploy.onnx import LOGITS
 from qsdt_jax.deploy.program import Fire
-from qsdt_jax.deploy.spike_driven import spike_driven_forward
+from qsdt_jax.deploy.spike_driven import SpikeArithmetic
 from tests.deploy.nets import differing_counts
 from tests.deploy.test_forms import SlotsAlone, run_onnx
 
@@ -29,19 +29,25 @@ def test_forms_agree_on_every_test_image():
     (batch,) = evaluation_batches(source, build_preprocess(config).evaluate, batch_size=len(source))
     images, labels = batch["image"], batch["label"]
 
-    def form(forward):
-        return np.asarray(jax.jit(forward)(bundle.program, images))
+    def values_of(arithmetic):
+        form = jax.jit(lambda program, x: interpret(program, x, arithmetic))
+        return form(bundle.program, images)
 
-    values = jax.jit(lambda program, x: interpret(program, x, IntegerArithmetic()))(bundle.program, images)
+    values = values_of(IntegerArithmetic())
     integer = np.asarray(class_scores(bundle.program, values))
-    assert np.array_equal(form(spike_driven_forward), integer)
-    assert np.array_equal(reference.forward(reference.read(FILE), images), integer)
     counts = {step.name: values[step.name] for step in bundle.program.steps if isinstance(step, Fire)}
+    assert sum(map(np.size, counts.values())) == 16_174_080
+    spikes = values_of(SpikeArithmetic(4))
+    assert differing_counts(counts, spikes) == {}
+    assert np.array_equal(class_scores(bundle.program, spikes), integer)
+    manifest = reference.read(FILE)
+    assert differing_counts(counts, reference.run(manifest, images)) == {}
+    assert np.array_equal(reference.forward(manifest, images), integer)
     found = run_onnx(bundle.program, images, list(counts))
     assert differing_counts(counts, found) == {} and np.array_equal(found[LOGITS], integer)
     right = np.argmax(integer, 1) == labels
     assert (right.sum(), len(right)) == (355, 360)
     # What attention loses when it is run slot by slot.
-    alone = form(lambda program, x: logits(program, x, SlotsAlone(4)))
+    alone = np.asarray(class_scores(bundle.program, values_of(SlotsAlone(4))))
     assert not np.array_equal(alone, integer)
     assert np.sum(np.argmax(alone, 1) == labels) < right.sum()

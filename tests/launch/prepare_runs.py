@@ -78,6 +78,7 @@ def _fork(stderr: Path, moment: Moment, arguments: list[str]) -> int:
     if process:
         return process
     status = 70
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job ignores it.
     try:
         with open(stderr, "w") as stream:
             os.dup2(stream.fileno(), 2)

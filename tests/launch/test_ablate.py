@@ -105,6 +105,9 @@ def test_what_is_done_is_skipped_and_a_new_row_is_run(study, trained):
 
 def test_only_some_rows_with_what_they_need(study, trained, capsys):
     assert study(ROWS, "--only=binary")[0] == 0 and trained[0] == ["binary/seed0", "binary/seed1"]
+    assert study(ROWS, "--only=twin", "--only=float, KD")[0] == 0 and trained[0][2:] == [
+        f"{row}/seed{seed}" for row in ("twin", "float_kd") for seed in range(2)
+    ]
     assert study(ROWS, "--only=bniary")[0] == 2
     assert capsys.readouterr().err.endswith("error: --only: no row 'bniary'; did you mean 'binary'?\n")
 

@@ -63,7 +63,9 @@ DATA = [
     ({"data.std": ("a",)}, "config.data.std=('a',) must be positive numbers"),
     ({"data.workers": -1}, "config.data.workers=-1 must be at least 0"),
     ({"data.source": "fake", "data.channels": 0}, "config.model: in_channels must be at least 1, got 0"),
-    ({"data.source": "fake", "data.fake_classes": 0}, "config.model: num_classes must be at least 1, got 0"),
+    ({"data.source": "fake", "data.fake_classes": 0}, "config.data.fake_classes=0 must be at least 1"),
+    ({"data.source": "fake", "data.fake_images": -1}, "config.data.fake_images=-1 must be at least 1"),
+    ({"profile.steps": "9990-9999"}, "config.profile.steps='9990-9999': the run has only 660 steps"),
 ]
 TRAINING = [
     ({"seed": -1}, "config.seed=-1 must be at least 0"),

@@ -75,7 +75,7 @@ def test_training_starts_from_the_workdir(imported, variables):
     assert found[0] == found[1].step == 0
     assert_same(found[1].variables, variables)
     with Workdir(imported) as workdir:
-        workdir.claim(run.config, run.class_names)  # Else it is refused as another run's.
+        workdir.claim(run.config, run.class_names, begun=True)  # Else it is refused as another run's.
 
 
 def test_without_the_images_the_head_gives_the_number_of_classes(tmp_path):
@@ -119,7 +119,8 @@ def test_class_names_that_are_none(tmp_path, text):
 def test_command_line(pth, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("\n".join(f"digit {d}" for d in DIGITS) + "\n")
-    model = [f"--config.model.channels={CONFIG.model.channels}", "--config.model.num_heads=4"]
+    changed = ("channels", "depth", "num_heads")
+    model = [f"--config.model.{key}={CONFIG.model[key]}" for key in changed]
     files = ["--checkpoint", pth, "--class_names", names, "--workdir", tmp_path / "w"]
     assert launch("import-torch", "--config", ROOT / "configs/digits.py", *model, *files) == 0
     assert read_class_names(tmp_path / "w") == [f"digit {d}" for d in DIGITS]

@@ -30,12 +30,12 @@ def number(text: str) -> int:
 
 
 def test_size_s(capsys):
-    assert launch("inspect", IMAGENET_S, "--batch=2") == 0
+    assert launch("inspect", IMAGENET_S, "--batch=2", "--config.distill.teacher=runs/twin") == 0
     text = capsys.readouterr().out
     for value in ("15,160,432", "15,015,072 in 138", "8.09 MB", "60.47 MB", "7.48 times", "1.83", "6.473 G"):
         assert value in text
     assert "1000 classes (assumed" in text
-    assert "norm_group 196 does not divide it" in text
+    assert "norm_group 196 does not divide the batch" in text and "without the teacher" in text
     assert re.search(r"block4_1 +14x14x360 +2,107,440 +4 +415.3 +75 % spikes", text)
     # Weights and two moments in float32, running statistics, two images and labels.
     state = (3 * 15_160_432 + 84_016 + 2 * 224 * 224 * 3) * 4 / 1e6

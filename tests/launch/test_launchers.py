@@ -109,6 +109,7 @@ def test_jobset_is_consistent():
             values["CONFIG"],
             "--workdir",
             values["WORKDIR"],
+            f"--config.data.path={values['DATA']}",
             "--coordinator",
             values["COORDINATOR"],
         ),

@@ -185,6 +185,12 @@ def test_workdir_of_another_configuration(refusal, tmp_path, capsys):
     with pytest.raises(AssertionError):
         launch(DIGITS, "--workdir", tmp_path)
     assert "steps of warm-up" in capsys.readouterr().err
+    with pytest.raises(AssertionError):  # Nothing is saved that another one could spoil.
+        launch(DIGITS, "--workdir", tmp_path, "--config.model.bits=3")
+    with pytest.raises(AssertionError):
+        launch(DIGITS, "--workdir", tmp_path)
+    (tmp_path / "checkpoints" / "5").mkdir()
+    capsys.readouterr()
     told = refusal(DIGITS, "--workdir", tmp_path, "--config.model.bits=2", "--config.epochs=3")
     differences = "epochs was 30, is 3; model.bits was 4, is 2"
     assert told == f"workdir {tmp_path} belongs to a run of another configuration: {differences}"

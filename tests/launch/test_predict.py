@@ -128,6 +128,7 @@ def test_mistakes_in_one_line(workdir, tmp_path, capsys):
         (["--workdir", workdir], "predict needs image files"),
         (["--workdir", workdir, image, "--top", "0"], "--top 0 must be at least 1"),
         (["--workdir", tmp_path / "none", image], "no such directory"),
+        (["--bundle", tmp_path / "model.qsdt", "--step=best", image], "a bundle holds one network"),
         (
             ["--workdir", workdir, image, "--sheet", tmp_path / "x.jpg"],
             "expected a file name that ends in .png",

@@ -72,8 +72,8 @@ def test_each_part_has_its_own_bits():
     assert set.union(*found.values()) == layers
     assert sum(map(len, found.values())) == len(layers)  # No layer belongs to two parts.
     assert found["stem"] == {"downsample1_1/conv"} and found["head"] == {"head"}
-    assert all("/q_repconv/" in name for name in found["q"]) and len(found["q"]) == 3 * 4
-    assert all("/mlp/" in name for name in found["mlp"]) and len(found["mlp"]) == 2 * 4
+    assert all("/q_repconv/" in name for name in found["q"]) and len(found["q"]) == 3 * 2
+    assert all("/mlp/" in name for name in found["mlp"]) and len(found["mlp"]) == 2 * 2
 
 
 def test_step_sizes_follow_the_bits_of_the_part():
