@@ -292,11 +292,12 @@ class _Session:
 
     def _write_summary(self) -> dict[str, Any]:
         metric = self.run.task.best_metric
+        best = self.writer.best(metric) or {}
         rates = [line["train/images_per_second"] for line in self.writer.lines if "train/loss" in line]
         summary = {
             "step": self.step,
             "final": {metric: self.writer.value(self.step, metric)},
-            "best": {metric: self.writer.best(metric), "step": self.checkpointer.best_step()},
+            "best": {metric: best.get(metric), "step": best.get("step")},
             "images_per_second": rates[-1] if rates else None,
             "parameters": parameter_count(self.state.variables),
             "config": self.run.config,

@@ -1,6 +1,7 @@
 """The training loop, with a task of one weight."""
 
 import dataclasses
+import math
 import os
 import time
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.checkpoint import restore_raw
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER, Run, train
-from qsdt_jax.train.metrics import read_metrics
+from qsdt_jax.train.metrics import MetricWriter, read_metrics
+from qsdt_jax.train.stored import best_step
 
 METRIC = "eval/top1"
 
@@ -112,3 +114,21 @@ def test_nothing_is_kept_of_a_step_that_is_not_finite(tmp_path, slow_saves, save
 def test_a_first_step_that_is_not_finite(tmp_path):
     with pytest.raises(UserError, match="the loss is nan at step 1; the last checkpoint is none"):
         train(run(OneWeight(no_loss=1, no_gradient=1)), tmp_path)
+
+
+@pytest.mark.parametrize("keep_best", [0, 1])
+def test_the_best_is_a_step_with_its_own_score(tmp_path, keep_best):
+    """Also where its checkpoint is gone."""
+    scores = {1: 75.0, 2: 100.0, 3: 75.0, 4: 50.0}
+    summary = train(run(OneWeight(), keep_latest=1, keep_best=keep_best), tmp_path)
+    assert {line["step"]: line[METRIC] for line in read_metrics(tmp_path) if METRIC in line} == scores
+    assert (summary["best"], summary["final"]) == ({METRIC: 100.0, "step": 2}, {METRIC: 50.0})
+    assert best_step(tmp_path / CHECKPOINT_FOLDER, METRIC) == (2 if keep_best else 4)
+
+
+def test_best_line(tmp_path):
+    writer = MetricWriter(tmp_path, 0, writes=False)
+    assert writer.best("score") is None
+    for step, value in enumerate([math.nan, 3.0, 5.0, 5.0, 4.0, math.nan]):
+        writer.write(step, {"score": value, "other": -value})
+    assert writer.best("score") == {"step": 3, "score": 5.0, "other": -5.0}
