@@ -13,6 +13,7 @@ import functools
 import json
 import math
 import os
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,8 @@ class _Session:
                 if self.preemption.requested or run.save_due(self.step):
                     self._report(*running, progress)
                     running = None
-                    self._save(progress)
+                    with progress.aside():
+                        self._save(progress)
                 if self.step == run.total_steps:
                     break
                 batch = self.preemption.next_of(batches)
@@ -241,7 +243,7 @@ class _Session:
         progress.update(step, f"loss {values['train/loss']:.4f}")
         if step % self.run.log_every == 0 or step == self.run.total_steps:
             values["train/learning_rate"] = float(self.rates[step - 1])
-            values["train/images_per_second"] = progress.images_per_second
+            values["train/images_per_second"] = progress.lap()
             self.writer.write(step, values)
 
     def _require_finite(self, step: int, name: str, value: float) -> None:
@@ -298,7 +300,7 @@ class _Session:
             "step": self.step,
             "final": {metric: self.writer.value(self.step, metric)},
             "best": {metric: best.get(metric), "step": best.get("step")},
-            "images_per_second": rates[-1] if rates else None,
+            "images_per_second": statistics.median(rates) if rates else None,
             "parameters": parameter_count(self.state.variables),
             "config": self.run.config,
             **self.provenance,

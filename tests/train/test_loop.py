@@ -19,7 +19,7 @@ from qsdt_jax.train.loop import CHECKPOINT_FOLDER, Run, train
 from qsdt_jax.train.metrics import MetricWriter, read_metrics
 from qsdt_jax.train.stored import best_step
 
-METRIC = "eval/top1"
+METRIC, RATE = "eval/top1", "train/images_per_second"
 
 
 @jax.tree_util.register_static
@@ -132,3 +132,17 @@ def test_best_line(tmp_path):
     for step, value in enumerate([math.nan, 3.0, 5.0, 5.0, 4.0, math.nan]):
         writer.write(step, {"score": value, "other": -value})
     assert writer.best("score") == {"step": 3, "score": 5.0, "other": -5.0}
+
+
+def test_the_rate_is_that_of_training(tmp_path):
+    """Evaluations, half a second each, would make it less than 4."""
+    fast = run(OneWeight(), total_steps=3)
+
+    def evaluation_data():
+        time.sleep(0.5)
+        yield from fast.evaluation_data()
+
+    summary = train(dataclasses.replace(fast, evaluation_data=evaluation_data), tmp_path)
+    rates = [line[RATE] for line in read_metrics(tmp_path) if RATE in line]
+    assert len(rates) == 3 and min(rates) > 4
+    assert summary["images_per_second"] == sorted(rates)[1]
