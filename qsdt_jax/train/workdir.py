@@ -16,7 +16,7 @@ LOCK_FILE = ".lock"
 # Sections and keys that change nothing about the numbers of a run, but their rounding: a resumed run may
 # change them.
 FREE_SECTIONS = ("log", "checkpoint", "parallel", "profile")
-FREE_KEYS = ("data.corrupt_limit",)
+FREE_KEYS = ("data.corrupt_limit", "data.workers")
 
 
 class Workdir:
