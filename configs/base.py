@@ -74,7 +74,7 @@ def base_config() -> ConfigDict:
                 "mixup": 0.0,  # alpha of its Beta distribution; 0 for none
                 "cutmix": 0.0,  # the same; where both are on, each takes half of the batches
                 "eval_crop_ratio": 1.0,  # image_size / the side that images are scaled to for evaluation
-                "workers": 0,  # processes that read and augment; 0 for threads
+                "workers": 0,  # processes that read and augment; 0 for a thread a core
                 "fake_images": 1024,  # length of a fake source
                 "fake_classes": 1000,
             },

@@ -4,7 +4,8 @@ Before    python -m launch prepare imagenet --source ILSVRC --out DATA
 Command   python -m launch --config configs/imagenet_s.py --workdir runs/imagenet_s \
             --config.data.path=DATA/imagenet/1.0.0
 Data      ILSVRC: the tars of ILSVRC 2012 with the development kit, or their folders; DATA needs 150 GB more.
-          `--config.data.source=folder` reads train/CLASS/... and val/CLASS/... unprepared
+          `--config.data.source=folder` reads train/CLASS/... and val/CLASS/... unprepared;
+          `--config.data.workers=N` reads with N processes where threads, the default, are too slow
 Expected  77.5 % top-1, quoted second-hand; not run here
 Cost      8 x A100 40 GB, 24 h, quoted from the paper; not run here
 

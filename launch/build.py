@@ -75,6 +75,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
             test,
             preprocess.evaluate,
             batch_size=evaluation_batch,
+            workers=config.data.workers,
             rows=parallel.rows(evaluation_batch),
         ),
         training_images=len(training),

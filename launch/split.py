@@ -61,7 +61,9 @@ class Split:
         if title:
             progress.say(title)
         preprocess = build_preprocess(self._config)
-        stream = evaluation_batches(self._source, preprocess.evaluate, batch_size=size)
+        stream = evaluation_batches(
+            self._source, preprocess.evaluate, batch_size=size, workers=self._config.data.workers
+        )
         try:
             for number, batch in enumerate(itertools.islice(stream, steps), start=1):
                 mask = np.array(batch["mask"])

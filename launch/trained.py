@@ -22,7 +22,7 @@ from qsdt_jax.train.checkpoint import restore_raw
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER
 from qsdt_jax.train.state import Variables
-from qsdt_jax.train.stored import stored_metrics, stored_steps
+from qsdt_jax.train.stored import best_step
 from qsdt_jax.train.transfer import transfer
 from qsdt_jax.train.workdir import CLASS_NAMES_FILE, CONFIG_FILE, read_config
 
@@ -160,21 +160,14 @@ def _step_number(workdir: Path, step: str) -> int | None:
         case "latest":
             return None
         case "best":
-            return _best_step(workdir)
+            best = best_step(workdir / CHECKPOINT_FOLDER, Classification.best_metric)
+            if best is None:
+                raise UserError(f"workdir {workdir} has no best step: no stored checkpoint was evaluated")
+            return best
         case _ if step.isdecimal():
             return int(step)
         case _:
             raise UserError(f"--step {step} is none of latest, best, or a number")
-
-
-def _best_step(workdir: Path) -> int:
-    """The stored step that was evaluated best, the newest of equals."""
-    folder, metric = workdir / CHECKPOINT_FOLDER, Classification.best_metric
-    metrics = {step: stored_metrics(folder, step) or {} for step in stored_steps(folder)}
-    scored = [(metrics[step][metric], step) for step in metrics if metric in metrics[step]]
-    if not scored:
-        raise UserError(f"workdir {workdir} has no best step: no stored checkpoint was evaluated")
-    return max(scored)[1]
 
 
 def _outputs(workdir: Path, variables: Mapping[str, Any]) -> int:

@@ -1,7 +1,9 @@
 """What long work tells the person in front of it: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
@@ -10,6 +12,8 @@ LINE_SECONDS = 10  # Time between plain lines.
 
 class Progress:
     """Progress through the steps of a run, with images/s and the time left.
+
+    Rates are those of the steps alone; the time left is that of all that happens between them as well.
 
     Args:
       total: steps of the whole run.
@@ -33,24 +37,43 @@ class Progress:
         self._shown = shown
         self._total, self._images = total, images_per_step
         self._step_name, self._images_name = step, images
-        self._start, self._first, self._done = time.monotonic(), done, done
+        self._first, self._done, self._lap_done = done, done, done
+        self._start = self._lap_start = time.monotonic()
+        self._aside = 0.0  # Seconds.
         self._last_line = -LINE_SECONDS
         self._bar = None
         if shown and sys.stderr.isatty():
             form = "{percentage:3.0f}% {bar:24} {n_fmt}/{total_fmt} {elapsed}<{remaining} {postfix}"
-            self._bar = tqdm(total=total, initial=done, bar_format=form, dynamic_ncols=True)
+            # Smoothed, the time left would jump with every pause.
+            self._bar = tqdm(total=total, initial=done, bar_format=form, dynamic_ncols=True, smoothing=0)
 
-    @property
-    def images_per_second(self) -> float:
-        """Mean rate since the first step of this start; 0 before."""
-        seconds = time.monotonic() - self._start
-        return (self._done - self._first) * self._images / seconds if seconds > 0 else 0.0
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """For work between steps, like an evaluation, whose time does not count for rates."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._aside += time.monotonic() - start
+
+    def lap(self) -> float:
+        """Images/s of the steps finished since the last call, or since the start, without time aside."""
+        now = self._time_of_steps()
+        rate = self._rate(self._lap_done, now - self._lap_start)
+        self._lap_start, self._lap_done = now, self._done
+        return rate
+
+    def _time_of_steps(self) -> float:
+        return time.monotonic() - self._aside
+
+    def _rate(self, since: int, seconds: float) -> float:
+        return (self._done - since) * self._images / seconds if seconds > 0 else 0.0
 
     def update(self, step: int, text: str) -> None:
         """Shows that `step` is finished, with a short text of metrics."""
         self._done = step
         now = time.monotonic()
-        rate = self.images_per_second
+        rate = self._rate(self._first, self._time_of_steps() - self._start)
         if self._bar is not None:
             self._bar.set_postfix_str(f"{rate:,.0f} {self._images_name}/s, {text}", refresh=False)
             self._bar.update(step - self._bar.n)

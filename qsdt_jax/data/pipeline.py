@@ -1,6 +1,9 @@
 """Batches from a source: order and augmentation are pure functions of (seed, position)."""
 
 import dataclasses
+import functools
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -14,7 +17,8 @@ from qsdt_jax.data.sources import Example, Source
 
 Augmentation = Literal["none", "affine", "crop_flip"]
 HostBatch = dict[str, np.ndarray]
-READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=64)
+BATCHES_AHEAD = 2
+PART = 8  # Most examples that a thread or a process reads in one go.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +115,7 @@ def training_batches(
       seed: of order and augmentation.
       batch_size: B.
       first_step: number of batches to skip, at no cost.
-      workers: processes that read and augment; 0 for threads of this process.
+      workers: processes that read and augment; 0 for as many threads of this process as there are cores.
       rows: positions in each batch that are read, in this order; None for all. What they hold does not depend
         on what else is read.
 
@@ -128,11 +132,7 @@ def training_batches(
     if rows is not None:
         chosen: Any = _ChosenRows(dataset, batch_size, rows)
         dataset, batch_size = grain.MapDataset.source(chosen), len(rows)
-    dataset = dataset.batch(batch_size)
-    iterable = dataset[first_step:].to_iter_dataset(READ_AHEAD)
-    if workers:
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return map(_as_batch, iter(iterable))
+    return _batches(dataset, batch_size, first_step=first_step, workers=workers)
 
 
 def evaluation_batches(
@@ -140,6 +140,7 @@ def evaluation_batches(
     preprocess: Callable[[Example], Example],
     *,
     batch_size: int,
+    workers: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Iterator[HostBatch]:
     """Every example once, in order; the last batch is filled up with rows of mask 0.
@@ -148,6 +149,7 @@ def evaluation_batches(
       source: the examples.
       preprocess: of one example.
       batch_size: B.
+      workers: as for training.
       rows: positions in each batch that are read, in this order; None for all.
 
     Yields:
@@ -155,8 +157,39 @@ def evaluation_batches(
     """
     dataset = grain.MapDataset.source(source).map(preprocess)  # pyright: ignore[reportArgumentType]
     chosen = range(batch_size) if rows is None else rows
-    batches: Any = _PaddedBatches(dataset, batch_size, chosen)
-    return map(_as_batch, iter(grain.MapDataset.source(batches).to_iter_dataset(READ_AHEAD)))
+    padded: Any = _PaddedRows(dataset, batch_size, chosen)
+    return _batches(grain.MapDataset.source(padded), len(chosen), workers=workers)
+
+
+def _batches(
+    examples: grain.MapDataset, batch_size: int, *, first_step: int = 0, workers: int = 0
+) -> Iterator[HostBatch]:
+    """Batches of consecutive examples, about `BATCHES_AHEAD` of which are read ahead.
+
+    They are read in parts: many threads or processes then share one batch, and a batch can be large, while
+    the cost of handing one example over is not small beside that of reading a small one.
+    """
+    size = math.gcd(batch_size, PART)
+    parts = batch_size // size
+    # Nothing remains, but without drop_remainder grain takes an endless length for a float.
+    dataset = examples.batch(size, drop_remainder=True)[first_step * parts :]
+    if workers:
+        each = -(-BATCHES_AHEAD * parts // workers)
+        iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+        iterable = iterable.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
+        )
+    else:
+        cores = os.cpu_count() or 1
+        ahead = max(BATCHES_AHEAD * parts, cores)
+        iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=cores, prefetch_buffer_size=ahead))
+    return iter(iterable.batch(parts, batch_fn=_joined))
+
+
+def _joined(parts: Sequence[HostBatch]) -> HostBatch:
+    """One batch of its parts, labels as int32."""
+    batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {**batch, "label": batch["label"].astype(np.int32)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,27 +209,23 @@ class _ChosenRows:
 
 
 @dataclasses.dataclass(frozen=True)
-class _PaddedBatches:
-    """The examples at some positions of each batch, a batch at a time, with a mask."""
+class _PaddedRows:
+    """The same with "mask" 1, and with zeros of mask 0 that fill up the last batch."""
 
     examples: grain.MapDataset
     batch_size: int
     rows: Sequence[int]
 
     def __len__(self) -> int:
-        return -(-len(self.examples) // self.batch_size)
+        return -(-len(self.examples) // self.batch_size) * len(self.rows)
 
-    def __getitem__(self, index: int) -> HostBatch:
-        places = [index * self.batch_size + row for row in self.rows]
-        read = [self.examples[place] if place < len(self.examples) else None for place in places]
-        known = next((example for example in read if example is not None), None)
-        nothing = {
-            name: np.zeros_like(x) for name, x in (self.examples[0] if known is None else known).items()
-        }
-        batch = [nothing if example is None else example for example in read]
-        mask = np.array([example is not None for example in read], np.int32)
-        return {**{name: np.stack([x[name] for x in batch]) for name in nothing}, "mask": mask}
+    def __getitem__(self, index: int) -> Example:
+        batch, row = divmod(index, len(self.rows))
+        place = batch * self.batch_size + self.rows[row]
+        if place < len(self.examples):
+            return {**self.examples[place], "mask": np.int32(1)}
+        return {**self._nothing, "mask": np.int32(0)}
 
-
-def _as_batch(batch) -> HostBatch:
-    return {**batch, "label": np.asarray(batch["label"], np.int32)}
+    @functools.cached_property
+    def _nothing(self) -> Example:
+        return {name: np.zeros_like(x) for name, x in self.examples[0].items()}

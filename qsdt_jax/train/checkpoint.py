@@ -10,7 +10,6 @@ import contextlib
 import functools
 import json
 import logging as python_logging
-import math
 import os
 import shutil
 import sys
@@ -37,6 +36,7 @@ from qsdt_jax.train.stored import (
     newest_valid,
     os_error_code,
     read_record,
+    score,
     stored_metrics,
     stored_steps,
 )
@@ -78,8 +78,9 @@ class Checkpointer:
                 f"found keep_latest {keep_latest} and keep_best {keep_best}"
             )
         self.directory = Path(directory).absolute()
-        self._policy = _LatestAndBest(keep_latest, keep_best, self._score)
-        self._best_metric = best_metric
+        self._policy = _LatestAndBest(
+            keep_latest, keep_best, lambda step: score(self._metrics.get(step), best_metric)
+        )
         self._writes = jax.process_index() == 0
         _silence_orbax()
         if self._writes:
@@ -172,11 +173,6 @@ class Checkpointer:
         """The steps on disk in ascending order, without one that is still being written."""
         return stored_steps(self.directory)
 
-    def best_step(self) -> int | None:
-        """The step on disk whose `best_metric` is largest, the newest of equals; None where none has it."""
-        scored = [(score, step) for step in self.steps() if (score := self._score(step)) is not None]
-        return max(scored)[1] if scored else None
-
     def restore_latest(self, target: PyTree) -> tuple[int, PyTree] | None:
         """The newest valid step and its state; damaged newer steps are reported and deleted.
 
@@ -227,10 +223,6 @@ class Checkpointer:
                 multiprocessing_options=ONE_WRITER,
             ),
         )
-
-    def _score(self, step: int) -> float | None:
-        value = (self._metrics.get(step) or {}).get(self._best_metric)
-        return value if value is not None and math.isfinite(value) else None
 
     def _add_metrics(self, step: int, metrics: Mapping[str, float] | None) -> None:
         if metrics is None or self._metrics.get(step) is not None:
@@ -317,7 +309,7 @@ class _LatestAndBest:
 
     def kept(self, steps: Sequence[int]) -> set[int]:
         """Those of ascending steps that stay."""
-        scored = [(score, step) for step in steps if (score := self._score(step)) is not None]
+        scored = [(value, step) for step in steps if (value := self._score(step)) is not None]
         best = {step for _, step in sorted(scored, reverse=True)[: self._best]}
         return best | set(steps[-self._latest :])
 

@@ -5,7 +5,7 @@ Invariants:
 * What is logged at a step is on disk before the checkpoint of that step, and a resumed run drops what was
   logged after its checkpoint. So killed at any moment and started again, a run ends with the state and the
   logged losses of an uninterrupted one, bit for bit.
-* No state with a non-finite loss behind it is ever saved.
+* No state with a non-finite loss or gradient behind it is ever saved, nor is anything of that step logged.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import functools
 import json
 import math
 import os
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,8 @@ def train(
       The summary.
 
     Raises:
-      UserError: a non-finite loss; a workdir of another run, not writable or in use; damaged checkpoints
-        only; a full disk.
+      UserError: a non-finite loss or gradient; a workdir of another run, not writable or in use; damaged
+        checkpoints only; a full disk.
       Preempted: SIGTERM or SIGINT; the state is saved.
     """
     with (
@@ -213,7 +214,8 @@ class _Session:
                 if self.preemption.requested or run.save_due(self.step):
                     self._report(*running, progress)
                     running = None
-                    self._save(progress)
+                    with progress.aside():
+                        self._save(progress)
                 if self.step == run.total_steps:
                     break
                 batch = self.preemption.next_of(batches)
@@ -234,20 +236,26 @@ class _Session:
         return self.preemption.compile(step, self.state, batch, *self._arguments)
 
     def _report(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
-        """Checks the loss of a finished step, shows and logs it."""
+        """Checks the loss and the gradient of a finished step, shows and logs its metrics."""
         values = {f"train/{name}": float(value) for name, value in metrics.items()}
-        if not math.isfinite(values["train/loss"]):
-            saved = max(self.checkpointer.steps(), default=None)
-            raise UserError(
-                f"the loss is {values['train/loss']} at step {step}; "
-                f"the last checkpoint is {'none' if saved is None else f'of step {saved}'}. "
-                "Lower the learning rate or lengthen the warm-up"
-            )
+        self._require_finite(step, "loss", values["train/loss"])
+        self._require_finite(step, "norm of the gradient", values["train/grad_norm"])
         progress.update(step, f"loss {values['train/loss']:.4f}")
         if step % self.run.log_every == 0 or step == self.run.total_steps:
             values["train/learning_rate"] = float(self.rates[step - 1])
-            values["train/images_per_second"] = progress.images_per_second
+            values["train/images_per_second"] = progress.lap()
             self.writer.write(step, values)
+
+    def _require_finite(self, step: int, name: str, value: float) -> None:
+        if math.isfinite(value):
+            return
+        self.checkpointer.wait()
+        saved = max(self.checkpointer.steps(), default=None)
+        raise UserError(
+            f"the {name} is {value} at step {step}; "
+            f"the last checkpoint is {'none' if saved is None else f'of step {saved}'}. "
+            "Lower the learning rate or lengthen the warm-up"
+        )
 
     def _save(self, progress: Progress) -> None:
         self.preemption.check()
@@ -286,12 +294,13 @@ class _Session:
 
     def _write_summary(self) -> dict[str, Any]:
         metric = self.run.task.best_metric
+        best = self.writer.best(metric) or {}
         rates = [line["train/images_per_second"] for line in self.writer.lines if "train/loss" in line]
         summary = {
             "step": self.step,
             "final": {metric: self.writer.value(self.step, metric)},
-            "best": {metric: self.writer.best(metric), "step": self.checkpointer.best_step()},
-            "images_per_second": rates[-1] if rates else None,
+            "best": {metric: best.get(metric), "step": best.get("step")},
+            "images_per_second": statistics.median(rates) if rates else None,
             "parameters": parameter_count(self.state.variables),
             "config": self.run.config,
             **self.provenance,

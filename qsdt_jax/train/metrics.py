@@ -83,9 +83,12 @@ class MetricWriter:
         found = [line[name] for line in self.lines if line["step"] == step and name in line]
         return found[-1] if found else None
 
-    def best(self, name: str) -> float | None:
-        """The largest value logged under `name`, or None."""
-        return max((line[name] for line in self.lines if name in line), default=None)
+    def best(self, name: str) -> dict[str, Any] | None:
+        """The line with the largest value under `name`, the newest of equals; NaN is below any number."""
+        lines = [line for line in self.lines if name in line]
+        return max(
+            lines, key=lambda line: (not math.isnan(line[name]), line[name], line["step"]), default=None
+        )
 
     def close(self) -> None:
         """Closes the files."""

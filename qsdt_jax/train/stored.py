@@ -8,6 +8,7 @@ needed because orbax restores flipped bits without a word.
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -144,6 +145,19 @@ def stored_metrics(directory: Path, step: int) -> dict[str, float] | None:
     """The metrics saved with a step; None where there are none, or the record is damaged."""
     with contextlib.suppress(DamagedError):
         return read_record(directory, step)["metrics"]
+
+
+def score(metrics: Mapping[str, float] | None, name: str) -> float | None:
+    """The metric of that name; None where there is none that is finite."""
+    value = (metrics or {}).get(name)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def best_step(directory: Path, name: str) -> int | None:
+    """The stored step with the largest score under `name`, the newest of equals; None where none has one."""
+    scores = {step: score(stored_metrics(directory, step), name) for step in stored_steps(directory)}
+    scored = [(value, step) for step, value in scores.items() if value is not None]
+    return max(scored)[1] if scored else None
 
 
 def stored_steps(directory: Path) -> list[int]:

@@ -128,6 +128,35 @@ def test_an_image_that_cannot_be_read_is_told_in_one_line(unreadable):
     assert_told(unreadable, workers=0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Counted(Numbered):
+    """Examples that count how often one is read."""
+
+    reads: list[int] = dataclasses.field(default_factory=list)
+
+    def __getitem__(self, index):
+        self.reads.append(index)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("split", ["training", "evaluation"])
+@pytest.mark.parametrize("batch_size", [64, 49])
+def test_two_batches_are_read_ahead(split, batch_size, monkeypatch):
+    """Examples ahead take memory: with large batches all that there is."""
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    source = Counted(1000)
+    if split == "training":
+        stream = training_batches(source, marked, seed=0, batch_size=batch_size)
+    else:
+        stream = evaluation_batches(source, unchanged, batch_size=batch_size)
+    next(stream)
+    deadline = time.monotonic() + 10
+    while len(source.reads) < 3 * batch_size and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)  # What would be read beyond.
+    assert len(source.reads) == 3 * batch_size
+
+
 @pytest.mark.slow
 def test_processes_change_nothing(unreadable):
     """The batches of threads; a resumed run may have another number of processes; none is left behind."""
@@ -137,6 +166,10 @@ def test_processes_change_nothing(unreadable):
     assert_same(batches(9, workers=1), expected)
     assert_same(batches(5, workers=2, first_step=4), expected[4:])
     assert_told(unreadable, workers=1)
+    whole, again = (
+        list(evaluation_batches(Numbered(), unchanged, batch_size=4, workers=count)) for count in (0, 2)
+    )
+    assert_same(again, whole)
     deadline = time.monotonic() + 30
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -277,8 +277,9 @@ def test_config_mistakes(directory):
         build_source(config_of(directory, **{"data.source": "tfrecord"}), "train")
 
 
-def test_a_run_goes_on_with_a_higher_limit(directory):
-    """Which changes nothing of what was trained so far."""
+def test_a_run_goes_on_with_a_higher_limit_and_more_workers(directory):
+    """Which change nothing of what was trained so far."""
     before = json.loads(json.dumps(config_of(directory).to_dict()))  # As a workdir stores it.
-    after = config_of(directory, **{"data.corrupt_limit": 99, "data.channels": 3}).to_dict()
+    free = {"data.corrupt_limit": 99, "data.workers": 2}
+    after = config_of(directory, **free, **{"data.channels": 3}).to_dict()
     assert config_differences(before, after) == ["data.channels was 1, is 3"]

@@ -29,7 +29,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.train import checkpoint
 from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
 from qsdt_jax.train.integrity import leaves_of, nested
-from qsdt_jax.train.stored import stored_steps
+from qsdt_jax.train.stored import best_step, stored_steps
 
 METRIC = "eval/top1"
 
@@ -134,7 +134,7 @@ def test_nothing_stored(tmp_path):
     with Checkpointer(tmp_path / "new" / "folder") as checkpointer:
         assert checkpointer.restore_latest(described(state_of(0))) is None
         assert checkpointer.steps() == []
-        assert checkpointer.best_step() is None
+    assert best_step(tmp_path / "new" / "folder", METRIC) is None
 
 
 NANS = np.array([0x7FC00001, 0xFFC12345, 0x7F800001, 0x80000000, 0x00000001], np.uint32)
@@ -479,7 +479,7 @@ def test_keeps_latest_and_best(tmp_path, reopen):
             assert checkpointer.steps() == kept[step]
             if reopen:
                 checkpointer = stack.enter_context(Checkpointer(tmp_path))
-        assert checkpointer.best_step() == 2
+        assert best_step(tmp_path, METRIC) == 2
         assert_same(checkpointer.restore(2, described(state_of(0))), state_of(2))
 
 
@@ -489,7 +489,7 @@ def test_keep_counts(tmp_path):
             checkpointer.save(step, state_of(step), metrics={"m": score, "other": -score})
         checkpointer.wait()
         assert checkpointer.steps() == [0, 3, 4]
-        assert checkpointer.best_step() == 3  # The newest of equals.
+        assert best_step(tmp_path, "m") == 3  # The newest of equals.
     with Checkpointer(tmp_path, keep_latest=1, keep_best=0) as checkpointer:
         checkpointer.save(9, state_of(9))
         checkpointer.wait()
@@ -502,13 +502,13 @@ def test_metrics_can_come_later(tmp_path):
     """A run interrupted between saving and evaluating adds its metrics when it is resumed."""
     directory = stored(tmp_path, 1)
     with Checkpointer(directory) as checkpointer:
-        assert checkpointer.best_step() is None
+        assert best_step(directory, METRIC) is None
         checkpointer.save(1, state_of(1), metrics={METRIC: 90})
         checkpointer.save(1, state_of(1), metrics={METRIC: 10})
-        assert checkpointer.best_step() == 1
+        assert best_step(directory, METRIC) == 1
         checkpointer.save(2, state_of(2), metrics={METRIC: 50})
     with Checkpointer(directory) as checkpointer:
-        assert checkpointer.best_step() == 1
+        assert best_step(directory, METRIC) == 1
         assert_same(checkpointer.restore(1, described(state_of(0))), state_of(1))
 
 
@@ -529,8 +529,7 @@ def test_changed_metric_is_detected(tmp_path):
     text = file.read_text().replace("80.0", "90.0")
     assert json.loads(text)
     file.write_text(text)
-    with Checkpointer(tmp_path) as checkpointer:
-        assert checkpointer.best_step() == 1
+    assert best_step(tmp_path, METRIC) == 1
     assert restore_raw(tmp_path)[0] == 1
 
 
