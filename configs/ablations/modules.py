@@ -18,6 +18,7 @@ ROWS = (
     *((f"{part} float", {"model.bits": 4, f"model.module_bits.{part}": 32}) for part in PARTS),
     *((f"only {part} 4 bits", {"model.bits": 32, f"model.module_bits.{part}": 4}) for part in PARTS),
 )
+AGAINST = {f"only {part} 4 bits": "all float" for part in PARTS}
 
 
 def get_config(data: str = "digits") -> ConfigDict:
