@@ -75,9 +75,9 @@ def main() -> None:
     if DEVICES.value is not None:
         force_devices(DEVICES.value)
     classes, origin = _class_count(config)
-    batch = config.batch_size if BATCH.value is None else BATCH.value
-    config.batch_size = batch
-    remarks = fit_step(config)
+    if BATCH.value is not None:
+        config.batch_size = BATCH.value
+    batch, remarks = config.batch_size, fit_step(config)
     task = build_task(config, tuple(map(str, range(classes))))
     state = _abstract_state(config, task)
     layers = layer_operations(task.model, tuple(config.data.image_size))

@@ -50,7 +50,6 @@ def test_logits_and_projections_are_those_of_the_images_in_its_own_normalisation
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_it_teaches_a_student_of_other_depth_width_and_number_of_tokens(variables):
     student = tiny_net(channels=(8, 8, 16, 16))
     task = Distillation(
