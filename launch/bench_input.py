@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import io
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -13,7 +12,8 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from launch.build import build_preprocess
+from launch.build_data import build_preprocess
+from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.augment import random_flip, random_resized_crop
 from qsdt_jax.data.images import decode_image
 from qsdt_jax.data.pipeline import Preprocess, training_batches
@@ -83,7 +83,7 @@ def measure_input(config: ml_collections.ConfigDict) -> Result:
             f"bench input shows images in colour, but config.data.channels={config.data.channels}"
         )
     source = jpegs()
-    workers = os.cpu_count() or 1
+    workers = usable_cpus()
     return {
         "images": {
             "height": HEIGHT,

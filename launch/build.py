@@ -2,27 +2,25 @@
 
 import functools
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
-from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess, Slicing
-from qsdt_jax.data.images import MODES
-from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
-from qsdt_jax.data.randaugment import LARGEST_MAGNITUDE
-from qsdt_jax.data.simulated_events import DigitEvents
-from qsdt_jax.data.skipping import SkipCorrupt
-from qsdt_jax.data.sources import DIGITS, DigitsSource, FakeEvents, FakeSource, FolderSource, Source
-from qsdt_jax.data.tfds_source import TfdsSource
+from launch.build_data import (
+    build_preprocess,
+    build_source,
+    build_training_source,
+    image_size,
+    input_shape,
+)
+from launch.checks import check_within, choice, value_of, whole_numbers
+from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.numerics import ModuleBits
 from qsdt_jax.models import QSDTransformer
-from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.loop import Run
 from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine
@@ -31,7 +29,6 @@ from qsdt_jax.train.parallel import Parallel
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
 OPTIMIZERS = {"lamb": lamb, "adamw": adamw}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
-FOLDER_SPLITS = {"train": "train", "test": "val"}
 
 
 def build_run(config: ml_collections.ConfigDict) -> Run:
@@ -108,18 +105,18 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
       UserError: a value out of range.
     """
     fields = plain(config.model)
-    dtype = _choice("model.dtype", fields.pop("dtype"), DTYPES)
+    dtype = choice("model.dtype", fields.pop("dtype"), DTYPES)
     real = jnp.float64 if dtype is jnp.float64 else jnp.float32
     module_bits = ModuleBits(**fields.pop("module_bits"))
     model = QSDTransformer(
-        **{**fields, "channels": _whole_numbers(config, "model.channels", 4)},
+        **{**fields, "channels": whole_numbers(config, "model.channels", 4)},
         module_bits=module_bits,
         num_classes=num_classes,
         in_channels=config.data.channels,
         dtype=dtype,
         param_dtype=real,
     )
-    height, width = _image_size(config)
+    height, width = image_size(config)
     batch = config.model.norm_group or 1
     image = jax.ShapeDtypeStruct((batch, height, width, config.data.channels), real)
     try:  # The network checks its own values; no array is made here.
@@ -131,7 +128,7 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
 
 def build_task(config: ml_collections.ConfigDict, class_names: tuple[str, ...]) -> Classification:
     """The task of a configuration; raises UserError as `build_model` does."""
-    _check_within(config, {"data.mixup": (0, math.inf), "data.cutmix": (0, math.inf)})
+    check_within(config, {"data.mixup": (0, math.inf), "data.cutmix": (0, math.inf)})
     return Classification(
         model=build_model(config, len(class_names)),
         image_shape=input_shape(config),
@@ -141,138 +138,12 @@ def build_task(config: ml_collections.ConfigDict, class_names: tuple[str, ...]) 
     )
 
 
-def input_shape(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    """Of one input: (H, W, C) of an image, (T, H, W, C) of the frames of events."""
-    frame = (*_image_size(config), config.data.channels)
-    return (config.model.timesteps, *frame) if config.data.events else frame
-
-
-def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
-    """The "train" or "test" split.
-
-    Raises:
-      UserError: an unknown source, or files that are not there.
-    """
-    data = config.data
-    match data.source:
-        case "digits":
-            if data.channels != 1:
-                raise UserError(f"the digits have 1 channel, but config.data.channels={data.channels}")
-            names = tuple(data.classes) or DIGITS
-            if len(set(names)) < len(names) or not set(names) <= set(DIGITS):
-                raise UserError(f"config.data.classes={names} must be different ones of {''.join(DIGITS)}")
-            _check_within(config, {"data.digits_images": (0, math.inf), "data.digits_noise": (0, math.inf)})
-            return DigitsSource(
-                "train" if split == "train" else "test",
-                max(_image_size(config)),
-                names,
-                data.digits_images or None,
-                data.digits_noise,
-            )
-        case "folder":
-            if not data.path:
-                raise UserError("config.data.path is empty; a folder source needs the images' folder")
-            return FolderSource(Path(data.path).expanduser(), FOLDER_SPLITS[split], data.channels)
-        case "tfds":
-            if not data.path:
-                raise UserError("config.data.path is empty; a tfds source needs the prepared directory")
-            source = TfdsSource(
-                Path(data.path).expanduser(), "train" if split == "train" else "test", data.channels
-            )
-            if (source.kind == "events") != data.events:
-                raise UserError(
-                    f"{source.directory} holds {source.kind}, but config.data.events={data.events}"
-                )
-            return source
-        case "digits_dvs" | "motion_dvs":
-            if not data.events:
-                raise UserError(f"{data.source} are events, but config.data.events=False")
-            return DigitEvents(
-                "train" if split == "train" else "test",
-                "saccades" if data.source == "digits_dvs" else "sweep",
-                max(_image_size(config)),
-            )
-        case "fake":
-            return fake_source(config)
-        case other:
-            names = "digits, folder, tfds, digits_dvs, motion_dvs, fake"
-            raise UserError(f"config.data.source={other!r} is none of {names}")
-
-
-def fake_source(config: ml_collections.ConfigDict) -> Source:
-    """Random images or events in the shape that a configuration expects."""
-    data = config.data
-    if data.events:
-        return FakeEvents(data.fake_images, _image_size(config), data.fake_classes)
-    return FakeSource(data.fake_images, (*_image_size(config), data.channels), data.fake_classes)
-
-
-def build_training_source(config: ml_collections.ConfigDict) -> Source:
-    """The "train" split as training reads it: beyond records that are corrupt; raises as `build_source`."""
-    return SkipCorrupt(build_source(config, "train"), config.data.corrupt_limit)
-
-
-def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess | EventPreprocess:
-    """From images or events to inputs; raises UserError for values out of range or unfit for the channels."""
-    data = config.data
-    if data.events:
-        return _build_event_preprocess(config)
-    _choice("data.augmentation", data.augmentation, ("none", "affine", "crop_flip"))
-    for name in ("mean", "std"):
-        if len(data[name]) not in (1, data.channels):
-            raise UserError(f"config.data.{name} has {len(data[name])} values for {data.channels} channels")
-        if not all(_is_finite(value) and (name == "mean" or value > 0) for value in data[name]):
-            kind = "numbers" if name == "mean" else "positive numbers"
-            raise UserError(f"config.data.{name}={tuple(data[name])} must be {kind}")
-    _check_within(
-        config,
-        {
-            "data.randaugment_magnitude": (0, LARGEST_MAGNITUDE),
-            "data.randaugment_std": (0, math.inf),
-            "data.erase_probability": (0, 1),
-        },
-    )
-    if data.randaugment_magnitude and data.channels not in MODES:
-        raise UserError(f"RandAugment takes 1 or 3 channels, but config.data.channels={data.channels}")
-    if not 0 < data.eval_crop_ratio <= 1:
-        raise UserError(f"config.data.eval_crop_ratio={data.eval_crop_ratio} must lie in (0, 1]")
-    return Preprocess(
-        size=_image_size(config),
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-        augmentation=data.augmentation,
-        crop_area=_bounds(config, "data.crop_area", 1),
-        crop_aspect=_bounds(config, "data.crop_aspect", math.inf),
-        randaugment_magnitude=data.randaugment_magnitude,
-        randaugment_std=data.randaugment_std,
-        erase_probability=data.erase_probability,
-        evaluation_crop_ratio=data.eval_crop_ratio,
-    )
-
-
-def _build_event_preprocess(config: ml_collections.ConfigDict) -> EventPreprocess:
-    data = config.data
-    size = _image_size(config)
-    _choice("data.augmentation", data.augmentation, get_args(EventAugmentation))
-    _choice("data.slicing", data.slicing, get_args(Slicing))
-    _check_within(config, {"data.roll": (0, min(size))})
-    if data.channels != POLARITIES:
-        raise UserError(f"events have {POLARITIES} polarities, but config.data.channels={data.channels}")
-    return EventPreprocess(
-        size=size,
-        timesteps=config.model.timesteps,
-        slicing=data.slicing,
-        augmentation=data.augmentation,
-        roll=data.roll,
-    )
-
-
 def build_optimizer(
     config: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
     """The optimiser; raises UserError for an unknown name."""
     optimizer = config.optimizer
-    _choice("optimizer.name", optimizer.name, OPTIMIZERS)
+    choice("optimizer.name", optimizer.name, OPTIMIZERS)
     return _optimizer(optimizer.name, schedule, optimizer.weight_decay, optimizer.clip_norm)
 
 
@@ -324,37 +195,6 @@ def _profile_steps(config: ml_collections.ConfigDict, total_steps: int) -> tuple
     return int(first), int(last)
 
 
-def _choice(key: str, value: str, allowed) -> Any:
-    if value not in allowed:
-        raise UserError(f"config.{key}={value!r} is none of {', '.join(allowed)}")
-    return allowed[value] if isinstance(allowed, Mapping) else value
-
-
-def _image_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    height, width = _whole_numbers(config, "data.image_size", 2)
-    if height % STRIDE or width % STRIDE or height < STRIDE or width < STRIDE:
-        raise UserError(
-            f"config.data.image_size={(height, width)}: height and width must be multiples of {STRIDE}"
-        )
-    return height, width
-
-
-def _whole_numbers(config: ml_collections.ConfigDict, key: str, count: int) -> tuple[int, ...]:
-    """The elements of a tuple, whose number and types the flag parser does not check."""
-    values = tuple(_value(config, key))
-    if len(values) != count or not all(isinstance(value, int) for value in values):
-        raise UserError(f"config.{key}={values} must be {count} whole numbers")
-    return values
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _value(config: ml_collections.ConfigDict, key: str) -> Any:
-    return functools.reduce(lambda tree, name: tree[name], key.split("."), config)
-
-
 def _check_batch(config: ml_collections.ConfigDict, images: int) -> None:
     """Refuses a batch that the data cannot fill or that does not divide as it should."""
     batch, parts, group = config.batch_size, config.accumulate, config.model.norm_group
@@ -395,31 +235,12 @@ def _check_positive(config: ml_collections.ConfigDict) -> None:
         "optimizer.clip_norm": 0,
         "model.norm_group": 0,
     }
-    _check_within(config, {key: (smallest, math.inf) for key, smallest in at_least.items()})
+    check_within(config, {key: (smallest, math.inf) for key, smallest in at_least.items()})
     if config.seed >= 2**31:
         raise UserError(f"config.seed={config.seed} must be less than 2^31")
     if not 0 < config.eval.every_epochs < math.inf:
         raise UserError(f"config.eval.every_epochs={config.eval.every_epochs} must be positive")
     for key in ("ema_decay", "loss.label_smoothing", "model.drop_path"):
-        value = _value(config, key)
+        value = value_of(config, key)
         if not 0 <= value < 1:
             raise UserError(f"config.{key}={value} must lie in [0, 1)")
-
-
-def _check_within(config: ml_collections.ConfigDict, limits: Mapping[str, tuple[float, float]]) -> None:
-    """Refuses values that are not finite or outside of their limits, which are allowed themselves."""
-    for key, (smallest, largest) in limits.items():
-        value = _value(config, key)
-        if not (math.isfinite(value) and smallest <= value <= largest):
-            upper = f" and at most {largest:g}" if math.isfinite(largest) else ""
-            raise UserError(f"config.{key}={value} must be at least {smallest}{upper}")
-
-
-def _bounds(config: ml_collections.ConfigDict, key: str, largest: float) -> tuple[float, float]:
-    """A pair 0 < low <= high <= largest."""
-    values = tuple(_value(config, key))
-    numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-    if not (len(values) == 2 and numbers and 0 < values[0] <= values[1] <= largest):
-        upper = f" <= {largest:g}" if math.isfinite(largest) else ""
-        raise UserError(f"config.{key}={values} must be a pair 0 < low <= high{upper}")
-    return values

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from launch.build import build_preprocess
+from launch.build_data import build_preprocess
 from launch.trained import Trained
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.deploy.bundle import Bundle, read_bundle

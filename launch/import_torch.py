@@ -96,7 +96,7 @@ def _outputs(checkpoint: str | Path) -> int:
 
 def _names_of_data(config: "ConfigDict") -> tuple[str, ...] | None:
     """The classes of the training images, or None where the images are not here."""
-    from launch.build import build_source
+    from launch.build_data import build_source
 
     data = config.data
     if data.source in ("folder", "tfds") and not (data.path and Path(data.path).expanduser().is_dir()):

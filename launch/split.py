@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 import numpy as np
 
-from launch.build import build_preprocess, build_source
+from launch.build_data import build_preprocess, build_source
 from qsdt_jax.data.pipeline import HostBatch, evaluation_batches
 from qsdt_jax.errors import UserError
 from qsdt_jax.progress import Progress

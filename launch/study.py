@@ -15,7 +15,8 @@ import ml_collections
 from launch.build import plain
 from launch.flags import closest, config_keys
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.loop import SUMMARY_FILE
+from qsdt_jax.train.loop import CHECKPOINT_FOLDER, SUMMARY_FILE
+from qsdt_jax.train.stored import stored_steps
 from qsdt_jax.train.workdir import CONFIG_FILE, config_differences, read_config
 
 ROW_PREFIX = "row:"
@@ -152,10 +153,10 @@ def is_done(study: Study, variant: Variant, seed: int) -> bool:
     """Whether a run has ended.
 
     Raises:
-      UserError: it was begun with another configuration.
+      UserError: it was begun with another configuration, and has a checkpoint.
     """
     folder = study.run_folder(variant, seed)
-    if (folder / CONFIG_FILE).exists():
+    if (folder / CONFIG_FILE).exists() and stored_steps(folder / CHECKPOINT_FOLDER):
         changed = config_differences(read_config(folder), plain(study.config(variant, seed)))
         if changed:
             raise UserError(

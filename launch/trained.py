@@ -14,7 +14,8 @@ import ml_collections
 import numpy as np
 
 from configs.base import base_config
-from launch.build import build_preprocess, build_task
+from launch.build import build_task
+from launch.build_data import build_preprocess
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import QSDTransformer

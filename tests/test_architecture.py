@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from launch.build import build_preprocess, build_run, build_source
+from launch.build import build_run
+from launch.build_data import build_preprocess, build_source
 
 ROOT = Path(__file__).parents[1]
 HOUSES = ("qsdt_jax", "launch", "configs")

@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import grain
 import numpy as np
 
+from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.augment import random_affine, random_erasing, random_flip, random_resized_crop
 from qsdt_jax.data.images import normalize, resize_and_crop
 from qsdt_jax.data.randaugment import rand_augment
@@ -180,7 +180,7 @@ def _batches(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
         )
     else:
-        cores = os.cpu_count() or 1
+        cores = usable_cpus()
         ahead = max(BATCHES_AHEAD * parts, cores)
         iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=cores, prefetch_buffer_size=ahead))
     return iter(iterable.batch(parts, batch_fn=_joined))

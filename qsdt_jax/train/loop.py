@@ -41,7 +41,7 @@ from qsdt_jax.train.workdir import Workdir
 
 SUMMARY_FILE = "summary.json"
 CHECKPOINT_FOLDER = "checkpoints"
-BATCHES_AHEAD = 2
+PLACED_AHEAD = 2  # Batches on the devices before they are used.
 
 HostBatches = Iterator[Mapping[str, np.ndarray]]
 
@@ -194,7 +194,7 @@ class _Session:
             self._evaluate_if_missing()
         if self.step >= run.total_steps:
             return
-        batches = Background(run.training_data(self.step), run.parallel.place, ahead=BATCHES_AHEAD)
+        batches = Background(run.training_data(self.step), run.parallel.place, ahead=PLACED_AHEAD)
         batch = self.preemption.next_of(batches)
         update = self._compiled_step(batch)
         progress = Progress(run.total_steps, self.step, run.batch_size, shown=is_first())
@@ -280,7 +280,7 @@ class _Session:
 
     def _evaluate_variables(self, variables: Variables, prefix: str) -> dict[str, float]:
         run = self.run
-        batches = Background(run.evaluation_data(), run.parallel.place, ahead=BATCHES_AHEAD)
+        batches = Background(run.evaluation_data(), run.parallel.place, ahead=PLACED_AHEAD)
 
         def step(batch):
             if self._evaluation_step is None:

@@ -7,7 +7,7 @@ import pytest
 
 from configs import imagenet_l, imagenet_m, imagenet_s
 from launch import train
-from launch.build import build_preprocess
+from launch.build_data import build_preprocess
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.train.workdir import config_differences
 from tests.launch.tiny import launch

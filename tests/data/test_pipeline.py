@@ -143,7 +143,7 @@ class Counted(Numbered):
 @pytest.mark.parametrize("batch_size", [64, 49])
 def test_two_batches_are_read_ahead(split, batch_size, monkeypatch):
     """Examples ahead take memory: with large batches all that there is."""
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("qsdt_jax.data.pipeline.usable_cpus", lambda: 4)
     source = Counted(1000)
     if split == "training":
         stream = training_batches(source, marked, seed=0, batch_size=batch_size)

@@ -55,7 +55,7 @@ def trained(monkeypatch):
         answer = answers.get(name, 50.0 + len(runs))
         if isinstance(answer, BaseException):
             raise answer
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(run.to_dict()))
         summary = {
             "final": {"eval/top1": answer},
@@ -214,3 +214,14 @@ def test_a_row_that_was_run_otherwise(study, trained, capsys):
     assert study(ROWS.replace('"model.levels": 1', '"model.levels": 1, "epochs": 3'))[0] == 2
     assert "row 'binary' was run with another configuration" in capsys.readouterr().err
     assert "epochs was 30, is 3" not in (workdir / "results.md").read_text()
+
+
+def test_a_row_without_a_checkpoint_is_begun_anew(study, trained):
+    _, workdir = study(ROWS)
+    trained[0].clear()
+    for seed in (0, 1):
+        run = workdir / f"runs/binary/seed{seed}"
+        (run / "summary.json").unlink()
+        (run / "checkpoints" / "1").rmdir()
+    assert study(ROWS.replace('"model.levels": 1', '"model.levels": 1, "epochs": 3'))[0] == 0
+    assert trained[0] == ["binary/seed0", "binary/seed1"]

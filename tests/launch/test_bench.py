@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs.digits import get_config
-from launch.bench import Bench, table
+from launch.bench_network import Bench, network_table
 from tests.launch.tiny import launch
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +109,7 @@ def test_rates():
     assert loop["data"] == "digits"
     assert loop["images_per_second"] < train["images_per_second"]
     assert 0.5 < loop["input_wait_share"] <= 1  # Digits are drawn more slowly than this net learns.
-    text = table({"setting": {**bench.setting(), "remarks": []}, "train": train, "loop": loop})
+    text = network_table({"setting": {**bench.setting(), "remarks": []}, "train": train, "loop": loop})
     assert [line.split()[0] for line in text.splitlines()[1:]] == ["train", "loop"]
 
 

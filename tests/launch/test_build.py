@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch.build import build_preprocess, build_run, build_source
+from launch.build import build_run
+from launch.build_data import build_preprocess, build_source
 from qsdt_jax.errors import UserError
 from tests.launch.tiny import tiny_config
 

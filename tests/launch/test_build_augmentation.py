@@ -7,7 +7,8 @@ import pytest
 
 from configs import digits
 from configs.base import base_config
-from launch.build import build_preprocess, build_task
+from launch.build import build_task
+from launch.build_data import build_preprocess
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
 

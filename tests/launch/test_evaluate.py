@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from launch.build import build_preprocess, build_run
+from launch.build import build_run
+from launch.build_data import build_preprocess
 from launch.evaluate import evaluate
 from launch.trained import load_trained, stored_config
 from qsdt_jax.data.sources import DigitsSource

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch.build import build_preprocess
+from launch.build_data import build_preprocess
 from launch.predict import SHEET_IMAGES, Prediction, draw_sheet, predict
 from launch.trained import load_trained, scores
 from qsdt_jax.data.images import resize_and_crop

@@ -2,15 +2,15 @@
 
 import collections
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
 
-THREADS = min(16, os.cpu_count() or 1)
+THREADS = min(16, usable_cpus())
 AHEAD = 4 * THREADS  # Records in memory.
 
 T = TypeVar("T")

@@ -1,0 +1,303 @@
+"""How fast a configuration infers, trains and reads, mode by mode, and the table that says so."""
+
+import contextlib
+import functools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.typing import DTypeLike
+
+from launch.build import DTYPES, build_optimizer, build_parallel, build_task
+from launch.build_data import build_preprocess, build_training_source, fake_source
+from qsdt_jax.cpus import usable_cpus
+from qsdt_jax.data.pipeline import HostBatch, training_batches
+from qsdt_jax.data.sources import Source
+from qsdt_jax.deploy.fold import fold
+from qsdt_jax.deploy.integer import integer_forward
+from qsdt_jax.deploy.onnx import export_onnx
+from qsdt_jax.errors import UserError
+from qsdt_jax.models.operations import macs_per_image
+from qsdt_jax.train.loop import PLACED_AHEAD, step_function
+from qsdt_jax.train.preemption import Background
+from qsdt_jax.train.state import TrainState
+from qsdt_jax.train.step import initial_state, jit_once
+
+INFERENCE = ("inference", "exact", "integer")
+MODES = (*INFERENCE, "train", "input", "loop")
+REPEATS = 5  # Groups that the timed steps are cut into; the device runs ahead within a group.
+WARM_UP_STEPS = 2
+LEARNING_RATE = 1e-6  # On random labels, where no loss may run away.
+
+Result = dict[str, Any]
+
+
+class Bench:
+    """Timings of one configuration.
+
+    Args:
+      config: as for a training run; data that are not there are replaced by fake ones.
+      steps: timed steps of each mode.
+
+    Raises:
+      UserError: a value of the configuration that is out of range.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, steps: int):
+        self.config, self.steps, self.remarks = config, steps, []
+        data = config.data
+        self.sources: dict[str, Source] = {"fake": fake_source(config)}
+        if data.source != "fake":
+            try:
+                self.sources[data.source] = build_training_source(config)
+            except UserError as error:
+                self.remarks.append(f"fake data only: {error}")
+        self.data = list(self.sources)[-1]  # What the loop runs on: the config's own where there are.
+        self.parallel = build_parallel(config)
+        self.preprocess = build_preprocess(config)
+        self.task = build_task(config, self.sources[self.data].class_names)
+        self.optimizer = build_optimizer(config, lambda step: LEARNING_RATE)
+        self.macs = macs_per_image(self.task.model, tuple(data.image_size))
+
+    def setting(self) -> Result:
+        """What is timed."""
+        model = self.config.model
+        return {
+            "channels": list(model.channels),
+            "depth": model.depth,
+            "bits": model.bits,
+            "timesteps": model.timesteps,
+            "dtype": model.dtype,
+            "image_size": list(self.config.data.image_size),
+            "batch": self.config.batch_size,
+            "accumulate": self.config.accumulate,
+            "steps": self.steps,
+            "macs_per_image": self.macs,
+            "backend": jax.default_backend(),
+            "devices": len(self.parallel.devices),
+            "parallel": self.config.parallel.to_dict(),
+            "matmul_gflops_per_second": _matmul_rate(DTYPES[model.dtype]),
+        }
+
+    def inference(self, *, exact: bool) -> Result:
+        """The jitted network on a batch that is on one device already; `exact`: see `exact_evaluation`."""
+        model = self.task.model.clone(exact_evaluation=exact)
+        name = "exact inference" if exact else "inference"
+        return self._forward(name, model.apply, self._initial_state().variables)
+
+    def integer(self) -> Result:
+        """The integer form of the network, as a bundle runs."""
+        program = fold(self.task.model, self._initial_state().variables)
+        return self._forward("integer form", integer_forward, program)
+
+    def onnx(self) -> Result:
+        """The integer form in ONNX Runtime on the CPU, on as many threads as there are CPUs."""
+        import onnxruntime
+
+        program = fold(self.task.model, self._initial_state().variables)
+        images, timesteps = self._batch["image"], program.neuron.timesteps
+        if timesteps > 1 and images.ndim == 4:
+            images = np.repeat(images[:, None], timesteps, axis=1)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = usable_cpus()
+        say("exporting to ONNX ...")
+        start = time.perf_counter()
+        model = export_onnx(program, images.shape[-3:-1])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        facts = {"compile_seconds": time.perf_counter() - start, "memory_bytes": None}
+        seconds = _seconds_per_step(lambda: session.run(None, {"images": images}), self.steps)
+        return {**self._rates(seconds, 2 * self.macs), **facts}
+
+    def _forward(self, name: str, function: Callable, weights: Any) -> Result:
+        images = jax.device_put(self._batch["image"])
+        compiled, facts = _compile(name, jax.jit(function), weights, images)
+        seconds = _seconds_per_step(lambda: compiled(weights, images), self.steps)
+        return {**self._rates(seconds, 2 * self.macs), **facts}
+
+    def train(self) -> Result:
+        """The train step over all devices, its state donated, on a batch that is on them already."""
+        update, facts = self._update
+        state, batch = self._spread_state(), self.parallel.place(self._batch)
+
+        def step():
+            nonlocal state
+            state, metrics = update(state, batch)
+            return metrics
+
+        return {**self._rates(_seconds_per_step(step, self.steps), 6 * self.macs), **facts}
+
+    def input(self) -> Result:
+        """The pipeline alone, for each source of data: the rate at which batches come."""
+        results = {}
+        for name in self.sources:
+            start = time.perf_counter()
+            batches = self._batches(name)
+            next(batches)
+            first = time.perf_counter()
+            count = 0
+            while count < self.steps or time.perf_counter() - first < 1:
+                next(batches)
+                count += 1
+            seconds = time.perf_counter() - first
+            results[name] = {
+                "batches": count,
+                "images_per_second": count * self.config.batch_size / seconds,
+                "first_batch_seconds": first - start,
+            }
+        return results
+
+    def loop(self) -> Result:
+        """Training on the pipeline as the training loop does it, and its share of time spent waiting."""
+        (update, facts), state = self._update, self._spread_state()
+        batches = Background(self._batches(self.data), self.parallel.place, ahead=PLACED_AHEAD)
+        previous, waited, start = None, 0.0, 0.0
+        with contextlib.closing(batches):
+            for i in range(WARM_UP_STEPS + self.steps):
+                if i == WARM_UP_STEPS:
+                    jax.block_until_ready(previous)
+                    waited, start = 0.0, time.perf_counter()
+                asked = time.perf_counter()
+                batch = batches.get()
+                waited += time.perf_counter() - asked
+                state, metrics = update(state, batch)
+                jax.block_until_ready(previous)
+                previous = metrics
+            jax.block_until_ready(previous)
+            seconds = time.perf_counter() - start
+        return {
+            "data": self.data,
+            "images_per_second": self.steps * self.config.batch_size / seconds,
+            "input_wait_share": waited / seconds,
+            "compile_seconds": facts["compile_seconds"],
+        }
+
+    @functools.cached_property
+    def _update(self) -> tuple[Callable, Result]:
+        """The training loop's step compiled for all devices and the facts of its compilation."""
+        config, parallel = self.config, self.parallel
+        function = step_function(self.optimizer, config.accumulate, parallel.shards_in_step, config.ema_decay)
+        state = parallel.state_like(jax.eval_shape(self._initial_state))
+        spread = parallel.train_step(function, state)
+        given = self.task, np.int32(config.seed)
+        compiled, facts = _compile("train step", spread, state, parallel.place(self._batch), *given)
+        return (lambda state, batch: compiled(state, batch, *given)), facts
+
+    def _spread_state(self) -> TrainState:
+        """The state before the first step on all devices, in memory that may be donated."""
+        return self.parallel.put_state(self._initial_state())
+
+    @functools.cached_property
+    def _initial_state(self) -> Callable[[], TrainState]:
+        """Makes the state before the first step, anew with each call."""
+        config = self.config
+        return jit_once(
+            lambda: initial_state(self.task, self.optimizer, seed=config.seed, ema=config.ema_decay > 0)
+        )
+
+    @functools.cached_property
+    def _batch(self) -> dict[str, np.ndarray]:
+        """Normal pixels and label 0."""
+        size = self.config.batch_size
+        images = np.random.default_rng(0).standard_normal((size, *self.task.image_shape), dtype=np.float32)
+        return {"image": images, "label": np.zeros(size, np.int32)}
+
+    def _batches(self, name: str) -> Iterator[HostBatch]:
+        return training_batches(
+            self.sources[name],
+            self.preprocess.train,
+            seed=self.config.seed,
+            batch_size=self.config.batch_size,
+            workers=self.config.data.workers,
+        )
+
+    def _rates(self, seconds: list[float], flops_per_image: int) -> Result:
+        median = statistics.median(seconds)
+        rate = self.config.batch_size / median
+        return {
+            "step_seconds": {"median": median, "min": min(seconds), "max": max(seconds)},
+            "spread": (max(seconds) - min(seconds)) / median,
+            "images_per_second": rate,
+            "model_gflops_per_second": rate * flops_per_image / 1e9,
+        }
+
+
+def network_table(result: Result) -> str:
+    """The result for people."""
+    setting = result["setting"]
+    height, width = setting["image_size"]
+    lines = [
+        f"{setting['macs_per_image'] / 1e9:.3f} GMACs at {height}x{width}, batch {setting['batch']}, "
+        f"{setting['dtype']}; {setting['devices']} x {setting['backend']}, "
+        f"each with a matrix product of {setting['matmul_gflops_per_second']:,.0f} GFLOP/s",
+        *setting["remarks"],
+    ]
+    for mode in (*INFERENCE, "onnx", "train"):
+        if mode in result:
+            r = result[mode]
+            lines.append(
+                f"{mode:<10} {r['images_per_second']:>10,.1f} images/s  "
+                f"{1e3 * r['step_seconds']['median']:,.1f} ms a step "
+                f"(min {1e3 * r['step_seconds']['min']:,.1f}, spread {100 * r['spread']:.0f} %), "
+                f"{r['model_gflops_per_second']:,.0f} GFLOP/s, compiled in {r['compile_seconds']:.0f} s"
+            )
+            if r["memory_bytes"] is not None:
+                total = sum(r["memory_bytes"].values())
+                lines[-1] += f", {total / 1e6:,.0f} MB"
+    for name, r in result.get("input", {}).items():
+        lines.append(f"{'input':<10} {r['images_per_second']:>10,.1f} images/s  {name} data")
+    if "loop" in result:
+        r = result["loop"]
+        lines.append(
+            f"{'loop':<10} {r['images_per_second']:>10,.1f} images/s  {r['data']} data, "
+            f"{100 * r['input_wait_share']:.1f} % of the time waiting for batches"
+        )
+    return "\n".join(lines)
+
+
+def _matmul_rate(dtype: DTypeLike) -> float:
+    """GFLOP/s of a large matrix product: what the device can give."""
+    size = 2048
+    a = jnp.ones((size, size), dtype)
+    seconds = _seconds_per_step(functools.partial(jax.jit(jnp.matmul), a, a), REPEATS)
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+def _seconds_per_step(step: Callable[[], Any], steps: int) -> list[float]:
+    """Seconds per step of each group of steps, after a warm-up."""
+    for _ in range(WARM_UP_STEPS):
+        jax.block_until_ready(step())
+    seconds = []
+    for group in np.array_split(np.arange(steps), min(REPEATS, steps)):
+        start, last = time.perf_counter(), None
+        for _ in group:
+            last = step()
+        jax.block_until_ready(last)
+        seconds.append((time.perf_counter() - start) / len(group))
+    return seconds
+
+
+def _compile(name: str, function, *arguments) -> tuple[Callable, Result]:
+    """Compiles ahead of time; with the seconds and, where the backend tells, the memory of the program."""
+    say(f"compiling the {name} ...")
+    start = time.perf_counter()
+    compiled = function.lower(*arguments).compile()
+    facts: Result = {"compile_seconds": time.perf_counter() - start, "memory_bytes": None}
+    stats = compiled.memory_analysis()
+    if stats is not None:
+        facts["memory_bytes"] = {
+            "arguments": stats.argument_size_in_bytes,
+            "temporaries": stats.temp_size_in_bytes,
+            "new_output": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        }
+    return compiled, facts
+
+
+def say(text: str) -> None:
+    """To stderr, for the JSON may go to stdout."""
+    print(text, file=sys.stderr, flush=True)
