@@ -52,6 +52,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
         total_steps,
     )
     optimizer = build_optimizer(config, schedule)
+    profile_steps = _profile_steps(config, total_steps)
     return Run(
         config=plain(config),
         task=build_task(config, training.class_names),  # Last, because a network is traced.
@@ -87,7 +88,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
         keep_latest=config.checkpoint.keep_latest,
         keep_best=config.checkpoint.keep_best,
         parallel=parallel,
-        profile_steps=_profile_steps(config, total_steps),
+        profile_steps=profile_steps,
     )
 
 

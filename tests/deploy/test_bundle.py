@@ -194,6 +194,7 @@ print(sorted(name for name in ("jax", "flax", "qsdt_jax") if name in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_reference_runs_with_numpy_alone(bundle, file, tmp_path):
     """A copy of the file in another place, where nothing of the project can be imported."""
     source = Path(reference.__file__)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import IntegerArithmetic
@@ -10,6 +11,7 @@ from qsdt_jax.deploy.merge import FloatArithmetic, merge
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 
+@pytest.mark.slow
 def test_a_merged_network_is_the_same_function_of_spikes_alone():
     model = tiny_net(rectify="norm")
     program, images = fold(model, draw_variables(model)), draw_images(2, 32, 48, 3)
@@ -27,6 +29,7 @@ def test_a_merged_network_is_the_same_function_of_spikes_alone():
             assert layer.weights.shape[:2] == (3, 3) and layer.geometry.padding == 1
 
 
+@pytest.mark.slow
 def test_merged_kernels_rounded_to_integers_run_in_integers():
     model = tiny_net()
     program, images = fold(model, draw_variables(model)), draw_images(2, 32, 32, 3)

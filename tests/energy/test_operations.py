@@ -10,6 +10,7 @@ from qsdt_jax.models.operations import layer_operations
 from tests.deploy.nets import draw_variables, tiny_net
 
 
+@pytest.mark.slow
 def test_same_operations_as_the_traced_network():
     """The folded program and the flax modules are counted by different code."""
     model = tiny_net(timesteps=2)

@@ -29,6 +29,7 @@ def number(text: str) -> int:
     return int(text.replace(",", ""))
 
 
+@pytest.mark.slow
 def test_size_s(capsys):
     assert launch("inspect", IMAGENET_S, "--batch=2", "--config.distill.teacher=runs/twin") == 0
     text = capsys.readouterr().out

@@ -24,6 +24,7 @@ def test_published_sizes(size, giga, weights):
     assert {layer.bits for layer in layers if layer.weights} == {4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timesteps", [1, 2])
 def test_macs_are_those_of_the_traced_program(timesteps):
     model = QSDTransformer(**TINY, num_classes=5, timesteps=timesteps)

@@ -35,7 +35,6 @@ def uninterrupted(tmp_path_factory, cache) -> dict:
 
 KILLS = [
     Signal(KILL, "compiling", 1),
-    Signal(KILL, "training", 2),
     Signal(KILL, "saving", 1),
     Signal(KILL, "logged", 5),
     Signal(KILL, "evaluating", 2),
@@ -64,9 +63,7 @@ STOPS = [
     Signal(INT, "evaluating", 2),
     Signal(TERM, "evaluating", 5, block=True),
     Signal(INT, "logged", 1),
-    Signal(TERM, "compiling", 1, block=True),
     Signal(INT, "training", 4, block=True),
-    Signal(TERM, "evaluating", 4, block=True),
 ]
 
 

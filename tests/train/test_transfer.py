@@ -1,5 +1,7 @@
 """Variables of one network in another."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +15,16 @@ from qsdt_jax.train.transfer import STEM_KERNEL, transfer
 
 def drawn(seed: int, **changes) -> dict:
     """Variables of a small network, every entry different."""
+    generator = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: generator.random(leaf.shape, np.float32), shapes(**changes))
+
+
+@functools.cache
+def shapes(**changes) -> dict:
     options = {"channels": (8, 8, 16, 16), "depth": 2, "num_heads": 2, "num_classes": 6, **changes}
     model = QSDTransformer(**options)
     image = jnp.zeros((1, 16, 16, model.in_channels))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-    generator = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: generator.random(leaf.shape, np.float32), dict(shapes))
+    return dict(jax.eval_shape(model.init, jax.random.key(0), image))
 
 
 def assert_taken(found, source, but: str = "nothing"):
