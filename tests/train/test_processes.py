@@ -1,101 +1,27 @@
-"""Several processes are one run: they meet, agree, stop together, and go on in any number."""
+"""Several processes are one run: they agree, stop together, and go on in any number."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qsdt_jax.errors import UserError
-from qsdt_jax.train import processes
 from qsdt_jax.train.checkpoint import restore_raw
 from qsdt_jax.train.integrity import leaves_of
 from qsdt_jax.train.metrics import read_metrics
 from qsdt_jax.train.workdir import Workdir
+from tests.train.test_meeting import free_port
 from tests.train.together import BATCH, STEPS, Start
 
 ROOT = Path(__file__).parents[2]
 DEADLINE, STOP_SECONDS = 300, 60
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.create_server(("", 0))) as server:
-        return server.getsockname()[1]
-
-
-# Meeting, without any device
-
-
-def meet(*members: tuple[int, int, dict], timeout: float = 5.0) -> list[str]:
-    """What each of some processes (index, count, facts) is told where they meet; "" for a welcome."""
-    address, told = ("127.0.0.1", free_port()), [""] * len(members)
-
-    def one(place: int, index: int, count: int, facts: dict) -> None:
-        try:
-            processes._meet(address, count, index, facts, timeout)
-        except UserError as error:
-            told[place] = str(error).replace(f"{address[0]}:{address[1]}", "HERE")
-
-    threads = [threading.Thread(target=one, args=(i, *member)) for i, member in enumerate(members)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(DEADLINE)
-    return told
-
-
-def test_all_come():
-    facts = {"config": {"model": {"bits": 4, "channels": (8, 8)}}}
-    assert meet(*[(index, 4, facts) for index in (3, 1, 0, 2)]) == [""] * 4
-
-
-def test_other_configuration_or_code():
-    mine, other = {"config": {"bits": 4}, "code": "a"}, {"config": {"bits": 2}, "code": "b"}
-    line = "processes 0 and 1 run different things: code is 'a' and 'b'; config.bits is 4 and 2"
-    assert meet((0, 2, mine), (1, 2, other)) == [line, line]
-
-
-def test_ids_that_collide():
-    told = meet((0, 3, {}), (1, 3, {}), (1, 3, {}))
-    assert told == ["two processes have --process_id=1"] * 3
-    with contextlib.closing(socket.create_server(("", 0))) as server:
-        port = server.getsockname()[1]
-        with pytest.raises(UserError) as error:
-            processes._meet(("127.0.0.1", port), 2, 0, {}, 1)
-    assert f"process 0 cannot listen at 127.0.0.1:{port}" in str(error.value)
-    assert "does another process have --process_id=0" in str(error.value)
-
-
-def test_other_number_of_processes():
-    line = "--num_processes is 3 for process 0 and 2 for process 1"
-    assert meet((0, 3, {}), (1, 2, {})) == [line, line]
-
-
-def test_who_does_not_come_is_not_waited_for_longer_than_asked():
-    start = time.monotonic()
-    assert meet((0, 3, {}), (1, 3, {}), timeout=1) == ["process 2 of 3 did not come to HERE in 1 s"] * 2
-    [told] = meet((1, 2, {}), timeout=1)
-    assert told.startswith("no answer from the coordinator at HERE in 1 s")
-    assert time.monotonic() - start < 10
-
-
-@pytest.mark.parametrize("address", ["host", "host:", ":80", "host:http", "host:0", "host:70000"])
-def test_addresses(address):
-    with pytest.raises(UserError, match="is not HOST:PORT"):
-        processes._parsed(address)
-
-
-# Whole runs
 
 
 @dataclasses.dataclass(frozen=True)
