@@ -72,19 +72,25 @@ def joined(
     peers.part()
 
 
-def require_same(name: str, value: int) -> None:
-    """Compares a number of this process with that of all others.
+def require_same(numbers: Mapping[str, int], *, seen: str) -> None:
+    """Compares numbers of this process with those of all others.
+
+    Args:
+      numbers: by name, each from 0 to 2^32 - 1.
+      seen: what they were read from, for the message.
 
     Raises:
       UserError: they differ; in all processes alike.
     """
     if jax.process_count() == 1:
         return
-    found = np.asarray(multihost_utils.process_allgather(np.asarray(value, np.int32))).reshape(-1)
-    if len(set(found.tolist())) > 1:
-        raise UserError(
-            f"{name} is not the same in all processes: {found.tolist()}; does each see the same workdir?"
-        )
+    mine = np.asarray(list(numbers.values()), np.uint32)
+    for name, found in zip(numbers, np.asarray(multihost_utils.process_allgather(mine)).T, strict=True):
+        if len(set(found.tolist())) > 1:
+            raise UserError(
+                f"the {name} is not the same in all processes: {found.tolist()}; "
+                f"does each see the same {seen}?"
+            )
 
 
 class Vote:

@@ -1,23 +1,26 @@
 """Several processes are one run: they agree, stop together, and go on in any number."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from qsdt_jax.train.checkpoint import restore_raw
+from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
 from qsdt_jax.train.integrity import leaves_of
 from qsdt_jax.train.metrics import read_metrics
 from qsdt_jax.train.workdir import Workdir
 from tests.train.test_meeting import free_port
-from tests.train.together import BATCH, STEPS, Start
+from tests.train.together import BATCH, STEPS, Start, build
 
 ROOT = Path(__file__).parents[2]
 DEADLINE, STOP_SECONDS = 300, 60
@@ -166,6 +169,34 @@ def test_four_processes_then_two_and_a_damaged_checkpoint(tmp_path, alone):
     assert_same_outcome(workdir, alone[0])
 
 
+def assert_refused(ended: list[Ended], reason: str) -> None:
+    """By all processes, in the same line."""
+    for process in ended:
+        assert process.status == 2 and process.seconds < STOP_SECONDS, process
+        assert "Traceback" not in process.text, process
+        [told] = [line for line in process.text.splitlines() if line.startswith("error: ")]
+        assert reason in told, process
+
+
+@pytest.mark.slow
+def test_what_the_processes_see_differently_is_refused_in_all_of_them(tmp_path):
+    here = Start(str(tmp_path / "run"))
+    assert_refused(
+        run(here, dataclasses.replace(here, more_images=1)),
+        "the number of evaluation images is not the same in all processes: [21, 22]; "
+        "does each see the same data?",
+    )
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(build(here).initial_state)
+    for name, make in (("run", np.zeros), ("other", np.ones)):  # At the same step, but not in the same state.
+        with Checkpointer(tmp_path / name / "checkpoints") as checkpointer:
+            checkpointer.save(3, jax.tree.map(functools.partial(made_like, make), shapes))
+    assert_refused(
+        run(here, dataclasses.replace(here, workdir=str(tmp_path / "other"))),
+        "the checksum of the checkpoint to go on from is not the same in all processes: ",
+    )
+
+
 @pytest.mark.slow
 def test_a_second_run_in_the_same_workdir_is_refused_in_all_its_processes(tmp_path):
     here = Start(str(tmp_path / "run"))
@@ -175,6 +206,10 @@ def test_a_second_run_in_the_same_workdir_is_refused_in_all_its_processes(tmp_pa
         assert process.status not in (0, -KILL) and process.seconds < STOP_SECONDS, process
         assert "Traceback" not in process.text, process
     assert "in use" in ended[0].text.splitlines()[-1], ended
+
+
+def made_like(make: Callable, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    return make(leaf.shape, leaf.dtype)
 
 
 def damage(step: Path) -> None:

@@ -38,6 +38,7 @@ class Start:
       devices: of this process.
       mode: "jit" or "pmap"; fsdp with "jit".
       count, index, address: of the processes.
+      more_images: how many more to evaluate this process finds.
       signal, at: what this process sends itself when it reads the batch of this step; 0 for nothing.
     """
 
@@ -48,6 +49,7 @@ class Start:
     count: int = 1
     index: int = 0
     address: str = ""
+    more_images: int = 0
     signal: int = 0
     at: int = 0
 
@@ -89,6 +91,7 @@ def build(start: Start) -> Run:
             rows=parallel.rows(size),
         ),
         training_images=IMAGES,
+        evaluation_images=spread.SPLIT + start.more_images,
         total_steps=STEPS,
         batch_size=BATCH,
         log_every=1,
