@@ -29,6 +29,7 @@ from qsdt_jax.progress import Progress
 from qsdt_jax.train.checkpoint import Checkpointer
 from qsdt_jax.train.metrics import MetricWriter, draw_curves
 from qsdt_jax.train.parallel import Parallel
+from qsdt_jax.train.peers import Peers
 from qsdt_jax.train.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
 from qsdt_jax.train.processes import Vote, is_first, require_same
 from qsdt_jax.train.profiling import FOLDER as PROFILE_FOLDER
@@ -112,7 +113,11 @@ class Run:
 
 
 def train(
-    run: Run, workdir: str | os.PathLike[str], *, begin: Callable[[Run], None] | None = None
+    run: Run,
+    workdir: str | os.PathLike[str],
+    *,
+    begin: Callable[[Run], None] | None = None,
+    peers: Peers | None = None,
 ) -> dict[str, Any]:
     """Trains, or goes on where the workdir stands.
 
@@ -120,6 +125,7 @@ def train(
       run: what to train.
       workdir: gets checkpoints, metrics.jsonl, TensorBoard files, curves.png and at the end summary.json.
       begin: called by the first process once the workdir is the run's.
+      peers: the other processes, of several that are `joined`.
 
     Returns:
       The summary.
@@ -136,7 +142,9 @@ def train(
     }
     require_same(lengths, seen="data")
     with (
-        Preemption(Vote().call if jax.process_count() > 1 else None) as preemption,
+        Preemption(
+            Vote().call if jax.process_count() > 1 else None, None if peers is None else peers.agree
+        ) as preemption,
         Workdir(workdir, writes=is_first()) as directory,
         Checkpointer(
             Path(workdir) / CHECKPOINT_FOLDER,
@@ -145,6 +153,8 @@ def train(
             best_metric=run.task.best_metric,
         ) as checkpointer,
     ):
+        if peers is not None:
+            peers.before_leaving = checkpointer.wait
         directory.claim(run.config, run.class_names, begun=bool(checkpointer.steps()))
         if begin is not None and is_first():
             begin(run)

@@ -55,7 +55,9 @@ class Line:
             self._connection.settimeout(None)
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Ends the connection, for a thread that listens as well."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._stream.close()
         self._connection.close()
 

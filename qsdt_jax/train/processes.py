@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.cluster import detected
 from qsdt_jax.train.meeting import meet
-from qsdt_jax.train.peers import LOST_STATUS, Peers, leave, refuse
+from qsdt_jax.train.peers import Peers
 from qsdt_jax.train.preemption import Preempted
 
 AUTOMATIC = "auto"
@@ -32,7 +32,7 @@ def is_first() -> bool:
 @contextlib.contextmanager
 def joined(
     address: str, count: int | None, index: int | None, facts: Mapping[str, Any], *, timeout: float
-) -> Iterator[None]:
+) -> Iterator[Peers]:
     """One run of several processes, from the start to the end of all.
 
     Args:
@@ -42,10 +42,13 @@ def joined(
       facts: nested plain data that must be the same in all processes.
       timeout: seconds to wait for the others.
 
+    Yields:
+      The other processes.
+
     Raises:
       UserError: no such address; a process does not come or has the id of another one; facts that differ.
-      Preempted: as raised inside; the processes have parted. Any other error inside ends the process at once,
-        because JAX waits for all others when it exits; a UserError with status 2.
+      Preempted: as raised inside; the processes have parted. Any other error inside ends all processes at
+        once, because JAX waits for all others when it exits; a UserError with its line and status 2.
     """
     if address == AUTOMATIC:
         address, count, index = detected(timeout)
@@ -58,18 +61,18 @@ def joined(
     peers.watch()
     try:
         _initialize(timeout, peers.meeting.service, count, index)
-        yield
+        yield peers
     except Preempted:
-        peers.part()
+        _part(peers)
         raise
     except UserError as error:
-        refuse(error)
+        peers.refuse(error)
     except Exception:
         time.sleep(PATIENCE_SECONDS)  # If a collective failed because a peer died, the watch tells that.
-        leave(traceback.format_exc(), LOST_STATUS)
+        peers.give_up(traceback.format_exc())
     except KeyboardInterrupt:
-        leave("stopped", LOST_STATUS)
-    peers.part()
+        peers.give_up("stopped")
+    _part(peers)
 
 
 def require_same(numbers: Mapping[str, int], *, seen: str) -> None:
@@ -111,6 +114,11 @@ class Vote:
         hands = np.full(jax.local_device_count(), hand)
         self._running = self._any(jax.make_array_from_process_local_data(self._rows, hands))
         return answer is not None and bool(answer)
+
+
+def _part(peers: Peers) -> None:
+    peers.part()
+    jax.distributed.shutdown()
 
 
 def _initialize(timeout: float, service: str, count: int, index: int) -> None:
