@@ -46,8 +46,13 @@ def nested(leaves: Leaves) -> dict[str, Any]:
 def host_leaves(tree: PyTree) -> Leaves:
     """The leaves by path as NumPy arrays; where pieces lie in several processes, all of them take part."""
     leaves, _ = leaves_of(tree)
-    if jax.process_count() > 1:
-        leaves = multihost_utils.process_allgather(leaves, tiled=True)
+    # Only these: gathering takes a program for each shape, which would hold up a run that has to stop.
+    in_pieces = {
+        name: leaf
+        for name, leaf in leaves.items()
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+    }
+    leaves |= multihost_utils.process_allgather(in_pieces, tiled=True)
     return {name: np.asarray(leaf) for name, leaf in jax.device_get(leaves).items()}
 
 
