@@ -91,7 +91,7 @@ def test_latest_best_and_moving_average(workdir, trained, tmp_path):
     assert trained.step == last
     assert_same(trained.variables, draw_variables(CONFIG, 1))
     with Checkpointer(copy / "checkpoints") as checkpointer:  # Better than what the loop measured.
-        checkpointer.save(first, trained.variables, metrics={"eval/top1": 99.0})
+        checkpointer.add_metrics(first, {"eval/top1": 99.0})
     best = load_trained(copy, step="best", ema=True)
     assert best.step == first
     assert_same(best.variables, draw_variables(CONFIG, 2))
