@@ -79,7 +79,7 @@ def main() -> None:
     if BATCH.value is not None:
         config.batch_size = BATCH.value
     batch, remarks = config.batch_size, fit_step(config)
-    task = build_task(config, tuple(map(str, range(classes))))
+    task = build_task(config, classes)
     state = _abstract_state(config, task)
     layers = layer_operations(task.model, tuple(config.data.image_size))
 

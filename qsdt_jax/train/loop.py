@@ -2,9 +2,10 @@
 
 Invariants:
 * Between steps the state is whole; only there it is saved.
-* What training logs at a step is on disk before the checkpoint of that step, the evaluation comes after it and
-  is made up for where it is missing, and a resumed run drops what was logged after its checkpoint. So killed at any moment and started again, a run ends with the state and the
-  logged losses of an uninterrupted one, bit for bit.
+* What training logs at a step is on disk before the checkpoint of that step; the evaluation comes after it,
+  and is made up for where it is missing. A resumed run drops what was logged after its checkpoint. So killed
+  at any moment and started again, a run ends with the state and the logged losses of an uninterrupted one,
+  bit for bit.
 * No state with a non-finite loss or gradient behind it is ever saved, nor is anything of that step logged.
 """
 
@@ -138,7 +139,7 @@ def train(
             best_metric=run.task.best_metric,
         ) as checkpointer,
     ):
-        directory.claim(run.config, run.class_names, begun=bool(checkpointer.steps()))
+        directory.claim(run.config, run.class_names, run.training_images, begun=bool(checkpointer.steps()))
         if begin is not None and is_first():
             begin(run)
         return _Session(run, directory.path, preemption, checkpointer).finish()
@@ -295,8 +296,8 @@ class _Session:
             metrics = evaluate_split(step, self.preemption.iterate(batches), run.task.summarize)
         except CorruptRecord as error:  # A score of fewer examples would be another one.
             raise UserError(
-                f"the evaluation needs all of its split, but {error}. Mend the data, and the same command goes "
-                f"on from step {self.step}"
+                f"the evaluation needs all of its split, but {error}. "
+                f"Mend the data, and the same command goes on from step {self.step}"
             ) from None
         return {f"{prefix}/{name}": value for name, value in metrics.items()}
 

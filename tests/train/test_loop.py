@@ -154,6 +154,18 @@ def test_a_score_that_was_logged_is_not_measured_again(tmp_path, monkeypatch):
     assert read_metrics(tmp_path) == lines
 
 
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    first = run(OneWeight(), total_steps=2)
+    train(first, tmp_path)
+    for changes, told in (
+        ({"training_images": 9}, "of 8 training images, these are 9"),
+        ({"class_names": ("other",)}, "class 0 was 'only', is 'other'"),
+    ):
+        with pytest.raises(UserError, match=f"belongs to a run on other data: {told}"):
+            train(dataclasses.replace(first, **changes), tmp_path)
+    train(first, tmp_path)
+
+
 @pytest.mark.parametrize("keep_best", [0, 1])
 def test_the_best_is_a_step_with_its_own_score(tmp_path, keep_best):
     """Also where its checkpoint is gone."""
