@@ -44,6 +44,7 @@ SUMMARY_FILE = "summary.json"
 CHECKPOINT_FOLDER = "checkpoints"
 PLACED_AHEAD = 2  # Batches on the devices before they are used.
 
+Finished = tuple[int, dict[str, jax.Array]]  # A step and its metrics.
 HostBatches = Iterator[Mapping[str, np.ndarray]]
 
 
@@ -200,7 +201,7 @@ class _Session:
         update = self._compiled_step(batch)
         progress = Progress(run.total_steps, self.step, run.batch_size, shown=is_first())
         profile = Profile(run.profile_steps if is_first() else None, self.workdir / PROFILE_FOLDER)
-        running: tuple[int, dict[str, jax.Array]] | None = None
+        running: Finished | None = None
         try:
             while True:
                 profile.before(self.step + 1)
@@ -219,7 +220,7 @@ class _Session:
                         self._save(progress)
                 if self.step == run.total_steps:
                     break
-                batch = self.preemption.next_of(batches)
+                batch = self._next_of(batches, running, progress)
         except Preempted:
             if running is not None:
                 self._report(*running, progress)
@@ -228,6 +229,17 @@ class _Session:
             batches.close()
             progress.close()
             profile.close()
+
+    def _next_of(self, batches: Background, running: Finished | None, progress: Progress):
+        """The next batch; where there is none, being unreadable, the steps so far are saved."""
+        try:
+            return self.preemption.next_of(batches)
+        except UserError:
+            if jax.process_count() == 1:  # Several would have to save together.
+                if running is not None:
+                    self._report(*running, progress)
+                self.checkpointer.save(self.step, self.state, wait=True)
+            raise
 
     def _compiled_step(self, batch):
         run = self.run

@@ -66,8 +66,8 @@ def test_prepared_trained_killed_and_evaluated(tmp_path, write: Callable[[Path],
     }
     length = tuple(f"--config.{key}={value}" for key, value in {**values, **simpler}.items())
 
-    def train(workdir: Path, sent: Signal | None = None) -> None:
-        ended = run(workdir, CACHE, *data, *length, signal=sent)
+    def train(workdir: Path, sent: Signal | None = None, extra: tuple[str, ...] = ()) -> None:
+        ended = run(workdir, CACHE, *data, *length, *extra, signal=sent)
         assert ended.status == (-sent.number if sent else 0), ended
 
     # That nothing is different from an uninterrupted run is the matter of tests/train/test_resume.py.
@@ -77,6 +77,11 @@ def test_prepared_trained_killed_and_evaluated(tmp_path, write: Callable[[Path],
     assert ended["step"] >= 3
     steps = [line["step"] for line in ended["log"] if "train/loss" in line]
     assert steps == list(range(1, ended["step"] + 1))
+
+    train(tmp_path / "transferred", extra=(f"--config.start_from={tmp_path / 'killed'}",))
+    log = outcome(tmp_path / "transferred")["log"]
+    first = next(line["train/loss"] for line in log if "train/loss" in line)
+    assert first != next(line["train/loss"] for line in ended["log"] if "train/loss" in line)
 
     capsys.readouterr()
     result = tmp_path / "result.json"

@@ -1,6 +1,7 @@
 """The training loop, with a task of one weight."""
 
 import dataclasses
+import itertools
 import math
 import os
 import time
@@ -139,6 +140,19 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path):
         (4, False),
         (4, True),
     ]
+
+
+def test_input_that_ends_costs_no_step(tmp_path):
+    good = run(OneWeight(), eval_every=100, save_every=100)
+
+    def unreadable(first_step):
+        yield from itertools.islice(good.training_data(first_step), 3)
+        raise UserError("11 records cannot be read")
+
+    with pytest.raises(UserError, match="11 records"):
+        train(dataclasses.replace(good, training_data=unreadable), tmp_path)
+    assert restore_raw(tmp_path / CHECKPOINT_FOLDER)[0] == 3
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
 
 
 def test_a_score_that_was_logged_is_not_measured_again(tmp_path, monkeypatch):
