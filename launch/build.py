@@ -226,7 +226,7 @@ def _check_positive(config: ml_collections.ConfigDict) -> None:
         "checkpoint.every_steps": 1,
         "checkpoint.keep_latest": 1,
         "checkpoint.keep_best": 0,
-        "data.workers": 0,
+        "data.workers": -1,
         "data.corrupt_limit": 0,
         "data.fake_images": 1,
         "data.fake_classes": 1,

@@ -22,6 +22,7 @@ class Split:
       images: how many; None for all.
 
     Attributes:
+      name: what the data call the split; the test split of ImageNet is its "validation".
       images: their number.
 
     Raises:
@@ -37,6 +38,7 @@ class Split:
     ):
         self._config = config
         self._source = build_source(config, name)
+        self.name: str = getattr(self._source, "split", name)
         found, outputs = len(self._source.class_names), len(class_names)
         if found != outputs:
             raise UserError(f"the {name} split has {found} classes, but the network has {outputs}")

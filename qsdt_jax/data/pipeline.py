@@ -119,7 +119,8 @@ def training_batches(
       seed: of order and augmentation.
       batch_size: B.
       first_step: number of batches to skip, at no cost.
-      workers: processes that read and augment; 0 for as many threads of this process as there are cores.
+      workers: processes that read and augment; 0 for as many threads of this process as there are cores, -1
+        for as many processes.
       rows: positions in each batch that are read, in this order; None for all. What they hold does not depend
         on what else is read.
 
@@ -177,6 +178,7 @@ def _batches(
     parts = batch_size // size
     # Nothing remains, but without drop_remainder grain takes an endless length for a float.
     dataset = examples.batch(size, drop_remainder=True)[first_step * parts :]
+    workers = usable_cpus() if workers == -1 else workers
     if workers:
         each = -(-BATCHES_AHEAD * parts // workers)
         iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))

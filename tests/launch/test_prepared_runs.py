@@ -86,5 +86,7 @@ def test_prepared_trained_killed_and_evaluated(tmp_path, write: Callable[[Path],
     capsys.readouterr()
     result = tmp_path / "result.json"
     assert launch("eval", "--workdir", tmp_path / "killed", f"--json={result}") == 0
+    split = "validation" if name == "imagenet" else "test"  # ImageNet's test images have no labels.
+    assert f" images of the {split} split" in capsys.readouterr().err
     top1 = json.loads((tmp_path / "killed" / "summary.json").read_text())["final"]["eval/top1"]
     assert json.loads(result.read_text())["top1"] == top1
