@@ -78,10 +78,11 @@ def test_prepared_trained_killed_and_evaluated(tmp_path, write: Callable[[Path],
     steps = [line["step"] for line in ended["log"] if "train/loss" in line]
     assert steps == list(range(1, ended["step"] + 1))
 
-    train(tmp_path / "transferred", extra=(f"--config.start_from={tmp_path / 'killed'}",))
-    log = outcome(tmp_path / "transferred")["log"]
-    first = next(line["train/loss"] for line in log if "train/loss" in line)
-    assert first != next(line["train/loss"] for line in ended["log"] if "train/loss" in line)
+    if name == "cifar10":  # Its recipe begins with a trained network.
+        train(tmp_path / "transferred", extra=(f"--config.start_from={tmp_path / 'killed'}",))
+        logs = outcome(tmp_path / "transferred")["log"], ended["log"]
+        first, before = (next(line["train/loss"] for line in log if "train/loss" in line) for log in logs)
+        assert first < before
 
     capsys.readouterr()
     result = tmp_path / "result.json"
