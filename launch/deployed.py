@@ -14,6 +14,7 @@ from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.deploy.bundle import Bundle, read_bundle
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
+from qsdt_jax.deploy.validity import check_program
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.provenance import provenance
 
@@ -75,8 +76,10 @@ def bundle_of(trained: Trained) -> Bundle:
     config = trained.config
     preprocess = build_preprocess(config)
     images = isinstance(preprocess, Preprocess)  # Frames of events are taken as they are.
+    program = fold(trained.task.model, trained.variables)
+    check_program(program, preprocess.size)
     return Bundle(
-        program=fold(trained.task.model, trained.variables),
+        program=program,
         class_names=trained.class_names,
         image_size=preprocess.size,
         crop_ratio=preprocess.evaluation_crop_ratio if images else 1.0,
