@@ -77,6 +77,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
             rows=parallel.rows(evaluation_batch),
         ),
         training_images=len(training),
+        evaluation_images=len(test),
         total_steps=total_steps,
         batch_size=config.batch_size,
         log_every=config.log.every_steps,

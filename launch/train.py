@@ -12,6 +12,7 @@ from launch.recipe import recipe
 from launch.run import make_run
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.loop import Run, train
+from qsdt_jax.train.peers import Peers
 from qsdt_jax.train.processes import is_first, joined
 from qsdt_jax.train.provenance import code_version
 
@@ -35,8 +36,8 @@ def main() -> None:
         raise UserError("train needs --config FILE and --workdir DIR")
     if CONFIG.value.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    with _processes():
-        summary = train(make_run(CONFIG.value), WORKDIR.value, begin=_show_recipe)
+    with _processes() as peers:
+        summary = train(make_run(CONFIG.value), WORKDIR.value, begin=_show_recipe, peers=peers)
         writes = is_first()
     if not writes:
         return
@@ -50,7 +51,7 @@ def _show_recipe(run: Run) -> None:
     print(recipe(run), file=sys.stderr, flush=True)
 
 
-def _processes() -> contextlib.AbstractContextManager[None]:
+def _processes() -> contextlib.AbstractContextManager[Peers | None]:
     """Joins the other processes, if the flags say that there are some."""
     if not COORDINATOR.value:
         if NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:

@@ -24,7 +24,15 @@ from absl import logging
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
-from qsdt_jax.train.integrity import Leaves, PyTree, fingerprints, host_leaves, nested, sealed
+from qsdt_jax.train.integrity import (
+    Leaves,
+    PyTree,
+    fingerprints,
+    host_leaves,
+    nested,
+    sealed,
+    state_checksum,
+)
 from qsdt_jax.train.stored import (
     INTEGRITY,
     STATE,
@@ -208,6 +216,10 @@ class Checkpointer:
             logging.warning("deleting the damaged checkpoint of step %d in %s", bad, self.directory)
             self._manager.delete(bad)
         return step, state
+
+    def checksum(self, step: int) -> int:
+        """Of the state of a stored step, from 0 to 2^32 - 1; raises DamagedError where its record is."""
+        return state_checksum(read_record(self.directory, step)["leaves"])
 
     def restore(self, step: int, target: PyTree) -> PyTree:
         """The state of one step; for the target see `restore_latest`.

@@ -63,6 +63,11 @@ def fingerprints(leaves: Leaves) -> dict[str, list]:
         return dict(zip(leaves, pool.map(fingerprint, leaves.values()), strict=True))
 
 
+def state_checksum(stored: Mapping[str, list]) -> int:
+    """One number, from 0 to 2^32 - 1, for the fingerprints of all leaves."""
+    return zlib.crc32(json.dumps(sorted(stored.items())).encode())
+
+
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON record with a checksum of its own."""
     text = json.dumps(record)

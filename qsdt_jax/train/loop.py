@@ -30,6 +30,7 @@ from qsdt_jax.progress import Progress
 from qsdt_jax.train.checkpoint import Checkpointer
 from qsdt_jax.train.metrics import MetricWriter, draw_curves
 from qsdt_jax.train.parallel import Parallel
+from qsdt_jax.train.peers import Peers
 from qsdt_jax.train.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
 from qsdt_jax.train.processes import Vote, is_first, require_same
 from qsdt_jax.train.profiling import FOLDER as PROFILE_FOLDER
@@ -60,7 +61,7 @@ class Run:
       schedule: the optimiser's learning rate by step, for the log.
       training_data: batches from a given step on.
       evaluation_data: the evaluation split, each time anew.
-      training_images: number of them.
+      training_images, evaluation_images: numbers of them.
       total_steps: length of the run.
       batch_size: images per step.
       log_every, eval_every, save_every: in steps; each evaluation is followed by a checkpoint as well.
@@ -80,6 +81,7 @@ class Run:
     training_data: Callable[[int], HostBatches]
     evaluation_data: Callable[[], HostBatches]
     training_images: int
+    evaluation_images: int
     total_steps: int
     batch_size: int
     log_every: int
@@ -113,7 +115,11 @@ class Run:
 
 
 def train(
-    run: Run, workdir: str | os.PathLike[str], *, begin: Callable[[Run], None] | None = None
+    run: Run,
+    workdir: str | os.PathLike[str],
+    *,
+    begin: Callable[[Run], None] | None = None,
+    peers: Peers | None = None,
 ) -> dict[str, Any]:
     """Trains, or goes on where the workdir stands.
 
@@ -121,17 +127,26 @@ def train(
       run: what to train.
       workdir: gets checkpoints, metrics.jsonl, TensorBoard files, curves.png and at the end summary.json.
       begin: called by the first process once the workdir is the run's.
+      peers: the other processes, of several that are `joined`.
 
     Returns:
       The summary.
 
     Raises:
       UserError: a non-finite loss or gradient; a workdir of another run, not writable or in use; damaged
-        checkpoints only; a full disk.
+        checkpoints only; a full disk; processes that see different data or checkpoints.
       Preempted: SIGTERM or SIGINT; the state is saved.
     """
+    lengths = {
+        "number of training images": run.training_images,
+        "number of evaluation images": run.evaluation_images,
+        "number of steps": run.total_steps,
+    }
+    require_same(lengths, seen="data")
     with (
-        Preemption(Vote().call if jax.process_count() > 1 else None) as preemption,
+        Preemption(
+            Vote().call if jax.process_count() > 1 else None, None if peers is None else peers.agree
+        ) as preemption,
         Workdir(workdir, writes=is_first()) as directory,
         Checkpointer(
             Path(workdir) / CHECKPOINT_FOLDER,
@@ -140,6 +155,8 @@ def train(
             best_metric=run.task.best_metric,
         ) as checkpointer,
     ):
+        if peers is not None:
+            peers.before_leaving = checkpointer.wait
         directory.claim(run.config, run.class_names, run.training_images, begun=bool(checkpointer.steps()))
         if begin is not None and is_first():
             begin(run)
@@ -156,7 +173,6 @@ class _Session:
         self._arguments = run.task, np.int32(run.seed)
         self.state = self._restore_or_create()
         self.step = int(self.state.step)
-        require_same("the step to go on from", self.step)
         self.writer = MetricWriter(workdir, self.step, writes=is_first())
         self._evaluation_step = None  # Compiled with the first evaluation.
         self.rates = run.learning_rates()
@@ -183,6 +199,11 @@ class _Session:
         function = _initial_function(run.optimizer, run.ema_decay > 0)
         initial = parallel.jit_initial(function, *self._arguments)
         restored = self.checkpointer.restore_latest(parallel.state_like(initial.eval_shape(*self._arguments)))
+        step = 0 if restored is None else restored[0]
+        checksum = 0 if restored is None else self.checkpointer.checksum(step)
+        require_same(
+            {"step to go on from": step, "checksum of the checkpoint to go on from": checksum}, seen="workdir"
+        )
         if restored is not None:
             return restored[1]
         state = self.preemption.wait_for(functools.partial(initial, *self._arguments))

@@ -36,10 +36,16 @@ class Preemption:
 
     Args:
       vote: tells at each call whether a hand was up in any process at the call before; None for one process.
+      agree: `Peers.agree`, by which the processes wait together for what takes each of them long; None where
+        this one waits for itself.
     """
 
-    def __init__(self, vote: Callable[[bool], bool] | None = None):
-        self._vote, self._agreed = vote, False
+    def __init__(
+        self,
+        vote: Callable[[bool], bool] | None = None,
+        agree: Callable[[bool, bool], bool | None] | None = None,
+    ):
+        self._vote, self._agree, self._agreed = vote, agree, False
         self.signal_name: str | None = None
         self._breaks_off = False
         self._previous = {}
@@ -66,32 +72,38 @@ class Preemption:
     def check(self) -> None:
         """Raises Preempted where a signal has arrived."""
         if self.requested:
-            raise Preempted(self.signal_name or OTHERS_SIGNAL)
+            raise _preempted(self.signal_name or OTHERS_SIGNAL)
 
     def wait_for(self, work: Callable[[], T]) -> T:
-        """The result of `work`, run in a thread.
+        """The result of `work`, run in a thread; of several processes once all have theirs.
 
         Raises:
-          Preempted: a signal came first; the thread is left behind.
+          Preempted: a signal came first, to any of them; the thread is left behind.
         """
-        return self.next_of(Background(iter([work]), lambda task: task(), ahead=1))
+        results = Background(iter([work]), lambda task: task(), ahead=1)
+        return self.next_of(results) if self._agree is None else self._together(results, self._agree)
 
     def compile(self, function: "jax.stages.Wrapped", *args: Any) -> "jax.stages.Compiled":
         """A jitted function compiled for these arguments.
 
         Raises:
-          Preempted: a signal came first.
+          Preempted: a signal came first, to any process; all have to call it equally often.
         """
         # Garbage collection calls back into libraries, where an exception is told and ignored.
         gc.disable()
-        self._breaks_off = self._vote is None
+        self._breaks_off = self._vote is None or self._agree is not None
         try:
-            self.check()
-            lowered = function.lower(*args)
+            if self._breaks_off and self.signal_name is not None:
+                raise _preempted(self.signal_name)
+            compile_: Any = function.lower(*args).compile
+        except Preempted:
+            if self._agree is None:
+                raise
+            compile_ = threading.Event().wait  # Never ready, this process makes all of them stop.
         finally:
             self._breaks_off = False
             gc.enable()
-        return self.wait_for(lowered.compile)
+        return self.wait_for(compile_)
 
     def next_of(self, results: "Background[T]") -> T:
         """The next result of a `Background`.
@@ -117,6 +129,19 @@ class Preemption:
         finally:
             results.close()
 
+    def _together(self, results: "Background[T]", agree: Callable[[bool, bool], bool | None]) -> T:
+        ready = []
+        while True:
+            if not ready:
+                with contextlib.suppress(queue.Empty):
+                    ready.append(results.get(timeout=POLL_SECONDS))
+            go = agree(bool(ready), self.signal_name is not None)
+            if go:
+                return ready[0]
+            if go is not None:
+                self._agreed = True
+                self.check()
+
     def _handle(self, number, frame) -> None:
         name = signal.Signals(number).name
         if self.signal_name and number == signal.SIGINT:
@@ -124,7 +149,11 @@ class Preemption:
         self.signal_name = name
         print(f"\n{name}: saving and stopping (Ctrl-C again stops at once)", file=sys.stderr)
         if self._breaks_off:
-            raise Preempted(name)
+            raise _preempted(name)
+
+
+def _preempted(signal_name: str) -> Preempted:
+    return Preempted(f"{signal_name}: stopped; the same command goes on from there")
 
 
 class Background(Generic[T]):

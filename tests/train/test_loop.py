@@ -75,6 +75,7 @@ def run(task: OneWeight, **settings) -> Run:
         training_data=training_data,
         evaluation_data=lambda: iter([{**batch, "mask": np.ones(2, np.int32)}]),
         training_images=8,
+        evaluation_images=2,
         batch_size=2,
         **defaults | settings,
     )

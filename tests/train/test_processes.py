@@ -1,101 +1,30 @@
-"""Several processes are one run: they meet, agree, stop together, and go on in any number."""
+"""Several processes are one run: they agree, stop together, and go on in any number."""
 
-import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from qsdt_jax.errors import UserError
-from qsdt_jax.train import processes
-from qsdt_jax.train.checkpoint import restore_raw
+from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
 from qsdt_jax.train.integrity import leaves_of
 from qsdt_jax.train.metrics import read_metrics
 from qsdt_jax.train.workdir import Workdir
-from tests.train.together import BATCH, STEPS, Start
+from tests.train.test_meeting import free_port
+from tests.train.together import BATCH, STEPS, Start, build
 
 ROOT = Path(__file__).parents[2]
-DEADLINE, STOP_SECONDS = 300, 60
+DEADLINE, STOP_SECONDS = 300, 20
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.create_server(("", 0))) as server:
-        return server.getsockname()[1]
-
-
-# Meeting, without any device
-
-
-def meet(*members: tuple[int, int, dict], timeout: float = 5.0) -> list[str]:
-    """What each of some processes (index, count, facts) is told where they meet; "" for a welcome."""
-    address, told = ("127.0.0.1", free_port()), [""] * len(members)
-
-    def one(place: int, index: int, count: int, facts: dict) -> None:
-        try:
-            processes._meet(address, count, index, facts, timeout)
-        except UserError as error:
-            told[place] = str(error).replace(f"{address[0]}:{address[1]}", "HERE")
-
-    threads = [threading.Thread(target=one, args=(i, *member)) for i, member in enumerate(members)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(DEADLINE)
-    return told
-
-
-def test_all_come():
-    facts = {"config": {"model": {"bits": 4, "channels": (8, 8)}}}
-    assert meet(*[(index, 4, facts) for index in (3, 1, 0, 2)]) == [""] * 4
-
-
-def test_other_configuration_or_code():
-    mine, other = {"config": {"bits": 4}, "code": "a"}, {"config": {"bits": 2}, "code": "b"}
-    line = "processes 0 and 1 run different things: code is 'a' and 'b'; config.bits is 4 and 2"
-    assert meet((0, 2, mine), (1, 2, other)) == [line, line]
-
-
-def test_ids_that_collide():
-    told = meet((0, 3, {}), (1, 3, {}), (1, 3, {}))
-    assert told == ["two processes have --process_id=1"] * 3
-    with contextlib.closing(socket.create_server(("", 0))) as server:
-        port = server.getsockname()[1]
-        with pytest.raises(UserError) as error:
-            processes._meet(("127.0.0.1", port), 2, 0, {}, 1)
-    assert f"process 0 cannot listen at 127.0.0.1:{port}" in str(error.value)
-    assert "does another process have --process_id=0" in str(error.value)
-
-
-def test_other_number_of_processes():
-    line = "--num_processes is 3 for process 0 and 2 for process 1"
-    assert meet((0, 3, {}), (1, 2, {})) == [line, line]
-
-
-def test_who_does_not_come_is_not_waited_for_longer_than_asked():
-    start = time.monotonic()
-    assert meet((0, 3, {}), (1, 3, {}), timeout=1) == ["process 2 of 3 did not come to HERE in 1 s"] * 2
-    [told] = meet((1, 2, {}), timeout=1)
-    assert told.startswith("no answer from the coordinator at HERE in 1 s")
-    assert time.monotonic() - start < 10
-
-
-@pytest.mark.parametrize("address", ["host", "host:", ":80", "host:http", "host:0", "host:70000"])
-def test_addresses(address):
-    with pytest.raises(UserError, match="is not HOST:PORT"):
-        processes._parsed(address)
-
-
-# Whole runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +35,8 @@ class Ended:
 
 
 def run(*starts: Start) -> list[Ended]:
-    """Runs processes that start at once until their ends; seconds are those after the first of the ends."""
+    """Runs processes that start at once until their ends; seconds are those after a signal that one of them
+    sent itself, or after the first of the ends."""
     if len(starts) > 1:
         address = f"127.0.0.1:{free_port()}"
         starts = tuple(
@@ -118,15 +48,17 @@ def run(*starts: Start) -> list[Ended]:
         command = [sys.executable, "-m", "tests.train.together", json.dumps(dataclasses.asdict(start))]
         output = open(f"{start.workdir}.out.{start.index}", "w+")  # noqa: SIM115 (closed below)
         running.append((subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output), output))
+    sent = Path(f"{starts[0].workdir}.sent")
+    sent.unlink(missing_ok=True)
     first, ended, deadline = None, {}, time.monotonic() + DEADLINE
     try:
         while len(ended) < len(running):
             assert time.monotonic() < deadline, [output.name for _, output in running]
             for i, (process, output) in enumerate(running):
                 if i not in ended and process.poll() is not None:
-                    first = first or time.monotonic()
+                    first = first or (sent.stat().st_mtime if sent.exists() else time.time())
                     output.seek(0)
-                    ended[i] = Ended(process.returncode, output.read(), time.monotonic() - first)
+                    ended[i] = Ended(process.returncode, output.read(), time.time() - first)
             time.sleep(0.05)
     finally:
         for process, output in running:
@@ -175,15 +107,18 @@ def alone(tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_stopped_and_killed(tmp_path, alone):
-    """SIGTERM to one stops both at one step; kill -9 of one ends the other; in the end nothing is lost."""
+    """SIGTERM to one stops both at one step, also while it compiles the first or the second step there is;
+    kill -9 of one ends the other; in the end nothing is lost."""
     workdir = tmp_path / "run"
     here = Start(str(workdir))
-    for ended in run(here, dataclasses.replace(here, signal=TERM, at=6)):
-        assert ended.status == 0 and "started after" not in ended.text, ended
-        assert ended.text.splitlines()[-1].endswith("the same command goes on from there"), ended
-        assert ended.seconds < STOP_SECONDS
-    stopped, _, lines = outcome(workdir)
-    assert 1 <= stopped <= 7 and [line["step"] for line in lines if "train/loss" in line][-1] == stopped
+    for stop, steps in (({"compiling": 1}, {0}), ({"compiling": 2}, {6}), ({"at": 8}, range(6, 10))):
+        for ended in run(here, dataclasses.replace(here, signal=TERM, **stop)):
+            assert ended.status == 0 and "started after" not in ended.text, ended
+            assert ended.text.splitlines()[-1].endswith("the same command goes on from there"), ended
+            assert ended.seconds < STOP_SECONDS, ended
+        stopped, _, lines = outcome(workdir)
+        assert stopped in steps
+        assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, stopped + 1))
 
     survivor, killed = run(here, dataclasses.replace(here, signal=KILL, at=11))
     assert killed.status == -KILL, killed
@@ -240,15 +175,44 @@ def test_four_processes_then_two_and_a_damaged_checkpoint(tmp_path, alone):
     assert_same_outcome(workdir, alone[0])
 
 
+def assert_refused(ended: list[Ended], reason: str) -> None:
+    """By all processes, in the same line."""
+    for process in ended:
+        assert process.status == 2 and process.seconds < STOP_SECONDS, process
+        assert "Traceback" not in process.text, process
+        [told] = [line for line in process.text.splitlines() if line.startswith("error: ")]
+        assert reason in told, process
+
+
+@pytest.mark.slow
+def test_what_the_processes_see_differently_is_refused_in_all_of_them(tmp_path):
+    here = Start(str(tmp_path / "run"))
+    assert_refused(
+        run(here, dataclasses.replace(here, more_images=1)),
+        "the number of evaluation images is not the same in all processes: [21, 22]; "
+        "does each see the same data?",
+    )
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(build(here).initial_state)
+    for name, make in (("run", np.zeros), ("other", np.ones)):  # At the same step, but not in the same state.
+        with Checkpointer(tmp_path / name / "checkpoints") as checkpointer:
+            checkpointer.save(3, jax.tree.map(functools.partial(made_like, make), shapes))
+    assert_refused(
+        run(here, dataclasses.replace(here, workdir=str(tmp_path / "other"))),
+        "the checksum of the checkpoint to go on from is not the same in all processes: ",
+    )
+
+
 @pytest.mark.slow
 def test_a_second_run_in_the_same_workdir_is_refused_in_all_its_processes(tmp_path):
     here = Start(str(tmp_path / "run"))
     with Workdir(here.workdir):
         ended = run(here, here)
-    for process in ended:
-        assert process.status not in (0, -KILL) and process.seconds < STOP_SECONDS, process
-        assert "Traceback" not in process.text, process
-    assert "in use" in ended[0].text.splitlines()[-1], ended
+        assert_refused(ended, f"workdir {here.workdir} is in use by another run")
+
+
+def made_like(make: Callable, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    return make(leaf.shape, leaf.dtype)
 
 
 def damage(step: Path) -> None:

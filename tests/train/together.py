@@ -2,7 +2,8 @@
 
     python -m tests.train.together '{"workdir": ..., "devices": 2, ...}'
 
-A hook of the test, not of the project, sends this process a signal while it reads the batch of some step.
+A hook of the test, not of the project, sends this process a signal while it reads the batch of some step, or
+while it compiles.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import itertools
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -22,6 +24,7 @@ from qsdt_jax.data.sources import FakeSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.loop import Run, train
 from qsdt_jax.train.parallel import Parallel
+from qsdt_jax.train.peers import Peers
 from qsdt_jax.train.preemption import Preempted
 from qsdt_jax.train.processes import joined
 from tests.train import spread
@@ -38,7 +41,9 @@ class Start:
       devices: of this process.
       mode: "jit" or "pmap"; fsdp with "jit".
       count, index, address: of the processes.
+      more_images: how many more to evaluate this process finds.
       signal, at: what this process sends itself when it reads the batch of this step; 0 for nothing.
+      compiling: instead, it does so in this of its compilations, from 1, which then never ends.
     """
 
     workdir: str
@@ -48,8 +53,10 @@ class Start:
     count: int = 1
     index: int = 0
     address: str = ""
+    more_images: int = 0
     signal: int = 0
     at: int = 0
+    compiling: int = 0
 
 
 def build(start: Start) -> Run:
@@ -68,7 +75,7 @@ def build(start: Start) -> Run:
         )
         for step, batch in zip(itertools.count(first + 1), batches, strict=False):
             if start.signal and step == start.at:
-                os.kill(os.getpid(), start.signal)
+                send(start)
             image = batch["image"].astype(np.float64)
             with notes.open("a") as stream:
                 stream.write(json.dumps({"step": step, "pixels": image.sum((1, 2, 3)).tolist()}) + "\n")
@@ -89,6 +96,7 @@ def build(start: Start) -> Run:
             rows=parallel.rows(size),
         ),
         training_images=IMAGES,
+        evaluation_images=spread.SPLIT + start.more_images,
         total_steps=STEPS,
         batch_size=BATCH,
         log_every=1,
@@ -98,13 +106,34 @@ def build(start: Start) -> Run:
     )
 
 
+def send(start: Start) -> None:
+    """Sends the signal, and notes when."""
+    Path(start.workdir + ".sent").touch()
+    os.kill(os.getpid(), start.signal)
+
+
+def stop_compiling(start: Start) -> None:
+    """Makes one compilation send the signal and never end."""
+    compile_, counted = jax.stages.Lowered.compile, itertools.count(1)
+
+    def compiled(*args, **kwargs):
+        if next(counted) == start.compiling:
+            send(start)
+            threading.Event().wait()
+        return compile_(*args, **kwargs)
+
+    jax.stages.Lowered.compile = compiled
+
+
 def main(start: Start) -> int:
-    processes = contextlib.nullcontext()
+    if start.compiling:
+        stop_compiling(start)
+    processes: contextlib.AbstractContextManager[Peers | None] = contextlib.nullcontext()
     if start.address:
         processes = joined(start.address, start.count, start.index, {"steps": STEPS}, timeout=60)
     try:
-        with processes:
-            train(build(start), start.workdir)
+        with processes as peers:
+            train(build(start), start.workdir, peers=peers)
     except UserError as error:
         print("error:", error, file=sys.stderr)
         return 2
