@@ -5,11 +5,12 @@ import jax
 import numpy as np
 import pytest
 
+from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.energy.conventions import CONVENTIONS
 from qsdt_jax.energy.rates import Activity, measure_activity, neurons_of
 from qsdt_jax.energy.report import csv_table, make_report, verdicts
-from tests.deploy.nets import draw_images, draw_variables, tiny_net, training_form
+from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 
 @pytest.mark.slow
@@ -17,7 +18,7 @@ def test_activity_of_a_split_with_padding():
     """Against the counts of the flax network, image by image."""
     model = tiny_net()
     variables, images = draw_variables(model), draw_images(5, 32, 32, 3)
-    logits, counts = training_form(model, variables, images)
+    logits, counts = training_form(model, variables)(images)
     labels = np.array(np.argmax(logits, 1))
     labels[3] += 1  # One is wrong.
     labels %= 10
