@@ -101,18 +101,12 @@ def require_agreement(found: "Mapping[str, Comparison]", order: "Sequence[str]")
 
 def _write(file: Path, bundle: "Bundle") -> str:
     """Writes the bundle and says what its bytes are."""
-    from qsdt_jax.deploy.bundle import write_bundle
-    from qsdt_jax.deploy.packing import packed_bytes
+    from qsdt_jax.deploy.bundle import bundle_bytes, write_bundle
 
-    program = bundle.program
-    total = write_bundle(file, bundle)
+    program, total = bundle.program, write_bundle(file, bundle)
     count = sum(layer.weights.size for layer in program.layers)
-    weights = sum(packed_bytes(layer.weights.size, program.bits) for layer in program.layers)
-    scales = sum(layer.scale.nbytes + layer.shift.nbytes for layer in program.layers)
-    return (
-        f"{total / MEGABYTE:.3f} MB: {count:,} weights of {program.bits} bits {weights / MEGABYTE:.3f}, "
-        f"scales and shifts {scales / MEGABYTE:.3f}, manifest {(total - weights - scales) / MEGABYTE:.3f}"
-    )
+    parts = ", ".join(f"{name} {size / MEGABYTE:.3f}" for name, size in bundle_bytes(bundle).items())
+    return f"{total / MEGABYTE:.3f} MB, {count:,} weights of {program.bits} bits: {parts}"
 
 
 def _write_stablehlo(file: Path, bundle: "Bundle") -> str:

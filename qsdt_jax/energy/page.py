@@ -43,12 +43,10 @@ def page(
         for caption, figure in figures.items()
     ]
     sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in verdicts(report))
-    sizes = ", ".join(f"{name} {size:,} bytes" for name, size in report.model_bytes.items())
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
         f"<p>{'<br>'.join(map(html.escape, facts))}</p>"
-        f"<p>Size: {sizes}.</p>"
         "<table><tr><th>mJ an image</th><th>spiking</th><th>quantised ANN</th><th>float ANN</th></tr>"
         f"{''.join(rows)}</table><ul>{sentences}</ul>"
         f"{''.join(pictures)}<h2>Conventions</h2><pre>{html.escape(conventions)}</pre></html>\n"

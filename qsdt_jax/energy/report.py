@@ -6,7 +6,6 @@ import functools
 import io
 from collections.abc import Mapping, Sequence
 
-from qsdt_jax.deploy.packing import packed_bytes
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.energy.conventions import CONVENTIONS, Energy, Firing, additions
 from qsdt_jax.energy.operations import Layer, layers_of
@@ -33,7 +32,6 @@ class Report:
       layers: in the order in which they run.
       activity: what was measured.
       levels, timesteps, bits: D, T and weight bits.
-      model_bytes: weights, scales and shifts as a bundle stores them.
     """
 
     layers: Sequence[LayerEnergy]
@@ -41,7 +39,6 @@ class Report:
     levels: int
     timesteps: int
     bits: int
-    model_bytes: Mapping[str, int]
 
     @functools.cached_property
     def totals(self) -> Mapping[str, Energy]:
@@ -78,19 +75,12 @@ def make_report(program: Program, image_size: tuple[int, int], activity: Activit
         )
         for layer in layers_of(program, image_size)
     ]
-    weights = sum(layer.weights.size for layer in program.layers)
-    scales = sum(layer.scale.nbytes + layer.shift.nbytes for layer in program.layers)
     return Report(
         layers=rows,
         activity=activity,
         levels=program.neuron.levels,
         timesteps=program.neuron.timesteps,
         bits=program.bits,
-        model_bytes={
-            "weights": sum(packed_bytes(layer.weights.size, program.bits) for layer in program.layers),
-            "scales and shifts": scales,
-            "as float32": 4 * weights,
-        },
     )
 
 
