@@ -8,7 +8,7 @@ from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.energy.conventions import CONVENTIONS
 from qsdt_jax.energy.rates import Activity, measure_activity, neurons_of
-from qsdt_jax.energy.report import csv_table, make_report, verdicts
+from qsdt_jax.energy.report import csv_table, make_report, totals_table, verdicts
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 
@@ -44,19 +44,37 @@ def activity_at(program, rate: float) -> Activity:
 def test_verdicts_turn_where_they_say():
     model = tiny_net()
     program = fold(model, draw_variables(model))
-    for name, sentence in zip(
-        CONVENTIONS, verdicts(make_report(program, (32, 32), activity_at(program, 0.3))), strict=True
-    ):
-        assert sentence.startswith(f"{name}: ")
+    report = make_report(program, (32, 32), activity_at(program, 0.3))
+    *sentences, quoted = verdicts(report)
+    assert "spikes pay below about 6 % firing" in quoted
+    _, *rows, last = totals_table(report)
+    assert last == ("a study, quoted", "", "", "", "6 %")
+    for name, sentence, row in zip(CONVENTIONS, sentences, rows, strict=True):
+        assert sentence.startswith(f"{name}: ") and row[0] == name
+        assert ("even where" in sentence and "here 30.0 % do" in sentence) or row[-1] == "no rate"
         if "even" not in sentence:
             totals = [make_report(program, (32, 32), activity_at(program, r)).totals[name] for r in (0, 1)]
             assert len({total.spiking < total.quantized_ann for total in totals}) == 1
             continue
         turn = float(sentence.split("even where ")[1].split(" %")[0]) / 100
+        assert row[-1] == f"{100 * turn:.1f} %"
         below, above = (
             make_report(program, (32, 32), activity_at(program, turn + d)).totals[name] for d in (-2e-3, 2e-3)
         )
         assert below.spiking < below.quantized_ann and above.spiking > above.quantized_ann
+
+
+def test_firing_rate_is_weighted_by_what_a_spike_drives():
+    """A full neuron before one layer: as much of all slots as this layer has of the driven operations."""
+    model = tiny_net()
+    program = fold(model, draw_variables(model))
+    activity = activity_at(program, 0.0)
+    name = "block3_0/mlp/neuron2"
+    full = Activity({**activity.histograms, name: np.array([0, 0, 0, 0, 1])}, activity.metrics, 1)
+    report = make_report(program, (32, 32), full)
+    driven = [row.layer for row in report.layers if row.layer.spikes]
+    (own,) = (layer.macs for layer in driven if layer.spikes == name)
+    assert report.firing_rate == pytest.approx(own / sum(layer.macs for layer in driven))
 
 
 def test_csv_adds_up():
