@@ -61,7 +61,7 @@ def main() -> None:
         _check_classes(bundle, split)
     activity = measure_activity(bundle.program, split.batches("measured"))
     report = make_report(bundle.program, bundle.image_size, activity)
-    facts = _facts(name, report)
+    facts = _facts(name, bundle, report)
     print("\n".join([*facts, "", console_table(report), "", *verdicts(report)]))
     write_atomically(out / "energy.csv", csv_table(report))
     _draw(out, name, facts, bundle, report, next(split.batches("measured")))
@@ -109,19 +109,21 @@ def _check_classes(bundle: "Bundle", split: "Split") -> None:
             )
 
 
-def _facts(name: str, report: "Report") -> list[str]:
+def _facts(name: str, bundle: "Bundle", report: "Report") -> list[str]:
+    from qsdt_jax.deploy.bundle import bundle_bytes
     from qsdt_jax.energy.report import GIGA
     from qsdt_jax.train.provenance import provenance
 
     activity = report.activity
-    sizes = report.model_bytes
-    stored = sizes["weights"] + sizes["scales and shifts"]
+    sizes = bundle_bytes(bundle)
+    parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
+    floats = 4 * sum(layer.weights.size for layer in bundle.program.layers)
     return [
         f"{name}: {report.bits}-bit weights, D = {report.levels}, T = {report.timesteps}",
         f"{activity.images:,} images of the {SPLIT.value} split, top-1 {activity.metrics['top1']:.2f} %",
         f"{report.macs / GIGA:.4g} GMACs, as spikes {report.additions / GIGA:.4g} G additions and "
         f"{report.multiplications / GIGA:.4g} G multiply-accumulates of real values",
-        f"{stored / 1e6:.3f} MB stored, {sizes['as float32'] / 1e6:.3f} MB as float32",
+        f"{sum(sizes.values()):,} bytes as a bundle ({parts}); the weights in float32: {floats:,}",
         f"commit {provenance()['commit']}",
     ]
 
@@ -130,6 +132,7 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
     import jax
     import numpy as np
 
+    from qsdt_jax.deploy.bundle import bundle_bytes
     from qsdt_jax.deploy.integer import IntegerArithmetic
     from qsdt_jax.deploy.interpreter import interpret
     from qsdt_jax.energy import conventions, plots
@@ -148,7 +151,9 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
         "bubbles": (
             "Accuracy, energy and size (area). Grey: quoted, on ImageNet-1K, each under its own convention; "
             "accuracies on other data cannot be compared with theirs",
-            plots.accuracy_energy_size(report, Path(name.split(",")[0]).name),
+            plots.accuracy_energy_size(
+                report, Path(name.split(",")[0]).name, sum(bundle_bytes(bundle).values())
+            ),
         ),
     }
     if images.ndim == 4 and images.shape[-1] in (1, 3):

@@ -12,7 +12,7 @@ import numpy as np
 
 from qsdt_jax.core.neurons import Neuron, Reset
 from qsdt_jax.deploy import reference
-from qsdt_jax.deploy.packing import pack
+from qsdt_jax.deploy.packing import layer_bytes, pack
 from qsdt_jax.deploy.program import Add, Attend, Fire, Linear, Pool, Program, Step
 from qsdt_jax.deploy.validity import check_counts, check_program
 from qsdt_jax.errors import UserError
@@ -63,6 +63,15 @@ def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> int:
     content = _content(bundle)
     write_atomically(Path(path), content)
     return len(content)
+
+
+def bundle_bytes(bundle: Bundle) -> dict[str, int]:
+    """Bytes of the file by what they hold; together they are the file."""
+    program = bundle.program
+    layers = [layer_bytes(layer, program.bits) for layer in program.layers]
+    weights, scales = (sum(part) for part in zip(*layers, strict=True))
+    rest = len(_content(bundle)) - weights - scales
+    return {"weights": weights, "scales and shifts": scales, "manifest": rest}
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:

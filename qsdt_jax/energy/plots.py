@@ -100,15 +100,14 @@ def count_histograms(report: Report) -> Figure:
     return _plain(figure)
 
 
-def accuracy_energy_size(report: Report, name: str) -> Figure:
-    """The published points, quoted, and this network under each convention; area stands for size."""
+def accuracy_energy_size(report: Report, name: str, stored: int) -> Figure:
+    """The published points, quoted, and this network of so many bytes under each convention; area is size."""
     figure = Figure(figsize=(9.5, 4), layout="constrained")
     axes = figure.subplots()
     for number, (label, (top1, energy, words)) in enumerate(PUBLISHED.items(), start=1):
         text = f"{number}  {label}: {energy} mJ, {top1} % (quoted)"
         axes.scatter(energy, top1, BUBBLE * words, color="0.82", edgecolor="0.5", linewidth=0.6, label=text)
         axes.annotate(str(number), (energy, top1), fontsize=7, ha="center", va="center")
-    stored = report.model_bytes["weights"] + report.model_bytes["scales and shifts"]
     area = max(BUBBLE * stored / WORD_BYTES / 1e6, SMALLEST)
     for i, (convention, total) in enumerate(report.totals.items()):
         energy, top1 = total.spiking * MILLI_JOULE, report.activity.metrics["top1"]

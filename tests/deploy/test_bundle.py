@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from qsdt_jax.deploy import reference
-from qsdt_jax.deploy.bundle import Bundle, read_bundle, write_bundle
+from qsdt_jax.deploy.bundle import Bundle, bundle_bytes, read_bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.errors import UserError
@@ -45,7 +45,7 @@ def bundle() -> Bundle:
 @pytest.fixture(scope="module")
 def file(bundle, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("bundle") / "model.qsdt"
-    assert write_bundle(file, bundle) == file.stat().st_size
+    assert write_bundle(file, bundle) == file.stat().st_size == sum(bundle_bytes(bundle).values())
     return file
 
 

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 
 from qsdt_jax.deploy import interpreter, reference
+from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.deploy.bundle import Bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import IntegerArithmetic
@@ -17,7 +18,7 @@ from qsdt_jax.deploy.program import IMAGES, Linear, Program
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic, unroll
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.models import SIZES, QSDTransformer
-from tests.deploy.nets import differing_counts, draw_images, draw_variables, tiny_net, training_form
+from tests.deploy.nets import differing_counts, draw_images, draw_variables, tiny_net
 
 slow = pytest.mark.slow
 NETS = {
@@ -68,7 +69,7 @@ def bundle_of(program: Program, file) -> reference.Manifest:
 
 
 def assert_forms_agree(model, variables, images, file) -> None:
-    logits, counts = training_form(model, variables, images)
+    logits, counts = training_form(model, variables)(images)
     program = fold(model, variables)
     assert_spikes_flow(counts, model.levels)
     assert np.mean(np.ptp(np.asarray(logits), axis=0) > 1e-3) > 0.8 or len(images) == 1  # The images differ.
@@ -253,7 +254,7 @@ def test_attention_of_slots_alone_is_another_network():
     """It misses most of the attention product, and counts and logits change with it."""
     model = tiny_net()
     variables, images = draw_variables(model), draw_images(4, 32, 48, 3)
-    logits, counts = training_form(model, variables, images)
+    logits, counts = training_form(model, variables)(images)
     program = fold(model, variables)
     exact = jax.jit(lambda p, x: interpreter.interpret(p, x, SpikeArithmetic(4)))(program, images)
     naive = jax.jit(lambda p, x: interpreter.interpret(p, x, SlotsAlone(4)))(program, images)
