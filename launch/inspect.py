@@ -21,6 +21,7 @@ from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax.errors import UserError
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.train.classification import Classification
+from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.state import TrainState, Variables, parameter_count
 from qsdt_jax.train.step import initial_state, train_step
 
@@ -73,12 +74,11 @@ def main() -> None:
         raise UserError("inspect needs --config FILE")
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    if DEVICES.value is not None:
-        force_devices(DEVICES.value)
-    classes, origin = _class_count(config)
     if BATCH.value is not None:
         config.batch_size = BATCH.value
     batch, remarks = config.batch_size, fit_step(config)
+    parallel = _parallel(config)  # Before all that takes seconds.
+    classes, origin = _class_count(config)
     task = build_task(config, classes)
     state = _abstract_state(config, task)
     layers = layer_operations(task.model, tuple(config.data.image_size))
@@ -91,15 +91,14 @@ def main() -> None:
     rows = layer_rows(layers, state.variables) if LAYERS.value else block_rows(layers, state.variables)
     print(_aligned([COLUMNS, *rows]) + "\n")
     print(_aligned(totals(layers, state.variables, batch)) + "\n")
-    if DEVICES.value is not None:
+    if parallel is not None:
         macs = sum(layer.macs for layer in layers)
         print(
-            f"train step on {DEVICES.value} devices, batch {batch}, mode {config.parallel.mode}",
+            f"train step on {len(parallel.devices)} devices, batch {batch}, mode {config.parallel.mode}",
             *remarks,
             sep="\n",
         )
-        step, parallel = _train_step(config, task), build_parallel(config)
-        data = _abstract_batch(task, batch)
+        step, data = _train_step(config, task), _abstract_batch(task, batch)
         rows = on_devices(
             step, state, data, parallel, 6 * macs, memory_gb=MEMORY_GB.value, peak_tflops=PEAK_TFLOPS.value
         )
@@ -107,6 +106,16 @@ def main() -> None:
         return
     print(f"memory on one device, batch {batch}", *remarks, sep="\n")
     print(_aligned(_memory(config, task, state, layers, batch)))
+
+
+def _parallel(config: ml_collections.ConfigDict) -> Parallel | None:
+    """The devices to compile for, if they are given."""
+    if DEVICES.value is None:
+        return None
+    if COMPILE.value:
+        raise UserError("--devices compiles the train step already; leave --compile, which is for one device")
+    force_devices(DEVICES.value)
+    return build_parallel(config)
 
 
 def block_rows(layers: list[LayerOperations], variables: Variables) -> list[tuple[str, ...]]:

@@ -21,6 +21,9 @@ fi
 config=$1 workdir=$2
 shift 2
 
+# Since Slurm 22.05 srun does not take over --cpus-per-task of sbatch: each process would have one core.
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
+
 # One process for each GPU; who is who JAX reads from Slurm. The workdir is on a file system that all nodes see.
 exec srun --kill-on-bad-exit=1 "${PYTHON:-.venv/bin/python}" -m launch \
   --config "$config" --workdir "$workdir" --coordinator=auto "$@"

@@ -1,5 +1,6 @@
 """Several processes that are one run: they meet, connect JAX, watch each other and part together."""
 
+import collections
 import contextlib
 import time
 import traceback
@@ -46,7 +47,8 @@ def joined(
       The other processes.
 
     Raises:
-      UserError: no such address; a process does not come or has the id of another one; facts that differ.
+      UserError: no such address; a process does not come or has the id of another one; facts that differ;
+        processes with different numbers of devices.
       Preempted: as raised inside; the processes have parted. Any other error inside ends all processes at
         once, because JAX waits for all others when it exits; a UserError with its line and status 2.
     """
@@ -61,6 +63,7 @@ def joined(
     peers.watch()
     try:
         _initialize(timeout, peers.meeting.service, count, index)
+        _require_equal_shares()
         yield peers
     except Preempted:
         _part(peers)
@@ -114,6 +117,16 @@ class Vote:
         hands = np.full(jax.local_device_count(), hand)
         self._running = self._any(jax.make_array_from_process_local_data(self._rows, hands))
         return answer is not None and bool(answer)
+
+
+def _require_equal_shares() -> None:
+    """Refuses processes of which one has more devices than another: each reads as much of a batch."""
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        raise UserError(
+            f"the processes have {[counts[i] for i in range(jax.process_count())]} devices; "
+            "each must have as many (see CUDA_VISIBLE_DEVICES, JAX_LOCAL_DEVICE_IDS)"
+        )
 
 
 def _part(peers: Peers) -> None:

@@ -108,6 +108,11 @@ def test_estimates_lie_below_what_the_compiler_takes(capsys):
         ([DIGITS_CONFIG, "--batch=0"], "flag --batch=0"),
         ([DIGITS_CONFIG, "--config.accumulate=3"], "config.accumulate=3 does not divide the batch of 64"),
         ([DIGITS_CONFIG, "--config.batch_size=0"], "config.batch_size=0 must be at least 1"),
+        ([DIGITS_CONFIG, "--devices=2", "--compile"], "--devices compiles the train step already; leave --c"),
+        (  # Told before the network is traced, whose mistake would come first else.
+            [DIGITS_CONFIG, "--devices=1", "--config.parallel.fsdp=2", "--config.data.image_size=(32, 40)"],
+            "config.parallel.fsdp=2 does not divide the 1 devices",
+        ),
         (
             [DIGITS_CONFIG, "--config.data.image_size=(32, 40)"],
             "config.data.image_size=(32, 40): height and width must be multiples of 16",

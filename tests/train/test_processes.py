@@ -129,10 +129,18 @@ def test_two_processes_stopped_and_killed(tmp_path, alone):
         "started again, all go on from the last checkpoint"
     ], survivor
 
-    for ended in run(here, here):
-        assert ended.status == 0, ended
+    for process in (here, dataclasses.replace(here, workdir=str(tmp_path / "uninterrupted"))):
+        for ended in run(process, process):
+            assert ended.status == 0, ended
     expected, pixels = alone
     assert_same_outcome(workdir, expected)
+    # Of as many processes that nothing befell, it is the state bit for bit.
+    _, state, lines = outcome(workdir)
+    _, same, same_lines = outcome(tmp_path / "uninterrupted")
+    assert {name: leaf.tobytes() for name, leaf in state.items()} == {
+        name: leaf.tobytes() for name, leaf in same.items()
+    }
+    assert lines == same_lines
     assert json.loads((workdir / "summary.json").read_text())["step"] == STEPS
     # Either reads its half, and together they read what one reads alone.
     assert {len(values) for values in read(workdir, 1).values()} == {BATCH // 2}
@@ -188,6 +196,9 @@ def assert_refused(ended: list[Ended], reason: str) -> None:
 def test_what_the_processes_see_differently_is_refused_in_all_of_them(tmp_path):
     here = Start(str(tmp_path / "run"))
     assert_refused(
+        run(here, dataclasses.replace(here, devices=2)), "the processes have [1, 2] devices; each must have"
+    )
+    assert_refused(
         run(here, dataclasses.replace(here, more_images=1)),
         "the number of evaluation images is not the same in all processes: [21, 22]; "
         "does each see the same data?",
@@ -201,6 +212,18 @@ def test_what_the_processes_see_differently_is_refused_in_all_of_them(tmp_path):
         run(here, dataclasses.replace(here, workdir=str(tmp_path / "other"))),
         "the checksum of the checkpoint to go on from is not the same in all processes: ",
     )
+
+
+@pytest.mark.slow
+def test_the_death_of_process_0_ends_the_other(tmp_path):
+    """JAX's service dies with it, and may abort the other before it has told why."""
+    here = Start(str(tmp_path / "run"))
+    killed, survivor = run(dataclasses.replace(here, signal=KILL, at=4), here)
+    assert killed.status == -KILL, killed
+    assert survivor.status in (1, -signal.SIGABRT) and survivor.seconds < STOP_SECONDS, survivor
+    assert "Traceback" not in survivor.text, survivor
+    by_jax = "JAX distributed service detected fatal errors" in survivor.text
+    assert by_jax or "error: process 0 of 2 ended before the run did" in survivor.text, survivor
 
 
 @pytest.mark.slow
