@@ -170,7 +170,8 @@ class _Session:
         self.run, self.workdir = run, workdir
         self.preemption, self.checkpointer = preemption, checkpointer
         self.provenance = provenance()  # Of the code that runs: the checkout may change meanwhile.
-        self._arguments = run.task, np.int32(run.seed)
+        # Once and not anew at each step: a teacher is as large as what it teaches.
+        self._arguments = run.parallel.put_everywhere(run.task), np.int32(run.seed)
         self.state = self._restore_or_create()
         self.step = int(self.state.step)
         self.writer = MetricWriter(workdir, self.step, writes=is_first())
@@ -317,13 +318,14 @@ class _Session:
     def _evaluate_variables(self, variables: Variables, prefix: str) -> dict[str, float]:
         run = self.run
         batches = Background(run.evaluation_data(), run.parallel.place, ahead=PLACED_AHEAD)
+        task, _ = self._arguments
 
         def step(batch):
             if self._evaluation_step is None:
                 spread = run.parallel.evaluation_step(_evaluation)
-                self._evaluation_step = self.preemption.compile(spread, variables, batch, run.task)
+                self._evaluation_step = self.preemption.compile(spread, variables, batch, task)
             self.preemption.meet()
-            return self._evaluation_step(variables, batch, run.task)
+            return self._evaluation_step(variables, batch, task)
 
         try:
             metrics = evaluate_split(step, self.preemption.iterate(batches), run.task.summarize)

@@ -150,6 +150,10 @@ class Parallel:
         """A state that lies anywhere, each process having the same, in its shardings."""
         return jax.tree.map(lambda leaf: jax.device_put(leaf, self._sharding(leaf.shape)), state)
 
+    def put_everywhere(self, tree: Any) -> Any:
+        """A tree that lies anywhere, each process having the same, whole on each device."""
+        return jax.device_put(tree, self.everywhere)
+
     def jit_initial(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What makes the state of these arguments, jitted so that each tensor is born where it will lie."""
         if self.fsdp == 1:

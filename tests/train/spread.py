@@ -40,6 +40,7 @@ class Net(nn.Module):
     """What a row can have to do with other rows: batch norm, its border, drop path."""
 
     norm_group: int = 0
+    drop_path: float = 0.3
     num_classes: int = CLASSES
     dtype: Any = jnp.float64
 
@@ -52,7 +53,7 @@ class Net(nn.Module):
             images.astype(self.dtype), train=train
         )
         y = real(RepConv(numerics)(SpikingNeuron(numerics)(x), train=train))
-        x = x + DropPath(0.3)(y, train=train)
+        x = x + DropPath(self.drop_path)(y, train=train)
         spikes = SpikingNeuron(numerics)(jnp.mean(real(x), (1, 2)))
         return real(QDense(self.num_classes, numerics)(spikes, train=train))
 
@@ -71,16 +72,24 @@ class Shaken(Classification):
         return jax.tree_util.tree_map_with_path(shake, super().init(key))
 
 
-def task(norm_group: int = 0, dtype: Any = jnp.float64) -> Classification:
-    model: Any = Net(norm_group, dtype=dtype)
-    return Shaken(model=model, image_shape=(8, 8, 1), label_smoothing=0.1, mixup_alpha=0.8, cutmix_alpha=1.0)
+def task(norm_group: int = 0, dtype: Any = jnp.float64, drawn: bool = True) -> Classification:
+    """With drop path and mixing, or without all that is drawn for each (micro-)batch."""
+    model: Any = Net(norm_group, drop_path=0.3 if drawn else 0.0, dtype=dtype)
+    mixing = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0} if drawn else {}
+    return Shaken(model=model, image_shape=(8, 8, 1), label_smoothing=0.1, **mixing)
 
 
 def trained(
-    parallel: Parallel, optimizer: optax.GradientTransformation, *, norm_group: int = 0, accumulate: int = 1
+    parallel: Parallel,
+    optimizer: optax.GradientTransformation,
+    *,
+    norm_group: int = 0,
+    accumulate: int = 1,
+    drawn: bool = True,
 ) -> dict[str, np.ndarray]:
     """All of the state after some steps, and the metrics of the last."""
-    create = functools.partial(initial_state, task(norm_group), optimizer, ema=True)
+    learned = task(norm_group, drawn=drawn)
+    create = functools.partial(initial_state, learned, optimizer, ema=True)
 
     def step(state, batch, task, seed):
         return train_step(
@@ -96,7 +105,7 @@ def trained(
 
     state = parallel.jit_initial(create)()
     update = parallel.train_step(step, state)
-    arguments = task(norm_group), np.int32(0)
+    arguments = learned, np.int32(0)
     batches = training_batches(
         FakeSource(100, (12, 12, 1), CLASSES),
         PREPROCESS.train,

@@ -16,12 +16,15 @@ import threading
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import struct
 
 from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.data.sources import FakeSource
 from qsdt_jax.errors import UserError
+from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.loop import Run, train
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.peers import Peers
@@ -59,6 +62,30 @@ class Start:
     compiling: int = 0
 
 
+class Taught(struct.PyTreeNode):
+    """The task of `spread`, with an array as that of a teacher is."""
+
+    student: Classification = struct.field(pytree_node=False)
+    teacher: jax.Array
+
+    @property
+    def best_metric(self) -> str:
+        return self.student.best_metric
+
+    def init(self, key):
+        return self.student.init(key)
+
+    def loss(self, variables, batch, key, step: jax.Array | int = 0):
+        loss, (statistics, metrics) = self.student.loss(variables, batch, key, step)
+        return loss, (statistics, {**metrics, "teacher": jnp.sum(self.teacher)})
+
+    def evaluate(self, variables, batch):
+        return self.student.evaluate(variables, batch)
+
+    def summarize(self, sums):
+        return self.student.summarize(sums)
+
+
 def build(start: Start) -> Run:
     """The run; the labels that each process reads are noted in its workdir."""
     parallel = Parallel(mode=start.mode, fsdp=start.fsdp, smallest_cut=32)  # pyright: ignore[reportArgumentType]
@@ -84,7 +111,7 @@ def build(start: Start) -> Run:
     size = parallel.evaluation_batch_size(EVALUATED)
     return Run(
         config={"steps": STEPS},
-        task=spread.task(),
+        task=Taught(student=spread.task(), teacher=jnp.ones(3)),
         class_names=[str(i) for i in range(spread.CLASSES)],
         optimizer=optax.sgd(0.05),
         schedule=optax.constant_schedule(0.05),
@@ -148,5 +175,7 @@ if __name__ == "__main__":
     settings = Start(**json.loads(sys.argv[1]))
     jax.config.update("jax_num_cpu_devices", settings.devices)
     jax.config.update("jax_enable_x64", True)
+    # What a step takes lies where it is needed.
+    jax.config.update("jax_transfer_guard_device_to_device", "disallow")
     jax.config.update("jax_disable_most_optimizations", True)  # Of the compiler: it is quicker.
     sys.exit(main(settings))
