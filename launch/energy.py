@@ -32,7 +32,7 @@ IMAGES = flags.DEFINE_integer(
 )  # fmt: skip
 OUT = flags.DEFINE_string(
     "out", None,
-    "folder for energy.csv, energy.html and pictures (default: energy in the workdir or beside the bundle)",
+    "folder for tables, energy.html and pictures (default: energy in the workdir or beside the bundle)",
     **DEFINED_OFTEN,
 )  # fmt: skip
 
@@ -44,7 +44,7 @@ def main() -> None:
     """Measures as the flags say."""
     from launch.split import Split
     from qsdt_jax.energy.rates import measure_activity
-    from qsdt_jax.energy.report import console_table, csv_table, make_report, verdicts
+    from qsdt_jax.energy.report import console_table, csv_table, make_report, neurons_table, verdicts
     from qsdt_jax.files import write_atomically
 
     _check_flags()
@@ -64,8 +64,9 @@ def main() -> None:
     facts = _facts(name, bundle, report)
     print("\n".join([*facts, "", console_table(report), "", *verdicts(report)]))
     write_atomically(out / "energy.csv", csv_table(report))
+    write_atomically(out / "neurons.csv", neurons_table(report))
     _draw(out, name, facts, bundle, report, next(split.batches("measured")))
-    print(f"{out}: energy.csv, energy.html and its pictures as PNG")
+    print(f"{out}: energy.csv (layers), neurons.csv, energy.html and its pictures as PNG")
 
 
 def _check_flags() -> None:

@@ -74,10 +74,11 @@ def firing_rates(report: Report) -> Figure:
     for i, kind in enumerate(["others", *kinds.values()]):
         chosen = [j for j, label in enumerate(labels) if label == kind]
         axes.plot(chosen, [rates[j] for j in chosen], "o", color=f"C{i}", markersize=4, label=kind)
-    mean = float(np.mean(rates))
+    mean = 100 * report.firing_rate
     axes.axhline(mean, color="0.6", linewidth=0.8)
     place = axes.get_yaxis_transform()
-    axes.annotate(f"mean {mean:.1f} %", (1, mean), xycoords=place, ha="right", va="bottom", fontsize=8)
+    text = f"mean {mean:.1f} %, by the operations that a spike drives"
+    axes.annotate(text, (1, mean), xycoords=place, ha="right", va="bottom", fontsize=8)
     axes.set(xlabel=DEPTH, ylabel="firing rate of a slot (%)", ylim=(0, None))
     axes.legend(frameon=False, ncols=5, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     return _plain(figure)

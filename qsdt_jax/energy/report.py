@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import functools
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.energy.conventions import CONVENTIONS, Energy, Firing, additions
@@ -141,19 +141,36 @@ def console_table(report: Report) -> str:
 
 
 def csv_table(report: Report) -> str:
-    """One row a layer: operations, counts and picojoules."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    kinds = Energy._fields
-    writer.writerow(
-        ["layer", "kind", "macs", "weights", "bits", "input", "mean_count", "additions"]
-        + [f"{name} {kind} pJ" for name in CONVENTIONS for kind in kinds]
-    )
+    """One row a layer: all that its energies follow from, for one image, and the picojoules.
+
+    `input` names the counts that come in, `entering` those at the head of the layer's chain, whose mean count
+    the convention `paper` takes; `firing_rate` is that of `entering`.
+    """
+    header = "layer kind macs weights bits D T inputs outputs input mean_count additions entering firing_rate"
+    prices = [f"{name} {kind} pJ" for name in CONVENTIONS for kind in Energy._fields]
+    rows: list[list[object]] = [[*header.split(), *prices]]
     for row in report.layers:
-        layer = row.layer
-        writer.writerow(
-            [layer.name, layer.kind, layer.macs, layer.weights, layer.bits, layer.spikes or "real"]
-            + ["" if row.count is None else f"{row.count:.6g}", f"{row.additions:.6g}"]
-            + [f"{value:.6g}" for name in CONVENTIONS for value in row.energy[name]]
-        )
+        layer, entering = row.layer, row.layer.entering
+        cells = [layer.name, layer.kind, layer.macs, layer.weights, layer.bits]
+        cells += [report.levels, report.timesteps, layer.inputs, layer.outputs, layer.spikes or "real"]
+        cells += ["" if row.count is None else f"{row.count:.6g}", f"{row.additions:.6g}"]
+        cells += [entering, f"{report.activity.firing_rate(entering):.6g}"] if entering else ["", ""]
+        cells += [f"{value:.6g}" for name in CONVENTIONS for value in row.energy[name]]
+        rows.append(cells)
+    return _csv(rows)
+
+
+def neurons_table(report: Report) -> str:
+    """One row a neuron, in the order in which they fire: its rate, and how often it gave each count."""
+    activity, counts = report.activity, range(report.levels + 1)
+    rows: list[list[object]] = [["neuron", "firing_rate", "mean_count", *(f"count_{c}" for c in counts)]]
+    for name, histogram in activity.histograms.items():
+        rates = [f"{activity.firing_rate(name):.6g}", f"{activity.count(name):.6g}"]
+        rows.append([name, *rates, *map(int, histogram)])
+    return _csv(rows)
+
+
+def _csv(rows: Iterable[Sequence[object]]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()

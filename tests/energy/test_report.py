@@ -8,7 +8,7 @@ from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.energy.conventions import CONVENTIONS
 from qsdt_jax.energy.rates import Activity, measure_activity, neurons_of
-from qsdt_jax.energy.report import csv_table, make_report, totals_table, verdicts
+from qsdt_jax.energy.report import csv_table, make_report, neurons_table, totals_table, verdicts
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 
@@ -86,3 +86,24 @@ def test_csv_adds_up():
     for name, total in report.totals.items():
         found = sum(float(row[f"{name} spiking pJ"]) for row in rows)
         assert found == pytest.approx(total.spiking, rel=1e-5)
+    # The energy by the paper's convention follows from a row alone.
+    stem, *others = rows
+    assert stem["entering"] == stem["firing_rate"] == "" and stem["input"] == "real"
+    for row in others:
+        count = float(row["firing_rate"]) * int(row["D"])
+        assert float(row["paper spiking pJ"]) == pytest.approx(0.9 * int(row["macs"]) * count, rel=1e-5)
+    assert {row["T"] for row in rows} == {"1"}
+    assert (stem["inputs"], stem["outputs"]) == (str(32 * 32 * 3), str(16 * 16 * 4))
+
+
+def test_table_of_neurons():
+    model = tiny_net()
+    program = fold(model, draw_variables(model))
+    names = neurons_of(program)
+    histograms = {name: np.array([4, 3, 2, 1, i]) for i, name in enumerate(names)}
+    report = make_report(program, (32, 32), Activity(histograms, {"top1": 50.0}, 1))
+    rows = list(csv.DictReader(io.StringIO(neurons_table(report))))
+    assert [row["neuron"] for row in rows] == names
+    assert [int(rows[7][f"count_{c}"]) for c in range(5)] == [4, 3, 2, 1, 7]
+    assert float(rows[7]["mean_count"]) == pytest.approx((3 + 4 + 3 + 28) / 17, rel=1e-5)
+    assert float(rows[7]["firing_rate"]) == pytest.approx((3 + 4 + 3 + 28) / 17 / 4, rel=1e-5)

@@ -35,8 +35,9 @@ def test_report_of_a_workdir_and_of_its_bundle(tmp_path, capsys):
     page = (folder / "energy.html").read_text()
     assert page.count("data:image/png;base64,") == len(names)
     assert not re.search(r'(src|href)="(?!data:)', page)  # It stands alone.
-    with open(folder / "energy.csv") as file:
-        assert len(list(csv.DictReader(file))) > 50
+    for table in ("energy.csv", "neurons.csv"):
+        with open(folder / table) as file:
+            assert len(list(csv.DictReader(file))) > 30
 
     # Its bundle is measured alike, whatever a configuration says of how to prepare the data it names.
     bundle, other = tmp_path / "model.qsdt", tmp_path / "other"
