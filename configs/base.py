@@ -57,7 +57,7 @@ def base_config() -> ConfigDict:
                 "classes": (),  # of digits, those to tell apart; none for all
                 "digits_images": 0,  # of digits, number of training images; 0 for all
                 "digits_noise": 0.0,  # of digits, standard deviation on the pixels of 8x8, white = 1
-                "corrupt_limit": 10,  # records that training skips, in each process, before it gives up
+                "corrupt_limit": 10,  # records that each process skips in a start before it gives up
                 "image_size": (32, 32),  # height, width; multiples of 16
                 "channels": 3,
                 "mean": (0.485, 0.456, 0.406),  # of pixels in 0..1
@@ -74,7 +74,7 @@ def base_config() -> ConfigDict:
                 "mixup": 0.0,  # alpha of its Beta distribution; 0 for none
                 "cutmix": 0.0,  # the same; where both are on, each takes half of the batches
                 "eval_crop_ratio": 1.0,  # image_size / the side that images are scaled to for evaluation
-                "workers": 0,  # processes that read and augment; 0 for a thread a core
+                "workers": 0,  # processes that read and augment; 0: a thread a core, -1: a process a core
                 "fake_images": 1024,  # length of a fake source
                 "fake_classes": 1000,
             },

@@ -61,7 +61,7 @@ class Bench:
         self.data = list(self.sources)[-1]  # What the loop runs on: the config's own where there are.
         self.parallel = build_parallel(config)
         self.preprocess = build_preprocess(config)
-        self.task = build_task(config, self.sources[self.data].class_names)
+        self.task = build_task(config, len(self.sources[self.data].class_names))
         self.optimizer = build_optimizer(config, lambda step: LEARNING_RATE)
         self.macs = macs_per_image(self.task.model, tuple(data.image_size))
 

@@ -55,7 +55,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     profile_steps = _profile_steps(config, total_steps)
     return Run(
         config=plain(config),
-        task=build_task(config, training.class_names),  # Last, because a network is traced.
+        task=build_task(config, len(training.class_names)),  # Last, because a network is traced.
         class_names=training.class_names,
         optimizer=optimizer,
         schedule=schedule,
@@ -128,11 +128,11 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
     return model
 
 
-def build_task(config: ml_collections.ConfigDict, class_names: tuple[str, ...]) -> Classification:
+def build_task(config: ml_collections.ConfigDict, num_classes: int) -> Classification:
     """The task of a configuration; raises UserError as `build_model` does."""
     check_within(config, {"data.mixup": (0, math.inf), "data.cutmix": (0, math.inf)})
     return Classification(
-        model=build_model(config, len(class_names)),
+        model=build_model(config, num_classes),
         image_shape=input_shape(config),
         label_smoothing=config.loss.label_smoothing,
         mixup_alpha=config.data.mixup,
@@ -227,7 +227,7 @@ def _check_positive(config: ml_collections.ConfigDict) -> None:
         "checkpoint.every_steps": 1,
         "checkpoint.keep_latest": 1,
         "checkpoint.keep_best": 0,
-        "data.workers": 0,
+        "data.workers": -1,
         "data.corrupt_limit": 0,
         "data.fake_images": 1,
         "data.fake_classes": 1,

@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 
 import jax
+import ml_collections
 import numpy as np
 
 from launch.build_data import build_preprocess
@@ -13,6 +14,8 @@ from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.deploy.bundle import Bundle, read_bundle
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
+from qsdt_jax.deploy.validity import check_program
+from qsdt_jax.errors import UserError
 from qsdt_jax.train.provenance import provenance
 
 
@@ -73,8 +76,10 @@ def bundle_of(trained: Trained) -> Bundle:
     config = trained.config
     preprocess = build_preprocess(config)
     images = isinstance(preprocess, Preprocess)  # Frames of events are taken as they are.
+    program = fold(trained.task.model, trained.variables)
+    check_program(program, preprocess.size)
     return Bundle(
-        program=fold(trained.task.model, trained.variables),
+        program=program,
         class_names=trained.class_names,
         image_size=preprocess.size,
         crop_ratio=preprocess.evaluation_crop_ratio if images else 1.0,
@@ -83,3 +88,23 @@ def bundle_of(trained: Trained) -> Bundle:
         architecture={**config.model.to_dict(), "channels": list(config.model.channels)},
         origin={"step": trained.step, "ema": trained.ema, **provenance()},
     )
+
+
+def with_inputs_of(bundle: Bundle, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A configuration whose data become inputs as the bundle says, whatever it says of that itself.
+
+    Raises:
+      UserError: its data have another number of channels.
+    """
+    channels = bundle.program.in_channels
+    if config.data.channels != channels:
+        raise UserError(
+            f"the bundle takes {channels} channels, but the configuration of its data has "
+            f"config.data.channels={config.data.channels}"
+        )
+    config = config.copy_and_resolve_references()
+    config.data.image_size = bundle.image_size
+    config.data.mean, config.data.std = bundle.mean, bundle.std
+    config.data.eval_crop_ratio = bundle.crop_ratio
+    config.model.timesteps = bundle.program.neuron.timesteps
+    return config

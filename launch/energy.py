@@ -5,20 +5,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
-from ml_collections import ConfigDict
 
-from launch.flags import DEFINED_OFTEN
+from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from launch.split import Split
     from qsdt_jax.deploy.bundle import Bundle
     from qsdt_jax.energy.report import Report
 
+CONFIG = define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of a run or an import", **DEFINED_OFTEN)
 BUNDLE = flags.DEFINE_string(
-    "bundle", None, "file of an exported network; takes its data from --workdir", **DEFINED_OFTEN
-)
+    "bundle", None, "file of an exported network; its data are those of --workdir or --config",
+    **DEFINED_OFTEN,
+)  # fmt: skip
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
 EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "train"], "split of the data", **DEFINED_OFTEN)
@@ -27,7 +31,8 @@ IMAGES = flags.DEFINE_integer(
     **DEFINED_OFTEN,
 )  # fmt: skip
 OUT = flags.DEFINE_string(
-    "out", None, "folder for energy.csv, energy.html and the pictures (default: energy in the workdir)",
+    "out", None,
+    "folder for tables, energy.html and pictures (default: energy in the workdir or beside the bundle)",
     **DEFINED_OFTEN,
 )  # fmt: skip
 
@@ -37,63 +42,89 @@ RASTERS = 5
 
 def main() -> None:
     """Measures as the flags say."""
-    from launch.deployed import bundle_of
     from launch.split import Split
-    from launch.trained import load_trained
-    from qsdt_jax.deploy.bundle import read_bundle
     from qsdt_jax.energy.rates import measure_activity
-    from qsdt_jax.energy.report import console_table, csv_table, make_report, verdicts
+    from qsdt_jax.energy.report import console_table, csv_table, make_report, neurons_table, verdicts
     from qsdt_jax.files import write_atomically
 
-    if WORKDIR.value is None:
-        raise UserError("energy needs --workdir DIR, whose configuration names the data")
-    trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
-    bundle = read_bundle(BUNDLE.value) if BUNDLE.value else bundle_of(trained)
-    if BUNDLE.value:
-        _check_inputs(bundle, trained.config)
-    out = Path(OUT.value or Path(WORKDIR.value) / "energy")
+    _check_flags()
+    name, bundle, config = _network()
+    folder = Path(WORKDIR.value) if WORKDIR.value else Path(BUNDLE.value or "").parent
+    out = Path(OUT.value or folder / "energy")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
-    split = Split(trained.config, SPLIT.value, bundle.class_names, IMAGES.value)
+    split = Split(config, SPLIT.value, bundle.class_names, IMAGES.value)
+    if BUNDLE.value:
+        _check_classes(bundle, split)
     activity = measure_activity(bundle.program, split.batches("measured"))
     report = make_report(bundle.program, bundle.image_size, activity)
-    name = str(BUNDLE.value or f"{trained.workdir}, step {trained.step}")
-    facts = _facts(name, report)
+    facts = _facts(name, bundle, report)
     print("\n".join([*facts, "", console_table(report), "", *verdicts(report)]))
     write_atomically(out / "energy.csv", csv_table(report))
+    write_atomically(out / "neurons.csv", neurons_table(report))
     _draw(out, name, facts, bundle, report, next(split.batches("measured")))
-    print(f"{out}: energy.csv, energy.html and its pictures as PNG")
+    print(f"{out}: energy.csv (layers), neurons.csv, energy.html and its pictures as PNG")
 
 
-def _check_inputs(bundle: "Bundle", config: ConfigDict) -> None:
-    """Refuses a bundle for other inputs than the data of the workdir give."""
-    data, program = config.data, bundle.program
-    found, given = (bundle.image_size, program.in_channels), (tuple(data.image_size), data.channels)
-    if data.events:  # An image is shown in as many time steps as the network has.
-        found, given = (*found, program.neuron.timesteps), (*given, config.model.timesteps)
-    if found != given:
-        names = "size, channels and time steps" if data.events else "size and channels"
-        raise UserError(
-            f"{BUNDLE.value} takes inputs of {names} {found}, but the data of the workdir give {given}"
-        )
+def _check_flags() -> None:
+    if BUNDLE.value is None:
+        if WORKDIR.value is None:
+            raise UserError(
+                "energy needs --workdir DIR, or --bundle FILE and its data, --config FILE or --workdir DIR"
+            )
+        if CONFIG.value is not None:
+            raise UserError("--config names the data of a --bundle; a --workdir has its own")
+        return
+    if (WORKDIR.value is None) == (CONFIG.value is None):
+        both = "; got both" if WORKDIR.value else ""
+        raise UserError(f"--bundle needs --config FILE or --workdir DIR, which name its data{both}")
+    if STEP.value != "latest" or EMA.value:
+        raise UserError("--step and --ema choose from a --workdir; a bundle holds one network")
 
 
-def _facts(name: str, report: "Report") -> list[str]:
+def _network() -> "tuple[str, Bundle, ConfigDict]":
+    """The network that the flags name, what it is called, and the configuration of its data."""
+    from launch.deployed import bundle_of, with_inputs_of
+    from launch.trained import load_trained, stored_config
+    from qsdt_jax.deploy.bundle import read_bundle
+
+    if BUNDLE.value is None:
+        trained = load_trained(WORKDIR.value or "", step=STEP.value, ema=EMA.value)
+        return trained.title, bundle_of(trained), trained.config
+    bundle = read_bundle(BUNDLE.value)
+    config = stored_config(WORKDIR.value) if WORKDIR.value else CONFIG.value
+    return BUNDLE.value, bundle, with_inputs_of(bundle, config)
+
+
+def _check_classes(bundle: "Bundle", split: "Split") -> None:
+    """Refuses data of other classes than the bundle's; a network of no names has numbers for them."""
+    numbers = tuple(map(str, range(len(bundle.class_names))))
+    for name, expected in zip(split.class_names, bundle.class_names, strict=True):
+        if name != expected and bundle.class_names != numbers:
+            raise UserError(
+                f"the {SPLIT.value} split has other classes than {BUNDLE.value}: "
+                f"{name!r} where the network has {expected!r}"
+            )
+
+
+def _facts(name: str, bundle: "Bundle", report: "Report") -> list[str]:
+    from qsdt_jax.deploy.bundle import bundle_bytes
     from qsdt_jax.energy.report import GIGA
     from qsdt_jax.train.provenance import provenance
 
     activity = report.activity
-    sizes = report.model_bytes
-    stored = sizes["weights"] + sizes["scales and shifts"]
+    sizes = bundle_bytes(bundle)
+    parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
+    floats = 4 * sum(layer.weights.size for layer in bundle.program.layers)
     return [
         f"{name}: {report.bits}-bit weights, D = {report.levels}, T = {report.timesteps}",
         f"{activity.images:,} images of the {SPLIT.value} split, top-1 {activity.metrics['top1']:.2f} %",
         f"{report.macs / GIGA:.4g} GMACs, as spikes {report.additions / GIGA:.4g} G additions and "
         f"{report.multiplications / GIGA:.4g} G multiply-accumulates of real values",
-        f"{stored / 1e6:.3f} MB stored, {sizes['as float32'] / 1e6:.3f} MB as float32",
+        f"{sum(sizes.values()):,} bytes as a bundle ({parts}); the weights in float32: {floats:,}",
         f"commit {provenance()['commit']}",
     ]
 
@@ -102,6 +133,7 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
     import jax
     import numpy as np
 
+    from qsdt_jax.deploy.bundle import bundle_bytes
     from qsdt_jax.deploy.integer import IntegerArithmetic
     from qsdt_jax.deploy.interpreter import interpret
     from qsdt_jax.energy import conventions, plots
@@ -120,7 +152,9 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
         "bubbles": (
             "Accuracy, energy and size (area). Grey: quoted, on ImageNet-1K, each under its own convention; "
             "accuracies on other data cannot be compared with theirs",
-            plots.accuracy_energy_size(report, Path(name.split(",")[0]).name),
+            plots.accuracy_energy_size(
+                report, Path(name.split(",")[0]).name, sum(bundle_bytes(bundle).values())
+            ),
         ),
     }
     if images.ndim == 4 and images.shape[-1] in (1, 3):

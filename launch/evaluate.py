@@ -51,7 +51,7 @@ def evaluate(trained: "Trained", split: str) -> dict[str, float]:
     from qsdt_jax.train.step import evaluation_step
 
     found = Split(trained.config, split, trained.class_names)
-    title = f"{trained.workdir}: step {trained.step}, {found.images:,} images of the {split} split"
+    title = f"{trained.workdir}: step {trained.step}, {found.images:,} images of the {found.name} split"
     step = functools.partial(jax.jit(evaluation_step, static_argnames="task"), task=trained.task)
     return evaluate_split(
         functools.partial(step, trained.variables), found.batches("evaluated", title), trained.task.summarize

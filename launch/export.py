@@ -10,6 +10,10 @@ from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from launch.trained import Trained
+    from qsdt_jax.deploy.agreement import Comparison
     from qsdt_jax.deploy.bundle import Bundle
 
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of a run or an import", **DEFINED_OFTEN)
@@ -20,8 +24,13 @@ STABLEHLO = flags.DEFINE_string(
     "stablehlo", None, "file for a jax.export program for cpu, cuda and tpu", **DEFINED_OFTEN
 )
 ONNX = flags.DEFINE_string("onnx", None, "file for an ONNX model of the integer form", **DEFINED_OFTEN)
+VERIFY = flags.DEFINE_integer(
+    "verify", None, "test images, from the start of the split, on which all forms must agree to the bit",
+    lower_bound=1, **DEFINED_OFTEN,
+)  # fmt: skip
 
 MEGABYTE = 1e6
+VERIFIED_AT_ONCE = 32  # Images; every count of theirs is held.
 
 
 def main() -> None:
@@ -38,26 +47,66 @@ def main() -> None:
     if len(set(files.values())) < len(files):
         told = " ".join(f"--{flag} {file}" for flag, file in files.items())
         raise UserError(f"{told}: expected a file for each")
-    bundle = bundle_of(load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value))
+    trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
+    bundle = bundle_of(trained)
     writers = {"out": _write, "stablehlo": _write_stablehlo, "onnx": _write_onnx}
     for flag, file in files.items():
         print(f"{file}: {writers[flag](file, bundle)}")
+    if VERIFY.value is not None:
+        print(_verify(trained, bundle, files.get("out")))
+
+
+def _verify(trained: "Trained", bundle: "Bundle", file: Path | None) -> str:
+    """Runs the forms on images of the test split, the NumPy reader on the bundle's file if there is one.
+
+    Raises:
+      UserError: they do not agree.
+    """
+    from launch.split import Split
+    from qsdt_jax.deploy import agreement, reference
+    from qsdt_jax.deploy.integer import IntegerArithmetic
+    from qsdt_jax.deploy.spike_driven import SpikeArithmetic
+
+    program = bundle.program
+    forms = {
+        "training form": agreement.training_form(trained.task.model, trained.variables),
+        "integer form": agreement.deployed_form(program, IntegerArithmetic()),
+        "spike-driven form": agreement.deployed_form(program, SpikeArithmetic(program.neuron.levels)),
+    }
+    if file:
+        forms[f"NumPy reader of {file}"] = agreement.reader_form(reference.read(file))
+    config = trained.config.copy_and_resolve_references()
+    config.eval.batch_size = min(config.eval.batch_size, VERIFIED_AT_ONCE)
+    split = Split(config, "test", bundle.class_names, VERIFY.value)
+    found = agreement.compare(forms, split.batches("verified"))
+    require_agreement(found, [step.name for step in program.steps])
+    first = found["integer form"]
+    return (
+        f"verified on {split.images:,} images of the test split: {', '.join(forms)} give the same "
+        f"{first.counts:,} spike counts and {first.logits:,} logits, bit for bit"
+    )
+
+
+def require_agreement(found: "Mapping[str, Comparison]", order: "Sequence[str]") -> None:
+    """Raises UserError for the first form that differs; names of steps come in the order of the network."""
+    for name, comparison in found.items():
+        if comparison.different_counts or comparison.different_logits:
+            counts = sum(comparison.different_counts.values())
+            where = f", first in {min(comparison.different_counts, key=order.index)}" if counts else ""
+            raise UserError(
+                f"the {name} differs from the training form in {counts:,} of {comparison.counts:,} spike "
+                f"counts{where}, and in {comparison.different_logits:,} of {comparison.logits:,} logits"
+            )
 
 
 def _write(file: Path, bundle: "Bundle") -> str:
     """Writes the bundle and says what its bytes are."""
-    from qsdt_jax.deploy.bundle import write_bundle
-    from qsdt_jax.deploy.packing import packed_bytes
+    from qsdt_jax.deploy.bundle import bundle_bytes, write_bundle
 
-    program = bundle.program
-    total = write_bundle(file, bundle)
+    program, total = bundle.program, write_bundle(file, bundle)
     count = sum(layer.weights.size for layer in program.layers)
-    weights = sum(packed_bytes(layer.weights.size, program.bits) for layer in program.layers)
-    scales = sum(layer.scale.nbytes + layer.shift.nbytes for layer in program.layers)
-    return (
-        f"{total / MEGABYTE:.3f} MB: {count:,} weights of {program.bits} bits {weights / MEGABYTE:.3f}, "
-        f"scales and shifts {scales / MEGABYTE:.3f}, manifest {(total - weights - scales) / MEGABYTE:.3f}"
-    )
+    parts = ", ".join(f"{name} {size / MEGABYTE:.3f}" for name, size in bundle_bytes(bundle).items())
+    return f"{total / MEGABYTE:.3f} MB, {count:,} weights of {program.bits} bits: {parts}"
 
 
 def _write_stablehlo(file: Path, bundle: "Bundle") -> str:

@@ -63,11 +63,11 @@ def import_torch(
 
     use_float64_if_asked(config)
     outputs = _outputs(checkpoint)
-    names = class_names or _names_of_data(config) or tuple(map(str, range(outputs)))
-    if len(names) != outputs:
+    names = class_names or _names_of_data(config)
+    if names and len(names) != outputs:
         where = "names are given" if class_names else "are in the data"
         raise UserError(f"{checkpoint} has {outputs} classes, but {len(names)} {where}")
-    task = build_task(config, names)
+    task = build_task(config, outputs)
     variables = from_torch(task.model, checkpoint)
     # The schedule leaves no trace in the state, so any will do.
     optimizer = build_optimizer(config, optax.constant_schedule(0.0))
@@ -80,7 +80,7 @@ def import_torch(
             raise UserError(
                 f"workdir {workdir} holds checkpoints of steps {stored}; expected a new directory"
             )
-        directory.claim(plain(config), names, begun=False)
+        directory.claim(plain(config), names, None, begun=False)
         checkpointer.save(0, state, wait=True)
     return parameter_count(variables)
 

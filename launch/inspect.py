@@ -79,7 +79,7 @@ def main() -> None:
     batch, remarks = config.batch_size, fit_step(config)
     parallel = _parallel(config)  # Before all that takes seconds.
     classes, origin = _class_count(config)
-    task = build_task(config, tuple(map(str, range(classes))))
+    task = build_task(config, classes)
     state = _abstract_state(config, task)
     layers = layer_operations(task.model, tuple(config.data.image_size))
 

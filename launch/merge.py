@@ -55,12 +55,12 @@ def main() -> None:
 
 def _bytes(form: "Program", original: "Program", bits: int | None) -> int:
     """Weights, scales and shifts, where layers of another shape than the original's have `bits`."""
-    from qsdt_jax.deploy.packing import packed_bytes
+    from qsdt_jax.deploy.packing import layer_bytes
 
     shapes = {layer.name: layer.weights.shape for layer in original.layers}
     total = 0
     for layer in form.layers:
         merged = layer.weights.shape != shapes[layer.name]
         width = bits if merged and bits else form.bits
-        total += packed_bytes(layer.weights.size, width) + layer.scale.nbytes + layer.shift.nbytes
+        total += sum(layer_bytes(layer, width))
     return total

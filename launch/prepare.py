@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qsdt_jax.data.prepare.writer import Prepared
 
 NAMES = ("imagenet", "cifar10", "cifar100", "cifar10dvs", "imagefolder", "eventfolder")
+TRANSFERRED = ("cifar10", "cifar100", "cifar10dvs")  # Their configs begin with an ImageNet run.
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHOWN = 10  # Files and classes that are named; preparation.json has all.
 
@@ -146,4 +147,6 @@ def _training_command(name: str, prepared: "Prepared") -> str:
     name = {"imagenet": "imagenet_s"}.get(name, name)
     config = f"configs/{name}.py" if (CONFIGS / f"{name}.py").is_file() else "CONFIG.py"
     keys = f"--config.data.source=tfds --config.data.path={shlex.quote(str(prepared.directory))}"
+    if name in TRANSFERRED:
+        keys += " --config.start_from=runs/imagenet_s"
     return f"python -m launch --config {config} --workdir runs/{name} {keys}"

@@ -18,4 +18,4 @@ def make_run(config: ml_collections.ConfigDict) -> Run:
     """
     run = build_run(config)
     task = with_teacher(config, run.task, run.class_names, run.total_steps)
-    return dataclasses.replace(run, task=task, start_from=starting_point(config))
+    return dataclasses.replace(run, task=task, start_from=starting_point(config, run.class_names))

@@ -22,7 +22,9 @@ class Split:
       images: how many; None for all.
 
     Attributes:
+      name: what the data call the split; the test split of ImageNet is its "validation".
       images: their number.
+      class_names: of the data.
 
     Raises:
       UserError: the data cannot be read, or have another number of classes than the network.
@@ -37,7 +39,9 @@ class Split:
     ):
         self._config = config
         self._source = build_source(config, name)
-        found, outputs = len(self._source.class_names), len(class_names)
+        self.name: str = getattr(self._source, "split", name)
+        self.class_names = self._source.class_names
+        found, outputs = len(self.class_names), len(class_names)
         if found != outputs:
             raise UserError(f"the {name} split has {found} classes, but the network has {outputs}")
         self._size = config.eval.batch_size

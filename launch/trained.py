@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from qsdt_jax.train.loop import CHECKPOINT_FOLDER
 from qsdt_jax.train.state import Variables
 from qsdt_jax.train.stored import best_step
 from qsdt_jax.train.transfer import transfer
-from qsdt_jax.train.workdir import CLASS_NAMES_FILE, CONFIG_FILE, read_config
+from qsdt_jax.train.workdir import CONFIG_FILE, DATA_FILE, read_config, read_data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,8 +97,9 @@ def load_trained(workdir: str | Path, *, step: str = "latest", ema: bool = False
     variables = state.get("ema" if ema else "variables")
     if variables is None:
         raise UserError(f"workdir {workdir} keeps no moving average: config.ema_decay={config.ema_decay}")
-    class_names = _class_names(workdir, _outputs(workdir, variables))
-    task = build_task(config, class_names)
+    outputs = _outputs(workdir, variables)
+    class_names = _class_names(workdir, outputs)
+    task = build_task(config, outputs)
     _check_fit(workdir, task, variables)
     return Trained(
         workdir=workdir,
@@ -127,8 +127,13 @@ def stored_config(workdir: str | Path) -> ml_collections.ConfigDict:
     return config
 
 
-def starting_point(config: ml_collections.ConfigDict) -> Callable[[Variables], Variables] | None:
+def starting_point(
+    config: ml_collections.ConfigDict, class_names: Sequence[str]
+) -> Callable[[Variables], Variables] | None:
     """What makes a new run start from the newest checkpoint in `config.start_from`; None where that is empty.
+
+    The head is taken where the classes are the same, by their names or, where the checkpoint came without, by
+    their number.
 
     It reads the checkpoint when it is called, which a run that goes on does not do, and raises UserError
     where there is none or it does not fit.
@@ -141,7 +146,9 @@ def starting_point(config: ml_collections.ConfigDict) -> Callable[[Variables], V
             trained = load_trained(Path(config.start_from).expanduser())
         except UserError as error:
             raise UserError(f"config.start_from: {error}") from None
-        taken, remarks = transfer(trained.variables, variables)
+        names, _ = read_data(trained.workdir)
+        others = names is not None and names != tuple(class_names)
+        taken, remarks = transfer(trained.variables, variables, new_head=others)
         lines = [f"starting from step {trained.step} of {trained.workdir}", *remarks]
         print("\n  ".join(lines), file=sys.stderr)
         return taken
@@ -180,17 +187,14 @@ def _outputs(workdir: Path, variables: Mapping[str, Any]) -> int:
 
 def _class_names(workdir: Path, outputs: int) -> tuple[str, ...]:
     """The stored names, or the numbers of the outputs where none are stored."""
-    file = workdir / CLASS_NAMES_FILE
-    try:
-        names = json.loads(file.read_text())
-    except FileNotFoundError:
+    names, _ = read_data(workdir)
+    if names is None:
         return tuple(map(str, range(outputs)))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
-    if not isinstance(names, list) or len(names) != outputs:
-        found = f"{len(names)}" if isinstance(names, list) else "no list"
-        raise UserError(f"{file}: expected a list of {outputs} names, one for each output; found {found}")
-    return tuple(map(str, names))
+    if len(names) != outputs:
+        raise UserError(
+            f"{workdir / DATA_FILE}: expected {outputs} class names, one for each output; found {len(names)}"
+        )
+    return names
 
 
 def _check_fit(workdir: Path, task: Classification, variables: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 Command   python -m launch ablate --config configs/ablations/surrogates.py --workdir runs/surrogates
 ImageNet  --config configs/ablations/surrogates.py:imagenet --config.data.path=DATA, not run here
 Data      see small_digits.py
-Result    docs/ablations.md
+Result    layer scale 1 fails (26.8 against 79.8 %, p 0.007); nothing else is separated; docs/ablations.md
 """
 
 from ml_collections import ConfigDict

@@ -9,6 +9,8 @@ from PIL import Image, UnidentifiedImageError
 
 from qsdt_jax.errors import CorruptRecord, UserError
 
+# Tried by Pillow; the others that it knows are drawings and documents, some with programs in them.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 MODES = {1: "L", 3: "RGB"}
 # What Pillow raises on damaged files.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -47,9 +49,9 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
     if channels not in MODES:
         raise UserError(f"image files give 1 or 3 channels, but the network takes {channels}")
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             image.load()
-            picture = _in_bytes(image)
+            picture = in_bytes(image)
             if picture.mode != MODES[channels]:  # A conversion to the same mode is a copy, 6 % of the time.
                 picture = picture.convert(MODES[channels])
             pixels = np.asarray(picture)
@@ -58,8 +60,12 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _in_bytes(image: Image.Image) -> Image.Image:
-    """The image with 8 bits a channel; Pillow's own conversion of deeper ones makes all above 255 white."""
+def in_bytes(image: Image.Image) -> Image.Image:
+    """The image with 8 bits a channel; Pillow's own conversion of deeper ones makes all above 255 white.
+
+    Raises:
+      ValueError: 32 bits a channel.
+    """
     if image.mode.startswith("I;16"):
         return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -3,6 +3,9 @@
 import dataclasses
 import functools
 import math
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -14,6 +17,7 @@ from qsdt_jax.data.augment import random_affine, random_erasing, random_flip, ra
 from qsdt_jax.data.images import normalize, resize_and_crop
 from qsdt_jax.data.randaugment import rand_augment
 from qsdt_jax.data.sources import Example, Source
+from qsdt_jax.errors import UserError
 
 Augmentation = Literal["none", "affine", "crop_flip"]
 HostBatch = dict[str, np.ndarray]
@@ -115,7 +119,8 @@ def training_batches(
       seed: of order and augmentation.
       batch_size: B.
       first_step: number of batches to skip, at no cost.
-      workers: processes that read and augment; 0 for as many threads of this process as there are cores.
+      workers: processes that read and augment; 0 for as many threads of this process as there are cores, -1
+        for as many processes.
       rows: positions in each batch that are read, in this order; None for all. What they hold does not depend
         on what else is read.
 
@@ -173,17 +178,43 @@ def _batches(
     parts = batch_size // size
     # Nothing remains, but without drop_remainder grain takes an endless length for a float.
     dataset = examples.batch(size, drop_remainder=True)[first_step * parts :]
+    workers = usable_cpus() if workers == -1 else workers
     if workers:
         each = -(-BATCHES_AHEAD * parts // workers)
         iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-        iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
-        )
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
+        iterable = iterable.mp_prefetch(options, worker_init_fn=_end_with_the_run)
     else:
         cores = usable_cpus()
         ahead = max(BATCHES_AHEAD * parts, cores)
         iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=cores, prefetch_buffer_size=ahead))
-    return iter(iterable.batch(parts, batch_fn=_joined))
+    return _told(iter(iterable.batch(parts, batch_fn=_joined)), workers)
+
+
+def _end_with_the_run(worker: int, workers: int) -> None:
+    """In a process that reads: it ends with the one that started it, also where that is killed."""
+    del worker, workers
+    run = multiprocessing.parent_process()
+    assert run is not None
+
+    def wait() -> None:
+        run.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _told(batches: Iterator[HostBatch], workers: int) -> Iterator[HostBatch]:
+    """The batches; the end of a process that reads them is told in one line."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise UserError(
+            f"one of the {workers} processes that read the data has ended ({str(error).split('. ')[0]}); "
+            "fewer of them (config.data.workers) take less memory"
+        ) from None
 
 
 def _joined(parts: Sequence[HostBatch]) -> HostBatch:

@@ -7,7 +7,6 @@ sweeps there and back.
 """
 
 import dataclasses
-import functools
 import itertools
 from typing import Literal
 
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from qsdt_jax.data.events import EVENT
+from qsdt_jax.data.once import once
 from qsdt_jax.data.sources import DigitsSource, Example, Split
 
 Movement = Literal["saccades", "sweep"]
@@ -121,7 +121,7 @@ class DigitEvents:
         events, label = self._streams[index]
         return {"events": events, "sensor_size": self.sensor_size, "label": label}
 
-    @functools.cached_property
+    @once
     def _digits(self) -> DigitsSource:
         return DigitsSource(self.split, self.size - 2 * self._margin)
 
@@ -129,7 +129,7 @@ class DigitEvents:
     def _margin(self) -> int:
         return round(self.size * MARGIN)
 
-    @functools.cached_property
+    @once
     def _streams(self) -> list[tuple[np.ndarray, int]]:
         return [self._simulate(i) for i in range(len(self))]
 

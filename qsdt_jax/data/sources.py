@@ -6,7 +6,6 @@ they pickle.
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 from qsdt_jax.data.events import EVENT
 from qsdt_jax.data.images import read_image
+from qsdt_jax.data.once import once
 from qsdt_jax.errors import UserError
 
 Split = Literal["train", "test"]
@@ -67,7 +67,7 @@ class DigitsSource:
         images, labels = self._arrays
         return {"image": images[index], "label": int(labels[index])}
 
-    @functools.cached_property
+    @once
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits  # A second to import, and only this source needs it.
 
@@ -103,7 +103,7 @@ class FolderSource:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; expected {root}/{split}/CLASS/IMAGE.jpg")
         self.class_names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
-        self._channels = channels
+        self.split, self._channels = split, channels
         self._files = [
             (path, label)
             for label, name in enumerate(self.class_names)

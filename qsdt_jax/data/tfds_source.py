@@ -1,6 +1,5 @@
 """Reads tensorflow-datasets directories of array_record shards, without TensorFlow."""
 
-import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from qsdt_jax.data.events import SENSOR_SIZE, read_events
 from qsdt_jax.data.images import MODES, decode_image
+from qsdt_jax.data.once import once
 from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED
 from qsdt_jax.data.prepare.shard_file import records_in
 from qsdt_jax.data.sources import Example, Split
@@ -84,7 +84,7 @@ class TfdsSource:
         name = record.get("file_name")
         return f"{where} ({name.decode(errors='replace')})" if isinstance(name, bytes) else where
 
-    @functools.cached_property
+    @once
     def _records(self):
         import tensorflow_datasets as tfds
 

@@ -6,21 +6,25 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from qsdt_jax.core.neurons import Neuron
+from qsdt_jax.core.neurons import Neuron, Reset
 from qsdt_jax.deploy import reference
-from qsdt_jax.deploy.packing import pack
-from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step, inputs_of
+from qsdt_jax.deploy.packing import layer_bytes, pack
+from qsdt_jax.deploy.program import Add, Attend, Fire, Linear, Pool, Program, Step
+from qsdt_jax.deploy.validity import check_counts, check_program
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
 from qsdt_jax.layers.lowering import ConvGeometry
+from qsdt_jax.models.backbone import STRIDE
 
 KINDS: dict[str, type[Step]] = {"linear": Linear, "fire": Fire, "attend": Attend, "add": Add, "pool": Pool}
 # What of a neuron inference needs; the step of a spike is in the scales, the surrogate is training's.
 NEURON_FIELDS = ("levels", "scale", "threshold", "timesteps", "decay", "reset")
+# The normal numbers of float32, in which a manifest's become arithmetic.
+TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,42 +65,34 @@ def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> int:
     return len(content)
 
 
+def bundle_bytes(bundle: Bundle) -> dict[str, int]:
+    """Bytes of the file by what they hold; together they are the file."""
+    program = bundle.program
+    layers = [layer_bytes(layer, program.bits) for layer in program.layers]
+    weights, scales = (sum(part) for part in zip(*layers, strict=True))
+    rest = len(_content(bundle)) - weights - scales
+    return {"weights": weights, "scales and shifts": scales, "manifest": rest}
+
+
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Reads a bundle.
 
     Raises:
       UserError: the file cannot be read, is no bundle, of a newer version, truncated, damaged, or made by a
-        program that understands the format otherwise.
+        program that understands the format otherwise; or it holds a network that cannot be run.
     """
     try:
         bundle = _from_manifest(reference.read(path))
-        _check(bundle)
+        check_program(bundle.program, bundle.image_size)
         return bundle
     except OSError as error:
         raise UserError(f"bundle {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, UserError) as error:
         raise UserError(f"bundle {path}: {error}") from None
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
             f"bundle {path}: its manifest is not that of a bundle ({type(error).__name__}: {error})"
         ) from None
-
-
-def _check(bundle: Bundle) -> None:
-    """Refuses what can be read but not run; raises ValueError."""
-    program, known = bundle.program, {IMAGES}
-    for step in program.steps:
-        for name in inputs_of(step):
-            if name not in known:
-                raise ValueError(f"step {step.name} reads {name}, which no step before it gives")
-        known.add(step.name)
-    if not program.steps or not isinstance(program.steps[-1], Linear):
-        raise ValueError("its last step is no layer, so it gives no class scores")
-    if len(bundle.class_names) != program.num_classes:
-        raise ValueError(f"{len(bundle.class_names)} class names, but {program.num_classes} class scores")
-    height, width = bundle.image_size
-    if min(height, width) < 16 or height % 16 or width % 16:
-        raise ValueError(f"images of {height}x{width} pixels; expected multiples of 16")
 
 
 def _content(bundle: Bundle) -> bytes:
@@ -152,16 +148,22 @@ def _record(step: Step, tensors: _Tensors, bits: int) -> dict[str, Any]:
 
 
 def _from_manifest(manifest: dict[str, Any]) -> Bundle:
-    neuron = manifest["neuron"]
+    """The bundle of a manifest; raises ValueError where it says what cannot be."""
     program = Program(
         steps=tuple(map(_step, manifest["steps"])),
-        neuron=Neuron(**neuron, step=1 / neuron["scale"]),
+        neuron=_neuron(manifest["neuron"]),
         bits=manifest["bits"],
     )
-    image = manifest["image"]
+    classes, image = manifest["classes"], manifest["image"]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError("its class names are no list of texts")
+    if not program.layers or len(classes) != program.num_classes:
+        outputs = program.num_classes if program.layers else 0
+        raise ValueError(f"{len(classes)} class names, but {outputs} class scores")
+    _check_image(image, program.in_channels)
     return Bundle(
         program=program,
-        class_names=tuple(manifest["classes"]),
+        class_names=tuple(classes),
         image_size=tuple(image["size"]),
         crop_ratio=image["crop_ratio"],
         mean=tuple(image["mean"]),
@@ -169,6 +171,43 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
         architecture=manifest["architecture"],
         origin=manifest["origin"],
     )
+
+
+def _neuron(record: Mapping[str, Any]) -> Neuron:
+    for name in ("levels", "timesteps"):
+        if type(record[name]) is not int or record[name] < 1:
+            raise ValueError(f"{name} of its neuron is {record[name]!r}; expected a positive whole number")
+    check_counts(record["levels"])
+    for name, low, high, expected in (
+        ("scale", TINY, HUGE, "a positive number"),
+        ("threshold", -HUGE, HUGE, "a number"),
+        ("decay", 0, 1, "a number in 0..1"),
+    ):
+        if not _within(record[name], low, high):
+            raise ValueError(f"{name} of its neuron is {record[name]!r}; expected {expected}")
+    if (reset := record["reset"]) not in get_args(Reset):
+        raise ValueError(f"reset of its neuron is {reset!r}; expected {' or '.join(get_args(Reset))}")
+    return Neuron(**record, step=1 / record["scale"])
+
+
+def _check_image(image: Mapping[str, Any], channels: int) -> None:
+    size = image["size"]
+    if len(size) != 2 or any(type(side) is not int or side < STRIDE or side % STRIDE for side in size):
+        raise ValueError(f"images of {'x'.join(map(str, size))} pixels; expected multiples of {STRIDE}")
+    if image["channels"] != channels:
+        raise ValueError(f"images of {image['channels']} channels, but its first layer takes {channels}")
+    if not _within(image["crop_ratio"], TINY, 1):
+        raise ValueError(f"crop_ratio {image['crop_ratio']!r}; expected a number in 0..1, not 0")
+    for name, low in (("mean", -HUGE), ("std", TINY)):
+        values = image[name]
+        if len(values) not in (1, channels) or not all(_within(value, low, HUGE) for value in values):
+            kind = "positive number" if name == "std" else "number"
+            raise ValueError(f"{name} {values!r}; expected one {kind}, or one for each channel ({channels})")
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    """False for NaN and for what is no number at all."""
+    return type(value) in (int, float) and low <= value <= high
 
 
 def _step(record: Mapping[str, Any]) -> Step:

@@ -16,16 +16,13 @@ from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.exact import rounded
 from qsdt_jax.core.lsq import quantize_by_bits
 from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step
+from qsdt_jax.deploy.validity import check_counts, check_sums
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.attention import ATTENTION_GAIN
 from qsdt_jax.layers.batch_norm import normalize_by_running
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.numerics import ModuleBits
 from qsdt_jax.models import QSDTransformer
-
-# Whole numbers up to here are exact in float32, in which evaluation sums them.
-LARGEST_EXACT = 2**24
-LARGEST_COUNT = 127  # int8.
 
 
 def fold(model: QSDTransformer, variables: Mapping[str, Any]) -> Program:
@@ -50,10 +47,7 @@ def fold(model: QSDTransformer, variables: Mapping[str, Any]) -> Program:
             "only networks with spiking neurons, spiking attention and the same bits in all layers can be "
             f"exported; found neuron={model.neuron}, attention={model.attention}, {model.module_bits}"
         )
-    if model.levels > LARGEST_COUNT:
-        raise UserError(
-            f"spike counts up to D = {model.levels} do not fit int8; expected D <= {LARGEST_COUNT}"
-        )
+    check_counts(model.levels)
     # Quotients and square roots are rounded correctly on a CPU, and not everywhere else.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         folding = _Folding(model, neuron.step, variables)
@@ -204,7 +198,7 @@ class _Folding:
         if weights.ndim == 2:  # A dense layer is a 1x1 convolution.
             weights = weights[None, None]
         if spikes:
-            self._check_sums(name, weights)
+            check_sums(name, weights, self.model.levels)
         linear = Linear(
             name=name,
             input=x,
@@ -233,11 +227,3 @@ class _Folding:
     def add(self, step: Step) -> str:
         self.steps.append(step)
         return step.name
-
-    def _check_sums(self, name: str, weights: np.ndarray) -> None:
-        largest = int(np.abs(weights.astype(np.int64)).sum((0, 1, 2)).max()) * self.model.levels
-        if largest > LARGEST_EXACT:
-            raise UserError(
-                f"sums in {name} can reach {largest}, so evaluation and integer form would differ: "
-                f"float32 holds whole numbers up to {LARGEST_EXACT}"
-            )

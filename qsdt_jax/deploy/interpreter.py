@@ -1,6 +1,6 @@
 """Runs a program; how integers are multiplied is the business of the form (`integer`, `spike_driven`)."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.exact import exact_mean, rounded
 from qsdt_jax.core.neurons import fire
-from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step
+from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step, inputs_of
 from qsdt_jax.layers.product import exact_convolution
 from qsdt_jax.models.classifier import mean_over_time
 
@@ -50,6 +50,29 @@ def class_scores(program: Program, values: Values) -> jax.Array:
 def logits(program: Program, images: jax.Array, arithmetic: Arithmetic) -> jax.Array:
     """(B, K) class scores; arguments as for `interpret`."""
     return class_scores(program, interpret(program, images, arithmetic))
+
+
+def shapes_of(
+    program: Program, image_size: tuple[int, int], arithmetic: Arithmetic
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and type of every value of `interpret` for one image of (height, width) pixels; computes nothing.
+
+    Raises:
+      ValueError: a step cannot be run on what it reads.
+    """
+    images = (program.neuron.timesteps, *image_size, program.in_channels)
+    values: dict[str, Any] = {IMAGES: jax.ShapeDtypeStruct(images, jnp.float32)}
+    for step in program.steps:
+        inputs = {name: values[name] for name in inputs_of(step)}
+        try:
+            values[step.name] = jax.eval_shape(
+                lambda step, inputs: _run(step, inputs, program, arithmetic), step, inputs
+            )
+        except (TypeError, ValueError) as error:
+            found = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"step {step.name} cannot be run on {found}: {reason}") from None
+    return values
 
 
 def _frames(program: Program, images: jax.Array) -> jax.Array:

@@ -32,10 +32,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qsdt_jax.deploy.fold import LARGEST_EXACT
 from qsdt_jax.deploy.onnx_nodes import Nodes
 from qsdt_jax.deploy.packing import pack
 from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step, inputs_of
+from qsdt_jax.deploy.validity import LARGEST_EXACT
 from qsdt_jax.errors import UserError
 
 if TYPE_CHECKING:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from qsdt_jax.deploy.program import Linear
+
 
 def pack(integers: np.ndarray, bits: int) -> bytes:
     """Two's complement of `bits` bits, lowest bit first, without gaps; one bit stands for -1 (0) and +1 (1).
@@ -22,3 +24,8 @@ def pack(integers: np.ndarray, bits: int) -> bytes:
 def packed_bytes(count: int, bits: int) -> int:
     """Bytes that so many integers take."""
     return -(-count * bits // 8)
+
+
+def layer_bytes(layer: Linear, bits: int) -> tuple[int, int]:
+    """Bytes of a layer's weights, packed or as float32 (32 bits), and of its scale and shift."""
+    return packed_bytes(layer.weights.size, bits), layer.scale.nbytes + layer.shift.nbytes

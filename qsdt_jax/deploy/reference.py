@@ -129,8 +129,13 @@ def forward(bundle: Manifest, images: np.ndarray) -> np.ndarray:
     Returns:
       (B, K) float32 logits.
     """
+    return class_scores(bundle, run(bundle, images))
+
+
+def class_scores(bundle: Manifest, values: dict[str, np.ndarray]) -> np.ndarray:
+    """The logits of `forward`, the mean over the time steps, from the values of `run`."""
     timesteps = bundle["neuron"]["timesteps"]
-    y = run(bundle, images)[bundle["steps"][-1]["name"]]
+    y = values[bundle["steps"][-1]["name"]]
     steps = y.reshape(-1, timesteps, y.shape[-1])
     total = steps[:, 0]
     for t in range(1, timesteps):

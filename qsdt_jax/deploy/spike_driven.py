@@ -1,4 +1,4 @@
-"""The spike-driven form: virtual time steps, binary spikes, additions only.
+"""The spike-driven form: virtual time steps, binary spikes, additions wherever spikes come in.
 
 Training fires counts c = 0..D. Here every count is unrolled over D virtual time steps ("slots") into binary
 spikes, a thermometer code: slot d carries a spike iff c > d. So c = sum over d of s_d, and every linear layer
@@ -17,7 +17,7 @@ It is still spike-driven: k^T v is a sum over pairs of slots of binary products,
 
 What is not spike-driven: layers that receive real values, which are the stem, the second and third
 convolution of every RepConv and the last one of every SepConv. They multiply and accumulate
-(`program.Linear.spikes` says which).
+(`program.Linear.spikes` says which): 6.7 % of the operations of the digits network, 10.6 % of size S at 224.
 
 On the machine that simulates this, a product with a spike is a multiplication by 0 or 1.
 """

@@ -4,10 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
-
-from qsdt_jax.deploy.interpreter import interpret
+from qsdt_jax.deploy.interpreter import shapes_of
 from qsdt_jax.deploy.merge import FloatArithmetic
 from qsdt_jax.deploy.program import Attend, Linear, Program
 
@@ -48,14 +45,7 @@ def layers_of(program: Program, image_size: tuple[int, int]) -> list[Layer]:
       program: a folded classifier.
       image_size: (height, width) in pixels, multiples of 16.
     """
-    frames = program.neuron.timesteps
-    image = jax.ShapeDtypeStruct((1, frames, *image_size, program.in_channels), jnp.float32)
-    shapes = {
-        name: value.shape
-        for name, value in jax.eval_shape(
-            lambda program, image: interpret(program, image, FloatArithmetic()), program, image
-        ).items()
-    }
+    shapes = {name: value.shape for name, value in shapes_of(program, image_size, FloatArithmetic()).items()}
     found: list[Layer] = []
     entering: dict[str, str | None] = {}
     for step in program.steps:

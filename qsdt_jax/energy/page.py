@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from qsdt_jax.energy.conventions import CONVENTIONS
-from qsdt_jax.energy.report import MILLI_JOULE, Report, verdicts
+from qsdt_jax.energy.report import Report, totals_table, verdicts
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24 }
@@ -31,28 +30,25 @@ def page(
       figures: by their captions.
       conventions: text about the conventions.
     """
-    rows = [
-        f"<tr><td>{name}</td>"
-        + "".join(f"<td>{energy * MILLI_JOULE:.4g}</td>" for energy in report.totals[name])
-        + "</tr>"
-        for name in CONVENTIONS
-    ]
+    heading, *rows = totals_table(report)
+    table = [_row("th", heading), *(_row("td", row) for row in rows)]
     pictures = [
         f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{_png(figure)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         for caption, figure in figures.items()
     ]
     sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in verdicts(report))
-    sizes = ", ".join(f"{name} {size:,} bytes" for name, size in report.model_bytes.items())
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
         f"<p>{'<br>'.join(map(html.escape, facts))}</p>"
-        f"<p>Size: {sizes}.</p>"
-        "<table><tr><th>mJ an image</th><th>spiking</th><th>quantised ANN</th><th>float ANN</th></tr>"
-        f"{''.join(rows)}</table><ul>{sentences}</ul>"
+        f"<table>{''.join(table)}</table><ul>{sentences}</ul>"
         f"{''.join(pictures)}<h2>Conventions</h2><pre>{html.escape(conventions)}</pre></html>\n"
     )
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 def _png(figure: Figure) -> str:

@@ -74,10 +74,11 @@ def firing_rates(report: Report) -> Figure:
     for i, kind in enumerate(["others", *kinds.values()]):
         chosen = [j for j, label in enumerate(labels) if label == kind]
         axes.plot(chosen, [rates[j] for j in chosen], "o", color=f"C{i}", markersize=4, label=kind)
-    mean = float(np.mean(rates))
+    mean = 100 * report.firing_rate
     axes.axhline(mean, color="0.6", linewidth=0.8)
     place = axes.get_yaxis_transform()
-    axes.annotate(f"mean {mean:.1f} %", (1, mean), xycoords=place, ha="right", va="bottom", fontsize=8)
+    text = f"mean {mean:.1f} %, by the operations that a spike drives"
+    axes.annotate(text, (1, mean), xycoords=place, ha="right", va="bottom", fontsize=8)
     axes.set(xlabel=DEPTH, ylabel="firing rate of a slot (%)", ylim=(0, None))
     axes.legend(frameon=False, ncols=5, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     return _plain(figure)
@@ -100,15 +101,14 @@ def count_histograms(report: Report) -> Figure:
     return _plain(figure)
 
 
-def accuracy_energy_size(report: Report, name: str) -> Figure:
-    """The published points, quoted, and this network under each convention; area stands for size."""
+def accuracy_energy_size(report: Report, name: str, stored: int) -> Figure:
+    """The published points, quoted, and this network of so many bytes under each convention; area is size."""
     figure = Figure(figsize=(9.5, 4), layout="constrained")
     axes = figure.subplots()
     for number, (label, (top1, energy, words)) in enumerate(PUBLISHED.items(), start=1):
         text = f"{number}  {label}: {energy} mJ, {top1} % (quoted)"
         axes.scatter(energy, top1, BUBBLE * words, color="0.82", edgecolor="0.5", linewidth=0.6, label=text)
         axes.annotate(str(number), (energy, top1), fontsize=7, ha="center", va="center")
-    stored = report.model_bytes["weights"] + report.model_bytes["scales and shifts"]
     area = max(BUBBLE * stored / WORD_BYTES / 1e6, SMALLEST)
     for i, (convention, total) in enumerate(report.totals.items()):
         energy, top1 = total.spiking * MILLI_JOULE, report.activity.metrics["top1"]

@@ -106,17 +106,10 @@ class Checkpointer:
                 raise
             logging.error("%s", error)  # The exception that came first goes on.
 
-    def save(
-        self,
-        step: int,
-        state: PyTree,
-        *,
-        metrics: Mapping[str, float] | None = None,
-        wait: bool = False,
-    ) -> None:
+    def save(self, step: int, state: PyTree, *, wait: bool = False) -> None:
         """Saves `state`, in the background unless `wait`; its buffers may be donated at once.
 
-        A stored step is not written again; only `metrics` that it lacks are added to it.
+        A stored step is not written again.
 
         Raises:
           UserError: a later step is stored; or this save, or the one before it, could not be written (disk
@@ -128,7 +121,6 @@ class Checkpointer:
             return
         stored = self.steps()
         if step in stored:
-            self._add_metrics(step, metrics)
             return
         if stored and step < stored[-1]:
             raise UserError(
@@ -136,8 +128,7 @@ class Checkpointer:
                 "remove the later checkpoints or use another directory"
             )
         self._require_room(step, leaves)
-        record = {"leaves": fingerprints(leaves), "metrics": _plain(metrics)}
-        self._metrics[step] = record["metrics"]
+        record = {"leaves": fingerprints(leaves), "metrics": None}
         with self._write_errors_told(step):
             # Orbax copies NumPy arrays before it returns. Its own decision whether to save is silent: force.
             self._manager.save(
@@ -153,6 +144,28 @@ class Checkpointer:
         self._saving = step
         if wait:
             self.wait()
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Notes the metrics of a stored step, unless it has some; by them the best steps are kept.
+
+        Raises:
+          UserError: the save under way could not be written, or the metrics could not.
+        """
+        self.wait()
+        if not self._writes or self._metrics.get(step) is not None:
+            return
+        try:
+            record = read_record(self.directory, step)
+        except DamagedError:  # Told when it is restored.
+            return
+        record["metrics"] = {name: float(value) for name, value in metrics.items()}
+        with self._write_errors_told(step):
+            write_atomically(integrity_file(self.directory, step), json.dumps(sealed(record)))
+            self._metrics[step] = record["metrics"]
+            # A best step of before may be superseded; orbax looks only when it saves.
+            steps = self.steps()
+            for superseded in set(steps) - self._policy.kept(steps):
+                self._manager.delete(superseded)
 
     def wait(self) -> None:
         """Waits for the save under way.
@@ -235,18 +248,6 @@ class Checkpointer:
                 multiprocessing_options=ONE_WRITER,
             ),
         )
-
-    def _add_metrics(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        if metrics is None or self._metrics.get(step) is not None:
-            return
-        with contextlib.suppress(DamagedError):  # Found and told when it is restored.
-            record = read_record(self.directory, step) | {"metrics": _plain(metrics)}
-            write_atomically(integrity_file(self.directory, step), json.dumps(sealed(record)))
-            self._metrics[step] = record["metrics"]
-            # A best step of before may be superseded; orbax looks only when it saves.
-            steps = self.steps()
-            for superseded in set(steps) - self._policy.kept(steps):
-                self._manager.delete(superseded)
 
     def _require_room(self, step: int, leaves: Leaves) -> None:
         """Raises UserError where the disk has no room for `leaves`, before orbax fills it."""
@@ -335,10 +336,6 @@ def _require_writable(directory: Path) -> None:
         raise UserError(f"checkpoint directory {directory} is a file; expected a directory") from None
     except OSError as error:
         raise UserError(f"checkpoint directory {directory} cannot be written: {error.strerror}") from None
-
-
-def _plain(metrics: Mapping[str, float] | None) -> dict[str, float] | None:
-    return None if metrics is None else {name: float(value) for name, value in metrics.items()}
 
 
 @functools.cache

@@ -2,9 +2,10 @@
 
 Invariants:
 * Between steps the state is whole; only there it is saved.
-* What is logged at a step is on disk before the checkpoint of that step, and a resumed run drops what was
-  logged after its checkpoint. So killed at any moment and started again, a run ends with the state and the
-  logged losses of an uninterrupted one, bit for bit.
+* What training logs at a step is on disk before the checkpoint of that step; the evaluation comes after it,
+  and is made up for where it is missing. A resumed run drops what was logged after its checkpoint. So killed
+  at any moment and started again, a run ends with the state and the logged losses of an uninterrupted one,
+  bit for bit.
 * No state with a non-finite loss or gradient behind it is ever saved, nor is anything of that step logged.
 """
 
@@ -22,7 +23,7 @@ import jax
 import numpy as np
 import optax
 
-from qsdt_jax.errors import UserError
+from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.evaluate.split import evaluate_split
 from qsdt_jax.files import write_atomically
 from qsdt_jax.progress import Progress
@@ -44,6 +45,7 @@ SUMMARY_FILE = "summary.json"
 CHECKPOINT_FOLDER = "checkpoints"
 PLACED_AHEAD = 2  # Batches on the devices before they are used.
 
+Finished = tuple[int, dict[str, jax.Array]]  # A step and its metrics.
 HostBatches = Iterator[Mapping[str, np.ndarray]]
 
 
@@ -155,7 +157,7 @@ def train(
     ):
         if peers is not None:
             peers.before_leaving = checkpointer.wait
-        directory.claim(run.config, run.class_names, begun=bool(checkpointer.steps()))
+        directory.claim(run.config, run.class_names, run.training_images, begun=bool(checkpointer.steps()))
         if begin is not None and is_first():
             begin(run)
         return _Session(run, directory.path, preemption, checkpointer).finish()
@@ -221,7 +223,7 @@ class _Session:
         update = self._compiled_step(batch)
         progress = Progress(run.total_steps, self.step, run.batch_size, shown=is_first())
         profile = Profile(run.profile_steps if is_first() else None, self.workdir / PROFILE_FOLDER)
-        running: tuple[int, dict[str, jax.Array]] | None = None
+        running: Finished | None = None
         try:
             while True:
                 profile.before(self.step + 1)
@@ -240,7 +242,7 @@ class _Session:
                         self._save(progress)
                 if self.step == run.total_steps:
                     break
-                batch = self.preemption.next_of(batches)
+                batch = self._next_of(batches, running, progress)
         except Preempted:
             if running is not None:
                 self._report(*running, progress)
@@ -249,6 +251,17 @@ class _Session:
             batches.close()
             progress.close()
             profile.close()
+
+    def _next_of(self, batches: Background, running: Finished | None, progress: Progress):
+        """The next batch; where there is none, being unreadable, the steps so far are saved."""
+        try:
+            return self.preemption.next_of(batches)
+        except UserError:
+            if jax.process_count() == 1:  # Several would have to save together.
+                if running is not None:
+                    self._report(*running, progress)
+                self.checkpointer.save(self.step, self.state, wait=True)
+            raise
 
     def _compiled_step(self, batch):
         run = self.run
@@ -281,17 +294,19 @@ class _Session:
 
     def _save(self, progress: Progress) -> None:
         self.preemption.check()
-        metrics = None
+        # First, so that an evaluation that fails costs no step.
+        self.checkpointer.save(self.step, self.state)
         if self.run.evaluation_due(self.step):
             metrics = self._evaluate()
             text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             progress.say(f"step {self.step}/{self.run.total_steps}  {text}")
-        self.checkpointer.save(self.step, self.state, metrics=metrics)
+            self.checkpointer.add_metrics(self.step, metrics)
 
     def _evaluate_if_missing(self) -> None:
-        """Makes up for the evaluation that an interruption kept from happening."""
-        if self.writer.value(self.step, self.run.task.best_metric) is None:
-            self.checkpointer.save(self.step, self.state, metrics=self._evaluate())
+        """Makes up for the evaluation, or the note of it, that an interruption kept from happening."""
+        logged = self.writer.line(self.step, self.run.task.best_metric)
+        metrics = logged and {name: value for name, value in logged.items() if name != "step"}
+        self.checkpointer.add_metrics(self.step, metrics or self._evaluate())
 
     def _evaluate(self) -> dict[str, float]:
         metrics = self._evaluate_variables(self.state.variables, "eval")
@@ -312,16 +327,22 @@ class _Session:
             self.preemption.meet()
             return self._evaluation_step(variables, batch, task)
 
-        metrics = evaluate_split(step, self.preemption.iterate(batches), self.run.task.summarize)
+        try:
+            metrics = evaluate_split(step, self.preemption.iterate(batches), run.task.summarize)
+        except CorruptRecord as error:  # A score of fewer examples would be another one.
+            raise UserError(
+                f"the evaluation needs all of its split, but {error}. "
+                f"Mend the data, and the same command goes on from step {self.step}"
+            ) from None
         return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
     def _write_summary(self) -> dict[str, Any]:
         metric = self.run.task.best_metric
-        best = self.writer.best(metric) or {}
+        final, best = self.writer.line(self.step, metric) or {}, self.writer.best(metric) or {}
         rates = [line["train/images_per_second"] for line in self.writer.lines if "train/loss" in line]
         summary = {
             "step": self.step,
-            "final": {metric: self.writer.value(self.step, metric)},
+            "final": {metric: final.get(metric)},
             "best": {metric: best.get(metric), "step": best.get("step")},
             "images_per_second": statistics.median(rates) if rates else None,
             "parameters": parameter_count(self.state.variables),

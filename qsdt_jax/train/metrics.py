@@ -78,10 +78,9 @@ class MetricWriter:
         except OSError as error:
             raise UserError(f"{self._file} cannot be written: {error.strerror}") from None
 
-    def value(self, step: int, name: str) -> float | None:
-        """What was logged under `name` at `step`, or None."""
-        found = [line[name] for line in self.lines if line["step"] == step and name in line]
-        return found[-1] if found else None
+    def line(self, step: int, name: str) -> dict[str, Any] | None:
+        """The newest line of `step` with a value under `name`, or None."""
+        return next((line for line in reversed(self.lines) if line["step"] == step and name in line), None)
 
     def best(self, name: str) -> dict[str, Any] | None:
         """The line with the largest value under `name`, the newest of equals; NaN is below any number."""

@@ -1,9 +1,9 @@
 """Transfer: a network that starts from the variables of another one, tensor by tensor.
 
-Every tensor must have its counterpart of the same shape. Three may differ: a head where the classes do, which
-then starts anew; the distillation head where one of the two has none, which starts anew or is left out; and
-the stem where the channels of the image do, whose filters become the mean over the old channels, repeated
-(RGB to the two polarities of events). Any other difference is an error that names it.
+Every tensor must have its counterpart of the same shape. Three may differ: a head where the classes do, by
+number or by name, which then starts anew; the distillation head where one of the two has none, which starts
+anew or is left out; and the stem where the channels of the image do, whose filters become the mean over the
+old channels, repeated (RGB to the two polarities of events). Any other difference is an error that names it.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,15 @@ STEM_KERNEL = "params/downsample1_1/conv/kernel"
 SHOWN = 3
 
 
-def transfer(source: Mapping[str, Any], target: Variables) -> tuple[Variables, list[str]]:
+def transfer(
+    source: Mapping[str, Any], target: Variables, *, new_head: bool = False
+) -> tuple[Variables, list[str]]:
     """The variables of `target` with the values of `source`.
 
     Args:
       source: "params" and "batch_stats" of the trained network.
       target: freshly drawn variables of the new one.
+      new_head: whether the head starts anew though it may fit, the classes being others.
 
     Returns:
       The variables, and one line for each tensor that was not taken as it is.
@@ -41,7 +44,7 @@ def transfer(source: Mapping[str, Any], target: Variables) -> tuple[Variables, l
         head
         for head in HEADS
         for name, leaf in wanted.items()
-        if name.startswith(head) and (name not in given or jnp.shape(given[name]) != leaf.shape)
+        if name.startswith(head) and (new_head or name not in given or jnp.shape(given[name]) != leaf.shape)
     )
     taken, remarks, wrong = {}, [], []
     for name, leaf in wanted.items():
@@ -74,6 +77,5 @@ def _differs_in_channels(given, wanted) -> bool:
 
 
 def _other_channels(kernel: jax.Array, channels: int) -> jax.Array:
-    """A kernel (kh, kw, I, O) for another number of inputs, with the same response to equal channels."""
-    mean = jnp.mean(kernel, axis=2, keepdims=True) * (kernel.shape[2] / channels)
-    return jnp.repeat(mean, channels, axis=2)
+    """A kernel (kh, kw, I, O) for another number of inputs: the mean over the old ones, for each new one."""
+    return jnp.repeat(jnp.mean(kernel, axis=2, keepdims=True), channels, axis=2)

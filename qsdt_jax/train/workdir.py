@@ -11,10 +11,10 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.files import locked, write_atomically
 
 CONFIG_FILE = "config.json"
-CLASS_NAMES_FILE = "class_names.json"
+DATA_FILE = "data.json"
 LOCK_FILE = ".lock"
 # Sections and keys that change nothing about the numbers of a run, but their rounding: a resumed run may
-# change them. So may the place of the data, which are taken to be the same.
+# change them. So may the place of the data, of which classes and number are compared.
 FREE_SECTIONS = ("log", "checkpoint", "parallel", "profile")
 FREE_KEYS = ("data.path", "data.workers", "data.corrupt_limit", "eval.batch_size")
 
@@ -49,16 +49,24 @@ class Workdir:
     def __exit__(self, *exception) -> None:
         self._lock.close()
 
-    def claim(self, config: Mapping[str, Any], class_names: Sequence[str], *, begun: bool) -> None:
-        """Binds the directory to a configuration, or checks that it is the one of the run so far.
+    def claim(
+        self,
+        config: Mapping[str, Any],
+        class_names: Sequence[str] | None,
+        training_images: int | None,
+        *,
+        begun: bool,
+    ) -> None:
+        """Binds the directory to a configuration and data, or checks that they are those of the run so far.
 
         Args:
           config: as plain data.
-          class_names: in the order of the network's outputs.
+          class_names: in the order of the network's outputs; None where they are not known.
+          training_images: number of them; None where nothing was trained here yet.
           begun: whether there is a checkpoint; without one nothing is lost by another configuration.
 
         Raises:
-          UserError: the directory belongs to a run of another configuration.
+          UserError: the directory belongs to a run of another configuration, or of other data.
         """
         if not self._writes:
             return
@@ -70,9 +78,26 @@ class Workdir:
                     f"workdir {self.path} belongs to a run of another configuration: "
                     + "; ".join(differences)
                 )
+            self._require_same_data(class_names, training_images)
         write_atomically(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
-        names = json.dumps(list(class_names), indent=0)
-        write_atomically(self.path / CLASS_NAMES_FILE, names + "\n")
+        data = {"training_images": training_images, "class_names": class_names}
+        write_atomically(self.path / DATA_FILE, json.dumps(data, indent=1) + "\n")
+
+    def _require_same_data(self, class_names: Sequence[str] | None, training_images: int | None) -> None:
+        names, images = read_data(self.path)
+        if images is None:  # An import knows the network, not the data.
+            return
+        if images != training_images:
+            raise UserError(
+                f"workdir {self.path} belongs to a run on other data: of {images:,} training images, "
+                f"these are {training_images:,}"
+            )
+        for label, (before, now) in enumerate(zip(names or (), class_names or (), strict=False)):
+            if before != now:
+                raise UserError(
+                    f"workdir {self.path} belongs to a run on other data: class {label} was {before!r}, "
+                    f"is {now!r}"
+                )
 
 
 def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -88,6 +113,27 @@ def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"{workdir} is not the workdir of a run: it has no {CONFIG_FILE}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
+
+
+def read_data(workdir: str | os.PathLike[str]) -> tuple[tuple[str, ...] | None, int | None]:
+    """Class names and number of training images of a workdir's run, None for what is not known.
+
+    Raises:
+      UserError: they cannot be read.
+    """
+    file = Path(workdir) / DATA_FILE
+    try:
+        data = json.loads(file.read_text())
+        names, images = data["class_names"], data["training_images"]
+    except FileNotFoundError:
+        return None, None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read: {error!r}") from None
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{file}: expected a list of class names")
+    if images is not None and type(images) is not int:
+        raise UserError(f"{file}: expected a whole number of training images, found {images!r}")
+    return None if names is None else tuple(names), images
 
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

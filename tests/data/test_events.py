@@ -18,7 +18,7 @@ def reference(data: bytes) -> list[tuple[int, int, int, int]]:
         address, time = struct.unpack(">II", body[start : start + 8])
         bits = f"{address:015b}"
         row, column, dark = int(bits[7:14], 2), int(bits[:7], 2), int(bits[14])
-        events.append((time, 127 - column, 127 - row, 1 - dark))
+        events.append((time, 127 - row, 127 - column, 1 - dark))
     return events
 
 
@@ -34,11 +34,18 @@ def test_every_address():
 
 def test_a_known_event():
     """Bits 8-14 are 3, bits 1-7 are 5, bit 0 says darker."""
-    assert read_aedat2(aedat([(3 << 8) | (5 << 1) | 1], [77]), "s").tolist() == [(77, 124, 122, 0)]
+    assert read_aedat2(aedat([(3 << 8) | (5 << 1) | 1], [77]), "s").tolist() == [(77, 122, 124, 0)]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-@pytest.mark.parametrize("lines", [[], [b"# made without a version"], [b"#!AER-DAT2.0", b"#", b"# \xff\xfe"]])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [b"# made without a version"],
+        [b"#!AER-DAT2.0", b"#", b"# \xff\xfe", b"# AEChip: chip.retina.DVS128"],
+    ],
+)
 def test_headers(lines, end):
     header = b"".join(line + end for line in lines)
     body = aedat([1, 2, 3], [4, 5, 6])[len(AEDAT_HEADER) :]
@@ -54,11 +61,21 @@ def test_headers(lines, end):
         (AEDAT_HEADER[:-1], "cut off within the header"),
         (b"#!AER-DAT4.0\r\n" + bytes(16), "expected AEDAT 2.0"),
         (b"#!AER-DAT3.1\r\n" + bytes(16), "expected AEDAT 2.0"),
+        (
+            b"#!AER-DAT2.0\r\n# AEChip: chips.davis.DAVIS240C\r\n" + bytes(16),
+            "of the camera chips.davis.DAVIS240C",
+        ),
+        (aedat([1 << 15], [1]), "has no events"),
     ],
 )
 def test_what_is_no_recording(data, reason):
     with pytest.raises(CorruptRecord, match=f"^cat/7: .*{reason}"):
         read_aedat2(data, "cat/7")
+
+
+def test_pulses_for_synchronisation_are_no_events():
+    data = aedat([1, 1 << 15 | 1, 3], [4, 5, 6])
+    assert read_aedat2(data, "s")["t"].tolist() == [4, 6]
 
 
 def test_columns_give_the_stream_back():

@@ -5,6 +5,7 @@ import itertools
 import multiprocessing
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,12 +159,13 @@ def test_two_batches_are_read_ahead(split, batch_size, monkeypatch):
 
 
 @pytest.mark.slow
-def test_processes_change_nothing(unreadable):
+def test_processes_change_nothing(unreadable, monkeypatch):
     """The batches of threads; a resumed run may have another number of processes; none is left behind."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS([sys.argv[0]])  # Grain asks for it; the command line does it.
     expected = batches(9)
-    assert_same(batches(9, workers=1), expected)
+    monkeypatch.setattr("qsdt_jax.data.pipeline.usable_cpus", lambda: 1)
+    assert_same(batches(9, workers=-1), expected)
     assert_same(batches(5, workers=2, first_step=4), expected[4:])
     assert_told(unreadable, workers=1)
     whole, again = (
@@ -174,6 +176,52 @@ def test_processes_change_nothing(unreadable):
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert multiprocessing.active_children() == []
+
+
+def read_for_ever(pipe):
+    """Tells the processes that read, and reads on."""
+    flags.FLAGS([sys.argv[0]])
+    for batch in training_batches(Numbered(), marked, seed=0, batch_size=4, workers=2):
+        del batch
+        pipe.send([child.pid for child in multiprocessing.active_children()])
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_is_killed():
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=read_for_ever, args=(there,))
+    process.start()
+    assert here.poll(60)
+    readers = here.recv()
+    assert len(readers) == 2
+    process.kill()
+    deadline = time.monotonic() + 30
+    while any(map(is_running, readers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_running, readers))
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_the_end_of_a_process_is_told_in_one_line():
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS([sys.argv[0]])
+    stream = training_batches(Numbered(), marked, seed=0, batch_size=4, workers=1)
+    next(stream)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(
+        UserError, match=r"one of the 1 processes that read the data has ended \(.*code -9\); "
+    ):
+        for _ in range(1000):
+            next(stream)
 
 
 # Evaluation

@@ -50,6 +50,13 @@ def test_sixteen_bits_are_rounded(tmp_path):
     assert np.array_equal(read_image(stored(tmp_path, Image.fromarray(deep)), 1)[..., 0], expected)
 
 
+def test_no_program_runs_to_draw_an_image(tmp_path):
+    """PostScript would be handed to Ghostscript."""
+    path = tmp_path / "image.png"
+    Image.fromarray(COLOUR).save(path, "EPS")
+    assert refusal(path) == f"{path}: not a readable image (of no known format)"
+
+
 def test_two_levels(tmp_path):
     path = stored(tmp_path, Image.fromarray(GREY > 127))
     assert np.array_equal(read_image(path, 1)[..., 0], np.where(GREY > 127, 255, 0))

@@ -1,4 +1,4 @@
-"""Classifiers with drawn variables through which spikes flow, and their evaluation with all counts."""
+"""Classifiers with drawn variables through which spikes flow."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.models import QSDTransformer
 
 TINY: dict[str, Any] = {
@@ -46,23 +45,6 @@ def draw_variables(model: QSDTransformer, seed: int = 23) -> dict:
 
 def draw_images(*shape: int, seed: int = 7) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-def training_form(model: QSDTransformer, variables: dict, images: np.ndarray) -> tuple[Any, dict[str, Any]]:
-    """Logits in evaluation mode, and the counts of each neuron by its name."""
-
-    @jax.jit
-    def forward(variables, images):
-        logits, state = model.apply(
-            variables,
-            images,
-            capture_intermediates=lambda module, _: isinstance(module, SpikingNeuron),
-            mutable=["intermediates"],
-        )
-        spikes = flatten_dict(state["intermediates"])
-        return logits, {"/".join(path[:-1]): value[0].counts for path, value in spikes.items()}
-
-    return forward(variables, images)
 
 
 def differing_counts(counts: dict[str, Any], values: dict[str, Any]) -> dict[str, int]:

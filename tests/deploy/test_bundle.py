@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from qsdt_jax.deploy import reference
-from qsdt_jax.deploy.bundle import Bundle, read_bundle, write_bundle
+from qsdt_jax.deploy.bundle import Bundle, bundle_bytes, read_bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.errors import UserError
@@ -45,8 +45,12 @@ def bundle() -> Bundle:
 @pytest.fixture(scope="module")
 def file(bundle, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("bundle") / "model.qsdt"
-    assert write_bundle(file, bundle) == file.stat().st_size
+    assert write_bundle(file, bundle) == file.stat().st_size == sum(bundle_bytes(bundle).values())
     return file
+
+
+CLASSES = json.dumps({"classes": [f"class {i}" for i in range(10)]}, separators=(",", ":")).encode()[1:-1]
+HEADS = b'"k":"block3_0/attn/k_neuron","v":"block3_0/attn/v_neuron","heads":4'
 
 
 def test_everything_comes_back(bundle, file):
@@ -128,20 +132,25 @@ def test_foreign_files(tmp_path):
 
 def test_newer_version(file, tmp_path):
     """With a right checksum it is named as such."""
-    content, newer = bytearray(file.read_bytes()), tmp_path / "newer.qsdt"
-    content[8:12] = (reference.VERSION + 1).to_bytes(4, "little")
-    newer.write_bytes(signed(content))
+    content, newer = file.read_bytes(), tmp_path / "newer.qsdt"
+    newer.write_bytes(signed(content, version=reference.VERSION + 1))
     assert (
         f"version {reference.VERSION + 1} of the format; this reader knows up to {reference.VERSION}"
         in refusal(newer)
     )
 
 
-def signed(content: bytearray) -> bytearray:
-    """A bundle with the checksum that its manifest now has."""
+def signed(content: bytes, old: bytes = b"", new: bytes = b"", *, version: int = reference.VERSION) -> bytes:
+    """A bundle with another manifest or version, and the checksum that belongs to it."""
+    _, data = reference.split(content)
     text = content[20 : 20 + int.from_bytes(content[12:16], "little")]
-    content[16:20] = zlib.crc32(text, zlib.crc32(content[8:16])).to_bytes(4, "little")
-    return content
+    if old:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    head = version.to_bytes(4, "little") + len(text).to_bytes(4, "little")
+    checksum = zlib.crc32(text, zlib.crc32(head)).to_bytes(4, "little")
+    start = reference.MAGIC + head + checksum + text
+    return start.ljust(reference.aligned(len(start), reference.ALIGNMENT), b"\0") + data
 
 
 @pytest.mark.parametrize(
@@ -152,13 +161,35 @@ def signed(content: bytearray) -> bytearray:
         (b'"input":"pool"', b'"input":"loop"', "step head_neuron reads loop, which no step before it gives"),
         (b'"class 0",', b"          ", "9 class names, but 10 class scores"),
         (b'"size":[32,48]', b'"size":[30,48]', "images of 30x48 pixels; expected multiples of 16"),
+        (b'"size":[32,48]', b'"size":["32",48]', "images of 32x48 pixels; expected multiples of 16"),
+        (b'"channels":3', b'"channels":1', "images of 1 channels, but its first layer takes 3"),
+        (b'"crop_ratio":0.875', b'"crop_ratio":0', "crop_ratio 0; expected a number in 0..1, not 0"),
+        (b'"mean":[0.485,', b'"mean":[', "mean [0.456, 0.406]; expected one number, or one for each channel"),
+        (b'"std":[0.229', b'"std":[0', "std [0, 0.224, 0.225]; expected one positive number"),
+        (b'"std":[0.229', b'"std":[NaN', "std [nan, 0.224, 0.225]; expected one positive number"),
+        (b'"levels":4', b'"levels":300', "spike counts up to D = 300 do not fit int8; expected D <= 127"),
+        (b'"levels":4', b'"levels":0', "levels of its neuron is 0; expected a positive whole number"),
+        (b'"timesteps":2', b'"timesteps":1.5', "timesteps of its neuron is 1.5"),
+        (b'"scale":4.0', b'"scale":0', "scale of its neuron is 0; expected a positive number"),
+        (b'"scale":4.0', b'"scale":Infinity', "scale of its neuron is inf; expected a positive number"),
+        (b'"decay":0.3', b'"decay":-1', "decay of its neuron is -1; expected a number in 0..1"),
+        (b'"reset":"soft"', b'"reset":"mild"', "reset of its neuron is 'mild'; expected soft or hard"),
+        (CLASSES, b'"classes":"abcdefghij"', "its class names are no list of texts"),
+        (b'"class 0"', b"0", "its class names are no list of texts"),
+        (
+            HEADS,
+            HEADS.replace(b"4", b"5"),
+            "step block3_0/attn cannot be run on block3_0/attn/q_neuron [2, 2",
+        ),
+        (HEADS, HEADS.replace(b"4", b"0"), "step block3_0/attn has 0 heads"),
+        (b'"q":"block3_0/attn/q_neuron"', b'"q":"block3_0/attn/q_repconv/conv2"', "attn takes spikes, but"),
+        (b'"left":"downsample1_1/conv"', b'"left":"images"', "cannot be run on images [2, 32, 48, 3], conv_"),
     ],
 )
 def test_manifests_by_another_hand(file, tmp_path, old, new, told):
     """Their checksums are right, and still they cannot be run."""
-    content, other = file.read_bytes(), tmp_path / "other.qsdt"
-    assert content.count(old) == 1
-    other.write_bytes(signed(bytearray(content.replace(old, new))))
+    other = tmp_path / "other.qsdt"
+    other.write_bytes(signed(file.read_bytes(), old, new))
     assert told in refusal(other)
 
 

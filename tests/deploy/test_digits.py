@@ -1,5 +1,6 @@
 """The digits network as it was trained and exported (`configs/digits.py`, seed 0), on the whole test set."""
 
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -20,6 +21,18 @@ from tests.deploy.nets import differing_counts
 from tests.deploy.test_forms import SlotsAlone, run_onnx
 
 FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
+
+
+def test_spike_driven_form_runs_every_layer_of_spikes_slot_by_slot(monkeypatch):
+    program, runs, product = read_bundle(FILE).program, Counter(), IntegerArithmetic.product
+
+    def counted(self, spikes, layer):
+        runs[layer.name] += 1
+        return product(self, spikes, layer)
+
+    monkeypatch.setattr(IntegerArithmetic, "product", counted)
+    jax.eval_shape(spike_driven_forward, program, jax.ShapeDtypeStruct((1, 32, 32, 1), np.float32))
+    assert runs == {layer.name: 4 for layer in program.layers if layer.spikes}
 
 
 @pytest.mark.slow

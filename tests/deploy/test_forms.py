@@ -1,5 +1,7 @@
 """Training, integer and spike-driven form, NumPy reference and ONNX: equal counts and logits, bit for bit."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,16 @@ import onnxruntime
 import pytest
 
 from qsdt_jax.deploy import interpreter, reference
+from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.deploy.bundle import Bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.onnx import LOGITS, export_onnx
-from qsdt_jax.deploy.program import IMAGES, Program
+from qsdt_jax.deploy.program import IMAGES, Linear, Program
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic, unroll
+from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.models import SIZES, QSDTransformer
-from tests.deploy.nets import differing_counts, draw_images, draw_variables, tiny_net, training_form
+from tests.deploy.nets import differing_counts, draw_images, draw_variables, tiny_net
 
 slow = pytest.mark.slow
 NETS = {
@@ -65,7 +69,7 @@ def bundle_of(program: Program, file) -> reference.Manifest:
 
 
 def assert_forms_agree(model, variables, images, file) -> None:
-    logits, counts = training_form(model, variables, images)
+    logits, counts = training_form(model, variables)(images)
     program = fold(model, variables)
     assert_spikes_flow(counts, model.levels)
     assert np.mean(np.ptp(np.asarray(logits), axis=0) > 1e-3) > 0.8 or len(images) == 1  # The images differ.
@@ -191,6 +195,42 @@ def test_product_with_spikes_is_made_of_additions():
     assert found.dtype == jnp.int32 and np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("levels", [1, 3])
+def test_every_operand_is_a_binary_spike(levels, monkeypatch):
+    """D products in a layer, and in attention D^2 for k^T v and D for q (k^T v)."""
+    operands, generator = [], np.random.default_rng(0)
+    convolve, einsum = IntegerArithmetic.product, jnp.einsum
+
+    def product(self, spikes, layer):
+        operands.append([spikes])
+        return convolve(self, spikes, layer)
+
+    def contraction(subscripts, *terms, **options):
+        # The second operand of q (k^T v) is what the spikes of q select.
+        operands.append(terms if subscripts == "nlhc,nlhd->nhcd" else terms[:1])
+        return einsum(subscripts, *terms, **options)
+
+    monkeypatch.setattr(IntegerArithmetic, "product", product)
+    monkeypatch.setattr(jnp, "einsum", contraction)
+    arithmetic = SpikeArithmetic(levels)
+    layer = Linear(
+        name="layer",
+        input="neuron",
+        spikes=True,
+        geometry=ConvGeometry(1, 1),
+        weights=generator.integers(-8, 8, (3, 3, 4, 5)).astype(np.int8),
+        scale=np.ones(5, np.float32),
+        shift=np.zeros(5, np.float32),
+    )
+    counts = [jnp.asarray(generator.integers(0, levels + 1, (2, 6, 4)), jnp.int8) for _ in range(3)]
+    arithmetic.product(counts[0].reshape(2, 2, 3, 4), layer)
+    assert len(operands) == levels
+    arithmetic.attention(*counts, heads=2)
+    assert len(operands) == levels + levels**2 + levels
+    for spikes in itertools.chain(*operands):
+        assert spikes.dtype in (jnp.int8, jnp.int32) and set(np.unique(spikes)) == {0, 1}
+
+
 def test_layers_of_real_inputs_are_the_ones_declared():
     model = tiny_net()
     real = [layer.name for layer in fold(model, draw_variables(model)).layers if not layer.spikes]
@@ -214,7 +254,7 @@ def test_attention_of_slots_alone_is_another_network():
     """It misses most of the attention product, and counts and logits change with it."""
     model = tiny_net()
     variables, images = draw_variables(model), draw_images(4, 32, 48, 3)
-    logits, counts = training_form(model, variables, images)
+    logits, counts = training_form(model, variables)(images)
     program = fold(model, variables)
     exact = jax.jit(lambda p, x: interpreter.interpret(p, x, SpikeArithmetic(4)))(program, images)
     naive = jax.jit(lambda p, x: interpreter.interpret(p, x, SlotsAlone(4)))(program, images)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.information import HeadDistributions, entropy, measure
-from tests.deploy.nets import draw_images, draw_variables, tiny_net, training_form
+from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 MODEL = tiny_net(exact_evaluation=False)
 
@@ -47,7 +48,7 @@ def test_mutual_information():
 @pytest.mark.slow
 def test_counts_are_those_of_the_network_and_padding_counts_for_nothing():
     variables, images = draw_variables(MODEL), draw_images(5, 32, 32, 3)
-    _, counts = training_form(MODEL, variables, images)
+    _, counts = training_form(MODEL, variables)(images)
     batches = [
         {"image": images[:3], "mask": np.ones(3)},
         {"image": np.stack([*images[3:], images[0]]), "mask": np.array([1, 1, 0])},

@@ -55,9 +55,8 @@ def check_rates(result: dict, batch: int) -> None:
     assert result["compile_seconds"] > 0
 
 
-@pytest.mark.parametrize(
-    "modes", ["input", pytest.param("inference,exact,integer,train,input,loop", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("modes", ["input", "inference,exact,integer,train,input,loop"])
 def test_report(modes, tmp_path, capsys):
     config = tmp_path / "small.py"
     config.write_text(CONFIG)
@@ -86,6 +85,7 @@ def test_report(modes, tmp_path, capsys):
     assert f"{report['input']['fake']['images_per_second']:,.1f} images/s" in err
 
 
+@pytest.mark.slow
 def test_json_goes_to_a_file(tmp_path, capsys):
     file = tmp_path / "bench.json"
     digits = f"--config={ROOT}/configs/digits.py"
@@ -96,6 +96,7 @@ def test_json_goes_to_a_file(tmp_path, capsys):
     assert list(report["input"]) == ["fake", "digits"]
 
 
+@pytest.mark.slow
 def test_rates():
     bench = Bench(get_config(), 7)
     bench.task = cast(Any, Linear())

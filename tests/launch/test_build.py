@@ -62,7 +62,7 @@ DATA = [
     ({"data.mean": (math.nan,)}, "config.data.mean=(nan,) must be numbers"),
     ({"data.std": (0.0,)}, "config.data.std=(0.0,) must be positive numbers"),
     ({"data.std": ("a",)}, "config.data.std=('a',) must be positive numbers"),
-    ({"data.workers": -1}, "config.data.workers=-1 must be at least 0"),
+    ({"data.workers": -2}, "config.data.workers=-2 must be at least -1"),
     ({"data.source": "fake", "data.channels": 0}, "config.model: in_channels must be at least 1, got 0"),
     ({"data.source": "fake", "data.fake_classes": 0}, "config.data.fake_classes=0 must be at least 1"),
     ({"data.source": "fake", "data.fake_images": -1}, "config.data.fake_images=-1 must be at least 1"),

@@ -1,4 +1,6 @@
 import csv
+import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +9,7 @@ from PIL import Image
 
 import launch.energy  # Both define their flags before they are looked at.
 import launch.export
+from qsdt_jax.deploy.bundle import read_bundle, write_bundle
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 
 CONFIG = tiny_config()
@@ -32,27 +35,56 @@ def test_report_of_a_workdir_and_of_its_bundle(tmp_path, capsys):
     page = (folder / "energy.html").read_text()
     assert page.count("data:image/png;base64,") == len(names)
     assert not re.search(r'(src|href)="(?!data:)', page)  # It stands alone.
-    with open(folder / "energy.csv") as file:
-        assert len(list(csv.DictReader(file))) > 50
+    for table in ("energy.csv", "neurons.csv"):
+        with open(folder / table) as file:
+            assert len(list(csv.DictReader(file))) > 30
 
+    # Its bundle is measured alike, whatever a configuration says of how to prepare the data it names.
     bundle, other = tmp_path / "model.qsdt", tmp_path / "other"
     assert launch("export", "--workdir", workdir, "--out", bundle) == 0
-    assert launch("energy", "--workdir", workdir, "--bundle", bundle, "--images=70", "--out", other) == 0
-    assert (other / "energy.csv").read_text() == (folder / "energy.csv").read_text()
+    prepared = {"image_size": (48, 32), "mean": (0.2,), "std": (0.7,), "eval_crop_ratio": 0.5}
+    config = tiny_config(**{f"data.{key}": value for key, value in prepared.items()})
+    only_config = bare_workdir(other, config)
+    assert launch("energy", "--workdir", only_config, "--bundle", bundle, "--images=70") == 0
+    assert (other / "energy" / "energy.csv").read_text() == (folder / "energy.csv").read_text()
+
+
+def bare_workdir(folder: Path, config) -> Path:
+    """A configuration and no checkpoint."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    return folder
+
+
+def refused(capsys, *arguments) -> str:
+    assert launch("energy", *arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1
+    return told
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
-    assert launch("energy") == 2
-    assert (
-        capsys.readouterr().err == "error: energy needs --workdir DIR, whose configuration names the data\n"
-    )
+    for arguments, told in [
+        ([], "needs --workdir DIR, or --bundle FILE and its data, --config FILE or --workdir DIR"),
+        (["--bundle", DIGITS], "--bundle needs --config FILE or --workdir DIR, which name its data"),
+        (["--bundle", DIGITS, "--config=configs/digits.py", "--workdir", tmp_path], "its data; got both"),
+        (["--workdir", tmp_path, "--config=configs/digits.py"], "a --workdir has its own"),
+        (["--bundle", DIGITS, "--config=configs/digits.py", "--ema"], "a bundle holds one network"),
+        (["--bundle", DIGITS, "--config=configs/digits.py", "--step=3"], "a bundle holds one network"),
+    ]:
+        assert told in refused(capsys, *arguments)
     config = tiny_config(**{"model.bits": 32})
-    assert launch("energy", "--workdir", workdir_of(tmp_path, config)) == 2
-    assert "float weights (bits=32)" in capsys.readouterr().err
+    assert "float weights (bits=32)" in refused(capsys, "--workdir", workdir_of(tmp_path, config))
 
 
-def test_bundle_for_other_inputs_is_refused(tmp_path, capsys):
-    workdir = workdir_of(tmp_path, tiny_config(**{"data.image_size": (16, 48)}))
-    assert launch("energy", "--workdir", workdir, "--bundle", DIGITS) == 2
-    told = "size and channels ((32, 32), 1), but the data of the workdir give ((16, 48), 1)"
-    assert told in capsys.readouterr().err
+def test_bundle_for_other_data_is_refused(tmp_path, capsys):
+    colour = bare_workdir(tmp_path / "colour", tiny_config(**{"data.channels": 3}))
+    told = refused(capsys, "--bundle", DIGITS, "--workdir", colour)
+    assert "the bundle takes 1 channels, but the configuration of its data has config.data.channels=3" in told
+    bundle = read_bundle(DIGITS)
+    letters = dataclasses.replace(bundle, class_names=("0", "1", *"CDEFGHIJ"))
+    write_bundle(tmp_path / "letters.qsdt", letters)
+    data = ["--config=configs/digits.py", "--out", tmp_path]
+    told = refused(capsys, "--bundle", tmp_path / "letters.qsdt", *data)
+    assert f"the test split has other classes than {tmp_path / 'letters.qsdt'}: '2' where" in told
+    assert "where the network has 'C'" in told

@@ -91,7 +91,7 @@ def test_latest_best_and_moving_average(workdir, trained, tmp_path):
     assert trained.step == last
     assert_same(trained.variables, draw_variables(CONFIG, 1))
     with Checkpointer(copy / "checkpoints") as checkpointer:  # Better than what the loop measured.
-        checkpointer.save(first, trained.variables, metrics={"eval/top1": 99.0})
+        checkpointer.add_metrics(first, {"eval/top1": 99.0})
     best = load_trained(copy, step="best", ema=True)
     assert best.step == first
     assert_same(best.variables, draw_variables(CONFIG, 2))
@@ -140,9 +140,14 @@ def test_checkpoint_that_does_not_fit_its_config(workdir, tmp_path):
 
 def test_class_names_that_do_not_fit(workdir, tmp_path):
     copy = copied(workdir, tmp_path)
-    (copy / "class_names.json").write_text('["a", "b"]')
-    with pytest.raises(UserError, match=r"class_names\.json: expected a list of 10 names.*found 2"):
-        load_trained(copy)
+    for data, told in (
+        ('{"class_names": ["a", "b"], "training_images": 5}', "expected 10 class names, .*found 2"),
+        ('{"class_names": "ab", "training_images": 5}', "expected a list of class names"),
+        ("[]", "cannot be read"),
+    ):
+        (copy / "data.json").write_text(data)
+        with pytest.raises(UserError, match=rf"data\.json:? {told}"):
+            load_trained(copy)
 
 
 def test_data_of_other_classes(trained):

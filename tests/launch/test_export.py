@@ -9,16 +9,19 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-import launch.export  # Defines its flags before they are looked at.
+from launch.export import require_agreement
 from launch.predict import SHEET_FILE
 from launch.trained import load_trained, scores
 from qsdt_jax.data.sources import DigitsSource
+from qsdt_jax.deploy.agreement import Comparison
 from qsdt_jax.deploy.bundle import read_bundle
+from qsdt_jax.errors import UserError
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 
 pytestmark = pytest.mark.slow
 
 CONFIG = tiny_config(**{"data.eval_crop_ratio": 0.9})
+COUNTS = 17_360  # Of an image, in all neurons.
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +43,13 @@ def images(tmp_path_factory) -> list[Path]:
 
 def test_bundle_predicts_what_the_workdir_predicts(workdir, images, tmp_path, capsys):
     bundle = tmp_path / "model.qsdt"
-    assert launch("export", "--workdir", workdir, "--out", bundle) == 0
-    told = capsys.readouterr().out
+    assert launch("export", "--workdir", workdir, "--out", bundle, "--verify=3") == 0
+    told, verified = capsys.readouterr().out.splitlines()
     assert told.startswith(f"{bundle}: 0.") and f"weights of {CONFIG.model.bits} bits" in told
+    assert verified == (
+        "verified on 3 images of the test split: training form, integer form, spike-driven form, "
+        f"NumPy reader of {bundle} give the same {3 * COUNTS:,} spike counts and 30 logits, bit for bit"
+    )
 
     assert launch("predict", "--workdir", workdir, *images) == 0
     expected = capsys.readouterr()
@@ -119,6 +126,27 @@ def test_mistakes_in_one_line(workdir, images, tmp_path, capsys):
     ]:
         assert told in refused(capsys, *arguments)
     assert not out.exists()
+
+
+def test_attention_beyond_int32_is_refused(tmp_path, capsys):
+    config = tiny_config(**{"model.levels": 127, "data.image_size": (16 * 17, 16 * 17)})
+    workdir = write_workdir(tmp_path, config, {0: make_state(config, draw_variables(config, 1))})
+    told = refused(capsys, "export", "--workdir", workdir, "--out", tmp_path / "model.qsdt")
+    assert "(289 tokens x 4 channels of a head x D^3, D = 127), but int32 holds" in told
+
+
+def test_forms_that_differ_are_named_with_the_first_neuron():
+    found = {
+        "integer form": Comparison(counts=2000, logits=30),
+        "spike-driven form": Comparison(2000, 30, {"head_neuron": 5, "conv": 1007}, 30),
+    }
+    require_agreement({"integer form": found["integer form"]}, ())
+    told = (
+        "the spike-driven form differs from the training form in 1,012 of 2,000 spike counts, first in conv, "
+        "and in 30 of 30 logits"
+    )
+    with pytest.raises(UserError, match=told):
+        require_agreement(found, ("conv", "head_neuron"))
 
 
 def test_float_network_is_refused(tmp_path, capsys):

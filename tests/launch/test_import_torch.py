@@ -44,7 +44,7 @@ def refusal(*arguments, **options) -> str:
 
 
 def read_class_names(workdir: Path) -> list[str]:
-    return json.loads((workdir / "class_names.json").read_text())
+    return json.loads((workdir / "data.json").read_text())["class_names"]
 
 
 def assert_same(found, expected):
@@ -75,13 +75,15 @@ def test_training_starts_from_the_workdir(imported, variables):
     assert found[0] == found[1].step == 0
     assert_same(found[1].variables, variables)
     with Workdir(imported) as workdir:
-        workdir.claim(run.config, run.class_names, begun=True)  # Else it is refused as another run's.
+        # Else it is refused as another run's.
+        workdir.claim(run.config, run.class_names, run.training_images, begun=True)
 
 
 def test_without_the_images_the_head_gives_the_number_of_classes(tmp_path):
     pth = write_pth(tmp_path / "seven.pth", draw_variables(CONFIG, 0, classes=7))
     import_torch(tiny_config(**NO_IMAGES), pth, tmp_path / "w")
-    assert read_class_names(tmp_path / "w") == list("0123456")
+    assert read_class_names(tmp_path / "w") is None
+    assert load_trained(tmp_path / "w").class_names == tuple("0123456")
 
 
 def test_wrong_number_of_classes(pth, tmp_path):

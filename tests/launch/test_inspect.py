@@ -20,7 +20,7 @@ DIGITS_CONFIG = f"--config={ROOT}/configs/digits.py"
 def traced(**overrides):
     """Task, variables' shapes and layers of a tiny network."""
     config = tiny_config(**overrides)
-    task = build_task(config, DIGITS)
+    task = build_task(config, len(DIGITS))
     variables = jax.eval_shape(task.init, jax.random.key(0))
     return task, variables, layer_operations(task.model, tuple(config.data.image_size))
 

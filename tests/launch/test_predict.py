@@ -58,6 +58,7 @@ def ink(file: Path) -> np.ndarray:
     return np.asarray(Image.open(file).convert("L")) < WHITE
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_evaluation(trained, predictions):
     source, preprocess = DigitsSource("test"), build_preprocess(CONFIG)
     count = len(predictions)
@@ -77,6 +78,7 @@ def test_probabilities_are_those_of_evaluation(trained, predictions):
         assert abs(prediction.probabilities.sum() - 1) < 1e-12
 
 
+@pytest.mark.slow
 def test_view_is_cut_out_as_in_evaluation(trained, predictions):
     """Once, by the configuration's crop ratio."""
     config = trained.config.copy_and_resolve_references()
@@ -91,6 +93,7 @@ def test_view_is_cut_out_as_in_evaluation(trained, predictions):
     assert not np.array_equal(found.view, predictions[0].view)
 
 
+@pytest.mark.slow
 def test_command_line_with_images_of_every_kind(workdir, trained, predictions, tmp_path, capsys, monkeypatch):
     """Colour models that lose nothing predict the same; files that are no images do not stop the others."""
     digit = Image.fromarray(predictions[0].view[..., 0])
@@ -120,6 +123,7 @@ def test_command_line_with_images_of_every_kind(workdir, trained, predictions, t
     assert Image.open(workdir / "predictions.png").format == "PNG"
 
 
+@pytest.mark.slow
 def test_mistakes_in_one_line(workdir, tmp_path, capsys):
     image = tmp_path / "image.png"
     Image.new("L", (32, 32)).save(image)
@@ -142,6 +146,7 @@ def test_mistakes_in_one_line(workdir, tmp_path, capsys):
         assert told in found.err
 
 
+@pytest.mark.slow
 def test_network_of_two_channels(trained, tmp_path, capsys, monkeypatch):
     config = trained.config.copy_and_resolve_references()
     config.data.channels = 2
@@ -187,6 +192,7 @@ def test_sheet_of_two_classes_and_colour(tmp_path):
     assert abs(columns / rows - 2) < 0.05  # The pictures keep the shape of the net's input.
 
 
+@pytest.mark.slow
 def test_more_images_than_a_sheet_holds(trained, workdir, capsys, monkeypatch, tmp_path):
     image = tmp_path / "image.png"
     Image.new("L", (32, 32)).save(image)

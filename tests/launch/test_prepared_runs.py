@@ -66,8 +66,8 @@ def test_prepared_trained_killed_and_evaluated(tmp_path, write: Callable[[Path],
     }
     length = tuple(f"--config.{key}={value}" for key, value in {**values, **simpler}.items())
 
-    def train(workdir: Path, sent: Signal | None = None) -> None:
-        ended = run(workdir, CACHE, *data, *length, signal=sent)
+    def train(workdir: Path, sent: Signal | None = None, extra: tuple[str, ...] = ()) -> None:
+        ended = run(workdir, CACHE, *data, *length, *extra, signal=sent)
         assert ended.status == (-sent.number if sent else 0), ended
 
     # That nothing is different from an uninterrupted run is the matter of tests/train/test_resume.py.
@@ -78,8 +78,16 @@ def test_prepared_trained_killed_and_evaluated(tmp_path, write: Callable[[Path],
     steps = [line["step"] for line in ended["log"] if "train/loss" in line]
     assert steps == list(range(1, ended["step"] + 1))
 
+    if name == "cifar10":  # Its recipe begins with a trained network.
+        train(tmp_path / "transferred", extra=(f"--config.start_from={tmp_path / 'killed'}",))
+        logs = outcome(tmp_path / "transferred")["log"], ended["log"]
+        first, before = (next(line["train/loss"] for line in log if "train/loss" in line) for log in logs)
+        assert first < before
+
     capsys.readouterr()
     result = tmp_path / "result.json"
     assert launch("eval", "--workdir", tmp_path / "killed", f"--json={result}") == 0
+    split = "validation" if name == "imagenet" else "test"  # ImageNet's test images have no labels.
+    assert f" images of the {split} split" in capsys.readouterr().err
     top1 = json.loads((tmp_path / "killed" / "summary.json").read_text())["final"]["eval/top1"]
     assert json.loads(result.read_text())["top1"] == top1

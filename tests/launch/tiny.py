@@ -55,7 +55,7 @@ def draw_variables(config: ConfigDict, seed: int, classes: int = 10) -> dict:
 def _shapes(model: str, classes: int) -> dict:
     config = tiny_config()
     config.model.update(json.loads(model))
-    task = build_task(config, tuple(map(str, range(classes))))
+    task = build_task(config, classes)
     return jax.eval_shape(task.init, jax.random.key(0))
 
 

@@ -104,6 +104,7 @@ def test_matches_the_sum_over_taps_in_float64(case):
     np.testing.assert_allclose(grad_kernel, expected_kernel, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 @cases
 def test_the_accelerators_way_agrees_too(case):
     """The branch that CPUs never take: the explicit gradients of one XLA convolution."""

@@ -91,6 +91,7 @@ def test_narrow_operands_change_no_bit_of_the_forward_pass(case, operand):
     assert np.array_equal(wide, narrow)
 
 
+@pytest.mark.slow
 @cases
 @pytest.mark.parametrize("operand", [jnp.bfloat16, jnp.float8_e4m3fn, jnp.int8])
 def test_gradients_are_those_of_float32_when_only_the_forward_operands_are_narrow(case, operand):

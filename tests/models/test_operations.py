@@ -13,7 +13,11 @@ TINY = {"channels": (8, 8, 16, 24), "depth": 4, "num_heads": 4, "in_channels": 2
 
 @pytest.mark.parametrize(
     ("size", "giga", "weights"),
-    [("S", 6.47, 15_015_072), ("M", 14.0, 31_193_520), ("L", 24.8, 55_163_456)],
+    [
+        ("S", 6.47, 15_015_072),
+        pytest.param("M", 14.0, 31_193_520, marks=pytest.mark.slow),
+        pytest.param("L", 24.8, 55_163_456, marks=pytest.mark.slow),
+    ],
 )
 def test_published_sizes(size, giga, weights):
     layers = layer_operations(QSDTransformer(**SIZES[size]), (224, 224))

@@ -38,6 +38,7 @@ def test_softmax_attention_against_numpy(spikes):
             np.testing.assert_allclose(found[image, :, own], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_twin_has_the_parameters_of_the_float_network():
     """The same layout: only what stands between the layers differs."""
     twin, spiking = (draw_variables(tiny_net(**kind)) for kind in (TWIN, {"bits": 32}))
@@ -51,6 +52,7 @@ def test_twin_has_no_spikes_and_sees_every_token():
     assert (scores.macs, scores.output_shape) == (4 * 4 * 16, (4, 4, 4))
 
 
+@pytest.mark.slow
 def test_a_float_network_has_no_steps_of_quantisation():
     """A small change of the image changes the twin's answer a little, and so in proportion."""
     model = tiny_net(**TWIN)

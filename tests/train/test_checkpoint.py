@@ -474,7 +474,9 @@ def test_keeps_latest_and_best(tmp_path, reopen):
     with contextlib.ExitStack() as stack:
         checkpointer = stack.enter_context(Checkpointer(tmp_path))
         for step, score in scores.items():
-            checkpointer.save(step, state_of(step), metrics=None if score is None else {METRIC: score})
+            checkpointer.save(step, state_of(step))
+            if score is not None:
+                checkpointer.add_metrics(step, {METRIC: score})
             checkpointer.wait()
             assert checkpointer.steps() == kept[step]
             if reopen:
@@ -486,7 +488,8 @@ def test_keeps_latest_and_best(tmp_path, reopen):
 def test_keep_counts(tmp_path):
     with Checkpointer(tmp_path, keep_latest=1, keep_best=2, best_metric="m") as checkpointer:
         for step, score in enumerate([5.0, 4.0, 3.0, 5.0, 1.0]):
-            checkpointer.save(step, state_of(step), metrics={"m": score, "other": -score})
+            checkpointer.save(step, state_of(step))
+            checkpointer.add_metrics(step, {"m": score, "other": -score})
         checkpointer.wait()
         assert checkpointer.steps() == [0, 3, 4]
         assert best_step(tmp_path, "m") == 3  # The newest of equals.
@@ -503,10 +506,11 @@ def test_metrics_can_come_later(tmp_path):
     directory = stored(tmp_path, 1)
     with Checkpointer(directory) as checkpointer:
         assert best_step(directory, METRIC) is None
-        checkpointer.save(1, state_of(1), metrics={METRIC: 90})
-        checkpointer.save(1, state_of(1), metrics={METRIC: 10})
+        checkpointer.add_metrics(1, {METRIC: 90})
+        checkpointer.add_metrics(1, {METRIC: 10})
         assert best_step(directory, METRIC) == 1
-        checkpointer.save(2, state_of(2), metrics={METRIC: 50})
+        checkpointer.save(2, state_of(2))
+        checkpointer.add_metrics(2, {METRIC: 50})
     with Checkpointer(directory) as checkpointer:
         assert best_step(directory, METRIC) == 1
         assert_same(checkpointer.restore(1, described(state_of(0))), state_of(1))
@@ -514,17 +518,20 @@ def test_metrics_can_come_later(tmp_path):
 
 def test_metrics_that_come_later_supersede_the_best_step(tmp_path):
     with Checkpointer(tmp_path, keep_latest=1, keep_best=1, best_metric=METRIC) as checkpointer:
-        checkpointer.save(1, state_of(1), metrics={METRIC: 10})
+        checkpointer.save(1, state_of(1))
+        checkpointer.add_metrics(1, {METRIC: 10})
         checkpointer.save(2, state_of(2), wait=True)
         assert checkpointer.steps() == [1, 2]
-        checkpointer.save(2, state_of(2), metrics={METRIC: 20})
+        checkpointer.add_metrics(2, {METRIC: 20})
         assert checkpointer.steps() == [2]
 
 
 def test_changed_metric_is_detected(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
-        checkpointer.save(1, state_of(1), metrics={METRIC: 10})
-        checkpointer.save(2, state_of(2), metrics={METRIC: 80})
+        checkpointer.save(1, state_of(1))
+        checkpointer.add_metrics(1, {METRIC: 10})
+        checkpointer.save(2, state_of(2))
+        checkpointer.add_metrics(2, {METRIC: 80})
     file = tmp_path / "2" / "integrity" / "metadata"
     text = file.read_text().replace("80.0", "90.0")
     assert json.loads(text)
@@ -656,7 +663,8 @@ def in_process(function, *arguments) -> BaseProcess:
 def save_for_ever(directory: Path, first: int):
     with Checkpointer(directory) as checkpointer:
         for step in range(first, 1_000_000):
-            checkpointer.save(step, state_of(step, size=300), metrics={METRIC: step % 7})
+            checkpointer.save(step, state_of(step, size=300))
+            checkpointer.add_metrics(step, {METRIC: step % 7})
 
 
 @pytest.mark.slow
@@ -731,7 +739,8 @@ for start in (0, 3):
     with Checkpointer(directory) as checkpointer:
         checkpointer.restore_latest(state)
         for step in range(start, start + 3):
-            checkpointer.save(step, state, metrics={"eval/top1": step})
+            checkpointer.save(step, state)
+            checkpointer.add_metrics(step, {"eval/top1": step})
 """
 
 GOES_WRONG = """

@@ -1,6 +1,7 @@
 """The training loop, with a task of one weight."""
 
 import dataclasses
+import itertools
 import math
 import os
 import time
@@ -13,8 +14,8 @@ import numpy as np
 import optax
 import pytest
 
-from qsdt_jax.errors import UserError
-from qsdt_jax.train.checkpoint import restore_raw
+from qsdt_jax.errors import CorruptRecord, UserError
+from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER, Run, train
 from qsdt_jax.train.metrics import MetricWriter, read_metrics
 from qsdt_jax.train.stored import best_step
@@ -115,6 +116,69 @@ def test_nothing_is_kept_of_a_step_that_is_not_finite(tmp_path, slow_saves, save
 def test_a_first_step_that_is_not_finite(tmp_path):
     with pytest.raises(UserError, match="the loss is nan at step 1; the last checkpoint is none"):
         train(run(OneWeight(no_loss=1, no_gradient=1)), tmp_path)
+
+
+def test_an_evaluation_that_fails_costs_no_step(tmp_path):
+    good = run(OneWeight(), eval_every=3, save_every=100)
+
+    def unreadable():
+        raise CorruptRecord("val/a.jpg: truncated")
+        yield
+
+    with pytest.raises(UserError) as error:
+        train(dataclasses.replace(good, evaluation_data=unreadable), tmp_path)
+    assert str(error.value) == (
+        "the evaluation needs all of its split, but val/a.jpg: truncated. "
+        "Mend the data, and the same command goes on from step 3"
+    )
+    assert restore_raw(tmp_path / CHECKPOINT_FOLDER)[0] == 3
+    train(good, tmp_path)
+    assert [(line["step"], METRIC in line) for line in read_metrics(tmp_path)] == [
+        (1, False),
+        (2, False),
+        (3, False),
+        (3, True),
+        (4, False),
+        (4, True),
+    ]
+
+
+def test_input_that_ends_costs_no_step(tmp_path):
+    good = run(OneWeight(), eval_every=100, save_every=100)
+
+    def unreadable(first_step):
+        yield from itertools.islice(good.training_data(first_step), 3)
+        raise UserError("11 records cannot be read")
+
+    with pytest.raises(UserError, match="11 records"):
+        train(dataclasses.replace(good, training_data=unreadable), tmp_path)
+    assert restore_raw(tmp_path / CHECKPOINT_FOLDER)[0] == 3
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_a_score_that_was_logged_is_not_measured_again(tmp_path, monkeypatch):
+    """A run killed between the line of an evaluation and its note in the checkpoint."""
+    finished = run(OneWeight(), total_steps=2, eval_every=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointer, "add_metrics", lambda *_: None)
+        train(finished, tmp_path)
+    lines = read_metrics(tmp_path)
+    assert best_step(tmp_path / CHECKPOINT_FOLDER, METRIC) is None
+    train(finished, tmp_path)
+    assert best_step(tmp_path / CHECKPOINT_FOLDER, METRIC) == 2
+    assert read_metrics(tmp_path) == lines
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    first = run(OneWeight(), total_steps=2)
+    train(first, tmp_path)
+    for changes, told in (
+        ({"training_images": 9}, "of 8 training images, these are 9"),
+        ({"class_names": ("other",)}, "class 0 was 'only', is 'other'"),
+    ):
+        with pytest.raises(UserError, match=f"belongs to a run on other data: {told}"):
+            train(dataclasses.replace(first, **changes), tmp_path)
+    train(first, tmp_path)
 
 
 @pytest.mark.parametrize("keep_best", [0, 1])

@@ -51,6 +51,14 @@ def test_other_classes_keep_the_fresh_head():
     assert len(remarks) == 3 and all(remark.startswith("params/head/") for remark in remarks)
 
 
+def test_as_many_classes_of_other_names_keep_the_fresh_head():
+    source, target = drawn(1), drawn(2)
+    taken, remarks = transfer(source, target, new_head=True)
+    assert_taken(taken, source, but="params/head/")
+    assert_taken(taken["params"]["head"], target["params"]["head"])
+    assert len(remarks) == 3
+
+
 def test_a_distillation_head_that_one_of_the_two_lacks():
     plain, double = drawn(1), drawn(2, distillation_head=True)
     taken, remarks = transfer(plain, double)
@@ -62,13 +70,13 @@ def test_a_distillation_head_that_one_of_the_two_lacks():
     assert remarks == [f"params/head_dist/{name}: left out" for name in ("bias", "kernel", "step_size")]
 
 
-def test_two_polarities_from_rgb_answer_to_grey_alike():
+def test_two_polarities_take_the_mean_of_rgb():
     source, target = drawn(1), drawn(2, in_channels=2)
     taken, remarks = transfer(source, target)
     assert_taken(taken, source, but=STEM_KERNEL)
     old, new = (leaves_of(tree)[0][STEM_KERNEL] for tree in (source, taken))
-    np.testing.assert_array_equal(new[:, :, 0], new[:, :, 1])
-    np.testing.assert_allclose(new.sum(2), old.sum(2), rtol=1e-6)
+    for polarity in range(2):
+        np.testing.assert_allclose(new[:, :, polarity], old.mean(2), rtol=1e-6)
     assert len(remarks) == 1 and STEM_KERNEL in remarks[0]
 
 

@@ -55,7 +55,7 @@ def gzip_members(archive: Path) -> dict[str, bytes]:
         with gzip.open(archive) as stream:
             content = io.BytesIO(stream.read())  # To the end, where the checksum is; tarfile stops before.
         with tarfile.open(fileobj=content, mode="r:") as tar:
-            files = {member.name: tar.extractfile(member) for member in tar}
+            files = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
             return {name: file.read() for name, file in files.items() if file is not None}
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{archive} is no tar.gz, or damaged or cut off ({error})") from None

@@ -1,5 +1,7 @@
 """CIFAR10-DVS: SOURCE/airplane/cifar10_airplane_0.aedat and so on, a thousand streams of each class.
 
+The camera lay on its side; the streams are stored upright, as the usual readers of this data set give them.
+
 The data set has no split of its own. As usual nine tenths of each class train: here the first 900 in the
 order of the numbers in the file names; 900..999 are the test split. (Code that sorts the names as text puts
 other streams into its first 900, for after 1 comes 10; results compare only in their size of the split.)
@@ -48,6 +50,7 @@ def read_cifar10dvs(source: Path) -> DataSet:
         class_names=class_names,
         splits=splits,
         kind="events",
+        on_its_side=True,
         expected={CLASSES: len(CLASS_NAMES), TRAIN: 9000, TEST: 1000},
         ignored=ignored,
     )

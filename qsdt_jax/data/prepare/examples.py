@@ -7,12 +7,10 @@ from PIL import Image
 
 from qsdt_jax.data.event_files import check_within, read_event_file
 from qsdt_jax.data.events import as_columns
-from qsdt_jax.data.images import DECODE_ERRORS, decode_reason
+from qsdt_jax.data.images import DECODE_ERRORS, FORMATS, decode_reason, in_bytes
 from qsdt_jax.data.prepare.records import DataSet, Record
 from qsdt_jax.errors import CorruptRecord
 
-# Tried by Pillow; the others that it knows are drawings and documents, some with programs in them.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 STORED_AS_IS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG of a camera with a preview behind it.
 
 
@@ -37,6 +35,8 @@ def example_of(record: Record, dataset: DataSet) -> dict[str, Any]:
     if dataset.kind == "image":
         return {**example, "image": checked_image(content, record.name)}
     events = read_event_file(content, record.name)
+    if dataset.on_its_side:
+        events["x"], events["y"] = events["y"].copy(), events["x"].copy()
     check_within(events, dataset.sensor_size, record.name)
     return {**example, "events": as_columns(events), "sensor_size": dataset.sensor_size}
 
@@ -51,7 +51,7 @@ def checked_image(encoded: bytes, name: str) -> bytes:
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-            pixels = image.convert("RGB")  # Decodes all of it.
+            pixels = in_bytes(image).convert("RGB")  # Decodes all of it.
             if image.format in STORED_AS_IS:
                 return encoded
             png = io.BytesIO()

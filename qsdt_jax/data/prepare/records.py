@@ -70,6 +70,7 @@ class DataSet:
       splits: records by the name of the tfds split.
       kind: what the contents are.
       sensor_size: (height, width) in pixels of the sensor that saw the events.
+      on_its_side: whether the camera lay on its side, so that its columns are the rows of the picture.
       expected: number of classes and of records by split, where the data set is a fixed one.
       ignored: files that lie among the records and are none.
     """
@@ -81,6 +82,7 @@ class DataSet:
     splits: Mapping[str, Sequence[Record]]
     kind: Literal["image", "events"] = "image"
     sensor_size: tuple[int, int] = SENSOR_SIZE
+    on_its_side: bool = False
     expected: Mapping[str, int] = dataclasses.field(default_factory=dict)
     ignored: Sequence[str] = ()
 

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,21 @@ def write(folder: Path, layout: Layout, form: str) -> Path:
     return {"archive itself": folder / layout.archive, "folder itself": folder / layout.folder}.get(
         form, folder
     )
+
+
+def test_a_link_in_the_archive_is_passed_over(tmp_path):
+    """Also one that leads nowhere."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in TEN.items():
+            info = tarfile.TarInfo(f"{CIFAR10.folder}/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo(f"{CIFAR10.folder}/readme.html")
+        link.type, link.linkname = tarfile.SYMTYPE, "nowhere.html"
+        tar.addfile(link)
+    write_files(tmp_path, {CIFAR10.archive: buffer.getvalue()})
+    assert len(read_cifar(tmp_path, CIFAR10).splits["train"]) == 15
 
 
 @pytest.mark.parametrize("form", ["archive", "archive itself", "folder", "folder itself"])

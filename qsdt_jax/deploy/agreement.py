@@ -1,0 +1,109 @@
+"""Whether the forms of a network are the same network: every spike count and every logit, on real images.
+
+A form is a function from images to (logits (B, K), spike counts of each neuron by its name). Counts have the
+time steps of an image next to each other: (B * T, ...).
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from qsdt_jax.deploy import reference
+from qsdt_jax.deploy.interpreter import Arithmetic, class_scores, interpret
+from qsdt_jax.deploy.program import Fire, Program
+from qsdt_jax.layers.spiking import SpikingNeuron
+from qsdt_jax.models import QSDTransformer
+
+Form = Callable[[Any], tuple[Any, dict[str, Any]]]
+
+
+@dataclasses.dataclass
+class Comparison:
+    """What a form gave other than the first one.
+
+    Attributes:
+      counts, logits: how many were compared.
+      different_counts: of each neuron, where there are any.
+      different_logits: their number.
+    """
+
+    counts: int = 0
+    logits: int = 0
+    different_counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    different_logits: int = 0
+
+
+def training_form(model: QSDTransformer, variables: Mapping[str, Any]) -> Form:
+    """The network as it is trained, in evaluation."""
+
+    @jax.jit
+    def forward(variables, images):
+        logits, state = model.apply(
+            variables,
+            images,
+            capture_intermediates=lambda module, _: isinstance(module, SpikingNeuron),
+            mutable=["intermediates"],
+        )
+        spikes: Any = flatten_dict(state["intermediates"])
+        return logits, {"/".join(path[:-1]): value[0].counts for path, value in spikes.items()}
+
+    return lambda images: forward(variables, images)
+
+
+def deployed_form(program: Program, arithmetic: Arithmetic) -> Form:
+    """A folded network in the integer or the spike-driven form."""
+
+    @jax.jit
+    def forward(program, images):
+        values = interpret(program, images, arithmetic)
+        counts = {step.name: values[step.name] for step in program.steps if isinstance(step, Fire)}
+        return class_scores(program, values), counts
+
+    return lambda images: forward(program, images)
+
+
+def reader_form(manifest: reference.Manifest) -> Form:
+    """A bundle as `reference.read` gives it, by NumPy alone."""
+
+    def forward(images):
+        values = reference.run(manifest, images)
+        names = [step["name"] for step in manifest["steps"] if step["kind"] == "fire"]
+        return reference.class_scores(manifest, values), {name: values[name] for name in names}
+
+    return forward
+
+
+def compare(forms: Mapping[str, Form], batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Comparison]:
+    """Each form but the first, compared with it.
+
+    Args:
+      forms: by name; two at least.
+      batches: {"image": (B, ...), "mask": (B,)}; rows whose mask is 0 are padding.
+    """
+    first, *others = forms
+    found = {name: Comparison() for name in others}
+    for batch in batches:
+        rows = np.asarray(batch["mask"]) > 0
+        logits, counts = _of_images(forms[first], batch["image"], rows)
+        for name, comparison in found.items():
+            other_logits, other_counts = _of_images(forms[name], batch["image"], rows)
+            comparison.logits += logits.size
+            comparison.different_logits += int(np.sum(logits != other_logits))
+            for neuron, expected in counts.items():
+                different = int(np.sum(expected != other_counts[neuron]))
+                comparison.counts += expected.size
+                if different:
+                    before = comparison.different_counts.get(neuron, 0)
+                    comparison.different_counts[neuron] = before + different
+    return found
+
+
+def _of_images(form: Form, images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Logits and counts, one row an image, without padding."""
+    logits, counts = jax.device_get(form(images))
+    by_image = {name: np.asarray(c).reshape(len(rows), -1)[rows] for name, c in counts.items()}
+    return np.asarray(logits)[rows], by_image

@@ -1,0 +1,119 @@
+"""Whether a program can be run: what its steps read and give, and that no whole number is too large.
+
+The whole numbers of a program, for D levels, and what holds them:
+
+    counts        at most D                                                int8
+    conv(c, w)    at most D times the sum of |w| of an output              float32 of evaluation, up to 2^24
+    k^T v         at most L D^2: a sum over the L tokens                   int32, as the next
+    q (k^T v)     at most L d D^3: a sum over the d = C / heads of those   int32, below 2^31
+
+Evaluation sums attention in float32 as well, and so does the integer form on a GPU. Up to 2^24 no sum is
+rounded; the largest one that L, d and D allow may lie above, since spikes are sparse and stay far below it.
+"""
+
+import math
+
+import jax
+import numpy as np
+
+from qsdt_jax.deploy.integer import IntegerArithmetic
+from qsdt_jax.deploy.interpreter import shapes_of
+from qsdt_jax.deploy.program import IMAGES, Array, Attend, Linear, Program, Step, inputs_of
+from qsdt_jax.errors import UserError
+
+LARGEST_COUNT = 127
+LARGEST_EXACT = 2**24
+LARGEST_INT32 = 2**31 - 1
+
+
+def check_program(program: Program, image_size: tuple[int, int]) -> None:
+    """Refuses a program that cannot be run, or not by all forms alike, on images of (height, width) pixels.
+
+    Raises:
+      UserError: a step reads what none before it gives, or something of a kind or shape that it cannot use;
+        the last step gives no class scores; a scale or shift is not finite; counts or sums are too large.
+    """
+    _check_steps(program.steps)
+    check_counts(program.neuron.levels)
+    for layer in program.layers:
+        _check_layer(layer, program.neuron.levels)
+    try:
+        shapes = shapes_of(program, image_size, IntegerArithmetic())
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    for step in program.steps:
+        _check_kinds(step, shapes)
+        if isinstance(step, Attend):
+            _check_attention(step, shapes[step.k], program.neuron.levels)
+    found = shapes[program.steps[-1].name].shape
+    if found[1:3] != (1, 1):
+        raise UserError(f"its last step gives {found[1]}x{found[2]} class scores for an image; expected one")
+
+
+def check_counts(levels: int) -> None:
+    """Raises UserError where counts up to `levels` do not fit int8."""
+    if levels > LARGEST_COUNT:
+        raise UserError(f"spike counts up to D = {levels} do not fit int8; expected D <= {LARGEST_COUNT}")
+
+
+def check_sums(name: str, weights: Array, levels: int) -> None:
+    """Raises UserError where sums of a layer that receives spikes can be more than float32 holds."""
+    largest = int(np.abs(np.asarray(weights, np.int64)).sum((0, 1, 2)).max()) * levels
+    if largest > LARGEST_EXACT:
+        raise UserError(
+            f"sums in {name} can reach {largest}, so evaluation and integer form would differ: "
+            f"float32 holds whole numbers up to {LARGEST_EXACT}"
+        )
+
+
+def _check_steps(steps: tuple[Step, ...]) -> None:
+    known = {IMAGES}
+    for step in steps:
+        for name in inputs_of(step):
+            if name not in known:
+                raise UserError(f"step {step.name} reads {name}, which no step before it gives")
+        if step.name in known:
+            raise UserError(f"two values are called {step.name}")
+        known.add(step.name)
+        if isinstance(step, Attend) and (type(step.heads) is not int or step.heads < 1):
+            raise UserError(f"step {step.name} has {step.heads!r} heads; expected a positive whole number")
+    if not steps or not isinstance(steps[-1], Linear):
+        raise UserError("its last step is no layer, so it gives no class scores")
+
+
+def _check_layer(layer: Linear, levels: int) -> None:
+    if len(layer.weights.shape) != 4 or layer.weights.size == 0:
+        raise UserError(f"weights of {layer.name} of shape {layer.weights.shape}; expected (kh, kw, I, O)")
+    *_, inputs, outputs = layer.weights.shape
+    geometry = layer.geometry
+    if geometry.groups != 1 and (geometry.groups, inputs) != (outputs, 1):
+        raise UserError(f"{layer.name} has {geometry.groups} groups; expected 1, or one for each channel")
+    if geometry.stride < 1 or geometry.padding < 0:
+        raise UserError(f"{layer.name} has stride {geometry.stride} and padding {geometry.padding}")
+    for name, vector in (("scale", layer.scale), ("shift", layer.shift)):
+        if vector.shape != (outputs,) or not np.isfinite(vector).all():
+            raise UserError(f"{name} of {layer.name}: expected {outputs} finite numbers")
+    if layer.spikes:
+        check_sums(layer.name, layer.weights, levels)
+
+
+def _check_kinds(step: Step, shapes: dict[str, jax.ShapeDtypeStruct]) -> None:
+    """Counts, which are int8, go where counts are expected, and real values elsewhere."""
+    counts = isinstance(step, Attend) or (isinstance(step, Linear) and step.spikes)
+    for name in inputs_of(step):
+        if (shapes[name].dtype == np.int8) != counts:
+            expected, found = ("spikes", "real values") if counts else ("real values", "spikes")
+            raise UserError(f"step {step.name} takes {expected}, but {name} gives {found}")
+
+
+def _check_attention(step: Attend, of_k: jax.ShapeDtypeStruct, levels: int) -> None:
+    if not math.isfinite(step.scale):
+        raise UserError(f"the scale of {step.name} is {step.scale}")
+    _, *pixels, channels = of_k.shape
+    tokens, width = math.prod(pixels), channels // step.heads
+    largest = tokens * width * levels**3
+    if largest > LARGEST_INT32:
+        raise UserError(
+            f"sums in {step.name} can reach {largest} ({tokens} tokens x {width} channels of a head x D^3, "
+            f"D = {levels}), but int32 holds whole numbers up to {LARGEST_INT32}"
+        )
