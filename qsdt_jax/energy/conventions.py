@@ -17,6 +17,16 @@ are multiplied at once, and a float ANN.
 
 With T > 1 the ANNs run T times as well.
 
+Attention, in every convention, is two products without weights: the spikes of k select rows of v, which are
+added to k^T v, and those of q rows of k^T v. So the additions follow the counts of k and of q; that v is
+sparse as well saves nothing here. `with memory` reads a 32-bit row entry for each of these operations, and
+brings what comes in (k and v, or q and k^T v) in once at the width of counts.
+
+Nothing is charged for what follows or joins the products, in all three networks: scale and shift, neurons
+and their membranes, thermometer code, shortcuts, pooling, softmax. Nor for the images before they are in
+SRAM, the reuse of operands in registers and caches, addresses of spikes, control, clock, leakage, or the
+network of a chip.
+
 Prices: 45 nm (Horowitz, ISSCC 2014), in picojoule.
 """
 

@@ -61,6 +61,7 @@ def test_forms_agree_on_every_test_image():
     right = np.argmax(integer, 1) == labels
     assert (right.sum(), len(right)) == (355, 360)
     # What attention loses when it is run slot by slot.
-    alone = np.asarray(class_scores(bundle.program, values_of(SlotsAlone(4))))
-    assert not np.array_equal(alone, integer)
-    assert np.sum(np.argmax(alone, 1) == labels) < right.sum()
+    alone = values_of(SlotsAlone(4))
+    assert sum(differing_counts(counts, alone).values()) == 535_136
+    scores = np.asarray(class_scores(bundle.program, alone))
+    assert np.sum(np.argmax(scores, 1) == labels) == 352
