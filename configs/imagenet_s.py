@@ -45,7 +45,7 @@ def imagenet(channels: tuple[int, int, int, int], depth: int = 8, variant: str =
     config.model.norm_group = 196  # The paper's batch-norm statistics are those of one GPU.
     config.model.dtype = "bfloat16"
     config.data.source = "tfds"
-    config.data.workers = -1  # A process a core: threads would wait for each other.
+    config.data.workers = -1  # A process a core: many threads wait for Python's lock.
     config.data.image_size = (224, 224)
     config.data.channels = 3
     config.data.augmentation = "crop_flip"
