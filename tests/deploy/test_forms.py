@@ -44,10 +44,7 @@ NETS = {
 }
 nets = pytest.mark.parametrize(
     "fields",
-    [
-        pytest.param(fields, id=name, marks=() if i == 0 else slow)
-        for i, (name, fields) in enumerate(NETS.items())
-    ],
+    [pytest.param(fields, id=name, marks=slow) for name, fields in NETS.items()],
 )
 
 
