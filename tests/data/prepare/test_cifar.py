@@ -1,5 +1,6 @@
 """CIFAR's archives of Python 2 pickles."""
 
+import gzip
 import io
 import pickle
 import tarfile
@@ -55,16 +56,12 @@ def write(folder: Path, layout: Layout, form: str) -> Path:
 
 def test_a_link_in_the_archive_is_passed_over(tmp_path):
     """Also one that leads nowhere."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in TEN.items():
-            info = tarfile.TarInfo(f"{CIFAR10.folder}/{name}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-        link = tarfile.TarInfo(f"{CIFAR10.folder}/readme.html")
-        link.type, link.linkname = tarfile.SYMTYPE, "nowhere.html"
+    archive = io.BytesIO(tar_of({f"{CIFAR10.folder}/{name}": content for name, content in TEN.items()}))
+    link = tarfile.TarInfo(f"{CIFAR10.folder}/readme.html")
+    link.type, link.linkname = tarfile.SYMTYPE, "nowhere.html"
+    with tarfile.open(fileobj=archive, mode="a") as tar:
         tar.addfile(link)
-    write_files(tmp_path, {CIFAR10.archive: buffer.getvalue()})
+    write_files(tmp_path, {CIFAR10.archive: gzip.compress(archive.getvalue())})
     assert len(read_cifar(tmp_path, CIFAR10).splits["train"]) == 15
 
 
