@@ -9,8 +9,21 @@ import optax
 FINAL_LEARNING_RATE = 1e-6  # Where the cosine ends (published code).
 
 
+def warmup_within(steps: float, total_steps: int) -> int:
+    """A warm-up of so many steps, or of half a run that is shorter: no run ends at its peak rate (ours).
+
+    So a recipe of 300 epochs still falls when it is tried for two. Some step after the peak is left in every
+    run of two steps or more.
+    """
+    return min(round(min(steps, total_steps)), (total_steps - 1) // 2)
+
+
 def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then half a cosine down to 1e-6, set at every step (published code)."""
+    """Linear warm-up from 0, then half a cosine down to 1e-6, set at every step (published code).
+
+    Raises:
+      ValueError: the warm-up leaves no step for the cosine.
+    """
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup_steps else peak,
         peak_value=peak,

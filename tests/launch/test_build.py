@@ -121,14 +121,6 @@ def test_the_run_of_a_configuration():
     assert sum(int(batch["mask"].sum()) for batch in run.evaluation_data()) == 360
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_a_run_shorter_than_its_warm_up(epochs):
-    """Two epochs of warm-up; the run ends on the way up."""
-    run = build_run(tiny_config(epochs=epochs))
-    rates = [float(run.schedule(step)) for step in range(run.total_steps)]
-    assert rates == sorted(rates) and 0 == rates[0] < rates[-1]
-
-
 @pytest.mark.parametrize(
     ("folders", "told"),
     [
