@@ -176,7 +176,10 @@ def test_a_schedule_that_cannot_fall(warm):
 
 @pytest.mark.parametrize(
     ("asked", "steps", "expected"),
-    [(3, 20, 3), (9, 20, 9), (10, 20, 9), (1e308, 21, 10), (0.4, 20, 0), (1, 1, 0), (1, 2, 0), (1, 3, 1)],
+    [
+        *((3, 20, 3), (0.4, 20, 0), (18, 20, 18), (19, 20, 9), (20, 20, 9), (30, 20, 9), (1e308, 21, 10)),
+        *((0, 1, 0), (1, 1, 0), (0, 2, 0), (1, 2, 0), (0, 3, 0), (1, 3, 1), (2, 3, 1)),
+    ],
 )
-def test_warmup_leaves_more_than_half(asked, steps, expected):
+def test_warmup_leaves_a_step_that_falls(asked, steps, expected):
     assert warmup_within(asked, steps) == expected
