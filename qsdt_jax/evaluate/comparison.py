@@ -2,10 +2,10 @@
 
 The verdict is that of the exact sign-flip test (Fisher, "The Design of Experiments", 1935). If two rows are
 alike, each seed's difference may as well have the other sign. So p is the share of all 2^n ways to give the
-n differences their signs whose mean is as far from 0 as the one found. The test takes no distribution for
-granted. Its p is never less than 2 / 2^n, so it separates nothing with few seeds, however large or equal
-the differences are. The paired t-test stands beside it, for comparison with other papers; it takes the
-differences for normal.
+n differences their signs whose mean is at least as far from 0 as the one found. The test takes no
+distribution for granted. Its p is never less than 2 / 2^n, so it separates nothing with few seeds, however
+large or equal the differences are. The paired t-test stands beside it, for comparison with other papers; it
+takes the differences for normal.
 """
 
 import dataclasses
