@@ -81,7 +81,7 @@ def base_config() -> ConfigDict:
             "optimizer": {
                 "name": "lamb",  # lamb, adamw
                 "learning_rate": 6e-4,  # per 256 images of batch_size; the peak is scaled linearly
-                "warmup_epochs": 10.0,
+                "warmup_epochs": 10.0,  # of a rate that rises; half of a run that has no more epochs
                 "weight_decay": 0.05,  # on tensors of two or more axes
                 "clip_norm": 1.0,  # global gradient norm; 0 for none
             },

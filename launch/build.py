@@ -23,7 +23,7 @@ from qsdt_jax.layers.numerics import ModuleBits
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.loop import Run
-from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine
+from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
 from qsdt_jax.train.parallel import Parallel
 
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
@@ -48,7 +48,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     total_steps = config.epochs * epoch
     schedule = _schedule(
         config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH,
-        min(round(config.optimizer.warmup_epochs * epoch), total_steps - 1),
+        warmup_within(config.optimizer.warmup_epochs * epoch, total_steps),
         total_steps,
     )
     optimizer = build_optimizer(config, schedule)
@@ -81,7 +81,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
         total_steps=total_steps,
         batch_size=config.batch_size,
         log_every=config.log.every_steps,
-        eval_every=max(1, round(config.eval.every_epochs * epoch)),
+        eval_every=max(1, round(min(config.eval.every_epochs * epoch, total_steps))),
         save_every=config.checkpoint.every_steps,
         seed=config.seed,
         accumulate=config.accumulate,

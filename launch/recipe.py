@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from launch.build import REFERENCE_BATCH
 from qsdt_jax.train.loop import Run
+from qsdt_jax.train.optimizer import warmup_within
 
 
 def recipe(run: Run) -> str:
@@ -90,12 +90,16 @@ def _length(run: Run) -> str:
 
 
 def _learning_rate(run: Run) -> str:
-    rates, base = run.learning_rates(), run.config["optimizer"]["learning_rate"]
-    warmup = int(np.argmax(rates))
+    optimizer, rates = run.config["optimizer"], run.learning_rates()
+    epochs = optimizer["warmup_epochs"]
+    asked = min(epochs * (run.total_steps // run.config["epochs"]), run.total_steps)
+    warmup = warmup_within(asked, run.total_steps)
+    said = f"after {_steps(warmup)} of warm-up" if warmup else "without warm-up"
+    if warmup < round(asked):
+        said += f" (half of this run, which is too short for warmup_epochs={epochs:g})"
     return (
-        f"{base:g} x {run.batch_size:,} / {REFERENCE_BATCH} = {rates[warmup]:.4g} at its peak, "
-        f"{f'after {_steps(warmup)} of warm-up' if warmup else 'without warm-up'}; "
-        f"half a cosine to {rates[-1]:.3g} in the last step"
+        f"{optimizer['learning_rate']:g} x {run.batch_size:,} / {REFERENCE_BATCH} = {rates[warmup]:.4g} "
+        f"at its peak, {said}; half a cosine to {rates[-1]:.3g} in the last step"
     )
 
 

@@ -26,7 +26,7 @@ CAFORMERS: dict[str, dict[str, Any]] = {
     "caformer_b36": {"channels": (128, 256, 512, 768), "depths": (3, 12, 18, 3)},
 }
 
-weight_init = nn.initializers.truncated_normal(0.02)
+weight_init = nn.initializers.normal(0.02)  # timm's `trunc_normal_`, as for the head in layers/quantized.py.
 
 
 class CAFormer(nn.Module):

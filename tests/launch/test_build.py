@@ -1,6 +1,7 @@
 """A configuration becomes a run, and a value that cannot be one is refused with its key."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,12 +122,28 @@ def test_the_run_of_a_configuration():
     assert sum(int(batch["mask"].sum()) for batch in run.evaluation_data()) == 360
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_a_run_shorter_than_its_warm_up(epochs):
-    """Two epochs of warm-up; the run ends on the way up."""
-    run = build_run(tiny_config(epochs=epochs))
-    rates = [float(run.schedule(step)) for step in range(run.total_steps)]
-    assert rates == sorted(rates) and 0 == rates[0] < rates[-1]
+def test_every_value_of_a_recipe_arrives():
+    """Each one differs from its default and from its neighbours, so none can stand for another."""
+    network = {"num_heads": 8, "mlp_ratio": 3, "bits": 5, "levels": 3, "timesteps": 2, "decay": 0.6}
+    network |= {"neuron": "i_lif", "reset": "hard", "surrogate": "arctan", "rectify": "norm"}
+    network |= {"attention": "softmax", "attention_scale": 0.7, "layer_scale_init": 0.01, "drop_path": 0.35}
+    network |= {"distillation_head": True, "norm_group": 4, "exact_evaluation": False}
+    overrides = {f"model.{name}": value for name, value in network.items()}
+    overrides |= {"loss.label_smoothing": 0.2, "data.mixup": 0.3, "data.cutmix": 0.9, "ema_decay": 0.8}
+    overrides |= {"accumulate": 2, "seed": 5, "log.every_steps": 3, "checkpoint.every_steps": 6}
+    overrides |= {"checkpoint.keep_latest": 7, "checkpoint.keep_best": 4, "profile.steps": "8-11"}
+    config = tiny_config(**overrides, **{"model.module_bits.q": 2})
+    run = build_run(config)
+    task: Any = run.task
+    assert (task.label_smoothing, task.mixup_alpha, task.cutmix_alpha) == (0.2, 0.3, 0.9)
+    assert (run.ema_decay, run.accumulate, run.seed, run.log_every, run.save_every) == (0.8, 2, 5, 3, 6)
+    assert (run.keep_latest, run.keep_best, run.profile_steps) == (7, 4, (8, 11))
+    assert {name: getattr(task.model, name) for name in network} == network
+    assert (task.model.channels, task.model.depth) == ((8, 8, 16, 16), 2)
+    assert (task.model.num_classes, task.model.in_channels) == (10, 1)
+    assert (task.model.module_bits.q, task.model.module_bits.k) == (2, 0)
+    untested = {"channels", "depth", "module_bits", "dtype"}
+    assert {*network, *untested} == {*config.model}
 
 
 @pytest.mark.parametrize(
