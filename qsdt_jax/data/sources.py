@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from qsdt_jax.data.events import EVENT
+from qsdt_jax.data.events import EVENT, check_sensor
 from qsdt_jax.data.images import read_image
 from qsdt_jax.data.once import once
 from qsdt_jax.errors import UserError
@@ -162,12 +162,18 @@ class FakeEvents:
       sensor_size: (height, width) in pixels, at most 256.
       classes: number of classes.
       events: length of a stream.
+
+    Raises:
+      UserError: a larger sensor.
     """
 
     length: int
     sensor_size: tuple[int, int]
     classes: int
     events: int = 10_000
+
+    def __post_init__(self):
+        check_sensor(self.sensor_size, "the size of the frames of fake events")
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from qsdt_jax.data.events import SENSOR_SIZE, read_events
 from qsdt_jax.data.images import MODES, decode_image
 from qsdt_jax.data.once import once
 from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED
 from qsdt_jax.data.prepare.shard_file import records_in
 from qsdt_jax.data.sources import Example, Split
+from qsdt_jax.data.tfds_events import events_of, sensor_of
 from qsdt_jax.errors import CorruptRecord, UserError
 
 # The names of tfds for our splits, the first that is there. The test split of some (ImageNet) has no labels,
@@ -32,7 +32,8 @@ class TfdsSource:
 
     Raises:
       UserError: no tfds data set, another format than array_record, no such split, a shard of it that is
-        missing or cut off, no feature "image" or "events", no feature "label".
+        missing or cut off, no feature "image" or "events", no feature "label", events of other types than
+        ours or of a sensor of unknown size.
     """
 
     def __init__(self, directory: str | Path, split: Split, channels: int = 3):
@@ -43,6 +44,7 @@ class TfdsSource:
         self.kind = _kind(self.directory, info.features)
         if self.kind == "image" and channels not in MODES:
             raise UserError(f"image files give 1 or 3 channels, but the network takes {channels}")
+        self._sensor_size = sensor_of(self.directory, info) if self.kind == "events" else None
         self.class_names: tuple[str, ...] = tuple(info.features["label"].names)
         self.split = _split(self.directory, split, info.splits)
         _require_shards(self.directory, info.splits[self.split])
@@ -60,12 +62,8 @@ class TfdsSource:
         if not 0 <= label < len(self.class_names):
             raise CorruptRecord(f"{name}: has the label {label}; expected 0..{len(self.class_names) - 1}")
         if self.kind == "events":
-            height, width = map(int, record.get("sensor_size", SENSOR_SIZE))
-            return {
-                "events": read_events(record["events"]),
-                "sensor_size": (height, width),
-                "label": label,
-            }
+            events, sensor_size = events_of(record, self._sensor_size, name)
+            return {"events": events, "sensor_size": sensor_size, "label": label}
         return {"image": decode_image(record["image"], self._channels, name), "label": label}
 
     def __reduce__(self):

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from absl import flags
 from PIL import Image
 
-from qsdt_jax.data.events import read_aedat2
+from qsdt_jax.data.aedat2 import read_aedat2
 from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
 from qsdt_jax.data.prepare.cifar10dvs import read_cifar10dvs
 from qsdt_jax.data.prepare.imagefolder import read_imagefolder

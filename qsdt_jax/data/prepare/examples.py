@@ -5,8 +5,8 @@ from typing import Any
 
 from PIL import Image
 
-from qsdt_jax.data.event_files import check_within, read_event_file
-from qsdt_jax.data.events import as_columns
+from qsdt_jax.data.event_files import read_event_file
+from qsdt_jax.data.events import as_columns, check_within
 from qsdt_jax.data.images import DECODE_ERRORS, FORMATS, decode_reason, in_bytes
 from qsdt_jax.data.prepare.records import DataSet, Record
 from qsdt_jax.errors import CorruptRecord

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from qsdt_jax.data.events import SENSOR_SIZE
+from qsdt_jax.data.aedat2 import SENSOR_SIZE
 from qsdt_jax.errors import UserError
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
