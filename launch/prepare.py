@@ -45,6 +45,7 @@ ALLOW_PARTIAL = flags.DEFINE_bool(
 
 def main() -> None:
     """Prepares as the flags say."""
+    from qsdt_jax.data.class_folders import left_out
     from qsdt_jax.data.prepare.writer import prepare
 
     if len(NAME.value) != 1 or SOURCE.value is None or OUT.value is None:
@@ -55,10 +56,9 @@ def main() -> None:
     try:
         print(f"looking through {source}", file=sys.stderr, flush=True)
         dataset = find(NAME.value[0], source, allow_partial=ALLOW_PARTIAL.value, sensor_size=_sensor_size())
-        for name in dataset.ignored[:SHOWN]:
-            print(f"ignored: {name}", file=sys.stderr)
-        if len(dataset.ignored) > SHOWN:
-            print(f"ignored: {len(dataset.ignored) - SHOWN} more files", file=sys.stderr)
+        kind = "images" if dataset.kind == "image" else "event files"
+        if line := left_out(source, kind, dataset.ignored, dataset.hidden):
+            print(line, file=sys.stderr)
         prepared = prepare(dataset, out, shards=SHARDS.value)
     except KeyboardInterrupt:
         raise UserError("interrupted; the same command goes on with what is left") from None

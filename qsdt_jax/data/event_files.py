@@ -1,6 +1,6 @@
 """Files of event streams by their suffix.
 
-.aedat   AEDAT 2.0 of a DVS128, see `events.read_aedat2`
+.aedat   AEDAT 2.0 of a DVS128, see `aedat2`
 .bin     N-MNIST, N-Caltech101 and their kin, five bytes an event; read by the library tonic
 
 Tonic is an optional requirement (`pip install tonic`), for it brings 230 MB of numba and librosa along. Not
@@ -16,11 +16,14 @@ from pathlib import PurePath
 
 import numpy as np
 
-from qsdt_jax.data.events import EVENT, read_aedat2
+from qsdt_jax.data.aedat2 import read_aedat2
+from qsdt_jax.data.events import as_events, check_times
+from qsdt_jax.data.file_kinds import kind_of
 from qsdt_jax.errors import CorruptRecord, UserError
 
 SUFFIXES = (".aedat", ".bin")
 BIN_BYTES = 5  # Of an event.
+BIN_SENSOR = (256, 256)  # What a byte each can tell; `check_within` knows the sensor.
 WIDE_EVENT = np.dtype([("x", int), ("y", int), ("t", np.int64), ("p", int)])  # Nothing of a file overflows.
 
 
@@ -47,26 +50,18 @@ def require_readers(names: Iterable[str]) -> None:
         raise UserError(f"{first} is read by the library tonic, which is not installed: pip install tonic")
 
 
-def check_within(events: np.ndarray, sensor_size: tuple[int, int], name: str) -> None:
-    """Raises CorruptRecord for events beyond the (height, width) of the sensor."""
-    for field, size in zip(("y", "x"), sensor_size, strict=True):
-        if (largest := int(events[field].max())) >= size:
-            sensor = "x".join(map(str, sensor_size))
-            raise CorruptRecord(f"{name}: has an event at {field} = {largest}; the sensor is {sensor}")
-
-
 def _read_bin(data: bytes, name: str) -> np.ndarray:
     from tonic.io import read_mnist_file
 
+    if kind := kind_of(data):
+        raise CorruptRecord(f"{name}: is {kind}; expected {BIN_BYTES} bytes an event, as N-MNIST has them")
     if len(data) % BIN_BYTES or not data:
         raise CorruptRecord(f"{name}: {len(data)} bytes of events; expected a multiple of {BIN_BYTES}")
     read = read_mnist_file(io.BytesIO(data), dtype=WIDE_EVENT, is_stream=True)
     if not len(read):
         raise CorruptRecord(f"{name}: has no events")
-    events = np.empty(len(read), EVENT)
-    for field in EVENT.names or ():
-        events[field] = read[field]
-    return events
+    check_times(read["t"], name)
+    return as_events(read, BIN_SENSOR, name)
 
 
 def _suffix(name: str) -> str:

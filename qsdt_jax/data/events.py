@@ -1,72 +1,146 @@
-"""Event streams of a dynamic vision sensor."""
+"""Event streams of a dynamic vision sensor, believed once their columns prove to be ones.
+
+Every stream of others passes `as_events` before it is cast: whole numbers, pixels within the sensor,
+polarities that are two. One that comes from a file passes `check_times` besides.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from qsdt_jax.errors import CorruptRecord
+from qsdt_jax.errors import CorruptRecord, UserError
 
-SENSOR_SIZE = (128, 128)  # Height and width of a DVS128 in pixels.
-CHIP = b"DVS128"
-SPECIAL = 1 << 15
 # Time in microseconds, column, row, polarity (1 for brighter).
 EVENT = np.dtype([("t", "<u4"), ("x", "u1"), ("y", "u1"), ("p", "u1")])
+FIELDS = tuple(EVENT.names or ())
+LARGEST_SENSOR = 256  # Coordinates take one byte.
+LARGEST_TIME = 2**32 - 1
+
+# A clock that overflows or is set back goes back once in a while; what is no recording goes back at every
+# second step.
+BACKWARD_SHARE = 1 / 4
+# Ten times what the bus of a camera of this size carries. Times in milliseconds look a thousand times faster.
+FASTEST = 20  # Events in a microsecond.
+FREE_EVENTS = 1000  # May fall into one moment.
 
 
-def read_aedat2(data: bytes, name: str) -> np.ndarray:
-    """The events of a DVS128 recording in AEDAT 2.0.
-
-    The file is lines that begin with '#', then per event a big-endian 32-bit address and time stamp. Of the
-    address, bit 0 is the polarity (0 for brighter), bits 1-7 and 8-14 tell the pixel as the chip counts it,
-    from the right and from below; bit 15 marks what is no event but a pulse for synchronisation, and is left
-    out. Columns count from the left and rows from above, for a camera that stands upright.
+def check_sensor(size: tuple[int, ...], what: str) -> tuple[int, int]:
+    """The size (height, width) of a sensor; raises UserError where it is none, or larger than a stream holds.
 
     Args:
-      data: content of the file.
+      size: in pixels.
+      what: names the size in the message.
+    """
+    if len(size) != 2 or not all(1 <= side <= LARGEST_SENSOR for side in size):
+        found = "x".join(map(str, size)) or "nothing"
+        raise UserError(
+            f"{what}: expected the height and the width of a sensor, 1 to {LARGEST_SENSOR} pixels; "
+            f"found {found}"
+        )
+    height, width = size
+    return height, width
+
+
+def as_events(columns: Mapping[str, Any] | np.ndarray, sensor_size: tuple[int, int], name: str) -> np.ndarray:
+    """A stream in our dtype; nothing is cast before it has proved to fit.
+
+    Args:
+      columns: t, x, y and p, each (N,), of any integer type: whole microseconds, columns and rows of the
+        sensor from 0 on, and polarities that are 0 and 1, False and True, or -1 and 1 (1 for brighter). A
+        structured array of these fields is one, too.
+      sensor_size: (height, width) in pixels.
       name: of the stream, for messages.
 
     Returns:
-      (events,) of dtype `EVENT`, in the order of the file.
+      (N,) of dtype `EVENT`, in the order given.
 
     Raises:
-      CorruptRecord: another version of AEDAT, another camera, a file that is cut off, or one without events.
+      CorruptRecord: other types, ranges or lengths, or no events.
     """
-    first = data.split(b"\n", 1)[0].strip()
-    if first.startswith(b"#!AER-DAT") and not first.startswith(b"#!AER-DAT2."):
-        raise CorruptRecord(f"{name}: begins with {first[:20]!r}; expected AEDAT 2.0")
-    start = 0
-    while data.startswith(b"#", start):
-        end = data.find(b"\n", start)
-        if end < 0:
-            raise CorruptRecord(f"{name}: cut off within the header")
-        line, start = data[start:end], end + 1
-        if b"AEChip:" in line and CHIP not in line:
-            chip = line.split(b"AEChip:")[1].strip()[:60].decode(errors="replace")
-            raise CorruptRecord(f"{name}: of the camera {chip}; expected one of a DVS128")
-    if (len(data) - start) % 8 or len(data) == start:
-        raise CorruptRecord(f"{name}: {len(data) - start} bytes of events; expected a multiple of 8")
-    address, time = np.frombuffer(data, ">u4", offset=start).reshape(-1, 2).T
-    seen = address & SPECIAL == 0
-    address, time = address[seen], time[seen]
-    if not len(address):
+    known = columns.dtype.names or () if isinstance(columns, np.ndarray) else columns
+    if missing := [field for field in FIELDS if field not in known]:
+        raise CorruptRecord(f"{name}: has no {', '.join(missing)}; expected events of t, x, y and p")
+    arrays = {field: np.asarray(columns[field]) for field in FIELDS}
+    shapes = {array.shape for array in arrays.values()}
+    if len(shapes) != 1 or arrays["t"].ndim != 1:
+        found = ", ".join(f"{field} {array.shape}" for field, array in arrays.items())
+        raise CorruptRecord(f"{name}: expected t, x, y and p of one length; found {found}")
+    if not len(arrays["t"]):
         raise CorruptRecord(f"{name}: has no events")
-    events = np.empty(len(address), EVENT)
-    events["t"] = time
-    events["x"] = 127 - (address >> 1 & 0x7F)
-    events["y"] = 127 - (address >> 8 & 0x7F)
-    events["p"] = 1 - (address & 1)
+    for field, array in arrays.items():
+        check_type(field, array.dtype, name)
+    arrays["p"] = _polarities(arrays["p"], name)
+    check_within(arrays, sensor_size, name)
+    first, last = int(arrays["t"].min()), int(arrays["t"].max())
+    if first < 0 or last > LARGEST_TIME:
+        raise CorruptRecord(
+            f"{name}: has the times {first} to {last}; expected microseconds of 0 to {LARGEST_TIME}"
+        )
+    if isinstance(columns, np.ndarray) and columns.dtype == EVENT:
+        return columns
+    events = np.empty(len(arrays["t"]), EVENT)
+    for field, array in arrays.items():
+        events[field] = array
     return events
+
+
+def check_type(field: str, dtype: Any, name: str) -> None:
+    """Raises CorruptRecord where a column holds other than whole numbers, or the truth of a polarity."""
+    kind = np.dtype(dtype).kind
+    if kind in "iu" or (kind == "b" and field == "p"):
+        return
+    expected = "whole microseconds" if field == "t" else "whole numbers"
+    raise CorruptRecord(f"{name}: {field} is {np.dtype(dtype)}; expected {expected}")
+
+
+def check_within(
+    events: Mapping[str, np.ndarray] | np.ndarray, sensor_size: tuple[int, int], name: str
+) -> None:
+    """Raises CorruptRecord for events beyond the (height, width) of the sensor."""
+    for field, size in zip(("y", "x"), sensor_size, strict=True):
+        for place in (int(events[field].min()), int(events[field].max())):
+            if not 0 <= place < size:
+                sensor = "x".join(map(str, sensor_size))
+                raise CorruptRecord(f"{name}: has an event at {field} = {place}; the sensor is {sensor}")
+
+
+def check_times(times: np.ndarray, name: str) -> None:
+    """Raises CorruptRecord for times that no recording in microseconds has: out of order, or too close.
+
+    Args:
+      times: (N,) whole numbers, N > 0, in the order of the recording.
+      name: of the stream, for messages.
+    """
+    steps = np.diff(times.astype(np.int64))
+    backward = int(np.count_nonzero(steps < 0))
+    if backward > 1 + BACKWARD_SHARE * len(steps):
+        raise CorruptRecord(
+            f"{name}: goes back in time at {backward:,} of {len(steps):,} steps; expected a recording in the "
+            "order of time"
+        )
+    microseconds = int(times.max()) - int(times.min()) + 1
+    if len(times) > FREE_EVENTS + FASTEST * microseconds:
+        raise CorruptRecord(
+            f"{name}: has {len(times):,} events in {microseconds:,} microseconds, more than a camera gives; "
+            "expected times in microseconds"
+        )
 
 
 def as_columns(events: np.ndarray) -> dict[str, np.ndarray]:
     """One contiguous array for each field of a stream of dtype `EVENT`, as a data set stores them."""
-    return {field: np.ascontiguousarray(events[field]) for field in EVENT.names or ()}
+    return {field: np.ascontiguousarray(events[field]) for field in FIELDS}
 
 
-def read_events(record: Mapping[str, Any]) -> np.ndarray:
-    """The stream (events,) of dtype `EVENT` in the columns of a stored record."""
-    events = np.empty(len(record["t"]), EVENT)
-    for field in EVENT.names or ():
-        events[field] = record[field]
-    return events
+def _polarities(polarities: np.ndarray, name: str) -> np.ndarray:
+    """0 and 1, of polarities that are -1 and 1, 0 and 1, or truth."""
+    if polarities.dtype.kind == "b":
+        return polarities.astype(np.uint8)
+    lowest, highest = int(polarities.min()), int(polarities.max())
+    if lowest >= 0 and highest <= 1:
+        return polarities
+    if lowest == -1 and highest <= 1 and polarities.all():
+        return polarities > 0
+    values = np.unique(polarities).tolist()
+    found = ", ".join(map(str, values[:4])) + (", ..." if len(values) > 4 else "")
+    raise CorruptRecord(f"{name}: has the polarities {found}; expected 0 and 1, or -1 and 1")

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from qsdt_jax.data.events import as_events
 from qsdt_jax.data.sources import Example
 
 Slicing = Literal["count", "time", "sum"]
@@ -36,7 +37,7 @@ class EventPreprocess:
 
     def train(self, example: Example, generator: np.random.Generator) -> Example:
         """{"image": float32 (T, H, W, 2), "label"} with random augmentation, as the generator gives it."""
-        events, (height, width) = np.asarray(example["events"]), example["sensor_size"]
+        events, (height, width) = _proven(example), example["sensor_size"]
         if self.augmentation == "flip_roll":
             events = random_flip(events, generator, width)
         if self.augmentation != "none":
@@ -45,12 +46,17 @@ class EventPreprocess:
 
     def evaluate(self, example: Example) -> Example:
         """{"image": float32 (T, H, W, 2), "label"}, nothing random."""
-        return self._framed(np.asarray(example["events"]), example)
+        return self._framed(_proven(example), example)
 
     def _framed(self, events: np.ndarray, example: Example) -> Example:
         sensor_size = example["sensor_size"]
         frames = make_frames(events, sensor_size, self.size, self.timesteps, self.slicing)
         return {"image": frames, "label": example["label"]}
+
+
+def _proven(example: Example) -> np.ndarray:
+    """The events of an example of any source; those that it should not have would be counted elsewhere."""
+    return as_events(np.asarray(example["events"]), example["sensor_size"], "an event stream")
 
 
 def make_frames(

@@ -8,9 +8,17 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from qsdt_jax.errors import CorruptRecord, UserError
+from qsdt_jax.retry import reason, retried
 
 # Tried by Pillow; the others that it knows are drawings and documents, some with programs in them.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+# Files of these formats are called so, whatever the capitals. Floats (.pfm) and animations (.apng) are not
+# asked for.
+IMAGE_SUFFIXES = (
+    *(".jpeg", ".jpg", ".jpe", ".jfif"),
+    *(".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
 MODES = {1: "L", 3: "RGB"}
 # What Pillow raises on damaged files.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -20,15 +28,16 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
     """Decodes an image file of any colour model into uint8 (H, W, channels).
 
     Raises:
-      CorruptRecord: the file is missing, truncated or no image.
-      UserError: `channels` is neither 1 nor 3.
+      CorruptRecord: the bytes of the file are no image, or not all of one.
+      UserError: the file is missing, or its bytes cannot be read, also not after a while (see `retried`);
+        `channels` is neither 1 nor 3.
     """
     try:
-        encoded = Path(path).read_bytes()
+        encoded = retried(Path(path).read_bytes, path)
     except FileNotFoundError:
-        raise CorruptRecord(f"{path}: no such image file") from None
+        raise UserError(f"{path}: no such image file") from None
     except OSError as error:
-        raise CorruptRecord(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from None
     return decode_image(encoded, channels, str(path))
 
 

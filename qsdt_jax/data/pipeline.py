@@ -218,9 +218,11 @@ def _told(batches: Iterator[HostBatch], workers: int) -> Iterator[HostBatch]:
 
 
 def _joined(parts: Sequence[HostBatch]) -> HostBatch:
-    """One batch of its parts, labels as int32."""
+    """One batch of its parts with all that the preprocessing gave; labels, where there are any, as int32."""
     batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return {**batch, "label": batch["label"].astype(np.int32)}
+    if "label" in batch:
+        batch["label"] = batch["label"].astype(np.int32)
+    return batch
 
 
 @dataclasses.dataclass(frozen=True)

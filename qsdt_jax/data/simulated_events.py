@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from qsdt_jax.data.events import EVENT
+from qsdt_jax.data.events import EVENT, check_sensor
 from qsdt_jax.data.once import once
 from qsdt_jax.data.sources import DigitsSource, Example, Split
 
@@ -97,12 +97,18 @@ class DigitEvents:
       split: "train" (1,437 streams) or "test" (360).
       movement: "saccades", the label is the digit; "sweep", the label is the direction that the picture takes
         first.
-      size: side of the sensor in pixels.
+      size: side of the sensor in pixels, at most 256.
+
+    Raises:
+      UserError: a larger sensor.
     """
 
     split: Split
     movement: Movement = "saccades"
     size: int = 32
+
+    def __post_init__(self):
+        check_sensor(self.sensor_size, "the size of the frames of simulated events")
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -1,4 +1,8 @@
-"""Training goes on where single records cannot be read, up to a limit."""
+"""Training goes on where single records are corrupt, up to a limit.
+
+Corrupt is what was read and is no example. A record that the disk does not give may be a good one: its source
+tries it again for a while and ends with an error, which goes through.
+"""
 
 import threading
 

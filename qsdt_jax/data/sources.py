@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from qsdt_jax.data.events import EVENT
+from qsdt_jax.data.class_folders import find_classes, left_out, tell_once
+from qsdt_jax.data.events import EVENT, check_sensor
 from qsdt_jax.data.images import read_image
 from qsdt_jax.data.once import once
 from qsdt_jax.errors import UserError
@@ -20,7 +21,6 @@ from qsdt_jax.errors import UserError
 Split = Literal["train", "test"]
 Example = dict[str, Any]
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 DIGITS = tuple("0123456789")
 DIGITS_TEST_IMAGES = 360
 DIGITS_SPLIT_SEED = 0
@@ -92,7 +92,10 @@ def _upscale(digit: np.ndarray, size: int) -> np.ndarray:
 
 
 class FolderSource:
-    """Images in one folder per class: `root/split/class/name.jpg`, classes in sorted order.
+    """Images in one folder per class, `root/split/class/name.jpg`, as `class_folders` finds them.
+
+    A log line tells what was left out. An image that is gone when it is read, or whose bytes the disk does
+    not give, is an error and not a corrupt record: these are other data than those that the run began with.
 
     Raises:
       UserError: the folder is missing, or it or the folder of a class holds no images.
@@ -102,21 +105,14 @@ class FolderSource:
         folder = Path(root) / split
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; expected {root}/{split}/CLASS/IMAGE.jpg")
-        self.class_names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
-        self.split, self._channels = split, channels
-        self._files = [
-            (path, label)
-            for label, name in enumerate(self.class_names)
-            for path in sorted((folder / name).iterdir())
-            if path.suffix.lower() in IMAGE_SUFFIXES
-        ]
-        if not self._files:
+        found = find_classes(folder)
+        if not found.files:
             raise UserError(f"{folder} holds no images; expected {root}/{split}/CLASS/IMAGE.jpg")
-        empty = set(range(len(self.class_names))).difference(label for _, label in self._files)
-        if empty:
-            raise UserError(
-                f"{folder / self.class_names[min(empty)]}: expected images of a class; found none"
-            )
+        if line := left_out(folder, "images", found.others, found.hidden):
+            tell_once(line)
+        self.class_names, self.split, self._channels = found.class_names, split, channels
+        labels = {name: label for label, name in enumerate(found.class_names)}
+        self._files = [(file.path, labels[file.class_name]) for file in found.files]
 
     def __len__(self) -> int:
         return len(self._files)
@@ -162,12 +158,18 @@ class FakeEvents:
       sensor_size: (height, width) in pixels, at most 256.
       classes: number of classes.
       events: length of a stream.
+
+    Raises:
+      UserError: a larger sensor.
     """
 
     length: int
     sensor_size: tuple[int, int]
     classes: int
     events: int = 10_000
+
+    def __post_init__(self):
+        check_sensor(self.sensor_size, "the size of the frames of fake events")
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -1,18 +1,22 @@
 """Reads tensorflow-datasets directories of array_record shards, without TensorFlow."""
 
+import collections
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qsdt_jax.data.events import SENSOR_SIZE, read_events
+from qsdt_jax.data.class_folders import composed
 from qsdt_jax.data.images import MODES, decode_image
 from qsdt_jax.data.once import once
 from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED
-from qsdt_jax.data.prepare.shard_file import records_in
+from qsdt_jax.data.prepare.shard_file import records_in, telling_calls
 from qsdt_jax.data.sources import Example, Split
+from qsdt_jax.data.tfds_events import events_of, sensor_of
 from qsdt_jax.errors import CorruptRecord, UserError
+from qsdt_jax.retry import reason, retried
 
 # The names of tfds for our splits, the first that is there. The test split of some (ImageNet) has no labels,
 # which is why validation comes first.
@@ -32,7 +36,8 @@ class TfdsSource:
 
     Raises:
       UserError: no tfds data set, another format than array_record, no such split, a shard of it that is
-        missing or cut off, no feature "image" or "events", no feature "label".
+        missing or cut off, no feature "image" or "events", no feature "label", events of other types than
+        ours or of a sensor of unknown size.
     """
 
     def __init__(self, directory: str | Path, split: Split, channels: int = 3):
@@ -43,7 +48,8 @@ class TfdsSource:
         self.kind = _kind(self.directory, info.features)
         if self.kind == "image" and channels not in MODES:
             raise UserError(f"image files give 1 or 3 channels, but the network takes {channels}")
-        self.class_names: tuple[str, ...] = tuple(info.features["label"].names)
+        self._sensor_size = sensor_of(self.directory, info) if self.kind == "events" else None
+        self.class_names: tuple[str, ...] = _class_names(self.directory, info.features["label"].names)
         self.split = _split(self.directory, split, info.splits)
         _require_shards(self.directory, info.splits[self.split])
         self._length: int = info.splits[self.split].num_examples
@@ -52,7 +58,12 @@ class TfdsSource:
         return self._length
 
     def __getitem__(self, index: int) -> Example:
-        """The example; raises CorruptRecord where it cannot be read."""
+        """The example.
+
+        Raises:
+          CorruptRecord: its bytes are no example.
+          UserError: they cannot be read, also not after a while (see `retried`), or the shard is gone.
+        """
         record = self._read(index)
         name, label = self._name(index, record), record["label"]
         if label is None:  # What array_record gives out of a shard that is cut off.
@@ -60,12 +71,8 @@ class TfdsSource:
         if not 0 <= label < len(self.class_names):
             raise CorruptRecord(f"{name}: has the label {label}; expected 0..{len(self.class_names) - 1}")
         if self.kind == "events":
-            height, width = map(int, record.get("sensor_size", SENSOR_SIZE))
-            return {
-                "events": read_events(record["events"]),
-                "sensor_size": (height, width),
-                "label": label,
-            }
+            events, sensor_size = events_of(record, self._sensor_size, name)
+            return {"events": events, "sensor_size": sensor_size, "label": label}
         return {"image": decode_image(record["image"], self._channels, name), "label": label}
 
     def __reduce__(self):
@@ -74,10 +81,23 @@ class TfdsSource:
     def _read(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(index)
+        name = self._name(index, {})
         try:
-            return self._records[index]
+            return retried(lambda: self._try(index), name)
+        except OSError as error:  # A shard that is gone, for one.
+            raise UserError(f"{name}: cannot be read ({reason(error)})") from None
+        except UserError:
+            raise
         except Exception as error:  # Whatever array_record and protobuf make of damaged shards.
-            raise CorruptRecord(f"{self._name(index, {})}: cannot be read ({_reason(error)})") from None
+            raise CorruptRecord(f"{name}: cannot be read ({_reason(error)})") from None
+
+    def _try(self, index: int) -> dict[str, Any]:
+        try:
+            with telling_calls():
+                return self._records[index]
+        except OSError:
+            self.__dict__.pop("_records", None)  # It keeps a shard that it could not open as it is.
+            raise
 
     def _name(self, index: int, record: dict[str, Any]) -> str:
         where = f"{self.directory}, {self.split} record {index}"
@@ -116,9 +136,14 @@ def _open(directory: Path) -> Any:
     """The tfds builder of a directory."""
     import tensorflow_datasets as tfds  # Nearly a second to import, and only this source needs it.
 
-    try:
+    def load() -> tuple[Any, Any]:
         builder = tfds.builder_from_directory(os.fspath(directory))
-        file_format = builder.info.file_format
+        return builder, builder.info.file_format
+
+    try:
+        builder, file_format = retried(load, directory)
+    except UserError:
+        raise
     except Exception as error:  # Whatever tfds makes of damaged files.
         raise UserError(f"{directory} cannot be read by tfds ({_reason(error)})") from None
     if file_format is not tfds.core.FileFormat.ARRAY_RECORD:
@@ -148,6 +173,14 @@ def _kind(directory: Path, features: Any) -> str:
     raise UserError(f"{directory} has no {problem}; found the features {', '.join(sorted(known))}")
 
 
+def _class_names(directory: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """The names in the form in which all sources give them."""
+    found = tuple(map(composed, names))
+    if twice := [name for name, number in collections.Counter(found).items() if number > 1]:
+        raise UserError(f"{directory} has the class {twice[0]!r} twice, perhaps in two forms of Unicode")
+    return found
+
+
 def _split(directory: Path, split: Split, splits: Any) -> str:
     for name in SPLITS[split]:
         if name in splits:
@@ -158,7 +191,8 @@ def _split(directory: Path, split: Split, splits: Any) -> str:
 
 
 def _require_shards(directory: Path, split_info: Any) -> None:
-    missing = [path for path in split_info.filepaths if not Path(path).exists()]
+    files = split_info.filepaths
+    missing = retried(lambda: [path for path in files if not Path(path).exists()], directory)
     if missing:
         count = f"{len(missing)} of {split_info.num_shards}"
         raise UserError(f"{directory} lacks {count} shards, {missing[0].name} for one")

@@ -5,8 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 
-from qsdt_jax.data.event_files import check_within, read_event_file, require_readers
-from qsdt_jax.data.events import EVENT, read_aedat2
+from qsdt_jax.data.aedat2 import read_aedat2
+from qsdt_jax.data.event_files import read_event_file, require_readers
+from qsdt_jax.data.events import EVENT, check_within
 from qsdt_jax.errors import CorruptRecord, UserError
 from tests.data.prepare.files import aedat, five_bytes
 
@@ -58,6 +59,9 @@ def test_the_clock_of_five_bytes_overflows():
         (five_bytes(EVENTS)[:-1], "19 bytes of events; expected a multiple of 5"),
         (b"", "0 bytes of events"),
         (five_bytes([(0, 0, 240, 0)]), "has no events"),
+        (b"<!DOCTYPE html><html><body>404</body>\n\n\n", "is an HTML page; expected 5 bytes an event"),
+        (aedat([1] * 5, [1] * 5), "is AEDAT 2.0; expected 5 bytes an event"),
+        (five_bytes([(9 - i % 3, 0, 0, 0) for i in range(30)]), "goes back in time at 20 of 29 steps"),
     ],
 )
 def test_what_is_no_recording(data, reason):

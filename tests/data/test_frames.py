@@ -5,6 +5,7 @@ import pytest
 
 from qsdt_jax.data.events import EVENT
 from qsdt_jax.data.frames import EventPreprocess, make_frames, random_flip, random_roll
+from qsdt_jax.errors import UserError
 
 
 def stream(length: int, seed: int, sensor=(12, 20)) -> np.ndarray:
@@ -100,3 +101,27 @@ def test_preprocess_is_a_function_of_its_generator_and_leaves_the_stream_alone()
     np.testing.assert_array_equal(example["events"], events)
     plain = preprocess.evaluate(example)["image"]
     np.testing.assert_array_equal(plain, slow_frames(events, (12, 20), (12, 20), 4, "count"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("x", 300), ("x", 20), ("y", 12), ("y", -1), ("p", 2), ("p", -2)]
+)
+def test_events_of_any_source_are_believed_within_their_sensor(field, value):
+    """Else column 20 of row 0 would be counted as column 0 of row 1, and column 300 as 44."""
+    wide = stream(50, seed=0).astype([("t", "i8"), ("x", "i2"), ("y", "i2"), ("p", "i2")])
+    example = {"events": wide, "sensor_size": (12, 20), "label": 3}
+    preprocess = EventPreprocess(size=(12, 20), timesteps=2, augmentation="flip_roll", roll=1)
+    assert preprocess.evaluate(example)["image"].sum() == 50
+    wide[field][7] = value
+    for read in (preprocess.evaluate, lambda e: preprocess.train(e, np.random.default_rng(0))):
+        with pytest.raises(UserError, match=f"^an event stream: has .* {value}"):
+            read(example)
+
+
+def test_a_polarity_of_minus_one_is_darker():
+    signed = stream(50, seed=0).astype([("t", "i8"), ("x", "i2"), ("y", "i2"), ("p", "i2")])
+    preprocess = EventPreprocess(size=(12, 20), timesteps=2)
+    expected = preprocess.evaluate({"events": signed, "sensor_size": (12, 20), "label": 0})["image"]
+    signed["p"] = 2 * signed["p"] - 1
+    found = preprocess.evaluate({"events": signed, "sensor_size": (12, 20), "label": 0})["image"]
+    np.testing.assert_array_equal(found, expected)

@@ -268,3 +268,21 @@ def test_rows_of_the_evaluation(length):
     for rows in ([0, 1], [2, 3], [3]):
         part = list(evaluation_batches(Numbered(length), unchanged, batch_size=4, rows=rows))
         assert_same(part, [chosen(batch, rows) for batch in whole])
+
+
+# What a preprocess gives
+
+
+def relabelled(example, *generator):
+    """Two keys of its own, and none that is called label."""
+    del generator
+    return {"image": example["image"], "boxes": np.full((2, 4), example["label"], np.float32)}
+
+
+def test_every_key_of_a_preprocess_reaches_the_batch_and_a_label_is_not_asked_for():
+    train = next(training_batches(Numbered(), relabelled, seed=0, batch_size=4))
+    assert set(train) == {"image", "boxes"} and train["boxes"].shape == (4, 2, 4)
+    np.testing.assert_array_equal(train["boxes"][:, 0, 0], train["image"][:, 0, 0, 0])
+    *_, last = evaluation_batches(Numbered(), relabelled, batch_size=4)
+    assert set(last) == {"image", "boxes", "mask"} and last["mask"].tolist() == [1, 1, 0, 0]
+    assert last["boxes"][:, 1, 3].tolist() == [8, 9, 0, 0]

@@ -1,13 +1,17 @@
 """Image files of every kind become pixels, or one clear line."""
 
+import errno
 import io
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from qsdt_jax import retry
 from qsdt_jax.data.images import read_image
-from qsdt_jax.errors import UserError
+from qsdt_jax.errors import CorruptRecord, UserError
 
 GENERATOR = np.random.default_rng(0)
 GREY = GENERATOR.integers(0, 256, (6, 9), np.uint8)
@@ -148,3 +152,44 @@ def test_image_too_large_to_be_meant(tmp_path, monkeypatch):
 def test_other_numbers_of_channels(tmp_path, channels):
     path = stored(tmp_path, Image.fromarray(GREY))
     assert refusal(path, channels) == f"image files give 1 or 3 channels, but the network takes {channels}"
+
+
+# A disk that fails is not a file that is damaged
+
+
+def failing(monkeypatch, code: int, times: float) -> list[Path]:
+    """Reads fail the first so many times; returns the list of them."""
+    original, reads = Path.read_bytes, []
+
+    def read_bytes(path: Path) -> bytes:
+        reads.append(path)
+        if len(reads) <= times:
+            raise OSError(code, os.strerror(code))
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(retry, "WAITS", (0, 0))
+    return reads
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE])
+def test_an_error_that_passes(tmp_path, monkeypatch, code):
+    path = stored(tmp_path, Image.fromarray(COLOUR))
+    reads = failing(monkeypatch, code, 2)
+    assert np.array_equal(read_image(path, 3), COLOUR) and len(reads) == 3
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOENT, errno.EISDIR])
+def test_an_error_that_stays_is_no_corrupt_record(tmp_path, monkeypatch, code):
+    """Else training would put its neighbour in its place, and count it to what is borne."""
+    path = stored(tmp_path, Image.fromarray(COLOUR))
+    failing(monkeypatch, code, 99)
+    with pytest.raises(UserError, match=f"^{path}") as caught:
+        read_image(path, 3)
+    assert not isinstance(caught.value, CorruptRecord)
+
+
+def test_what_was_read_and_is_no_image_is_corrupt(tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(CorruptRecord):
+        read_image(tmp_path / "text.png", 3)

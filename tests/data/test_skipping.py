@@ -1,16 +1,21 @@
 """Corrupt records in training."""
 
 import dataclasses
+import errno
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from absl import flags
+from PIL import Image
 
+from qsdt_jax import retry
 from qsdt_jax.data.pipeline import training_batches
 from qsdt_jax.data.skipping import SkipCorrupt
-from qsdt_jax.data.sources import Example
+from qsdt_jax.data.sources import Example, FolderSource
 from qsdt_jax.errors import CorruptRecord, UserError
 
 
@@ -123,3 +128,25 @@ def test_beyond_the_limit_training_ends_with_one_line(workers):
         for _ in range(4):
             next(stream)
     assert "\n" not in str(error.value)
+
+
+def test_a_disk_that_fails_ends_the_run_and_replaces_nothing(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / "train" / name / "1.png")
+    source = SkipCorrupt(FolderSource(tmp_path, "train"), 10)
+    monkeypatch.setattr(retry, "WAITS", (0,))
+    original = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.parent.name == "b":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert [source[i]["label"] for i in (0, 2)] == [0, 2]
+    with pytest.raises(UserError, match=rf"^{tmp_path}/train/b/1\.png cannot be read: Stale file handle"):
+        source[1]
+    (tmp_path / "train" / "c" / "1.png").unlink()
+    with pytest.raises(UserError, match=r"c/1\.png: no such image file"):
+        source[2]

@@ -84,8 +84,8 @@ def test_folders_that_are_not_there(folder):
     assert str(caught.value) == f"{folder}/val is not a folder; expected {folder}/val/CLASS/IMAGE.jpg"
     with pytest.raises(UserError, match="is not a folder"):
         FolderSource(folder / "train" / "README.png", "val")
-    (folder / "val" / "cat").mkdir(parents=True)
-    (folder / "val" / "cat" / "notes.txt").write_text("")
+    (folder / "val").mkdir()
+    (folder / "val" / "notes.txt").write_text("")
     with pytest.raises(UserError) as caught:
         FolderSource(folder, "val")
     assert str(caught.value) == f"{folder}/val holds no images; expected {folder}/val/CLASS/IMAGE.jpg"
@@ -96,7 +96,7 @@ def test_a_class_without_images(folder):
     (folder / "train" / "eel").mkdir()
     with pytest.raises(UserError) as caught:
         FolderSource(folder, "train")
-    assert str(caught.value) == f"{folder}/train/eel: expected images of a class; found none"
+    assert str(caught.value) == f"{folder}/train/eel: expected images of a class; found nothing"
 
 
 def test_an_image_that_cannot_be_read_is_named(folder):

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from absl import flags
+from array_record.python import array_record_module
 from PIL import Image
 
-from qsdt_jax.data.events import read_aedat2
+from qsdt_jax import retry
+from qsdt_jax.data.aedat2 import read_aedat2
 from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
 from qsdt_jax.data.prepare.cifar10dvs import read_cifar10dvs
 from qsdt_jax.data.prepare.imagefolder import read_imagefolder
@@ -295,6 +297,87 @@ def test_an_image_that_cannot_be_decoded_is_named(copy):
     writer.close()
     with pytest.raises(CorruptRecord, match=rf"train record {lengths[0]} \(0\.jpg\): not a readable image"):
         TfdsSource(copy, "train")[lengths[0]]
+
+
+# A disk that fails
+
+
+class Failing:
+    """Stands for array_record's readers: the first calls of the system fail, as it tells them."""
+
+    def __init__(self, monkeypatch, method: str, text: str, times: float):
+        self.calls, original = 0, array_record_module.ArrayRecordReader
+        failing = self
+
+        class Reader:
+            def __init__(self, *args, **options):
+                self.failed = method == "open" and failing.fails(times)
+                self.reader = original(*args, **options)
+
+            def __getattr__(self, name):
+                return getattr(self.reader, name)
+
+            def read(self, positions):
+                # A reader whose file could not be opened keeps the error.
+                if self.failed or (method == "pread" and failing.fails(times)):
+                    raise RuntimeError(f"{method}() failed: {text}; reading a; at byte 5; Could not read")
+                return self.reader.read(positions)
+
+        monkeypatch.setattr(array_record_module, "ArrayRecordReader", Reader)
+        monkeypatch.setattr(retry, "WAITS", (0, 0))
+
+    def fails(self, times: float) -> bool:
+        self.calls += 1
+        return self.calls <= times
+
+
+@pytest.mark.parametrize("method", ["open", "pread"])
+@pytest.mark.parametrize("text", ["Input/output error", "Stale file handle", "Too many open files"])
+def test_a_call_that_fails_for_a_moment(directory, monkeypatch, method, text):
+    expected = np.asarray(TfdsSource(directory, "train")[3]["image"])
+    source = TfdsSource(directory, "train")
+    failing = Failing(monkeypatch, method, text, times=2)
+    np.testing.assert_array_equal(source[3]["image"], expected)
+    assert failing.calls == 3
+
+
+@pytest.mark.parametrize("method", ["open", "pread"])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Stale file handle", r"cannot be read: Stale file handle; tried 3 times"),
+        ("No such file or directory", r"cannot be read \(No such file or directory\)"),
+        ("something that has no number", "cannot be read: Input/output error"),
+    ],
+)
+def test_a_call_that_keeps_failing_is_no_corrupt_record(directory, monkeypatch, method, text, told):
+    source = TfdsSource(directory, "train")
+    Failing(monkeypatch, method, text, times=99)
+    with pytest.raises(UserError, match=rf"^{directory}, train record 3:? {told}") as caught:
+        source[3]
+    assert not isinstance(caught.value, CorruptRecord)
+
+
+def test_a_shard_that_is_gone_while_it_is_read(directory, copy):
+    """What array_record itself says of it."""
+    source, good = TfdsSource(copy, "train"), TfdsSource(directory, "train")
+    shard(copy, 1).rename(copy / "away")
+    last = len(source) - 1
+    with pytest.raises(UserError, match=rf"record {last}: cannot be read \(No such file or dir") as caught:
+        source[last]
+    assert not isinstance(caught.value, CorruptRecord)
+    (copy / "away").rename(shard(copy, 1))
+    np.testing.assert_array_equal(source[last]["image"], good[last]["image"])
+
+
+# Class names
+
+
+def test_class_names_have_one_form(copy):
+    (copy / "label.labels.txt").write_text("a\u0301\nbee\ncat\n")
+    assert TfdsSource(copy, "train").class_names == ("\u00e1", "bee", "cat")
+    (copy / "label.labels.txt").write_text("a\u0301\nbee\n\u00e1\n")
+    assert "has the class '\u00e1' twice, perhaps in two forms of Unicode" in refusal(copy)
 
 
 # Mistakes

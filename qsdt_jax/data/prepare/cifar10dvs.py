@@ -10,7 +10,7 @@ other streams into its first 900, for after 1 comes 10; results compare only in 
 import re
 from pathlib import Path
 
-from qsdt_jax.data.prepare.folders import listing, scan
+from qsdt_jax.data.class_folders import files_in, listing
 from qsdt_jax.data.prepare.records import CLASSES, TEST, TRAIN, DataSet, FilePart, Record
 from qsdt_jax.errors import UserError
 
@@ -24,15 +24,16 @@ def read_cifar10dvs(source: Path) -> DataSet:
     Raises:
       UserError: no class folder is there, or one without streams.
     """
-    splits, class_names, ignored = {TRAIN: [], TEST: []}, [], []
+    splits, class_names, ignored, hidden = {TRAIN: [], TEST: []}, [], [], []
     for name in CLASS_NAMES:
         folder = source / name
         if not folder.is_dir():
             continue
-        streams, others = _streams(folder)
+        streams, others, unseen = _streams(folder)
         if not streams:
             raise UserError(f"{folder}: expected cifar10_{name}_0.aedat and so on; found {listing(folder)}")
         ignored += [f"{name}/{other}" for other in others]
+        hidden += [f"{name}/{other}" for other in unseen]
         records = [Record(f"{name}/{file}", len(class_names), part) for file, part in streams]
         class_names.append(name)
         training = len(records) * 9 // 10
@@ -53,16 +54,14 @@ def read_cifar10dvs(source: Path) -> DataSet:
         on_its_side=True,
         expected={CLASSES: len(CLASS_NAMES), TRAIN: 9000, TEST: 1000},
         ignored=ignored,
+        hidden=hidden,
     )
 
 
-def _streams(folder: Path) -> tuple[list[tuple[str, FilePart]], list[str]]:
-    """The streams of a class by the numbers in their names, and what else is there."""
-    numbered, others = [], []
-    for entry in scan(folder):
-        match = STREAM.fullmatch(entry.name)
-        if match and entry.is_file():
-            numbered.append((int(match[1]), entry.name, FilePart(entry.path, entry.stat().st_size)))
-        else:
-            others.append(entry.name)
-    return [(name, part) for _, name, part in sorted(numbered, key=lambda x: x[:2])], others
+def _streams(folder: Path) -> tuple[list[tuple[str, FilePart]], list[str], list[str]]:
+    """The streams of a class by the numbers in their names, and what else is there, seen and hidden."""
+    files, others, hidden = files_in(folder, (".aedat",))
+    numbered = [(int(match[1]), file) for file in files if (match := STREAM.fullmatch(file.name))]
+    named = {file for _, file in numbered}
+    others = sorted([*others, *(file.name for file in files if file not in named)])
+    return [(file.name, FilePart.of(file.path)) for _, file in sorted(numbered)], others, hidden

@@ -7,11 +7,10 @@ import dataclasses
 from pathlib import Path
 
 from qsdt_jax.data.event_files import SUFFIXES, require_readers
+from qsdt_jax.data.events import LARGEST_SENSOR
 from qsdt_jax.data.prepare.imagefolder import read_folder
 from qsdt_jax.data.prepare.records import DataSet
 from qsdt_jax.errors import UserError
-
-LARGEST_SENSOR = 256  # Coordinates take one byte.
 
 
 def read_eventfolder(source: Path, sensor_size: tuple[int, ...]) -> DataSet:

@@ -5,28 +5,31 @@ from typing import Any
 
 from PIL import Image
 
-from qsdt_jax.data.event_files import check_within, read_event_file
-from qsdt_jax.data.events import as_columns
+from qsdt_jax.data.event_files import read_event_file
+from qsdt_jax.data.events import as_columns, check_within
 from qsdt_jax.data.images import DECODE_ERRORS, FORMATS, decode_reason, in_bytes
 from qsdt_jax.data.prepare.records import DataSet, Record
-from qsdt_jax.errors import CorruptRecord
+from qsdt_jax.errors import CorruptRecord, UserError
+from qsdt_jax.retry import retried
 
 STORED_AS_IS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG of a camera with a preview behind it.
 
 
-class LostRecord(CorruptRecord):
-    """The source did not give the content of a record; another time it may."""
+class LostRecord(UserError):
+    """The source did not give the content of a record, which tells nothing of it; another time it may."""
 
 
 def example_of(record: Record, dataset: DataSet) -> dict[str, Any]:
     """What the features of the record's data set encode.
 
     Raises:
-      LostRecord: the content cannot be read.
+      LostRecord: the content cannot be read, also not after a while (see `retried`).
       CorruptRecord: it is damaged; the message begins with the record's name in both cases.
     """
     try:
-        content = record.content.read()
+        content = retried(record.content.read, record.name)
+    except UserError as error:
+        raise LostRecord(str(error)) from None
     except OSError as error:
         raise LostRecord(f"{record.name}: cannot be read ({error.strerror or error})") from None
     # The name of a file need not be text.

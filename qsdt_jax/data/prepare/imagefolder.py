@@ -2,13 +2,15 @@
 
 Either SOURCE/train/CLASS/IMAGE.jpg, where SOURCE/val/... and SOURCE/test/... may stand beside; or
 SOURCE/CLASS/IMAGE.jpg, which becomes one split "train", for nothing is held out unasked. Images are JPEG,
-PNG, BMP, WebP, GIF (its first picture) or TIFF. Classes are numbered in the sorted order of their names. The
-folders of splits may have capitals.
+PNG, BMP, WebP, GIF (its first picture), TIFF or PPM. Classes and their order are those of `class_folders`.
+The folders of splits may have capitals.
 """
 
 from pathlib import Path
 
-from qsdt_jax.data.prepare.folders import SUFFIXES, class_folders, labelled, listing, scan
+from qsdt_jax.data.class_folders import listing, visible
+from qsdt_jax.data.images import IMAGE_SUFFIXES
+from qsdt_jax.data.prepare.folders import class_folders, labelled
 from qsdt_jax.data.prepare.records import TEST, TRAIN, VALIDATION, DataSet
 from qsdt_jax.errors import UserError
 
@@ -27,7 +29,7 @@ def read_imagefolder(source: Path) -> DataSet:
     Raises:
       UserError: no folder, no images, or a held-out class that the training images lack.
     """
-    return read_folder(source, "images", "IMAGE.jpg", SUFFIXES)
+    return read_folder(source, "images", "IMAGE.jpg", IMAGE_SUFFIXES)
 
 
 def read_folder(source: Path, kind: str, example: str, suffixes: tuple[str, ...]) -> DataSet:
@@ -37,17 +39,20 @@ def read_folder(source: Path, kind: str, example: str, suffixes: tuple[str, ...]
     if not source.is_dir():
         raise UserError(f"{source}: {expected}; found {listing(source)}")
     folders = {
-        e.name: source / e.name for e in scan(source) if e.name.lower() in SPLIT_FOLDERS and e.is_dir()
+        e.name: source / e.name for e in visible(source) if e.name.lower() in SPLIT_FOLDERS and e.is_folder
     }
     if "train" not in map(str.lower, folders):
         folders = {"train": source}
-    found, ignored = {}, []
+    found, ignored, hidden = {}, [], []
     for name, folder in folders.items():
         split = SPLIT_FOLDERS[name.lower()]
         if split in found:
             raise UserError(f"{source} holds the {split} split twice: {', '.join(folders)}")
-        found[split], others = class_folders(folder, kind, suffixes)
-        ignored += [f"{name}/{other}" if folder != source else other for other in others]
+        listed = class_folders(folder, kind, suffixes)
+        found[split] = listed.found
+        within = f"{name}/" if folder != source else ""
+        ignored += [within + other for other in listed.others]
+        hidden += [within + other for other in listed.hidden]
     class_names = sorted({image.class_name for image in found[TRAIN]})
     if not class_names:
         raise UserError(f"{source}: {expected}; found {listing(source)}")
@@ -62,4 +67,5 @@ def read_folder(source: Path, kind: str, example: str, suffixes: tuple[str, ...]
         class_names=class_names,
         splits={split: labelled(images, class_names) for split, images in found.items()},
         ignored=ignored,
+        hidden=hidden,
     )

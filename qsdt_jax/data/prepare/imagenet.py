@@ -10,8 +10,9 @@ labels.txt of tensorflow-datasets.
 
 from pathlib import Path
 
+from qsdt_jax.data.class_folders import composed, files_in, listing, visible
 from qsdt_jax.data.prepare.archives import members, nested_members
-from qsdt_jax.data.prepare.folders import Found, class_folders, images_in, labelled, listing, scan
+from qsdt_jax.data.prepare.folders import Found, Listed, class_folders, labelled, parts
 from qsdt_jax.data.prepare.imagenet_labels import WNID, validation_wnids
 from qsdt_jax.data.prepare.records import CLASSES, TRAIN, VALIDATION, DataSet, FilePart
 from qsdt_jax.errors import UserError
@@ -34,15 +35,16 @@ def read_imagenet(source: Path, *, allow_partial: bool = False) -> DataSet:
     """
     kaggle = source / "ILSVRC" / "Data" / "CLS-LOC"
     images = kaggle if kaggle.is_dir() else source
-    train, ignored = _training_images(images)
+    train, ignored, hidden = _training_images(images)
     class_names = sorted({image.class_name for image in train})
     wrong = [name for name in class_names if not WNID.fullmatch(name)]
     if wrong:
         raise UserError(f"{images}: class {wrong[0]!r} is no WordNet number such as n01440764")
     splits = {TRAIN: train}
     if not allow_partial or _has_validation_images(images):
-        validation, others = _validation_images(images, source)
+        validation, others, unseen = _validation_images(images, source)
         ignored += others
+        hidden += unseen
         known = set(class_names)
         unknown = [image for image in validation if image.class_name not in known]
         if unknown and not allow_partial:
@@ -59,20 +61,22 @@ def read_imagenet(source: Path, *, allow_partial: bool = False) -> DataSet:
         splits={split: labelled(found, class_names) for split, found in splits.items()},
         expected=EXPECTED,
         ignored=ignored,
+        hidden=hidden,
     )
 
 
-def _training_images(images: Path) -> tuple[list[Found], list[str]]:
+def _training_images(images: Path) -> Listed:
     folder, tar = images / "train", images / TRAIN_TAR
     if folder.is_dir():
-        found, others = class_folders(folder)
-        if not found:
+        listed = class_folders(folder)
+        if not listed.found:
             raise UserError(f"{folder}: expected n01440764/NAME.JPEG; found {listing(folder)}")
-        return found, others
+        return listed
     if tar.is_file():
         # The tar n01440764.tar holds n01440764_10026.JPEG.
-        inner = ((name.removesuffix(".tar"), image, part) for name, image, part in nested_members(tar))
-        return [Found(wnid, f"{wnid}/{image}", part) for wnid, image, part in inner], []
+        content, hidden = nested_members(tar)
+        inner = ((name.removesuffix(".tar"), image, part) for name, image, part in content)
+        return Listed([Found(wnid, f"{wnid}/{image}", part) for wnid, image, part in inner], [], hidden)
     raise UserError(f"{images}: expected {TRAIN_TAR} or train/n01440764/NAME.JPEG; found {listing(images)}")
 
 
@@ -80,15 +84,16 @@ def _has_validation_images(images: Path) -> bool:
     return (images / "val").is_dir() or (images / VALIDATION_TAR).is_file()
 
 
-def _validation_images(images: Path, source: Path) -> tuple[list[Found], list[str]]:
+def _validation_images(images: Path, source: Path) -> Listed:
     folder, tar = images / "val", images / VALIDATION_TAR
     if folder.is_dir():
-        if any(entry.is_dir() for entry in scan(folder)):
+        if any(entry.is_folder for entry in visible(folder)):
             return class_folders(folder)
-        found, ignored = images_in(folder)
-        return _with_labels(found, source), ignored
+        files, others, hidden = files_in(folder)
+        return Listed(_with_labels(parts(files), source), others, hidden)
     if tar.is_file():
-        return _with_labels(members(tar), source), []
+        content, hidden = members(tar)
+        return Listed(_with_labels(content, source), [], hidden)
     raise UserError(
         f"{images}: expected {VALIDATION_TAR}, val/n01440764/NAME.JPEG or val/NAME.JPEG; "
         f"found {listing(images)}"
@@ -97,9 +102,10 @@ def _validation_images(images: Path, source: Path) -> tuple[list[Found], list[st
 
 def _with_labels(images: list[tuple[str, FilePart]], source: Path) -> list[Found]:
     file, wnids = validation_wnids(source)
-    missing = [name for name, _ in images if Path(name).stem not in wnids]
+    stems = {name: composed(Path(name).stem) for name, _ in images}
+    missing = [name for name, stem in stems.items() if stem not in wnids]
     if missing:
         raise UserError(
             f"{file} has no label for {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1)
         )
-    return [Found(wnids[Path(name).stem], name, part) for name, part in images]
+    return [Found(wnids[stems[name]], name, part) for name, part in images]

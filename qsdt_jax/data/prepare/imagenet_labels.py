@@ -13,8 +13,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from qsdt_jax.data.class_folders import composed
 from qsdt_jax.data.prepare.archives import gzip_members
 from qsdt_jax.errors import UserError
+from qsdt_jax.retry import retried
 
 WNID = re.compile(r"n\d{8}")
 TEXT_FILES = (
@@ -43,7 +45,7 @@ def validation_wnids(source: Path) -> tuple[Path, dict[str, str]]:
     for folder in (source / KIT / "data", source / "data", source):
         if (folder / GROUND_TRUTH).is_file() and (folder / META).is_file():
             return folder / GROUND_TRUTH, _from_kit(
-                folder, lambda name, folder=folder: (folder / name).read_bytes()
+                folder, lambda name, folder=folder: retried((folder / name).read_bytes, folder / name)
             )
     raise UserError(
         f"{source} has no labels of the validation images; expected {KIT}.tar.gz or one of "
@@ -59,7 +61,7 @@ def image_name(number: int) -> str:
 def _from_text(file: Path) -> dict[str, str]:
     wnids = {}
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = retried(lambda: file.read_text(encoding="utf-8-sig"), file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
     for number, line in enumerate(lines, start=1):
@@ -69,7 +71,7 @@ def _from_text(file: Path) -> dict[str, str]:
             case [wnid] if WNID.fullmatch(wnid):
                 wnids[image_name(number)] = wnid
             case [name, wnid, *_] if WNID.fullmatch(wnid):
-                wnids[Path(name).stem] = wnid
+                wnids[composed(Path(name).stem)] = wnid
             case _:
                 raise UserError(f"{file}, line {number}: expected NAME n01440764, found {line[:60]!r}")
     return wnids
@@ -83,5 +85,7 @@ def _from_kit(where: Path, read: Callable[[str], bytes]) -> dict[str, str]:
         synsets = loadmat(io.BytesIO(read(META)), squeeze_me=True)["synsets"]
         wnids = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets}
         return {image_name(i): wnids[number] for i, number in enumerate(truth, start=1)}
+    except UserError:  # The disk, and not the kit.
+        raise
     except Exception as error:  # Whatever SciPy makes of damaged files.
         raise UserError(f"{where} cannot be read as the development kit of ILSVRC 2012: {error!r}") from None

@@ -1,12 +1,14 @@
 """What a reader of a real format hands to the writer: names, labels, and where the bytes lie."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from qsdt_jax.data.events import SENSOR_SIZE
+from qsdt_jax.data.aedat2 import SENSOR_SIZE
 from qsdt_jax.errors import UserError
+from qsdt_jax.retry import reason, retried
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 CLASSES = "classes"
@@ -32,6 +34,14 @@ class FilePart:
     path: str
     size: int
     offset: int = 0
+
+    @classmethod
+    def of(cls, path: str) -> "FilePart":
+        """The whole of a file; raises UserError where it is not there."""
+        try:
+            return cls(path, retried(lambda: os.stat(path).st_size, path))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {reason(error)}") from None
 
     def read(self) -> bytes:
         """The bytes; raises OSError where the file is gone or shorter than it was."""
@@ -73,6 +83,7 @@ class DataSet:
       on_its_side: whether the camera lay on its side, so that its columns are the rows of the picture.
       expected: number of classes and of records by split, where the data set is a fixed one.
       ignored: files that lie among the records and are none.
+      hidden: those that are hidden, or of the system.
     """
 
     name: str
@@ -85,6 +96,7 @@ class DataSet:
     on_its_side: bool = False
     expected: Mapping[str, int] = dataclasses.field(default_factory=dict)
     ignored: Sequence[str] = ()
+    hidden: Sequence[str] = ()
 
 
 def check(dataset: DataSet, *, allow_partial: bool) -> None:

@@ -2,6 +2,9 @@
 
 import collections
 import contextlib
+import errno
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,9 +12,12 @@ from typing import TypeVar
 
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
+from qsdt_jax.retry import reason, retried
 
 THREADS = min(16, usable_cpus())
 AHEAD = 4 * THREADS  # Records in memory.
+FAILED_CALL = re.compile(r"\b\w+\(\) failed: ([^;]+)")
+CODES = {os.strerror(code): code for code in errno.errorcode}
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -65,13 +71,40 @@ def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 def records_in(path: Path) -> int | None:
-    """Number of records of an array_record file; None where it is missing, or no whole one."""
+    """Number of records of an array_record file; None where it is missing, or no whole one.
+
+    Raises:
+      UserError: the file cannot be read, which tells nothing of what is in it.
+    """
     from array_record.python.array_record_module import ArrayRecordReader
 
-    try:
+    def read() -> int | None:
         reader = ArrayRecordReader(str(path))
         number = reader.num_records() if reader.ok() else None
-        reader.close()
+        with telling_calls():
+            reader.close()
+        return number
+
+    try:
+        return retried(read, path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}") from None
     except RuntimeError:  # Closing one that is damaged.
         return None
-    return number
+
+
+@contextlib.contextmanager
+def telling_calls() -> Iterator[None]:
+    """Turns what array_record makes of a failed call of the system into the OSError that it was.
+
+    It raises a RuntimeError, "pread() failed: Input/output error; reading PATH; ...", as it does for damage.
+    """
+    try:
+        yield
+    except Exception as error:
+        failed = FAILED_CALL.search(str(error))
+        if failed is None:
+            raise
+        raise OSError(CODES.get(failed[1], errno.EIO), failed[1]) from error

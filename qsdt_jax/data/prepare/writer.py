@@ -4,7 +4,8 @@ A shard is written under another name and gets its own when it is whole, with a 
 restart keeps such shards. What is in a shard depends on the data set and the number of shards alone, so the
 files of a preparation that was killed are those of one that was not, byte for byte. Only a finished directory
 has the file dataset_info.json, which comes last. Beside it, preparation.json counts the records of each class
-and names those that could not be read.
+and names those that are damaged. Records that the source does not give are not damaged: the other shards are
+written, and nothing is finished before the same command has read them.
 """
 
 import collections
@@ -35,7 +36,7 @@ from qsdt_jax.progress import Progress
 
 PLAN_FILE, LOCK_FILE = "plan.json", "lock"
 REPORT_FILE = "preparation.json"
-LOST_SOURCE = 100  # A shard of so many records that are all unreadable tells of a source that is gone.
+LOST_SOURCE = 100  # So many records that cannot be read tell of a source that is gone or of another kind.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Prepared:
       directory: OUT/NAME/1.0.0.
       class_names: in the order of the labels.
       records, shards: number of each by split.
-      left_out: why, for each record that could not be read, by split; a reason begins with the record's name.
+      left_out: why, for each record that is damaged, by split; a reason begins with the record's name.
     """
 
     directory: Path
@@ -66,7 +67,7 @@ def prepare(dataset: DataSet, out: Path, *, shards: int | None = None) -> Prepar
 
     Raises:
       UserError: the place holds something else or a data set that was damaged, cannot be written, is in use,
-        or has too little space; the source is gone.
+        or has too little space; the source is gone, or does not give all records.
     """
     directory = out / dataset.name / VERSION
     plan = make_plan(dataset, shards)
@@ -142,6 +143,7 @@ class _Writer:
         self.features = features_of(dataset)
         self.serialize = serializer(self.features)
         self.unfinished = directory / UNFINISHED
+        self.lost: list[LostRecord] = []
 
     def write(self) -> None:
         """Writes the shards that are missing, and then what makes a data set of them."""
@@ -156,6 +158,11 @@ class _Writer:
                 done = self._write_shard(shard, done, progress)
         finally:
             progress.close()
+        if self.lost:
+            raise UserError(
+                f"{len(self.lost)} of {self.plan.records:,} records cannot be read, so {self.directory} is "
+                f"not finished; the same command tries them again. The first: {self.lost[0]}"
+            )
         self._finish()
 
     def _require_space(self, needed: int) -> None:
@@ -170,9 +177,9 @@ class _Writer:
         return self.directory / _file_name(self.dataset, shard)
 
     def _is_done(self, shard: Shard) -> bool:
-        # What the source did not give the last time, it may give now.
+        # Earlier versions wrote shards of which the source had not given all.
         note = self._note(shard)
-        return note is not None and not note["lost"]
+        return note is not None and not note.get("lost")
 
     def _note(self, shard: Shard) -> dict[str, Any] | None:
         """What is known of a shard, or None where it is not written."""
@@ -183,13 +190,16 @@ class _Writer:
         return content if content["file_size"] == file.stat().st_size else None
 
     def _write_shard(self, shard: Shard, done: int, progress: Progress) -> int:
-        """Writes a shard and the note of it; returns the number of records that are done."""
+        """Writes a shard and the note of it, unless a record is lost; returns the number that are done."""
         temporary = self.unfinished / f"{shard.key}.tmp"
         left_out: list[CorruptRecord] = []
+        lost_before = len(self.lost)
         labels, size = collections.Counter(), 0
         with ArrayRecordFile(temporary) as file:
             for record, example in in_order(self._serialized, shard.records):
-                if isinstance(example, CorruptRecord):
+                if isinstance(example, LostRecord):
+                    self._lose(example, progress)
+                elif isinstance(example, CorruptRecord):
                     left_out.append(example)
                     progress.say(f"left out of the {shard.split} split: {example}")
                 else:
@@ -198,9 +208,13 @@ class _Writer:
                     labels[record.label] += 1
                 done += 1
                 progress.update(done, f"{shard.split} shard {shard.number + 1} of {shard.of}")
+        if len(self.lost) > lost_before:
+            temporary.unlink()
+            return done
         if len(left_out) == len(shard.records) >= LOST_SOURCE:
             raise UserError(
-                f"none of {len(left_out)} records can be read; is {self.dataset.source} still there?"
+                f"none of {len(left_out)} records of {self.dataset.source} can be used. "
+                f"The first: {left_out[0]}"
             )
         note = {
             "file_size": temporary.stat().st_size,
@@ -208,16 +222,24 @@ class _Writer:
             "records": labels.total(),
             "records_of_class": [labels[i] for i in range(len(self.dataset.class_names))],
             "left_out": [str(error) for error in left_out],
-            "lost": sum(isinstance(error, LostRecord) for error in left_out),
         }
         write_atomically(self.unfinished / f"{shard.key}.json", json.dumps(note) + "\n")
         put_in_place(temporary, self._file(shard))
         return done
 
-    def _serialized(self, record: Record) -> tuple[Record, bytes | CorruptRecord]:
+    def _lose(self, record: LostRecord, progress: Progress) -> None:
+        self.lost.append(record)
+        progress.say(f"not read: {record}")
+        if len(self.lost) >= LOST_SOURCE:
+            raise UserError(
+                f"{len(self.lost)} records cannot be read; is {self.dataset.source} still there? "
+                f"The last: {record}"
+            )
+
+    def _serialized(self, record: Record) -> tuple[Record, bytes | CorruptRecord | LostRecord]:
         try:
             return record, self.serialize(example_of(record, self.dataset))
-        except CorruptRecord as error:
+        except (CorruptRecord, LostRecord) as error:
             return record, error
 
     def _finish(self) -> None:

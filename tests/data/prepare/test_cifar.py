@@ -3,6 +3,7 @@
 import gzip
 import io
 import pickle
+import re
 import tarfile
 from pathlib import Path
 
@@ -93,6 +94,65 @@ def test_the_whole_is_asked_for(tmp_path):
         check(dataset, allow_partial=False)
 
 
+# Pickled again
+
+
+def as_text(value):
+    """What Python 3 makes of the pickles, read with encoding="latin1"."""
+    match value:
+        case dict():
+            return {as_text(key): as_text(x) for key, x in value.items()}
+        case list():
+            return [as_text(x) for x in value]
+        case bytes():
+            return value.decode("latin1")
+    return value
+
+
+CHANGES = {
+    "bytes": lambda content: content,
+    "text": as_text,
+    "arrays": lambda content: {
+        key: np.asarray(x) if isinstance(x, list) else x for key, x in as_text(content).items()
+    },
+    "scalars": lambda content: {
+        key: tuple(map(np.int64, x)) if key == b"labels" else x for key, x in content.items()
+    },
+    "columns first": lambda content: {
+        key: np.asfortranarray(x) if key == b"data" else x for key, x in content.items()
+    },
+}
+
+
+@pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"])
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("change", CHANGES)
+def test_files_that_were_pickled_again(tmp_path, change, protocol, core):
+    """By any Python 3, with NumPy 1 or 2: the same records."""
+    again = {}
+    for name, content in TEN.items():
+        again[name] = pickle.dumps(CHANGES[change](pickle.loads(content, encoding="bytes")), protocol)
+        if protocol < 4:  # Later ones write the length of the name before it.
+            again[name] = re.sub(rb"numpy\._?core", core, again[name])
+    write_files(tmp_path / "again" / CIFAR10.folder, again)
+    found = read_cifar(tmp_path / "again", CIFAR10)
+    expected = read_cifar(write(tmp_path, CIFAR10, "folder"), CIFAR10)
+    assert found.class_names == expected.class_names
+    for split, records in expected.splits.items():
+        for ours, theirs in zip(found.splits[split], records, strict=True):
+            assert (ours.name, ours.label, ours.content.read()) == (
+                theirs.name,
+                theirs.label,
+                theirs.content.read(),
+            )
+
+
+def test_an_archive_whose_members_begin_with_a_dot(tmp_path):
+    inside = {f"./{CIFAR10.folder}/{name}": content for name, content in TEN.items()}
+    write_files(tmp_path, {CIFAR10.archive: tar_of(inside, "w:gz")})
+    assert len(read_cifar(tmp_path, CIFAR10).splits["train"]) == 15
+
+
 # Mistakes and damage
 
 
@@ -135,6 +195,9 @@ def test_archive_with_flipped_bits(tmp_path):
         (python2_pickle({b"labels": [1]}), "has no pixels"),
         (batch(1, {b"labels": [1, 10]}), r"labels'? of 0\.\.9"),
         (batch(1, {b"fine_labels": [1]}), "has no labels"),
+        (pickle.dumps({"data": 1, b"data": 2}), "holds a key twice, as text and as bytes"),
+        (pickle.dumps({"labels": [True], "data": np.zeros((1, 3072), np.uint8)}), "has no labels"),
+        (pickle.dumps({"labels": np.array([0.0]), "data": np.zeros((1, 3072), np.uint8)}), "has no labels"),
     ],
 )
 def test_damaged_file(tmp_path, content, message):
@@ -144,6 +207,20 @@ def test_damaged_file(tmp_path, content, message):
         (source / "data_batch_3").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_cifar(source, CIFAR10)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (b"c_codecs\nencode\n(Vx\nVrot13\ntR.", "encodes a text in 'rot13'"),
+        (b"c__builtin__\nbytes\n(I9\ntR.", "is damaged"),
+        (b"cnumpy._core.multiarray\nfromfile\n(Vx\ntR.", "names the code numpy._core.multiarray.fromfile"),
+    ],
+)
+def test_what_is_allowed_of_python_3_and_numpy_2_is_no_more_than_they_write(tmp_path, call, told):
+    source = write(tmp_path / "files", CIFAR10, "folder itself")
+    (source / "data_batch_3").write_bytes(call)
+    assert f"data_batch_3 {told}" in refusal(source)
 
 
 class Evil:

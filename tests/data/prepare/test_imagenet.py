@@ -1,11 +1,15 @@
 """Every layout in which ImageNet lies about gives the same records."""
 
+import errno
+import os
 import tarfile
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from qsdt_jax import retry
 from qsdt_jax.data.prepare import imagenet
 from qsdt_jax.data.prepare.archives import members
 from qsdt_jax.data.prepare.imagenet import read_imagenet
@@ -182,7 +186,7 @@ def test_tar_that_breaks_between_two_members(tmp_path, damage):
     """Where tarfile sees the end of a smaller archive."""
     tar = VALIDATION_TAR["ILSVRC2012_img_val.tar"]
     write_files(tmp_path, VALIDATION_TAR)
-    start = members(tmp_path / "ILSVRC2012_img_val.tar")[3][1].offset - tarfile.BLOCKSIZE
+    start = members(tmp_path / "ILSVRC2012_img_val.tar")[0][3][1].offset - tarfile.BLOCKSIZE
     spoilt = tar[:start] if damage == "cut off" else tar[:start] + b"\xff" * 512 + tar[start + 512 :]
     write_files(tmp_path, {**train_folder(), "ILSVRC2012_img_val.tar": spoilt, **MAP})
     assert refusal(tmp_path).endswith(
@@ -215,5 +219,73 @@ def test_members_are_where_tarfile_finds_them(tmp_path):
     write_files(tmp_path, VALIDATION_TAR)
     with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar") as tar:
         expected = {m.name: tar.extractfile(m).read() for m in tar}  # pyright: ignore[reportOptionalMemberAccess]
-    found = {name: part.read() for name, part in members(tmp_path / "ILSVRC2012_img_val.tar")}
+    found = {name: part.read() for name, part in members(tmp_path / "ILSVRC2012_img_val.tar")[0]}
     assert found == expected == VALIDATION
+
+
+# Names of members
+
+
+def as_archived(files: dict[str, bytes], mode: str = "w") -> bytes:
+    """As `tar -C FOLDER .` writes it."""
+    return tar_of({f"./{name}": content for name, content in files.items()}, mode)
+
+
+def test_members_that_begin_with_the_folder_they_were_in(tmp_path):
+    """And what a Mac puts beside them."""
+    extra = {"._x.JPEG": b"Mac OS X"}
+    inner = {f"{wnid}.tar": as_archived({**extra, **files}) for wnid, files in TRAIN.items()}
+    outer = as_archived({**inner, "._a.tar": b""})
+    validation = as_archived({**VALIDATION, **extra})
+    packed = as_archived(kit(), "w:gz")
+    write_files(
+        tmp_path,
+        {
+            "ILSVRC2012_img_train.tar": outer,
+            "ILSVRC2012_img_val.tar": validation,
+            "ILSVRC2012_devkit_t12.tar.gz": packed,
+        },
+    )
+    write_files(tmp_path / "plain", LAYOUTS["tars, packed kit"])
+    found, expected = read_imagenet(tmp_path), read_imagenet(tmp_path / "plain")
+    assert found.class_names == expected.class_names
+    for split in expected.splits:
+        assert contents(found, split) == contents(expected, split)
+        assert [r.name for r in found.splits[split]] == [r.name for r in expected.splits[split]]
+    assert sorted(found.hidden) == ["._a.tar", "._x.JPEG", *(f"{wnid}.tar/._x.JPEG" for wnid in WNIDS)]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x.JPEG", "a/../../x.JPEG", "./../x.JPEG"])
+def test_members_that_lie_outside(tmp_path, name):
+    write_files(tmp_path, {**train_folder(), "ILSVRC2012_img_val.tar": tar_of({name: b""}), **MAP})
+    told = f"ILSVRC2012_img_val.tar has a member named {name!r}; expected names within the archive"
+    assert refusal(tmp_path).endswith(told)
+
+
+def test_an_archive_that_the_disk_does_not_give_is_not_called_damaged(tmp_path, monkeypatch):
+    write_files(tmp_path, LAYOUTS["tars, packed kit"])
+    monkeypatch.setattr(retry, "WAITS", (0, 0))
+    tries = []
+
+    def failing(*args, **options):
+        tries.append(args)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(tarfile, "open", failing)
+    assert "ILSVRC2012_img_train.tar cannot be read: Stale file handle; tried 3 times" in refusal(tmp_path)
+    assert len(tries) == 3
+
+
+def test_a_file_of_labels_that_begins_with_a_mark(tmp_path):
+    """As Windows' editor writes UTF-8."""
+    marked = {name: b"\xef\xbb\xbf" + content for name, content in MAP.items()}
+    write_files(tmp_path, {**train_folder(), **FLAT, **marked})
+    assert len(read_imagenet(tmp_path).splits["validation"]) == len(VALIDATION)
+
+
+def test_labels_are_found_whatever_the_form_of_a_name(tmp_path):
+    images = {unicodedata.normalize("NFD", f"é{i}.JPEG"): encoded(i) for i in range(2)}
+    lines = "".join(unicodedata.normalize("NFC", f"é{i}.JPEG {WNIDS[i]}\n") for i in range(2))
+    write_files(tmp_path, {**train_folder(), "val_map.txt": lines.encode()})
+    write_files(tmp_path / "val", images)
+    assert [r.label for r in read_imagenet(tmp_path).splits["validation"]] == [0, 1]

@@ -1,9 +1,11 @@
 """What a preparation leaves on the disk, and where it refuses to begin."""
 
+import collections
 import contextlib
 import dataclasses
 import errno
 import json
+import math
 import os
 import resource
 import shutil
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from qsdt_jax import retry
 from qsdt_jax.data.prepare import examples, writer
 from qsdt_jax.data.prepare.imagefolder import read_imagefolder
 from qsdt_jax.data.prepare.plan import make_plan
@@ -278,11 +281,92 @@ def test_records_that_the_disk_did_not_give_are_tried_again(folder, prepared, tm
         return original(self)
 
     dataset = read_imagefolder(folder)
+    monkeypatch.setattr(retry, "WAITS", (0,))
     with interrupted_at_shard(monkeypatch, "validation-00000"), monkeypatch.context() as patch:
         patch.setattr(FilePart, "read", read)
         prepare(dataset, tmp_path, shards=3)
     again = prepare(dataset, tmp_path, shards=3)
     assert contents(again.directory) == contents(prepared.directory)
+
+
+class Failing:
+    """Reads of some files fail, the first so many times."""
+
+    def __init__(self, monkeypatch, names: tuple[str, ...], code: int, times: float):
+        self.reads = collections.Counter()
+        original = FilePart.read
+
+        def read(part: FilePart) -> bytes:
+            if part.path.endswith(names):
+                self.reads[part.path] += 1
+                if self.reads[part.path] <= times:
+                    raise OSError(code, os.strerror(code))
+            return original(part)
+
+        monkeypatch.setattr(FilePart, "read", read)
+        monkeypatch.setattr(retry, "WAITS", (0, 0, 0))
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EMFILE])
+def test_an_error_that_passes_costs_no_record(folder, prepared, tmp_path, monkeypatch, code):
+    failing = Failing(monkeypatch, ("bee/3.JPEG", "cat/5.JPEG"), code, times=3)
+    again = prepare(read_imagefolder(folder), tmp_path, shards=3)
+    assert sorted(failing.reads.values()) == [4, 4]
+    assert contents(again.directory) == contents(prepared.directory)
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.EACCES, errno.ENOENT])
+def test_nothing_is_finished_without_a_record_that_is_not_given(
+    folder, prepared, tmp_path, monkeypatch, capsys, code
+):
+    """The other shards are, and the same command goes on with that one."""
+    with monkeypatch.context() as patch:
+        Failing(patch, ("bee/3.JPEG",), code, times=math.inf)
+        message = refusal(read_imagefolder(folder), tmp_path, shards=3)
+    directory = tmp_path / "imagefolder" / "1.0.0"
+    assert message.startswith(f"1 of 80 records cannot be read, so {directory} is not finished; the same")
+    assert "tries them again. The first: bee/3.JPEG" in message
+    assert os.strerror(code) in message
+    assert "not read: bee/3.JPEG" in capsys.readouterr().err
+    assert not (directory / "dataset_info.json").exists() and not (directory / "preparation.json").exists()
+    shards = {file: file.stat().st_mtime_ns for file in directory.glob("*array_record*")}
+    assert len(shards) == 3  # Of four.
+    again = prepare(read_imagefolder(folder), tmp_path, shards=3)
+    assert contents(again.directory) == contents(prepared.directory)
+    assert {file: file.stat().st_mtime_ns for file in shards} == shards
+
+
+def test_a_note_of_a_lost_record_of_an_earlier_version(folder, prepared, tmp_path, monkeypatch):
+    with interrupted_at_shard(monkeypatch, "train-00001"):
+        prepare(read_imagefolder(folder), tmp_path, shards=3)
+    directory = tmp_path / "imagefolder" / "1.0.0"
+    note = directory / ".preparing" / "train-00000.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "lost": 1}))
+    (shard,) = directory.glob("*train*00000*")
+    before = shard.stat().st_mtime_ns
+    prepare(read_imagefolder(folder), tmp_path, shards=3)
+    assert shard.stat().st_mtime_ns != before
+    assert contents(directory) == contents(prepared.directory)
+
+
+def test_a_finished_shard_that_the_disk_does_not_give_is_not_called_damaged(folder, prepared, monkeypatch):
+    """Else the line would ask for a good directory to be removed."""
+    monkeypatch.setattr(retry, "WAITS", (0,))
+    file = sorted(prepared.directory.glob("*array_record*"))[0]
+
+    class Reader:
+        def __init__(self, path: str):
+            self.path = path
+
+        def ok(self) -> bool:
+            return False
+
+        def close(self) -> None:
+            raise RuntimeError(f"pread() failed: Stale file handle; reading {self.path}; at byte 0")
+
+    monkeypatch.setattr("array_record.python.array_record_module.ArrayRecordReader", Reader)
+    message = refusal(read_imagefolder(folder), prepared.directory.parents[1], shards=3)
+    assert message.startswith(f"{file} cannot be read: Stale file handle; tried 2 times")
 
 
 def test_an_unfinished_directory_of_another_plan_is_refused(folder, tmp_path, monkeypatch):
@@ -397,7 +481,7 @@ def test_a_source_that_is_gone(tmp_path, monkeypatch):
     dataset = read_imagefolder(tmp_path / "source")
     shutil.rmtree(tmp_path / "source")
     message = refusal(dataset, tmp_path / "out")
-    assert "none of 120 records can be read; is" in message and "source still there?" in message
+    assert message.startswith(f"100 records cannot be read; is {tmp_path}/source still there? The last: ")
     class_folder(tmp_path / "source", CLASSES, 40)
     assert prepare(dataset, tmp_path / "out").records == {"train": 120}
 
@@ -406,3 +490,11 @@ def test_a_split_of_which_nothing_is_readable(tmp_path):
     write_files(tmp_path / "source" / "ant", BROKEN)
     dataset = read_imagefolder(tmp_path / "source")
     assert "no record of the train split can be read" in refusal(dataset, tmp_path / "out")
+
+
+def test_a_shard_of_which_nothing_is_usable_says_why(tmp_path):
+    """As a folder of recordings of another camera."""
+    write_files(tmp_path / "source" / "ant", {f"{i}.jpg": b"<html>" for i in range(100)})
+    dataset = read_imagefolder(tmp_path / "source")
+    told = f"none of 100 records of {tmp_path}/source can be used. The first: ant/"
+    assert refusal(dataset, tmp_path / "out").startswith(told)
