@@ -77,7 +77,7 @@ def p_of(file: str, row: str, other: str) -> float:
 
 
 def test_every_p_in_words_is_that_of_enough_seeds():
-    """In the prose of the page and in docs/results.md: each p is one of the sign-flip test with 10 or 12 seeds."""
+    """Each p in the prose of both pages is one of the sign-flip test with 10 or 12 seeds."""
     pairs = {
         "components_12_seeds": [
             *((row, "IE-LIF") for row in rows("components_12_seeds")),
@@ -96,7 +96,7 @@ def test_every_p_in_words_is_that_of_enough_seeds():
     assert len(said) >= 10 and set(said) <= known
 
 
-def test_readme_hides_no_row():
+def test_results_hide_no_row():
     """A study's line in docs/results.md has the mean of each of its main rows, of those that disappoint too."""
     lines = {
         line.split(" | ")[0]: line
