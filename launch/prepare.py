@@ -61,7 +61,7 @@ def main() -> None:
             print(f"ignored: {len(dataset.ignored) - SHOWN} more files", file=sys.stderr)
         prepared = prepare(dataset, out, shards=SHARDS.value)
     except KeyboardInterrupt:
-        raise UserError("interrupted; the same command goes on with what is left") from None
+        raise KeyboardInterrupt("interrupted; the same command goes on with what is left") from None
     print(summary(dataset, prepared))
 
 

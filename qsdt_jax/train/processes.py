@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from qsdt_jax.devices import require_devices
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.cluster import detected, local_devices
 from qsdt_jax.train.meeting import meet
@@ -121,6 +122,7 @@ class Vote:
 
 def _require_equal_shares() -> None:
     """Refuses processes of which one has more devices than another: each reads as much of a batch."""
+    require_devices()
     counts = collections.Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         raise UserError(
