@@ -1,4 +1,4 @@
-"""Mistakes of the machine and of its environment variables: each is one line, like a mistake of the user's."""
+"""Mistakes of the machine and of its environment variables: each is one line, like one of the user's."""
 
 import errno
 import logging

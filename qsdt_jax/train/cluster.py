@@ -1,7 +1,7 @@
 """Who is who on a cluster, and which of its host's devices each process takes.
 
-Of the processes, JAX asks Slurm, Open MPI, TPU pods and Kubernetes. Of the devices, JAX gives every process of a
-launcher one, also where it is the only process on a host with eight. Here a process takes its share of them.
+JAX asks Slurm, Open MPI, TPU pods and Kubernetes for the processes. It gives every process of a launcher one
+device, also where that process is alone on a host with eight. Here a process takes its share of them.
 """
 
 import os
@@ -67,9 +67,9 @@ def detected(timeout: float) -> tuple[str, int, int]:
 def local_devices(count: int, index: int, platforms: str | None = None) -> list[int] | None:
     """Which of the devices that this process sees it takes; None for all of them.
 
-    JAX_LOCAL_DEVICE_IDS names them. Else a process that is alone on its host takes all; so do those to each of
-    which the launcher or CUDA_VISIBLE_DEVICES shows its own, and those that no launcher started. Others share
-    what they see evenly, or take one each where their numbers are not known.
+    JAX_LOCAL_DEVICE_IDS names them. Else a process that is alone on its host takes all. So does one to which
+    the launcher or CUDA_VISIBLE_DEVICES shows its own, and one that no launcher started. Others share what
+    they see evenly, or take one each where their numbers are not known.
 
     Args:
       count, index: of all processes, of this one. A launcher that says otherwise did not start this run.

@@ -83,3 +83,22 @@ def test_an_interrupt_that_a_library_swallows_still_counts(swallow):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert (done.returncode, done.stderr) == (STATUS, f"{LINE}\n")
+
+
+TWICE = """
+import os
+from qsdt_jax.train.preemption import Preemption
+with Preemption():
+    os.kill(os.getpid(), 2)
+    os.kill(os.getpid(), 2)
+    print("went on", flush=True)
+"""
+
+
+def test_in_training_the_second_one_stops_at_once():
+    """Also within the save that follows the first: tests/train/test_resume.py."""
+    done = subprocess.run([sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (STATUS, "")
+    first, second = filter(None, done.stderr.splitlines())
+    assert first == "SIGINT: saving and stopping (Ctrl-C again stops at once)"
+    assert second.startswith("SIGINT again: stopped at once")

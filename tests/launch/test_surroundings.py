@@ -31,7 +31,7 @@ def refused(*words: object, **environment: str) -> str:
 @pytest.mark.parametrize("platform", ["cuda", "gpu", "tpu", "nonsense"])
 def test_a_device_that_is_not_there(platform, tmp_path):
     told = refused(TINY, f"--workdir={tmp_path}/w", JAX_PLATFORMS=platform)
-    assert f"JAX_PLATFORMS={'cuda,rocm' if platform == 'gpu' else platform}: no such device here" in told
+    assert told.startswith(f"JAX_PLATFORMS={platform}: no such device here")
     assert "; there is cpu" in told and "Unset JAX_PLATFORMS" in told
     assert not (tmp_path / "w").exists()
 
@@ -151,5 +151,5 @@ def test_folding_needs_the_cpu(monkeypatch):
         raise RuntimeError(f"Unknown backend {backend}")
 
     monkeypatch.setattr("jax.local_devices", none)
-    with pytest.raises(UserError, match="JAX_PLATFORMS.*leaves out the CPU"):
+    with pytest.raises(UserError, match=r"JAX_PLATFORMS.*leaves out the CPU"):
         fold.on_the_cpu()

@@ -114,7 +114,7 @@ def test_devices_named_by_hand_are_taken(monkeypatch):
     environment = slurm(5, 8, 1) | EIGHT | {"JAX_LOCAL_DEVICE_IDS": "6,7"}
     assert passed(monkeypatch, environment, 8, 5) == [6, 7]
     monkeypatch.setenv("JAX_LOCAL_DEVICE_IDS", "six")
-    with pytest.raises(UserError, match="JAX_LOCAL_DEVICE_IDS: expected a whole number.*found 'six'"):
+    with pytest.raises(UserError, match=r"JAX_LOCAL_DEVICE_IDS: expected a whole number.*found 'six'"):
         cluster.local_devices(8, 5)
 
 
