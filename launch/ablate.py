@@ -27,7 +27,7 @@ from ml_collections import config_flags
 
 from launch.build import build_run
 from launch.distill import check_pair, with_teacher
-from launch.flags import DEFINED_OFTEN, closest, define_config
+from launch.flags import DEFINED_OFTEN, closest, define_config, define_path
 from launch.information import information
 from launch.run import make_run
 from launch.study import SPIKES_FILE, Run, Study, Variant, is_done, read_study
@@ -41,7 +41,7 @@ from qsdt_jax.train.preemption import POLL_SECONDS, Preempted, Preemption
 from qsdt_jax.train.workdir import CONFIG_FILE
 
 CONFIG = define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of the study", **DEFINED_OFTEN)
+WORKDIR = define_path("workdir", "directory of the study")
 SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds of each row, in place of the config's")
 PARALLEL = flags.DEFINE_integer(
     "parallel", 1, "processes that train runs at the same time, each on one accelerator where there are some"

@@ -3,21 +3,18 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import flags
-
-from launch.flags import DEFINED_OFTEN, define_config
+from launch.flags import define_config, define_path
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 CONFIG = define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "new directory for the import", **DEFINED_OFTEN)
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "PyTorch file (.pth)", **DEFINED_OFTEN)
-CLASS_NAMES = flags.DEFINE_string(
-    "class_names", None, "text file with one class name a line, in the order of the outputs", **DEFINED_OFTEN
-)
+WORKDIR = define_path("workdir", "new directory for the import")
+CHECKPOINT = define_path("checkpoint", "PyTorch file (.pth)")
+CLASS_NAMES = define_path("class_names", "text file with one class name a line, in the order of the outputs")
 
 
 def main() -> None:
@@ -99,7 +96,7 @@ def _names_of_data(config: "ConfigDict") -> tuple[str, ...] | None:
     from launch.build_data import build_source
 
     data = config.data
-    if data.source in ("folder", "tfds") and not (data.path and Path(data.path).expanduser().is_dir()):
+    if data.source in ("folder", "tfds") and not (data.path and Path(expanded(data.path)).is_dir()):
         return None
     return build_source(config, "train").class_names
 

@@ -7,7 +7,7 @@ import jax
 from absl import flags
 
 from launch.build import plain
-from launch.flags import DEFINED_OFTEN, define_config
+from launch.flags import define_config, define_path
 from launch.recipe import recipe
 from launch.run import make_run
 from qsdt_jax.errors import UserError
@@ -17,9 +17,7 @@ from qsdt_jax.train.processes import is_first, joined
 from qsdt_jax.train.provenance import code_version
 
 CONFIG = define_config()
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "directory for checkpoints, metrics and pictures", **DEFINED_OFTEN
-)
+WORKDIR = define_path("workdir", "directory for checkpoints, metrics and pictures")
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,

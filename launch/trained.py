@@ -17,6 +17,7 @@ from launch.build import build_task
 from launch.build_data import build_preprocess
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.train.checkpoint import restore_raw
 from qsdt_jax.train.classification import Classification
@@ -143,7 +144,7 @@ def starting_point(
 
     def start(variables: Variables) -> Variables:
         try:
-            trained = load_trained(Path(config.start_from).expanduser())
+            trained = load_trained(expanded(config.start_from))
         except UserError as error:
             raise UserError(f"config.start_from: {error}") from None
         names, _ = read_data(trained.workdir)

@@ -9,6 +9,25 @@ from pathlib import Path
 from qsdt_jax.errors import UserError
 
 
+def expanded(path: str) -> str:
+    """A path as it is meant: ~ and ~NAME at its start are homes, and all else stays, for $ may be in a name.
+
+    Shells expand ~ at the start of a word only, and so not in --workdir=~/run.
+
+    Raises:
+      UserError: there is no such home.
+    """
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        home = path.split("/", 1)[0]
+        raise UserError(
+            f"{path}: no home directory {home} is known; for a folder of that name: ./{path}"
+        ) from None
+
+
 def write_atomically(file: Path, content: str | bytes) -> None:
     """Writes a file, text in UTF-8, so that after a crash either the old or the new content is there.
 
