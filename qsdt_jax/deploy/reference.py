@@ -56,6 +56,8 @@ def read(path: str | os.PathLike[str]) -> Manifest:
     with open(path, "rb") as file:
         content = file.read()
     manifest, data = split(content)
+    if type(manifest["bits"]) is not int or not 1 <= manifest["bits"] <= 8:
+        raise ValueError(f"weights of {manifest['bits']!r} bits; expected 1 to 8")
     for step in manifest["steps"]:
         if step["kind"] == "linear":
             for name in ("weights", "scale", "shift"):
@@ -95,8 +97,14 @@ def aligned(size: int, to: int) -> int:
 
 def _tensor(data: memoryview, record: Manifest, bits: int, name: str) -> np.ndarray:
     """An array from the data; bits of an integer, 0 for float32."""
-    shape, count = tuple(record["shape"]), math.prod(record["shape"])
-    part = data[record["offset"] :][: -(-count * bits // 8) if bits else 4 * count]
+    shape, offset = tuple(record["shape"]), record["offset"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, offset)):
+        raise ValueError(f"shape {list(shape)} and offset {offset!r} of the {name}; expected whole numbers")
+    count = math.prod(shape)
+    size = -(-count * bits // 8) if bits else 4 * count
+    if offset + size > len(data):
+        raise ValueError(f"the {name} would end {offset + size - len(data)} bytes behind the data")
+    part = data[offset : offset + size]
     if zlib.crc32(part) != record["crc32"]:
         raise ValueError(f"damaged: the checksum of the {name} is wrong")
     if bits:
