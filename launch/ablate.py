@@ -33,6 +33,7 @@ from launch.run import make_run
 from launch.study import SPIKES_FILE, Run, Study, Variant, is_done, read_study
 from launch.trained import load_trained
 from launch.workers import run_together
+from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.comparison import Row, draw, markdown
 from qsdt_jax.files import locked, write_atomically
@@ -74,6 +75,8 @@ def main() -> None:
     for flag, value in (("parallel", PARALLEL.value), ("seeds", SEEDS.value)):
         if value is not None and value < 1:
             raise UserError(f"--{flag}={value} must be at least 1")
+        if value is not None and value > bounds.WORKERS:
+            raise UserError(f"--{flag}={value} must be at most {bounds.WORKERS}")
     if PARALLEL.value > 1:  # The accelerators are for the processes that this one starts.
         jax.config.update("jax_platforms", "cpu")
     file = config_flags.get_config_filename(flags.FLAGS["config"])

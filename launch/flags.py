@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs.base import base_config
+from launch.checks import check_sizes
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 
@@ -69,6 +70,8 @@ def parse(verb: str, description: str, arguments: list[str]) -> bool:
         raise UserError(f"unknown flag --{error.flagname}{closest(error.flagname, names)}") from None
     except flags.Error as error:
         raise UserError(str(error)) from None
+    if "config" in flags.FLAGS and isinstance(config := flags.FLAGS["config"].value, ConfigDict):
+        check_sizes(config)
     if rest and POSITIONAL not in flags.FLAGS:
         raise UserError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
     if rest:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from launch.flags import DEFINED_OFTEN, POSITIONAL, define_path
+from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
@@ -33,8 +34,9 @@ NAME = flags.DEFINE_list(POSITIONAL, [], f"NAME  one of {', '.join(NAMES)}", **D
 SOURCE = define_path("source", "folder of the files, or their archive")
 OUT = define_path("out", "tfds data directory; others may be in it")
 SHARDS = flags.DEFINE_integer(
-    "shards", None, "files of the training split; without it, of 256 MB each", lower_bound=1, **DEFINED_OFTEN
-)
+    "shards", None, "files of the training split; without it, of 256 MB each", lower_bound=1,
+    upper_bound=bounds.PROCESSES, **DEFINED_OFTEN,
+)  # fmt: skip
 SENSOR_SIZE = flags.DEFINE_list(
     "sensor_size", [], "HEIGHT,WIDTH in pixels of the sensor of an eventfolder", **DEFINED_OFTEN
 )
@@ -138,6 +140,8 @@ def _sensor_size() -> tuple[int, ...]:
         raise UserError("--sensor_size is of an eventfolder alone")
     if not all(part.strip().isdecimal() for part in text):
         raise UserError(f"--sensor_size={','.join(text)}: expected HEIGHT,WIDTH in pixels")
+    if any(len(part) > 5 or int(part) > bounds.SIDE for part in text):
+        raise UserError(f"--sensor_size={','.join(text)[:80]}: expected at most {bounds.SIDE} pixels a side")
     return tuple(map(int, text))
 
 

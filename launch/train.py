@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 
 import jax
 from absl import flags
@@ -10,6 +11,7 @@ from launch.build import plain
 from launch.flags import define_config, define_path
 from launch.recipe import recipe
 from launch.run import make_run
+from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.loop import Run, train
 from qsdt_jax.train.peers import Peers
@@ -51,6 +53,10 @@ def _show_recipe(run: Run) -> None:
 
 def _processes() -> contextlib.AbstractContextManager[Peers | None]:
     """Joins the other processes, if the flags say that there are some."""
+    if not 0 < COORDINATOR_TIMEOUT.value < threading.TIMEOUT_MAX:
+        raise UserError(f"--coordinator_timeout={COORDINATOR_TIMEOUT.value} is no number of seconds to wait")
+    if (NUM_PROCESSES.value or 0) > bounds.PROCESSES:
+        raise UserError(f"--num_processes={NUM_PROCESSES.value} must be at most {bounds.PROCESSES}")
     if not COORDINATOR.value:
         if NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
             raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT")

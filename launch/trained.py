@@ -15,6 +15,7 @@ import numpy as np
 from configs.base import base_config
 from launch.build import build_task
 from launch.build_data import build_preprocess
+from launch.checks import check_sizes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
@@ -125,6 +126,10 @@ def stored_config(workdir: str | Path) -> ml_collections.ConfigDict:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = str(error.args[0] if error.args else error).split(" Other fields present")[0]
         raise UserError(f"{Path(workdir) / CONFIG_FILE} is not of this version: {reason}") from None
+    try:
+        check_sizes(config)
+    except UserError as error:
+        raise UserError(f"{Path(workdir) / CONFIG_FILE}: {error}") from None
     return config
 
 

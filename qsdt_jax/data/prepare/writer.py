@@ -30,7 +30,7 @@ from qsdt_jax.data.prepare.plan import Plan, Shard, make_plan
 from qsdt_jax.data.prepare.records import DataSet, Record
 from qsdt_jax.data.prepare.shard_file import ArrayRecordFile, in_order, records_in
 from qsdt_jax.errors import CorruptRecord, UserError
-from qsdt_jax.files import locked, put_in_place, write_atomically
+from qsdt_jax.files import locked, put_in_place, read_json, write_atomically
 from qsdt_jax.progress import Progress
 
 PLAN_FILE, LOCK_FILE = "plan.json", "lock"
@@ -101,7 +101,7 @@ def _claimed(directory: Path, plan: Plan) -> Iterator[None]:
         file = unfinished / PLAN_FILE
         if not file.exists():
             write_atomically(file, json.dumps({"fingerprint": plan.fingerprint}) + "\n")
-        elif json.loads(file.read_text())["fingerprint"] != plan.fingerprint:
+        elif _fields(file).get("fingerprint") != plan.fingerprint:
             raise UserError(
                 f"{directory} holds an unfinished preparation of other files or of another number of shards; "
                 "give the source and flags of that one, or remove the directory"
@@ -111,7 +111,7 @@ def _claimed(directory: Path, plan: Plan) -> Iterator[None]:
 
 def _finished(directory: Path, plan: Plan, dataset: DataSet) -> Prepared:
     file = directory / REPORT_FILE
-    report = json.loads(file.read_text()) if file.exists() else {}
+    report = _fields(file) if file.exists() else {}
     if report.get("fingerprint") != plan.fingerprint:
         raise UserError(
             f"{directory} holds a finished data set of other files or of another number of shards; "
@@ -132,6 +132,12 @@ def _finished(directory: Path, plan: Plan, dataset: DataSet) -> Prepared:
         shards={split: content["shards"] for split, content in splits.items()},
         left_out={split: content["left_out"] for split, content in splits.items()},
     )
+
+
+def _fields(file: Path) -> dict[str, Any]:
+    """Of a JSON file; none of what is no such file any more, and so of no preparation of ours."""
+    content = read_json(file)
+    return content if isinstance(content, dict) else {}
 
 
 class _Writer:
@@ -179,8 +185,8 @@ class _Writer:
         note, file = self.unfinished / f"{shard.key}.json", self._file(shard)
         if not (note.exists() and file.exists()):
             return None
-        content = json.loads(note.read_text())
-        return content if content["file_size"] == file.stat().st_size else None
+        content = _fields(note)
+        return content if content.get("file_size") == file.stat().st_size else None
 
     def _write_shard(self, shard: Shard, done: int, progress: Progress) -> int:
         """Writes a shard and the note of it; returns the number of records that are done."""
