@@ -45,8 +45,13 @@ class TfdsSource:
             raise UserError(f"image files give 1 or 3 channels, but the network takes {channels}")
         self.class_names: tuple[str, ...] = tuple(info.features["label"].names)
         self.split = _split(self.directory, split, info.splits)
-        _require_shards(self.directory, info.splits[self.split])
-        self._length: int = info.splits[self.split].num_examples
+        try:
+            _require_shards(self.directory, info.splits[self.split])
+            self._length: int = info.splits[self.split].num_examples
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.directory}: its dataset_info.json is damaged ({_reason(error)})"
+            ) from None
 
     def __len__(self) -> int:
         return self._length

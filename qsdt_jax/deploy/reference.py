@@ -39,6 +39,7 @@ MAGIC = b"\x89QSDT\r\n\x1a"
 VERSION = 1
 HEADER_BYTES = 20
 ALIGNMENT = 64
+LARGEST_TIMESTEPS = 1024
 
 Manifest = dict[str, Any]
 
@@ -153,8 +154,11 @@ def class_scores(bundle: Manifest, values: dict[str, np.ndarray]) -> np.ndarray:
 
 def run(bundle: Manifest, images: np.ndarray) -> dict[str, np.ndarray]:
     """Every value of the network by name, all float32; arguments as for `forward`."""
+    timesteps = bundle["neuron"]["timesteps"]
+    if not 1 <= timesteps <= LARGEST_TIMESTEPS:
+        raise ValueError(f"{timesteps} time steps; expected 1 to {LARGEST_TIMESTEPS}")
     if images.ndim == 4:
-        images = np.repeat(images[:, None], bundle["neuron"]["timesteps"], axis=1)
+        images = np.repeat(images[:, None], timesteps, axis=1)
     values = {"images": images.reshape(-1, *images.shape[2:]).astype(np.float32)}
     for step in bundle["steps"]:
         values[step["name"]] = _run(step, values, bundle)

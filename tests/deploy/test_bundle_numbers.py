@@ -127,3 +127,11 @@ def test_lists_without_end(parts, tmp_path):
     checksum = zlib.crc32(deep, zlib.crc32(head)).to_bytes(4, "little")
     (tmp_path / "deep.qsdt").write_bytes(reference.MAGIC + head + checksum + deep)
     assert "RecursionError" in outcome(tmp_path / "deep.qsdt")
+
+
+def test_the_reader_alone_has_the_same_bound(parts):
+    manifest, _ = parts
+    assert reference.LARGEST_TIMESTEPS == bounds.TIMESTEPS
+    endless = changed(manifest, ("neuron", "timesteps"), 10**9)
+    with pytest.raises(ValueError, match="1000000000 time steps; expected 1 to 1024"):
+        reference.run(endless, np.zeros((1, 32, 48, 3), np.float32))

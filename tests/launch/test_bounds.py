@@ -64,8 +64,8 @@ def test_numbers_that_are_too_long_to_write(capsys, tmp_path):
     assert capsys.readouterr().err.startswith(
         "error: config.model.depth=a number of more than 30 digits must"
     )
-    assert launch("inspect", TINY, "--config.data.mean=(nan,)") == 2
-    assert "config.data.mean=(nan,) must be at most 3.4e+38" in capsys.readouterr().err
+    assert launch("inspect", TINY, "--config.optimizer.learning_rate=nan") == 2
+    assert "config.optimizer.learning_rate=nan must be at most 3.4e+38" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,9 @@ def _finished(directory: Path, plan: Plan, dataset: DataSet) -> Prepared:
             f"{directory} holds a finished data set of other files or of another number of shards; "
             "give another directory, or remove it"
         )
-    splits = report["splits"]
+    splits = _splits(report)
+    if splits is None:
+        raise UserError(f"{file} is damaged; remove {directory} and prepare it again")
     files = [directory / _file_name(dataset, shard) for shard in plan.shards]
     damaged = [file for file in files if records_in(file) is None]
     if damaged:
@@ -132,6 +134,21 @@ def _finished(directory: Path, plan: Plan, dataset: DataSet) -> Prepared:
         shards={split: content["shards"] for split, content in splits.items()},
         left_out={split: content["left_out"] for split, content in splits.items()},
     )
+
+
+def _splits(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a report says of each split; None where that is not what was written."""
+    splits = report.get("splits")
+    if not isinstance(splits, dict):
+        return None
+    for content in splits.values():
+        if not (
+            isinstance(content, dict)
+            and all(type(content.get(name)) is int and content[name] >= 0 for name in ("records", "shards"))
+            and isinstance(content.get("left_out"), list)
+        ):
+            return None
+    return splits
 
 
 def _fields(file: Path) -> dict[str, Any]:
