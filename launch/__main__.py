@@ -21,6 +21,9 @@ Verbs
 import importlib
 import os
 import sys
+from collections.abc import Callable
+
+from launch.interrupt import LINE, STATUS, Interrupts, leave
 
 VERBS = {
     "train": "launch.train",
@@ -38,27 +41,41 @@ VERBS = {
 }
 
 
-def main(arguments: list[str]) -> int:
-    """Runs one verb and returns the exit status: 0, or 2 for a mistake of the user."""
+CLOSED_PIPE = 141  # As a process that SIGPIPE ends.
+
+
+def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
+    """Runs one verb.
+
+    Args:
+      arguments: the words of the command line.
+      begin: called when all is imported and the flags are read.
+
+    Returns:
+      The exit status: 0, 2 for a mistake of the user's or of the machine, 130 after Ctrl-C.
+    """
     verb, rest = "train", arguments
     if rest and not rest[0].startswith("-"):
         verb, rest = rest[0], rest[1:]
     if verb not in VERBS:
         return _refuse(f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}")
-    if not arguments or arguments[0] in ("--help", "-h"):
-        print(__doc__)
-        return 0
 
     # Imported late, so that --help and a mistyped verb answer at once.
-    from launch.flags import parse
+    from launch.surroundings import explained, is_closed_pipe
     from qsdt_jax.errors import UserError
     from qsdt_jax.train.preemption import Preempted
 
     try:
-        module = importlib.import_module(VERBS[verb])
-        if not parse(verb, module.__doc__ or "", rest):
+        if not arguments or arguments[0] in ("--help", "-h"):
+            print(__doc__, flush=True)
             return 0
-        module.main()
+        module = importlib.import_module(VERBS[verb])
+        from launch.flags import parse
+
+        if parse(verb, module.__doc__ or "", rest):
+            begin()
+            module.main()
+        sys.stdout.flush()
     except UserError as error:
         return _refuse(str(error))
     except Preempted as stopped:
@@ -66,7 +83,39 @@ def main(arguments: list[str]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)  # A compilation left behind in its thread must not hold up the exit.
+    except KeyboardInterrupt as error:
+        print(str(error) or LINE, file=sys.stderr)
+        return STATUS
+    except Exception as error:
+        if is_closed_pipe(error):
+            return CLOSED_PIPE
+        if (line := explained(error)) is None:
+            raise
+        return _refuse(line)
     return 0
+
+
+def run() -> int:
+    """The process of `python -m launch`: all of `main`, and what would spoil it from outside."""
+    interrupts = Interrupts()
+    interrupts.install()
+    from launch.surroundings import prepare_surroundings
+    from qsdt_jax.errors import UserError
+
+    try:
+        prepare_surroundings()
+        status = main(sys.argv[1:], interrupts.begin)
+    except UserError as error:
+        return _refuse(str(error))
+    except BaseException:
+        if not interrupts.came:
+            raise
+        leave()  # A library has made another error of the interrupt.
+    if status == STATUS:
+        leave("")
+    if status == CLOSED_PIPE:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Else Python tells at its end what it cannot write.
+    return status
 
 
 def _refuse(message: str) -> int:
@@ -75,4 +124,4 @@ def _refuse(message: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run())

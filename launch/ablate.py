@@ -27,12 +27,13 @@ from ml_collections import config_flags
 
 from launch.build import build_run
 from launch.distill import check_pair, with_teacher
-from launch.flags import DEFINED_OFTEN, closest, define_config
+from launch.flags import DEFINED_OFTEN, closest, define_config, define_path
 from launch.information import information
 from launch.run import make_run
 from launch.study import SPIKES_FILE, Run, Study, Variant, is_done, read_study
 from launch.trained import load_trained
 from launch.workers import run_together
+from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.comparison import Row, draw, markdown
 from qsdt_jax.files import locked, write_atomically
@@ -41,7 +42,7 @@ from qsdt_jax.train.preemption import POLL_SECONDS, Preempted, Preemption
 from qsdt_jax.train.workdir import CONFIG_FILE
 
 CONFIG = define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of the study", **DEFINED_OFTEN)
+WORKDIR = define_path("workdir", "directory of the study")
 SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds of each row, in place of the config's")
 PARALLEL = flags.DEFINE_integer(
     "parallel", 1, "processes that train runs at the same time, each on one accelerator where there are some"
@@ -74,6 +75,8 @@ def main() -> None:
     for flag, value in (("parallel", PARALLEL.value), ("seeds", SEEDS.value)):
         if value is not None and value < 1:
             raise UserError(f"--{flag}={value} must be at least 1")
+        if value is not None and value > bounds.WORKERS:
+            raise UserError(f"--{flag}={value} must be at most {bounds.WORKERS}")
     if PARALLEL.value > 1:  # The accelerators are for the processes that this one starts.
         jax.config.update("jax_platforms", "cpu")
     file = config_flags.get_config_filename(flags.FLAGS["config"])

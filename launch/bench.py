@@ -15,7 +15,8 @@ from configs.imagenet_s import get_config as imagenet_s
 from launch.bench_input import input_table, measure_input
 from launch.bench_network import MODES, Bench, Result, network_table, say
 from launch.build import DTYPES, fit_step
-from launch.flags import DEFINED_OFTEN, POSITIONAL, define_config, require_writable
+from launch.flags import DEFINED_OFTEN, POSITIONAL, define_config, define_path, require_writable
+from qsdt_jax import bounds
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import SIZES
@@ -42,6 +43,7 @@ BATCH = flags.DEFINE_integer(
     None,
     f"images per step, instead of the config's; without one {CPU_BATCH} on a CPU, else {ACCELERATOR_BATCH}",
     lower_bound=1,
+    upper_bound=bounds.BATCH,
     **DEFINED_OFTEN,
 )
 STEPS = flags.DEFINE_integer("steps", 10, "timed steps of each mode", lower_bound=1, **DEFINED_OFTEN)
@@ -54,7 +56,7 @@ CHOSEN = flags.DEFINE_list(
 DTYPE = flags.DEFINE_enum(
     "dtype", None, list(DTYPES), "operands of the products, instead of the config's", **DEFINED_OFTEN
 )
-JSON = flags.DEFINE_string("json", None, "file for the JSON, instead of stdout", **DEFINED_OFTEN)
+JSON = define_path("json", "file for the JSON, instead of stdout")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import statistics
 import sys
 import time
@@ -15,7 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from launch.build import DTYPES, build_optimizer, build_parallel, build_task
-from launch.build_data import build_preprocess, build_training_source, fake_source
+from launch.build_data import build_preprocess, build_training_source, fake_source, input_shape
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.pipeline import HostBatch, training_batches
 from qsdt_jax.data.sources import Source
@@ -23,6 +24,7 @@ from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.errors import UserError
+from qsdt_jax.memory import require_memory
 from qsdt_jax.models.operations import macs_per_image
 from qsdt_jax.train.loop import PLACED_AHEAD, step_function
 from qsdt_jax.train.preemption import Background
@@ -61,6 +63,8 @@ class Bench:
         self.data = list(self.sources)[-1]  # What the loop runs on: the config's own where there are.
         self.parallel = build_parallel(config)
         self.preprocess = build_preprocess(config)
+        pixels = math.prod(input_shape(config))
+        require_memory(4 * config.batch_size * pixels, f"a batch of {config.batch_size} images")
         self.task = build_task(config, len(self.sources[self.data].class_names))
         self.optimizer = build_optimizer(config, lambda step: LEARNING_RATE)
         self.macs = macs_per_image(self.task.model, tuple(data.image_size))

@@ -17,9 +17,11 @@ from launch.build_data import (
     input_shape,
 )
 from launch.checks import check_within, choice, value_of, whole_numbers
+from qsdt_jax.bounds import STEPS_OF_A_RUN
 from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.numerics import ModuleBits
+from qsdt_jax.memory import require_memory
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.loop import Run
@@ -43,9 +45,16 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     _check_batch(config, len(training))
     parallel = build_parallel(config)
     evaluation_batch = parallel.evaluation_batch_size(config.eval.batch_size)
+    for key, size in (("batch_size", config.batch_size), ("eval.batch_size", evaluation_batch)):
+        require_memory(4 * size * math.prod(input_shape(config)), f"the images of config.{key}={size}")
     preprocess = build_preprocess(config)
     epoch = len(training) // config.batch_size
     total_steps = config.epochs * epoch
+    if total_steps > STEPS_OF_A_RUN:
+        raise UserError(
+            f"config.epochs={config.epochs} of {epoch:,} steps are {total_steps:,}; "
+            f"expected at most {STEPS_OF_A_RUN:,}"
+        )
     schedule = _schedule(
         config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH,
         warmup_within(config.optimizer.warmup_epochs * epoch, total_steps),
@@ -122,9 +131,11 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
     batch = config.model.norm_group or 1
     image = jax.ShapeDtypeStruct((batch, height, width, config.data.channels), real)
     try:  # The network checks its own values; no array is made here.
-        jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), image)
+        shapes = jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), image)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
+    held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    require_memory(held, "the weights of config.model")
     return model
 
 

@@ -16,6 +16,7 @@ from qsdt_jax.data.skipping import SkipCorrupt
 from qsdt_jax.data.sources import DIGITS, DigitsSource, FakeEvents, FakeSource, FolderSource, Source
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded
 from qsdt_jax.models.backbone import STRIDE
 
 FOLDER_SPLITS = {"train": "train", "test": "val"}
@@ -51,12 +52,12 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
         case "folder":
             if not data.path:
                 raise UserError("config.data.path is empty; a folder source needs the images' folder")
-            return FolderSource(Path(data.path).expanduser(), FOLDER_SPLITS[split], data.channels)
+            return FolderSource(Path(expanded(data.path)), FOLDER_SPLITS[split], data.channels)
         case "tfds":
             if not data.path:
                 raise UserError("config.data.path is empty; a tfds source needs the prepared directory")
             source = TfdsSource(
-                Path(data.path).expanduser(), "train" if split == "train" else "test", data.channels
+                Path(expanded(data.path)), "train" if split == "train" else "test", data.channels
             )
             if (source.kind == "events") != data.events:
                 raise UserError(

@@ -11,6 +11,7 @@ import numpy as np
 from launch.build import DTYPES
 from launch.trained import load_trained
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded
 from qsdt_jax.interop.timm import caformer_variables, num_classes, read_timm
 from qsdt_jax.losses.distillation import Target
 from qsdt_jax.losses.fgd import Normalization
@@ -55,9 +56,9 @@ def with_teacher(
     weights = _weights(config, total_steps)
     name, colon, file = distill.teacher.partition(":")
     if colon and name.startswith("caformer"):
-        found = _caformer(config, name, Path(file).expanduser(), len(class_names))
+        found = _caformer(config, name, Path(expanded(file)), len(class_names))
     else:
-        found = _trained(config, Path(distill.teacher).expanduser(), class_names)
+        found = _trained(config, Path(expanded(distill.teacher)), class_names)
     own = macs_per_image(task.model, _size(config))
     _report_cost(found, own)
     return Distillation(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch.flags import DEFINED_OFTEN, define_config
+from launch.flags import DEFINED_OFTEN, define_config, define_path
 from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from qsdt_jax.energy.report import Report
 
 CONFIG = define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of a run or an import", **DEFINED_OFTEN)
-BUNDLE = flags.DEFINE_string(
-    "bundle", None, "file of an exported network; its data are those of --workdir or --config",
-    **DEFINED_OFTEN,
+WORKDIR = define_path("workdir", "directory of a run or an import")
+BUNDLE = define_path(
+    "bundle",  "file of an exported network; its data are those of --workdir or --config",
+   
 )  # fmt: skip
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
 EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
@@ -30,10 +30,10 @@ IMAGES = flags.DEFINE_integer(
     "images", None, "images to measure on, from the start of the split (default: all)", lower_bound=1,
     **DEFINED_OFTEN,
 )  # fmt: skip
-OUT = flags.DEFINE_string(
-    "out", None,
+OUT = define_path(
+    "out", 
     "folder for tables, energy.html and pictures (default: energy in the workdir or beside the bundle)",
-    **DEFINED_OFTEN,
+   
 )  # fmt: skip
 
 SHOWN = 8  # Images with attention maps.

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch.flags import DEFINED_OFTEN, require_writable
+from launch.flags import DEFINED_OFTEN, define_path, require_writable
 from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
     from launch.trained import Trained
 
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of a run or an import", **DEFINED_OFTEN)
+WORKDIR = define_path("workdir", "directory of a run or an import")
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "train"], "split of the data", **DEFINED_OFTEN)
 EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
-JSON = flags.DEFINE_string("json", None, "file that gets the metrics as JSON", **DEFINED_OFTEN)
+JSON = define_path("json", "file that gets the metrics as JSON")
 
 
 def main() -> None:

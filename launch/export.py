@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch.flags import DEFINED_OFTEN, require_writable
+from launch.flags import DEFINED_OFTEN, define_path, require_writable
 from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
     from qsdt_jax.deploy.agreement import Comparison
     from qsdt_jax.deploy.bundle import Bundle
 
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of a run or an import", **DEFINED_OFTEN)
+WORKDIR = define_path("workdir", "directory of a run or an import")
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
 EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
-OUT = flags.DEFINE_string("out", None, "file for the bundle, e.g. model.qsdt", **DEFINED_OFTEN)
-STABLEHLO = flags.DEFINE_string(
-    "stablehlo", None, "file for a jax.export program for cpu, cuda and tpu", **DEFINED_OFTEN
-)
-ONNX = flags.DEFINE_string("onnx", None, "file for an ONNX model of the integer form", **DEFINED_OFTEN)
+OUT = define_path("out", "file for the bundle, e.g. model.qsdt")
+STABLEHLO = define_path("stablehlo", "file for a jax.export program for cpu, cuda and tpu")
+ONNX = define_path("onnx", "file for an ONNX model of the integer form")
 VERIFY = flags.DEFINE_integer(
     "verify", None, "test images, from the start of the split, on which all forms must agree to the bit",
     lower_bound=1, **DEFINED_OFTEN,

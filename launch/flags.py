@@ -1,6 +1,7 @@
 """Parsing of flags, with one clear line for every mistake."""
 
 import difflib
+import itertools
 import re
 import tempfile
 from pathlib import Path
@@ -10,8 +11,11 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs.base import base_config
+from launch.checks import check_sizes
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded
 
+flags.disclaim_key_flags()  # What is defined by a function of this file belongs to the verb that calls it.
 # Flag that receives the arguments without a name, where a verb defines it; its help says how to write them.
 POSITIONAL = "files"
 # Arguments of a flag that several verbs define; whoever imports two of them would be refused otherwise.
@@ -29,6 +33,20 @@ def define_config():
     )
 
 
+class _PathParser(flags.ArgumentParser):
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        return expanded(argument)
+
+
+def define_path(name: str, help: str) -> flags.FlagHolder[str | None]:
+    """Defines a flag for a file or folder, which every verb may define as well; ~ in it is the home."""
+    return flags.DEFINE(
+        _PathParser(), name, None, help, serializer=flags.ArgumentSerializer(), **DEFINED_OFTEN
+    )
+
+
 def parse(verb: str, description: str, arguments: list[str]) -> bool:
     """Parses the flags that the verb's module has defined; False where only help was asked for.
 
@@ -42,6 +60,7 @@ def parse(verb: str, description: str, arguments: list[str]) -> bool:
             text = flag.help if flag.name == POSITIONAL else f"--{flag.name}  {flag.help}"
             print(f"  {text}" + (f" (default: {flag.default})" if flag.default else ""))
         return False
+    arguments = [_with_path(argument, before) for before, argument in itertools.pairwise(["", *arguments])]
     _check_config(arguments)
     flags.FLAGS.set_gnu_getopt(True)  # Flags may follow files.
     try:
@@ -51,6 +70,8 @@ def parse(verb: str, description: str, arguments: list[str]) -> bool:
         raise UserError(f"unknown flag --{error.flagname}{closest(error.flagname, names)}") from None
     except flags.Error as error:
         raise UserError(str(error)) from None
+    if "config" in flags.FLAGS and isinstance(config := flags.FLAGS["config"].value, ConfigDict):
+        check_sizes(config)
     if rest and POSITIONAL not in flags.FLAGS:
         raise UserError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
     if rest:
@@ -130,6 +151,14 @@ def config_keys(config: ConfigDict, prefix: str = "") -> list[str]:
         value = config.get_ref(key).get() if not isinstance(config[key], ConfigDict) else config[key]
         keys += config_keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
     return keys
+
+
+def _with_path(argument: str, before: str) -> str:
+    """The file of --config as it is meant: the library that reads it knows nothing of ~."""
+    if before == "--config":
+        return expanded(argument)
+    flag = "--config="
+    return flag + expanded(argument.removeprefix(flag)) if argument.startswith(flag) else argument
 
 
 def _value_of(name: str, arguments: list[str]) -> str | None:

@@ -1,22 +1,26 @@
 """a published PyTorch checkpoint -> a workdir, to evaluate, to predict with, or to train on from."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch.flags import DEFINED_OFTEN, define_config
+from launch.flags import DEFINED_OFTEN, define_config, define_path
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ml_collections import ConfigDict
 
 CONFIG = define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "new directory for the import", **DEFINED_OFTEN)
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "PyTorch file (.pth)", **DEFINED_OFTEN)
-CLASS_NAMES = flags.DEFINE_string(
-    "class_names", None, "text file with one class name a line, in the order of the outputs", **DEFINED_OFTEN
+WORKDIR = define_path("workdir", "new directory for the import")
+CHECKPOINT = define_path("checkpoint", "PyTorch file (.pth)")
+CLASS_NAMES = define_path("class_names", "text file with one class name a line, in the order of the outputs")
+EMA = flags.DEFINE_bool(
+    "ema", False, "take the moving average of the weights that a file may hold", **DEFINED_OFTEN
 )
 
 
@@ -25,7 +29,7 @@ def main() -> None:
     if CONFIG.value is None or not CHECKPOINT.value or not WORKDIR.value:
         raise UserError("import-torch needs --checkpoint FILE.pth, --config FILE and --workdir DIR")
     names = read_names(CLASS_NAMES.value) if CLASS_NAMES.value else None
-    parameters = import_torch(CONFIG.value, CHECKPOINT.value, WORKDIR.value, class_names=names)
+    parameters = import_torch(CONFIG.value, CHECKPOINT.value, WORKDIR.value, class_names=names, ema=EMA.value)
     print(f"{WORKDIR.value}: step 0 with {parameters:,} parameters of {CHECKPOINT.value}")
 
 
@@ -35,6 +39,7 @@ def import_torch(
     workdir: str | Path,
     *,
     class_names: tuple[str, ...] | None = None,
+    ema: bool = False,
 ) -> int:
     """Writes a published checkpoint to a new workdir, as step 0 of a run of `config`.
 
@@ -43,6 +48,7 @@ def import_torch(
       checkpoint: the `.pth` file.
       workdir: without checkpoints so far.
       class_names: one for each output; else the data's, or numbers where the images are not here.
+      ema: take the moving average of the weights.
 
     Returns:
       Number of parameters.
@@ -56,19 +62,21 @@ def import_torch(
     from launch.build import build_optimizer, build_task, plain
     from launch.trained import use_float64_if_asked
     from qsdt_jax.interop import from_torch
+    from qsdt_jax.interop.torch_file import load
     from qsdt_jax.train.checkpoint import Checkpointer
     from qsdt_jax.train.loop import CHECKPOINT_FOLDER
     from qsdt_jax.train.state import create_state, parameter_count
     from qsdt_jax.train.workdir import Workdir
 
     use_float64_if_asked(config)
-    outputs = _outputs(checkpoint)
+    tensors = load(checkpoint, ema=ema)
+    outputs = _outputs(checkpoint, tensors)
     names = class_names or _names_of_data(config)
     if names and len(names) != outputs:
         where = "names are given" if class_names else "are in the data"
         raise UserError(f"{checkpoint} has {outputs} classes, but {len(names)} {where}")
     task = build_task(config, outputs)
-    variables = from_torch(task.model, checkpoint)
+    variables = from_torch(task.model, tensors, label=str(checkpoint))
     # The schedule leaves no trace in the state, so any will do.
     optimizer = build_optimizer(config, optax.constant_schedule(0.0))
     state = create_state(variables, optimizer, ema=config.ema_decay > 0)
@@ -85,12 +93,18 @@ def import_torch(
     return parameter_count(variables)
 
 
-def _outputs(checkpoint: str | Path) -> int:
-    from qsdt_jax.interop.torch_file import load
+def _outputs(checkpoint: str | Path, tensors: "Mapping[str, Any]") -> int:
+    from qsdt_jax import bounds
+    from qsdt_jax.interop.entries import described
 
-    head = load(checkpoint).get("head.weight")
+    head = tensors.get("head.weight")
     if head is None or head.ndim != 2:
-        raise UserError(f"{checkpoint} is not of this network: it has no tensor head.weight of two axes")
+        raise UserError(
+            f"{checkpoint} is not of this network: it has no tensor head.weight of two axes; "
+            f"it has {described(tensors)}"
+        )
+    if not 1 <= head.shape[0] <= bounds.CLASSES:
+        raise UserError(f"{checkpoint} has {head.shape[0]:,} classes; expected 1 to {bounds.CLASSES:,}")
     return head.shape[0]
 
 
@@ -99,7 +113,7 @@ def _names_of_data(config: "ConfigDict") -> tuple[str, ...] | None:
     from launch.build_data import build_source
 
     data = config.data
-    if data.source in ("folder", "tfds") and not (data.path and Path(data.path).expanduser().is_dir()):
+    if data.source in ("folder", "tfds") and not (data.path and Path(expanded(data.path)).is_dir()):
         return None
     return build_source(config, "train").class_names
 

@@ -18,6 +18,7 @@ from launch.ahead import force_devices, on_devices
 from launch.build import build_optimizer, build_parallel, build_task, fit_step
 from launch.build_data import build_source
 from launch.flags import DEFINED_OFTEN, define_config
+from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.train.classification import Classification
@@ -31,6 +32,7 @@ BATCH = flags.DEFINE_integer(
     None,
     "images per step, for the memory; the config's batch_size unless given",
     lower_bound=1,
+    upper_bound=bounds.BATCH,
     **DEFINED_OFTEN,
 )
 NUM_CLASSES = flags.DEFINE_integer(
@@ -38,6 +40,7 @@ NUM_CLASSES = flags.DEFINE_integer(
     None,
     "classes of the head; those of the config's data unless given",
     lower_bound=1,
+    upper_bound=bounds.CLASSES,
     **DEFINED_OFTEN,
 )
 LAYERS = flags.DEFINE_bool("layers", False, "lists every layer and not only the blocks", **DEFINED_OFTEN)
@@ -49,6 +52,7 @@ DEVICES = flags.DEFINE_integer(
     None,
     "compiles the train step for that many devices, none of which has to be there (minutes)",
     lower_bound=1,
+    upper_bound=bounds.WORKERS,
     **DEFINED_OFTEN,
 )
 MEMORY_GB = flags.DEFINE_float(

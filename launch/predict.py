@@ -12,26 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from launch.flags import DEFINED_OFTEN, POSITIONAL, require_writable
+from launch.flags import DEFINED_OFTEN, POSITIONAL, define_path, require_writable
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
     from launch.deployed import Deployed
     from launch.trained import Trained
 
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of a run or an import", **DEFINED_OFTEN)
-BUNDLE = flags.DEFINE_string(
-    "bundle", None, "file of an exported network, in place of a workdir", **DEFINED_OFTEN
-)
+WORKDIR = define_path("workdir", "directory of a run or an import")
+BUNDLE = define_path("bundle", "file of an exported network, in place of a workdir")
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
 EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
 TOP = flags.DEFINE_integer("top", 5, "classes printed for each image", **DEFINED_OFTEN)
-SHEET = flags.DEFINE_string(
+SHEET = define_path(
     "sheet",
-    None,
     "PNG file of the sheet (default: predictions.png in the workdir or beside the bundle)",
-    **DEFINED_OFTEN,
 )
 FILES = flags.DEFINE_list(POSITIONAL, [], "FILE ...  image files", **DEFINED_OFTEN)
 
@@ -66,7 +63,7 @@ class Prediction:
 
 def main() -> None:
     """Predicts as the flags say; files that are no images are named, and the others still predicted."""
-    files, top = FILES.value, TOP.value
+    files, top = [expanded(file) for file in FILES.value], TOP.value
     if (WORKDIR.value is None) == (BUNDLE.value is None):
         both = "; got both" if WORKDIR.value else ""
         raise UserError(f"predict needs --workdir DIR or --bundle FILE{both}")

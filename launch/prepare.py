@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch.flags import DEFINED_OFTEN, POSITIONAL
+from launch.flags import DEFINED_OFTEN, POSITIONAL, define_path
+from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
@@ -30,11 +31,12 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SHOWN = 10  # Files and classes that are named; preparation.json has all.
 
 NAME = flags.DEFINE_list(POSITIONAL, [], f"NAME  one of {', '.join(NAMES)}", **DEFINED_OFTEN)
-SOURCE = flags.DEFINE_string("source", None, "folder of the files, or their archive", **DEFINED_OFTEN)
-OUT = flags.DEFINE_string("out", None, "tfds data directory; others may be in it", **DEFINED_OFTEN)
+SOURCE = define_path("source", "folder of the files, or their archive")
+OUT = define_path("out", "tfds data directory; others may be in it")
 SHARDS = flags.DEFINE_integer(
-    "shards", None, "files of the training split; without it, of 256 MB each", lower_bound=1, **DEFINED_OFTEN
-)
+    "shards", None, "files of the training split; without it, of 256 MB each", lower_bound=1,
+    upper_bound=bounds.PROCESSES, **DEFINED_OFTEN,
+)  # fmt: skip
 SENSOR_SIZE = flags.DEFINE_list(
     "sensor_size", [], "HEIGHT,WIDTH in pixels of the sensor of an eventfolder", **DEFINED_OFTEN
 )
@@ -50,7 +52,7 @@ def main() -> None:
 
     if len(NAME.value) != 1 or SOURCE.value is None or OUT.value is None:
         raise UserError(f"prepare needs a name (one of {', '.join(NAMES)}), --source DIR and --out DIR")
-    source, out = Path(SOURCE.value).expanduser(), Path(OUT.value).expanduser()
+    source, out = Path(SOURCE.value), Path(OUT.value)
     if out.resolve().is_relative_to(source.resolve()):  # It would be found among the classes the next time.
         raise UserError(f"--out {out} lies in --source {source}; expected a place outside of it")
     try:
@@ -61,7 +63,7 @@ def main() -> None:
             print(line, file=sys.stderr)
         prepared = prepare(dataset, out, shards=SHARDS.value)
     except KeyboardInterrupt:
-        raise UserError("interrupted; the same command goes on with what is left") from None
+        raise KeyboardInterrupt("interrupted; the same command goes on with what is left") from None
     print(summary(dataset, prepared))
 
 
@@ -138,6 +140,8 @@ def _sensor_size() -> tuple[int, ...]:
         raise UserError("--sensor_size is of an eventfolder alone")
     if not all(part.strip().isdecimal() for part in text):
         raise UserError(f"--sensor_size={','.join(text)}: expected HEIGHT,WIDTH in pixels")
+    if any(len(part) > 5 or int(part) > bounds.SIDE for part in text):
+        raise UserError(f"--sensor_size={','.join(text)[:80]}: expected at most {bounds.SIDE} pixels a side")
     return tuple(map(int, text))
 
 

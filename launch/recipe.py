@@ -16,6 +16,7 @@ def recipe(run: Run) -> str:
         "network": _network(run.config["model"]),
         "data": _data(run),
         "augmentation": ", ".join(_augmentation(run.config["data"])) or "none",
+        "devices": _devices(run),
         "batch": _batch(run),
         "length": _length(run),
         "learning rate": _learning_rate(run),
@@ -70,13 +71,21 @@ def _augmentation(data: Mapping[str, Any]) -> list[str]:
     return named + [f"{name} {data[name]:g}" for name in ("mixup", "cutmix") if data[name]]
 
 
+def _devices(run: Run) -> str:
+    """Always told: a run on fewer devices than were paid for looks like any other."""
+    processes, devices = jax.process_count(), run.parallel.devices
+    kinds = ", ".join(sorted({device.device_kind for device in devices}))
+    return (
+        f"{processes:,} process{'es' * (processes > 1)}, "
+        f"{len(devices):,} device{'s' * (len(devices) > 1)} ({kinds})"
+    )
+
+
 def _batch(run: Run) -> str:
     devices = len(run.parallel.devices)
     parts = [f"{run.batch_size:,} images a step"]
     if devices > 1:
-        parts.append(f"{run.batch_size // devices:,} on each of {devices} devices ({run.parallel.mode})")
-    if jax.process_count() > 1:
-        parts.append(f"{jax.process_count()} processes")
+        parts.append(f"{run.batch_size // devices:,} on each device ({run.parallel.mode})")
     if run.accumulate > 1:
         parts.append(f"in {run.accumulate} parts of {run.batch_size // run.accumulate:,}")
     group = run.config["model"]["norm_group"]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from launch.build import plain
+from launch.checks import check_sizes
 from launch.flags import closest, config_keys
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER, SUMMARY_FILE
@@ -62,6 +63,10 @@ class Study(NamedTuple):
         except (TypeError, ValueError) as error:
             raise UserError(f"row {variant.name!r}: {error.args[0] if error.args else error}") from None
         config.seed = seed
+        try:
+            check_sizes(config)
+        except UserError as error:
+            raise UserError(f"row {variant.name!r}: {error}") from None
         return config
 
     def referred(self, value: Any) -> Variant | None:

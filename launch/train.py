@@ -2,14 +2,16 @@
 
 import contextlib
 import sys
+import threading
 
 import jax
 from absl import flags
 
 from launch.build import plain
-from launch.flags import DEFINED_OFTEN, define_config
+from launch.flags import define_config, define_path
 from launch.recipe import recipe
 from launch.run import make_run
+from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.loop import Run, train
 from qsdt_jax.train.peers import Peers
@@ -17,9 +19,7 @@ from qsdt_jax.train.processes import is_first, joined
 from qsdt_jax.train.provenance import code_version
 
 CONFIG = define_config()
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "directory for checkpoints, metrics and pictures", **DEFINED_OFTEN
-)
+WORKDIR = define_path("workdir", "directory for checkpoints, metrics and pictures")
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
@@ -53,6 +53,10 @@ def _show_recipe(run: Run) -> None:
 
 def _processes() -> contextlib.AbstractContextManager[Peers | None]:
     """Joins the other processes, if the flags say that there are some."""
+    if not 0 < COORDINATOR_TIMEOUT.value < threading.TIMEOUT_MAX:
+        raise UserError(f"--coordinator_timeout={COORDINATOR_TIMEOUT.value} is no number of seconds to wait")
+    if (NUM_PROCESSES.value or 0) > bounds.PROCESSES:
+        raise UserError(f"--num_processes={NUM_PROCESSES.value} must be at most {bounds.PROCESSES}")
     if not COORDINATOR.value:
         if NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
             raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT")

@@ -15,8 +15,10 @@ import numpy as np
 from configs.base import base_config
 from launch.build import build_task
 from launch.build_data import build_preprocess
+from launch.checks import check_sizes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.train.checkpoint import restore_raw
 from qsdt_jax.train.classification import Classification
@@ -124,6 +126,10 @@ def stored_config(workdir: str | Path) -> ml_collections.ConfigDict:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = str(error.args[0] if error.args else error).split(" Other fields present")[0]
         raise UserError(f"{Path(workdir) / CONFIG_FILE} is not of this version: {reason}") from None
+    try:
+        check_sizes(config)
+    except UserError as error:
+        raise UserError(f"{Path(workdir) / CONFIG_FILE}: {error}") from None
     return config
 
 
@@ -143,7 +149,7 @@ def starting_point(
 
     def start(variables: Variables) -> Variables:
         try:
-            trained = load_trained(Path(config.start_from).expanduser())
+            trained = load_trained(expanded(config.start_from))
         except UserError as error:
             raise UserError(f"config.start_from: {error}") from None
         names, _ = read_data(trained.workdir)

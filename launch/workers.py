@@ -14,7 +14,16 @@ from qsdt_jax.train.preemption import POLL_SECONDS, Preemption
 
 PROGRAM = [sys.executable, "-m", "launch"]
 # Counted in a process of its own: to look at an accelerator is to take hold of it.
-COUNT = "import jax; print(jax.local_device_count() if jax.default_backend() != 'cpu' else 0)"
+COUNT = """
+import sys, jax
+from qsdt_jax.devices import require_devices
+from qsdt_jax.errors import UserError
+try:
+    require_devices()
+except UserError as error:
+    sys.exit(str(error))
+print(jax.local_device_count() if jax.default_backend() != "cpu" else 0)
+"""
 
 
 def run_together(count: int, arguments: Sequence[str], logs: Path) -> None:
@@ -65,9 +74,7 @@ def _accelerators() -> int:
     """Number of accelerators of this machine that JAX sees."""
     done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True)
     if done.returncode:
-        raise UserError(
-            f"JAX finds no device: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
-        )
+        raise UserError((done.stderr.strip().splitlines() or ["JAX finds no device, and says no reason"])[-1])
     return int(done.stdout)
 
 

@@ -6,14 +6,40 @@ that the result is that of the whole batch. Anywhere else, inside `jit` above al
 batch on whatever devices it lies, each of them leaves its argument alone.
 """
 
+import importlib.metadata
+import importlib.util
 from typing import TypeVar
 
 import jax
 from jax import lax
 
+from qsdt_jax.errors import UserError
+
 T = TypeVar("T")
 
 AXIS = "devices"  # What pmap's axis has to be called.
+
+
+def require_devices() -> None:
+    """Raises UserError where JAX finds none of the devices that it was asked for."""
+    try:
+        jax.devices()
+    except Exception as error:  # For platforms that it does not know, JAX raises a bare AssertionError.
+        asked = jax.config.values["jax_platforms"] or ""
+        wanted = f"JAX_PLATFORMS={asked}: no such device here" if asked else "JAX finds no device here"
+        reason = (str(error).splitlines() or [""])[0].partition(" (set JAX_PLATFORMS")[0]
+        raise UserError(
+            f"{wanted}{f' ({reason})' if reason else ''}; there is {_known_platforms()}. Unset JAX_PLATFORMS "
+            'to take what there is; pip install "jax[cuda13]" or "jax[tpu]" for a device that JAX cannot see'
+        ) from None
+
+
+def _known_platforms() -> str:
+    """What JAX has here to reach devices with."""
+    plugins = [plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")]
+    if importlib.util.find_spec("libtpu"):
+        plugins.append("tpu")
+    return f"cpu, and a plug-in for {', '.join(sorted(plugins))}" if plugins else "cpu alone, and no plug-in"
 
 
 def device_count() -> int:

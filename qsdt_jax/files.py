@@ -2,11 +2,49 @@
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from qsdt_jax.errors import UserError
+
+
+def expanded(path: str) -> str:
+    """A path as it is meant: ~ and ~NAME at its start are homes, and all else stays, for $ may be in a name.
+
+    Shells expand ~ at the start of a word only, and so not in --workdir=~/run.
+
+    Raises:
+      UserError: there is no such home.
+    """
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        home = path.split("/", 1)[0]
+        raise UserError(
+            f"{path}: no home directory {home} is known; for a folder of that name: ./{path}"
+        ) from None
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file that others may have written.
+
+    Raises:
+      FileNotFoundError: there is none.
+      UserError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is no JSON, or damaged: {error}") from None
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:

@@ -17,6 +17,7 @@ from qsdt_jax.data.events import EVENT, check_sensor
 from qsdt_jax.data.images import read_image
 from qsdt_jax.data.once import once
 from qsdt_jax.errors import UserError
+from qsdt_jax.memory import require_memory
 
 Split = Literal["train", "test"]
 Example = dict[str, Any]
@@ -78,6 +79,7 @@ class DigitsSource:
         taken = [i for i in split if digits.target[i] in labels]
         if self.split == "train":
             taken = taken[: self.images]
+        require_memory(len(taken) * self.size**2, f"{len(taken)} digits of {self.size}x{self.size} pixels")
         pixels = digits.images / DIGITS_WHITE
         if self.noise:
             drawn = np.random.default_rng(DIGITS_NOISE_SEED).standard_normal(pixels.shape)

@@ -51,8 +51,13 @@ class TfdsSource:
         self._sensor_size = sensor_of(self.directory, info) if self.kind == "events" else None
         self.class_names: tuple[str, ...] = _class_names(self.directory, info.features["label"].names)
         self.split = _split(self.directory, split, info.splits)
-        _require_shards(self.directory, info.splits[self.split])
-        self._length: int = info.splits[self.split].num_examples
+        try:
+            _require_shards(self.directory, info.splits[self.split])
+            self._length: int = info.splits[self.split].num_examples
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.directory}: its dataset_info.json is damaged ({_reason(error)})"
+            ) from None
 
     def __len__(self) -> int:
         return self._length

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from qsdt_jax import bounds
 from qsdt_jax.core.neurons import Neuron, Reset
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.packing import layer_bytes, pack
@@ -89,7 +90,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         raise UserError(f"bundle {path} cannot be read: {error.strerror}") from None
     except (ValueError, UserError) as error:
         raise UserError(f"bundle {path}: {error}") from None
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise UserError(
             f"bundle {path}: its manifest is not that of a bundle ({type(error).__name__}: {error})"
         ) from None
@@ -149,6 +150,8 @@ def _record(step: Step, tensors: _Tensors, bits: int) -> dict[str, Any]:
 
 def _from_manifest(manifest: dict[str, Any]) -> Bundle:
     """The bundle of a manifest; raises ValueError where it says what cannot be."""
+    if len(manifest["steps"]) > bounds.STEPS_OF_A_PROGRAM:
+        raise ValueError(f"{len(manifest['steps']):,} steps; expected at most {bounds.STEPS_OF_A_PROGRAM:,}")
     program = Program(
         steps=tuple(map(_step, manifest["steps"])),
         neuron=_neuron(manifest["neuron"]),
@@ -174,9 +177,11 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
 
 
 def _neuron(record: Mapping[str, Any]) -> Neuron:
-    for name in ("levels", "timesteps"):
+    for name, largest in (("levels", bounds.LEVELS), ("timesteps", bounds.TIMESTEPS)):
         if type(record[name]) is not int or record[name] < 1:
             raise ValueError(f"{name} of its neuron is {record[name]!r}; expected a positive whole number")
+        if record[name] > largest:
+            raise ValueError(f"{name} of its neuron is {record[name]}; expected at most {largest}")
     check_counts(record["levels"])
     for name, low, high, expected in (
         ("scale", TINY, HUGE, "a positive number"),
@@ -194,10 +199,12 @@ def _check_image(image: Mapping[str, Any], channels: int) -> None:
     size = image["size"]
     if len(size) != 2 or any(type(side) is not int or side < STRIDE or side % STRIDE for side in size):
         raise ValueError(f"images of {'x'.join(map(str, size))} pixels; expected multiples of {STRIDE}")
+    if max(size) > bounds.SIDE:
+        raise ValueError(f"images of {size[0]}x{size[1]} pixels; expected at most {bounds.SIDE} a side")
     if image["channels"] != channels:
         raise ValueError(f"images of {image['channels']} channels, but its first layer takes {channels}")
-    if not _within(image["crop_ratio"], TINY, 1):
-        raise ValueError(f"crop_ratio {image['crop_ratio']!r}; expected a number in 0..1, not 0")
+    if not _within(image["crop_ratio"], bounds.SMALLEST_CROP, 1):
+        raise ValueError(f"crop_ratio {image['crop_ratio']!r}; expected a number in 0..1, not 0 nor near it")
     for name, low in (("mean", -HUGE), ("std", TINY)):
         values = image[name]
         if len(values) not in (1, channels) or not all(_within(value, low, HUGE) for value in values):

@@ -4,6 +4,7 @@ Each scale and shift is composed by the functions that evaluation uses (`core.af
 in the same order, one rounded operation at a time. So the folded network gives the bits of the evaluated one.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,10 +50,22 @@ def fold(model: QSDTransformer, variables: Mapping[str, Any]) -> Program:
         )
     check_counts(model.levels)
     # Quotients and square roots are rounded correctly on a CPU, and not everywhere else.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with on_the_cpu():
         folding = _Folding(model, neuron.step, variables)
         folding.classifier()
     return Program(steps=tuple(folding.steps), neuron=neuron, bits=model.bits)
+
+
+def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
+    """A context in which JAX computes on the CPU; raises UserError where it was told to leave that out."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        asked = jax.config.values["jax_platforms"]
+        raise UserError(
+            f"folding is computed on the CPU, but JAX_PLATFORMS={asked} leaves out the CPU; "
+            f"expected JAX_PLATFORMS={asked},cpu"
+        ) from None
 
 
 class _Folding:

@@ -39,6 +39,7 @@ MAGIC = b"\x89QSDT\r\n\x1a"
 VERSION = 1
 HEADER_BYTES = 20
 ALIGNMENT = 64
+LARGEST_TIMESTEPS = 1024
 
 Manifest = dict[str, Any]
 
@@ -56,6 +57,8 @@ def read(path: str | os.PathLike[str]) -> Manifest:
     with open(path, "rb") as file:
         content = file.read()
     manifest, data = split(content)
+    if type(manifest["bits"]) is not int or not 1 <= manifest["bits"] <= 8:
+        raise ValueError(f"weights of {manifest['bits']!r} bits; expected 1 to 8")
     for step in manifest["steps"]:
         if step["kind"] == "linear":
             for name in ("weights", "scale", "shift"):
@@ -95,8 +98,14 @@ def aligned(size: int, to: int) -> int:
 
 def _tensor(data: memoryview, record: Manifest, bits: int, name: str) -> np.ndarray:
     """An array from the data; bits of an integer, 0 for float32."""
-    shape, count = tuple(record["shape"]), math.prod(record["shape"])
-    part = data[record["offset"] :][: -(-count * bits // 8) if bits else 4 * count]
+    shape, offset = tuple(record["shape"]), record["offset"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, offset)):
+        raise ValueError(f"shape {list(shape)} and offset {offset!r} of the {name}; expected whole numbers")
+    count = math.prod(shape)
+    size = -(-count * bits // 8) if bits else 4 * count
+    if offset + size > len(data):
+        raise ValueError(f"the {name} would end {offset + size - len(data)} bytes behind the data")
+    part = data[offset : offset + size]
     if zlib.crc32(part) != record["crc32"]:
         raise ValueError(f"damaged: the checksum of the {name} is wrong")
     if bits:
@@ -145,8 +154,11 @@ def class_scores(bundle: Manifest, values: dict[str, np.ndarray]) -> np.ndarray:
 
 def run(bundle: Manifest, images: np.ndarray) -> dict[str, np.ndarray]:
     """Every value of the network by name, all float32; arguments as for `forward`."""
+    timesteps = bundle["neuron"]["timesteps"]
+    if not 1 <= timesteps <= LARGEST_TIMESTEPS:
+        raise ValueError(f"{timesteps} time steps; expected 1 to {LARGEST_TIMESTEPS}")
     if images.ndim == 4:
-        images = np.repeat(images[:, None], bundle["neuron"]["timesteps"], axis=1)
+        images = np.repeat(images[:, None], timesteps, axis=1)
     values = {"images": images.reshape(-1, *images.shape[2:]).astype(np.float32)}
     for step in bundle["steps"]:
         values[step["name"]] = _run(step, values, bundle)

@@ -11,16 +11,20 @@ Evaluation sums attention in float32 as well, and so does the integer form on a 
 rounded; the largest one that L, d and D allow may lie above, since spikes are sparse and stay far below it.
 """
 
+import dataclasses
 import math
 
 import jax
 import numpy as np
 
+from qsdt_jax import bounds
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import shapes_of
 from qsdt_jax.deploy.program import IMAGES, Array, Attend, Linear, Program, Step, inputs_of
 from qsdt_jax.errors import UserError
+from qsdt_jax.memory import require_memory
 
+SHOWN_TIMESTEPS = 2
 LARGEST_COUNT = 127
 LARGEST_EXACT = 2**24
 LARGEST_INT32 = 2**31 - 1
@@ -37,14 +41,19 @@ def check_program(program: Program, image_size: tuple[int, int]) -> None:
     check_counts(program.neuron.levels)
     for layer in program.layers:
         _check_layer(layer, program.neuron.levels)
+    # Time repeats the same shapes, and each step of it takes time to trace.
+    steps = min(program.neuron.timesteps, SHOWN_TIMESTEPS)
+    short = program.replace(neuron=dataclasses.replace(program.neuron, timesteps=steps))
     try:
-        shapes = shapes_of(program, image_size, IntegerArithmetic())
+        shapes = shapes_of(short, image_size, IntegerArithmetic())
     except ValueError as error:
         raise UserError(str(error)) from None
     for step in program.steps:
         _check_kinds(step, shapes)
         if isinstance(step, Attend):
             _check_attention(step, shapes[step.k], program.neuron.levels)
+    largest = max(math.prod(value.shape) * value.dtype.itemsize for value in shapes.values())
+    require_memory(largest * program.neuron.timesteps // steps, "one image in this network")
     found = shapes[program.steps[-1].name].shape
     if found[1:3] != (1, 1):
         raise UserError(f"its last step gives {found[1]}x{found[2]} class scores for an image; expected one")
@@ -88,8 +97,10 @@ def _check_layer(layer: Linear, levels: int) -> None:
     geometry = layer.geometry
     if geometry.groups != 1 and (geometry.groups, inputs) != (outputs, 1):
         raise UserError(f"{layer.name} has {geometry.groups} groups; expected 1, or one for each channel")
-    if geometry.stride < 1 or geometry.padding < 0:
-        raise UserError(f"{layer.name} has stride {geometry.stride} and padding {geometry.padding}")
+    if not all(type(number) is int for number in dataclasses.astuple(geometry)) or not (
+        1 <= geometry.stride <= bounds.KERNEL and 0 <= geometry.padding <= bounds.KERNEL
+    ):
+        raise UserError(f"{layer.name} has stride {geometry.stride!r} and padding {geometry.padding!r}")
     for name, vector in (("scale", layer.scale), ("shift", layer.shift)):
         if vector.shape != (outputs,) or not np.isfinite(vector).all():
             raise UserError(f"{name} of {layer.name}: expected {outputs} finite numbers")

@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop import torch_file
+from qsdt_jax.interop.entries import plain_names
 from qsdt_jax.interop.fit import check_fit, first
 from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
 from qsdt_jax.models import QSDTransformer
@@ -63,7 +64,13 @@ def torch_name(flax_path: Path) -> str:
     return name.replace("/", ".")
 
 
-def from_torch(model: QSDTransformer, source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
+def from_torch(
+    model: QSDTransformer,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    ema: bool = False,
+    label: str = "the mapping",
+) -> dict[str, Any]:
     """The variables of a model from a published checkpoint.
 
     A model without step sizes (1 or 32 bits) takes the float weights and leaves the file's step sizes
@@ -73,6 +80,8 @@ def from_torch(model: QSDTransformer, source: str | os.PathLike[str] | Mapping[s
     Args:
       model: gives names, shapes and types of what is expected.
       source: a `.pth` file, or arrays by PyTorch name in PyTorch's layout (conv weights OIHW, dense OI).
+      ema: of a file, take the moving average of the weights.
+      label: what arrays are called in errors.
 
     Returns:
       {"params": ..., "batch_stats": ...} as from `model.init`, in the model's `param_dtype`.
@@ -82,9 +91,9 @@ def from_torch(model: QSDTransformer, source: str | os.PathLike[str] | Mapping[s
         is not positive.
     """
     if isinstance(source, Mapping):
-        label, tensors = "the mapping", torch_file.without_ddp_prefix(source)
+        tensors = plain_names(source)
     else:
-        label, tensors = os.fspath(source), torch_file.load(source)
+        label, tensors = os.fspath(source), torch_file.load(source, ema=ema)
     leaves = {torch_name(path[1:]): (path, leaf) for path, leaf in _expected(model).items()}
     arrays = {
         name: np.asarray(value)

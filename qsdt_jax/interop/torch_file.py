@@ -3,27 +3,29 @@
 The file is a zip archive of a pickle (`torch_pickle`) and one uncompressed entry of raw elements per storage.
 """
 
+import math
 import os
+import sys
 import zipfile
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
+from qsdt_jax.interop.entries import choose
 from qsdt_jax.interop.torch_pickle import Storage, Tensor, read_pickle
 
 _LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # The pickled magic number.
-_DDP_PREFIX = "module."
-_MODEL_KEYS = ("model", "state_dict")  # Of the published code, and of timm.
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The tensors of the entry `model` or `state_dict`, or of the file itself where it is a bare mapping.
+def load(path: str | os.PathLike[str], *, ema: bool = False) -> dict[str, np.ndarray]:
+    """The weights in a file: those of an entry like `model` or `state_dict`, or of a bare mapping.
 
     Args:
-      path: a file of `torch.save` (PyTorch 1.6 or newer). The prefix `module.` that distributed training
-        puts before names is removed. All else in the file (optimiser, arguments) is left unread.
+      path: a file of `torch.save` (PyTorch 1.6 or newer). What distributed training, compilation and the like
+        put before names is removed (`entries`). All else in the file (optimiser, arguments) is left unread.
+      ema: take their moving average; where one is there and not taken, or is all there is, stderr says so.
 
     Returns:
       Arrays by PyTorch name, read-only and strided as in the file; tensors of one storage share memory.
@@ -37,7 +39,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             if not start.startswith(b"PK"):
                 raise UserError(_not_a_zip(start))
             with zipfile.ZipFile(file) as archive:
-                return _read_archive(archive)
+                return _read_archive(archive, os.path.getsize(path), path, ema)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:
@@ -51,15 +53,6 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def without_ddp_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping with `module.` removed from the start of names; raises UserError if two become one."""
-    plain = {name.removeprefix(_DDP_PREFIX): value for name, value in tensors.items()}
-    if len(plain) != len(tensors):
-        twice = next(name for name in tensors if _DDP_PREFIX + name in tensors)
-        raise UserError(f"the names hold both {twice!r} and {_DDP_PREFIX + twice!r}; expected one of them")
-    return plain
-
-
 def _not_a_zip(start: bytes) -> str:
     if start == _LEGACY_START:
         return (
@@ -69,7 +62,10 @@ def _not_a_zip(start: bytes) -> str:
     return f"not a PyTorch checkpoint (begins with {start[:8]!r}; expected a zip archive)"
 
 
-def _read_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+def _read_archive(
+    archive: zipfile.ZipFile, size: int, path: str | os.PathLike[str], ema: bool
+) -> dict[str, np.ndarray]:
+    _check_sizes(archive, size)
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise UserError(
@@ -80,21 +76,23 @@ def _read_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
         order = _entry(archive, folder + "byteorder")
         if order != b"little":
             raise UserError(f"byte order {order[:8]!r}; only b'little' is read")
-    tensors = without_ddp_prefix(_select_model(read_pickle(_entry(archive, pickles[0]))))
+    if folder + "constants.pkl" in archive.namelist():
+        raise UserError(
+            "a TorchScript program; save the weights alone: torch.save({'model': model.state_dict()}, path)"
+        )
+    content = read_pickle(_entry(archive, pickles[0]))
+    tensors, remark = choose(content, lambda value: isinstance(value, Tensor), ema=ema)
+    if remark is not None:
+        print(f"{path}: {remark}", file=sys.stderr)
     storages: dict[str, bytes] = {}
     return {name: _array(name, t, archive, folder, storages) for name, t in tensors.items()}
 
 
-def _select_model(content: Any) -> dict[str, Tensor]:
-    found = "no mapping"
-    if isinstance(content, dict):
-        found = "the entries " + ", ".join(repr(key)[:40] for key in list(content)[:5])
-        model = next((content[key] for key in _MODEL_KEYS if key in content), content)
-        entries = model.items() if isinstance(model, dict) else ()
-        tensors = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, Tensor)}
-        if tensors:
-            return tensors
-    raise UserError(f"expected tensors by name, bare or in an entry 'model' or 'state_dict'; found {found}")
+def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuses entries that claim more than the file holds, before as much memory is asked for."""
+    claimed = sum(info.compress_size for info in archive.infolist())
+    if claimed > size:
+        raise UserError(f"damaged: its entries claim {claimed:,} bytes of a file of {size:,}; fetch it again")
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -128,6 +126,8 @@ def _array(
     needed = 0
     if 0 not in shape:
         needed = offset + 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    if math.prod(shape) > bounds.ELEMENTS:
+        raise UserError(f"damaged: tensor {name!r} has more than {bounds.ELEMENTS:,} elements")
     if needed > held:
         raise UserError(f"damaged: tensor {name!r} needs {needed} elements of a storage of {held}")
     try:

@@ -34,8 +34,15 @@ _BUILT = (
 )
 # What training scripts store beside the weights; `_IGNORED` takes its place.
 _LEFT_OUT = (
+    "__builtin__.dict",
+    "__builtin__.list",
+    "__builtin__.set",
     "argparse.Namespace",
+    "builtins.dict",
+    "builtins.list",
+    "builtins.set",
     "collections.Counter",
+    "collections.defaultdict",
     "numpy.dtype",
     "numpy.ndarray",
     "numpy.core.multiarray.scalar",
@@ -45,7 +52,13 @@ _LEFT_OUT = (
     "_codecs.encode",
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
+    "torch.bfloat16",
     "torch.device",
+    "torch.float16",
+    "torch.float32",
+    "torch.float64",
+    "torch.int64",
+    "torch.strided",
 )
 _READABLE = frozenset((*_DTYPES, *_BUILT, *_LEFT_OUT))
 

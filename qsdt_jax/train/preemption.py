@@ -8,6 +8,7 @@ broken off: left behind in a thread, it would take turns with the saving and mak
 
 import contextlib
 import gc
+import os
 import queue
 import signal
 import sys
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 POLL_SECONDS = 0.1
+STOPPED = 128 + signal.SIGINT  # Exit status, as shells have it.
 OTHERS_SIGNAL = "a signal to another process"
 
 
@@ -145,7 +147,9 @@ class Preemption:
     def _handle(self, number, frame) -> None:
         name = signal.Signals(number).name
         if self.signal_name and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            # An exception would wait for the save, or get lost in it. A step that is half written is no step.
+            os.write(2, b"SIGINT again: stopped at once; the same command goes on from the last checkpoint\n")
+            os._exit(STOPPED)
         self.signal_name = name
         print(f"\n{name}: saving and stopping (Ctrl-C again stops at once)", file=sys.stderr)
         if self._breaks_off:

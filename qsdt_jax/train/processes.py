@@ -13,8 +13,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from qsdt_jax.devices import require_devices
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.cluster import detected
+from qsdt_jax.train.cluster import detected, local_devices
 from qsdt_jax.train.meeting import meet
 from qsdt_jax.train.peers import Peers
 from qsdt_jax.train.preemption import Preempted
@@ -121,6 +122,7 @@ class Vote:
 
 def _require_equal_shares() -> None:
     """Refuses processes of which one has more devices than another: each reads as much of a batch."""
+    require_devices()
     counts = collections.Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         raise UserError(
@@ -137,11 +139,14 @@ def _part(peers: Peers) -> None:
 def _initialize(timeout: float, service: str, count: int, index: int) -> None:
     # Signals are the loop's, which all processes follow together.
     jax.config.update("jax_enable_preemption_service", False)
+    devices = local_devices(count, index, jax.config.values["jax_platforms"])
     try:
         jax.distributed.initialize(
             service,
             count,
             index,
+            local_device_ids=devices,
+            cluster_detection_method="deactivate",  # It would take one device where it knows the launcher.
             initialization_timeout=max(1, int(timeout)),
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qsdt_jax.errors import UserError
-from qsdt_jax.files import locked, write_atomically
+from qsdt_jax.files import locked, read_json, write_atomically
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
@@ -108,11 +108,12 @@ def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """
     file = Path(workdir) / CONFIG_FILE
     try:
-        return json.loads(file.read_text())
+        config = read_json(file)
     except FileNotFoundError:
         raise UserError(f"{workdir} is not the workdir of a run: it has no {CONFIG_FILE}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: expected the keys of a configuration, found {type(config).__name__}")
+    return config
 
 
 def read_data(workdir: str | os.PathLike[str]) -> tuple[tuple[str, ...] | None, int | None]:
@@ -123,11 +124,11 @@ def read_data(workdir: str | os.PathLike[str]) -> tuple[tuple[str, ...] | None, 
     """
     file = Path(workdir) / DATA_FILE
     try:
-        data = json.loads(file.read_text())
+        data = read_json(file)
         names, images = data["class_names"], data["training_images"]
     except FileNotFoundError:
         return None, None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read: {error!r}") from None
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise UserError(f"{file}: expected a list of class names")

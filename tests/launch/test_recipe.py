@@ -1,5 +1,6 @@
 """The table of the resolved recipe tells what the run does."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -37,6 +38,7 @@ def test_imagenet_as_the_paper_and_its_code_have_it():
         "data": "fake: 1,281,167 images at 224x224x3, 1,000 classes",
         "augmentation": "crop_flip (area 0.08 to 1, aspect 0.75 to 1.33), RandAugment 9 / 0.5, "
         "random erasing 0.25",
+        "devices": "1 process, 1 device (cpu)",
         "batch": "1,568 images a step, in 8 parts of 196, batch-norm statistics of 196 images",
         "length": "300 epochs of 817 steps: 245,100 steps",
         "learning rate": "0.0006 x 1,568 / 256 = 0.003675 at its peak, after 12,255 steps of warm-up; "
@@ -89,3 +91,13 @@ def test_training_begins_with_it_in_one_process(first, tmp_path, capsys, monkeyp
     (tmp_path / "file").write_text("")
     assert launch(words[0], f"--workdir={tmp_path / 'file'}") == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_processes_and_devices_are_told(monkeypatch):
+    run = build_run(tiny_config())
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    devices = tuple(SimpleNamespace(device_kind="NVIDIA H100") for _ in range(8))
+    parallel = SimpleNamespace(devices=devices, mode="jit")
+    found = table(dataclasses.replace(run, parallel=parallel, batch_size=64))
+    assert found["devices"] == "2 processes, 8 devices (NVIDIA H100)"
+    assert found["batch"].startswith("64 images a step, 8 on each device (jit), ")

@@ -41,12 +41,14 @@ class Signal:
         checkpoint is about to get its name), "saved" (it is being written) or "summary".
       count: at which time that the moment comes, from 1.
       block: the thread where it comes waits for ever.
+      again: the save that follows never ends, and the signal comes a second time in the middle of it.
     """
 
     number: signals.Signals
     moment: str
     count: int = 1
     block: bool = False
+    again: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +65,12 @@ class Ended:
         assert all(word in self.lines[-1] for word in words), self
 
 
-def run(workdir: Path, cache: Path, *flags: str, signal: Signal | None = None) -> Ended:
+def run(
+    workdir: Path, cache: Path, *flags: str, signal: Signal | None = None, deadline: float = DEADLINE
+) -> Ended:
     """Runs until the end."""
     process = start(workdir, cache, *flags, signal=signal)
-    process.join(DEADLINE)
+    process.join(deadline)
     if process.exitcode is None:
         process.kill()
         process.join()
@@ -126,8 +130,15 @@ def _install(signal: Signal, sent: Path) -> None:
         if came == signal.count:
             sent.touch()
             os.kill(os.getpid(), signal.number)
+            if signal.again:
+                loop.Checkpointer.save = stuck
             if signal.block:
                 threading.Event().wait()
+
+    def stuck(*args, **kwargs) -> None:
+        sent.touch()
+        os.kill(os.getpid(), signal.number)
+        threading.Event().wait()
 
     def before(function: Callable, wanted: Callable[..., bool] = lambda *a, **k: True) -> Callable:
         @functools.wraps(function)

@@ -9,6 +9,7 @@ from tests.train.runs import Signal, outcome, run
 
 KILL, TERM, INT = signal.Signals.SIGKILL, signal.Signals.SIGTERM, signal.Signals.SIGINT
 STOP_SECONDS = 10
+SECOND_DEADLINE = 120  # For a start and six steps; a signal without effect would make it the whole.
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,18 @@ def test_stopped_again_and_again(tmp_path, cache, uninterrupted):
         assert ended.status == 0, (signal_, ended)
         ended.assert_one_line(signal_.number.name, "the same command")
         assert ended.seconds < STOP_SECONDS, (signal_, ended)
+    ended = run(tmp_path / "run", cache)
+    assert ended.status == 0, ended
+    assert outcome(tmp_path / "run") == uninterrupted
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_save(tmp_path, cache, uninterrupted):
+    """It ends the process at once, with one line; the run goes on from the checkpoint before."""
+    twice = Signal(INT, "training", 6, again=True)
+    ended = run(tmp_path / "run", cache, signal=twice, deadline=SECOND_DEADLINE)
+    assert ended.status == 128 + INT, ended
+    ended.assert_one_line("SIGINT again: stopped at once", "the last checkpoint")
+    assert ended.seconds < STOP_SECONDS, ended
     ended = run(tmp_path / "run", cache)
     assert ended.status == 0, ended
     assert outcome(tmp_path / "run") == uninterrupted

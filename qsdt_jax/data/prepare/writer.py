@@ -31,7 +31,7 @@ from qsdt_jax.data.prepare.plan import Plan, Shard, make_plan
 from qsdt_jax.data.prepare.records import DataSet, Record
 from qsdt_jax.data.prepare.shard_file import ArrayRecordFile, in_order, records_in
 from qsdt_jax.errors import CorruptRecord, UserError
-from qsdt_jax.files import locked, put_in_place, write_atomically
+from qsdt_jax.files import locked, put_in_place, read_json, write_atomically
 from qsdt_jax.progress import Progress
 
 PLAN_FILE, LOCK_FILE = "plan.json", "lock"
@@ -102,7 +102,7 @@ def _claimed(directory: Path, plan: Plan) -> Iterator[None]:
         file = unfinished / PLAN_FILE
         if not file.exists():
             write_atomically(file, json.dumps({"fingerprint": plan.fingerprint}) + "\n")
-        elif json.loads(file.read_text())["fingerprint"] != plan.fingerprint:
+        elif _fields(file).get("fingerprint") != plan.fingerprint:
             raise UserError(
                 f"{directory} holds an unfinished preparation of other files or of another number of shards; "
                 "give the source and flags of that one, or remove the directory"
@@ -112,13 +112,15 @@ def _claimed(directory: Path, plan: Plan) -> Iterator[None]:
 
 def _finished(directory: Path, plan: Plan, dataset: DataSet) -> Prepared:
     file = directory / REPORT_FILE
-    report = json.loads(file.read_text()) if file.exists() else {}
+    report = _fields(file) if file.exists() else {}
     if report.get("fingerprint") != plan.fingerprint:
         raise UserError(
             f"{directory} holds a finished data set of other files or of another number of shards; "
             "give another directory, or remove it"
         )
-    splits = report["splits"]
+    splits = _splits(report)
+    if splits is None:
+        raise UserError(f"{file} is damaged; remove {directory} and prepare it again")
     files = [directory / _file_name(dataset, shard) for shard in plan.shards]
     damaged = [file for file in files if records_in(file) is None]
     if damaged:
@@ -133,6 +135,27 @@ def _finished(directory: Path, plan: Plan, dataset: DataSet) -> Prepared:
         shards={split: content["shards"] for split, content in splits.items()},
         left_out={split: content["left_out"] for split, content in splits.items()},
     )
+
+
+def _splits(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a report says of each split; None where that is not what was written."""
+    splits = report.get("splits")
+    if not isinstance(splits, dict):
+        return None
+    for content in splits.values():
+        if not (
+            isinstance(content, dict)
+            and all(type(content.get(name)) is int and content[name] >= 0 for name in ("records", "shards"))
+            and isinstance(content.get("left_out"), list)
+        ):
+            return None
+    return splits
+
+
+def _fields(file: Path) -> dict[str, Any]:
+    """Of a JSON file; none of what is no such file any more, and so of no preparation of ours."""
+    content = read_json(file)
+    return content if isinstance(content, dict) else {}
 
 
 class _Writer:
@@ -186,8 +209,8 @@ class _Writer:
         note, file = self.unfinished / f"{shard.key}.json", self._file(shard)
         if not (note.exists() and file.exists()):
             return None
-        content = json.loads(note.read_text())
-        return content if content["file_size"] == file.stat().st_size else None
+        content = _fields(note)
+        return content if content.get("file_size") == file.stat().st_size else None
 
     def _write_shard(self, shard: Shard, done: int, progress: Progress) -> int:
         """Writes a shard and the note of it, unless a record is lost; returns the number that are done."""
