@@ -200,11 +200,6 @@ class _Session:
         function = _initial_function(run.optimizer, run.ema_decay > 0)
         initial = parallel.jit_initial(function, *self._arguments)
         restored = self.checkpointer.restore_latest(parallel.state_like(initial.eval_shape(*self._arguments)))
-        step = 0 if restored is None else restored[0]
-        checksum = 0 if restored is None else self.checkpointer.checksum(step)
-        require_same(
-            {"step to go on from": step, "checksum of the checkpoint to go on from": checksum}, seen="workdir"
-        )
         if restored is not None:
             return restored[1]
         state = self.preemption.wait_for(functools.partial(initial, *self._arguments))
