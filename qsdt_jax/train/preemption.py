@@ -147,7 +147,8 @@ class Preemption:
         if self.signal_name and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_name = name
-        print(f"\n{name}: saving and stopping (Ctrl-C again stops at once)", file=sys.stderr)
+        with contextlib.suppress(OSError):  # A terminal that is gone.
+            print(f"\n{name}: saving and stopping (Ctrl-C again stops at once)", file=sys.stderr)
         if self._breaks_off:
             raise _preempted(name)
 

@@ -1,6 +1,5 @@
 """Which checkpoints stay, and what becomes of a damaged one."""
 
-import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from absl import logging
 
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import free_path
 
 
 class LatestAndBest:
@@ -38,8 +38,7 @@ def set_aside(directory: Path, step: int) -> Path:
     Raises:
       UserError: the operating system refuses.
     """
-    names = itertools.chain([f"{step}.damaged"], (f"{step}.damaged.{i}" for i in itertools.count(2)))
-    free = next(path for name in names if not os.path.lexists(path := directory / name))
+    free = free_path(directory / f"{step}.damaged")
     try:
         os.rename(directory / str(step), free)
     except OSError as error:
