@@ -1,3 +1,4 @@
+import errno
 import gzip
 import json
 
@@ -38,17 +39,22 @@ def test_nothing_unless_asked(tmp_path):
     assert traced(tmp_path, None, 5) == []
 
 
-def test_a_trace_that_fails_is_one_warning(tmp_path, caplog):
-    (tmp_path / "profile").write_text("a file")
+def test_a_trace_that_fails_is_one_warning(tmp_path, monkeypatch, caplog):
+    stop = jax.profiler.stop_trace
+
+    def full_disk():
+        stop()
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(jax.profiler, "stop_trace", full_disk)
     profile = Profile((1, 2), tmp_path / "profile")
     for step in (1, 2, 3):
         profile.before(step)
         profile.after(step, jnp.zeros(1))
     profile.close()
-    [told] = caplog.messages
-    assert told.startswith(f"no trace in {tmp_path / 'profile'}: ") and told.endswith(
-        "; the run does without"
-    )
+    assert caplog.messages == [
+        f"no trace in {tmp_path / 'profile'}: No space left on device; the run does without"
+    ]
 
 
 def test_a_trace_that_does_not_start_is_one_warning(tmp_path, caplog):
