@@ -33,18 +33,19 @@ class Board:
             self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
             if step:
                 start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-                self._write(step + 1, session_log=start)
+                self._write(self._writer, step + 1, session_log=start)
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the metrics of a step."""
-        if self._writer is None:
+        writer = self._writer
+        if writer is None:
             return
         with self._told():
             value = self._summary.Value
             values = [value(tag=name, simple_value=number) for name, number in metrics.items()]
-            self._write(step, summary=self._summary(value=values))
+            self._write(writer, step, summary=self._summary(value=values))
             if time.monotonic() - self._flushed > FLUSH_SECONDS:
-                self._writer.flush()
+                writer.flush()
                 self._flushed = time.monotonic()
 
     def close(self) -> None:
@@ -54,8 +55,8 @@ class Board:
             with self._told():
                 writer.close()
 
-    def _write(self, step: int, **content) -> None:
-        self._writer.write_event(self._event(wall_time=time.time(), step=step, **content))
+    def _write(self, writer, step: int, **content) -> None:
+        writer.write_event(self._event(wall_time=time.time(), step=step, **content))
 
     @contextlib.contextmanager
     def _told(self):
