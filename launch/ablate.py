@@ -37,6 +37,7 @@ from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.comparison import Row, draw, markdown
 from qsdt_jax.files import locked, write_atomically
+from qsdt_jax.retry import reason
 from qsdt_jax.train.loop import SUMMARY_FILE, train
 from qsdt_jax.train.preemption import POLL_SECONDS, Preempted, Preemption
 from qsdt_jax.train.workdir import CONFIG_FILE
@@ -225,10 +226,26 @@ def _record(study: Study, variant: Variant, seed: int) -> dict[str, Any]:
         record |= {name: summary[name] for name in ("images_per_second", "parameters", "commit")}
         for name, file in (("seconds", SECONDS_FILE), ("spikes", SPIKES_FILE)):
             if (folder / file).exists():
-                record[name] = json.loads((folder / file).read_text())
+                record[name] = _number(folder / file)
     elif (folder / FAILURE_FILE).exists():
         record["failure"] = (folder / FAILURE_FILE).read_text().strip().splitlines()[-1]
     return record
+
+
+def _number(file: Path) -> float | str:
+    """The number in a file; nothing, with a line that says so, where it holds none."""
+    try:
+        number = json.loads(file.read_text())
+        if type(number) in (int, float):
+            return number
+        found = f"found {number!r}"
+    except (OSError, ValueError) as error:
+        found = reason(error)
+    print(
+        f"{file}: expected a number ({found}), which the table lacks; remove it and run the study again",
+        file=sys.stderr,
+    )
+    return ""
 
 
 def _row(name: str, records: list[dict[str, Any]]) -> Row:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -68,6 +69,12 @@ def put_in_place(temporary: Path, file: Path) -> None:
     with open(temporary, "rb") as stream:
         os.fsync(stream.fileno())
     os.replace(temporary, file)
+
+
+def free_path(path: Path) -> Path:
+    """The first of PATH, PATH.2, PATH.3, ... that nothing lies at, not even a link to nowhere."""
+    paths = itertools.chain([path], (path.with_name(f"{path.name}.{i}") for i in itertools.count(2)))
+    return next(path for path in paths if not os.path.lexists(path))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ LINE_SECONDS = 10  # Time between plain lines.
 class Progress:
     """Progress through the steps of a run, with images/s and the time left.
 
-    Rates are those of the steps alone; the time left is that of all that happens between them as well.
+    Rates are those of the steps alone; the time left is that of all that happens between them as well. A
+    terminal that is gone, or a log on a full disk, ends no work: what cannot be printed is lost.
 
     Args:
       total: steps of the whole run.
@@ -45,7 +46,8 @@ class Progress:
         if shown and sys.stderr.isatty():
             form = "{percentage:3.0f}% {bar:24} {n_fmt}/{total_fmt} {elapsed}<{remaining} {postfix}"
             # Smoothed, the time left would jump with every pause.
-            self._bar = tqdm(total=total, initial=done, bar_format=form, dynamic_ncols=True, smoothing=0)
+            with contextlib.suppress(OSError):
+                self._bar = tqdm(total=total, initial=done, bar_format=form, dynamic_ncols=True, smoothing=0)
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
@@ -75,8 +77,9 @@ class Progress:
         now = time.monotonic()
         rate = self._rate(self._first, self._time_of_steps() - self._start)
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{rate:,.0f} {self._images_name}/s, {text}", refresh=False)
-            self._bar.update(step - self._bar.n)
+            with contextlib.suppress(OSError):
+                self._bar.set_postfix_str(f"{rate:,.0f} {self._images_name}/s, {text}", refresh=False)
+                self._bar.update(step - self._bar.n)
         elif now - self._last_line >= LINE_SECONDS or step == self._total:
             self._last_line = now
             left = (self._total - step) * (now - self._start) / max(1, step - self._first)
@@ -87,12 +90,14 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        elif self._shown:
-            print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            if self._bar is not None:
+                self._bar.write(text, file=sys.stderr)
+            elif self._shown:
+                print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leaves the terminal in order."""
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError):
+                self._bar.close()

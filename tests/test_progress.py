@@ -60,3 +60,28 @@ def test_the_line(clock, capsys):
     clock.now += 1
     progress.update(61, "too early for another line")
     assert capsys.readouterr().err == "step 60/100  8 images/s  02:40 left  loss 1\n"
+
+
+class Gone:
+    """A terminal that is gone, or a log on a full disk."""
+
+    def __init__(self, terminal: bool):
+        self.isatty, self.asked = lambda: terminal, 0
+
+    def write(self, *text):
+        self.asked += 1
+        raise OSError(28, "No space left on device")
+
+    flush = fileno = write
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_cannot_be_printed_ends_nothing(monkeypatch, terminal):
+    gone = Gone(terminal)
+    monkeypatch.setattr("sys.stderr", gone)
+    progress = Progress(3, 0, 8)
+    for step in (1, 2, 3):
+        progress.update(step, "loss 1")
+    progress.say("a line")
+    progress.close()
+    assert gone.asked

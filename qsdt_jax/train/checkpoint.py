@@ -7,14 +7,12 @@ the mesh that it was saved from.
 """
 
 import contextlib
-import functools
+import fnmatch
 import json
-import logging as python_logging
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from absl import logging
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
+from qsdt_jax.retry import error_code
 from qsdt_jax.train.integrity import (
     Leaves,
     PyTree,
@@ -33,16 +32,19 @@ from qsdt_jax.train.integrity import (
     sealed,
     state_checksum,
 )
+from qsdt_jax.train.orbax_noise import silence_orbax
+from qsdt_jax.train.processes import require_same
+from qsdt_jax.train.retention import LatestAndBest, set_aside
 from qsdt_jax.train.stored import (
     INTEGRITY,
     STATE,
     DamagedError,
     exactly,
+    folders,
     integrity_file,
     load_like,
     load_step,
     newest_valid,
-    os_error_code,
     read_record,
     score,
     stored_metrics,
@@ -86,11 +88,11 @@ class Checkpointer:
                 f"found keep_latest {keep_latest} and keep_best {keep_best}"
             )
         self.directory = Path(directory).absolute()
-        self._policy = _LatestAndBest(
+        self._policy = LatestAndBest(
             keep_latest, keep_best, lambda step: score(self._metrics.get(step), best_metric)
         )
         self._writes = jax.process_index() == 0
-        _silence_orbax()
+        silence_orbax()
         if self._writes:
             _require_writable(self.directory)
         self._open()
@@ -195,7 +197,9 @@ class Checkpointer:
         return stored_steps(self.directory)
 
     def restore_latest(self, target: PyTree) -> tuple[int, PyTree] | None:
-        """The newest valid step and its state; damaged newer steps are reported and deleted.
+        """The newest valid step and its state; damaged newer steps are reported and renamed.
+
+        Several processes have to call it together, and agree on the step before anything is renamed.
 
         Args:
           target: tree like the saved one, of arrays or `jax.ShapeDtypeStruct`; its shardings are used.
@@ -204,17 +208,24 @@ class Checkpointer:
           (step, state), or None where nothing is stored.
 
         Raises:
-          UserError: no stored step is valid, or the state does not fit the target. Nothing is deleted then.
+          UserError: no stored step is valid, one cannot be read, or the state does not fit the target; or the
+            processes found different ones. Nothing is renamed then. Or the renaming failed.
         """
         self.wait()
         found = newest_valid(self.directory, lambda step: load_like(self.directory, step, target))
+        step = 0 if found is None else found[0]
+        checksum = 0 if found is None else self.checksum(step)
+        require_same(
+            {"step to go on from": step, "checksum of the checkpoint to go on from": checksum}, seen="workdir"
+        )
         if found is None:
             return None
-        step, state, damaged = found
-        # Left in place they would count as the latest steps, and nothing up to them could be saved.
-        for bad in damaged if self._writes else ():
-            logging.warning("deleting the damaged checkpoint of step %d in %s", bad, self.directory)
-            self._manager.delete(bad)
+        _, state, damaged = found
+        if damaged and self._writes:
+            # Left in place they would count as the latest steps, and nothing up to them could be saved.
+            for bad in damaged:
+                set_aside(self.directory, bad)
+            self._manager.reload()  # It keeps a list of its own.
         return step, state
 
     def checksum(self, step: int) -> int:
@@ -235,8 +246,8 @@ class Checkpointer:
         self._metrics: dict[int, dict[str, float] | None] = {}
         if not self._writes:
             return
-        for unfinished in self.directory.glob(UNFINISHED):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        for unfinished in fnmatch.filter(folders(self.directory), UNFINISHED):
+            shutil.rmtree(self.directory / unfinished, ignore_errors=True)
         self._metrics = {step: stored_metrics(self.directory, step) for step in self.steps()}
         self._manager = ocp.CheckpointManager(
             self.directory,
@@ -267,8 +278,9 @@ class Checkpointer:
             # Orbax's own list of steps is wrong now. A new manager also removes what was half written.
             with contextlib.suppress(Exception):
                 self._manager.close()
-            self._open()
-            code = os_error_code(error)
+            with contextlib.suppress(UserError):  # The first error is the one to tell.
+                self._open()
+            code = error_code(error)
             if code is None:
                 raise
             raise self._not_written(step, os.strerror(code)) from error
@@ -295,7 +307,7 @@ def restore_raw(directory: str | os.PathLike[str], step: int | None = None) -> t
       UserError: nothing valid is stored, or the step is missing or damaged.
     """
     directory = Path(directory).absolute()
-    _silence_orbax()
+    silence_orbax()
 
     def load(step: int) -> dict[str, Any]:
         return nested(load_step(directory, step, read_record(directory, step)))
@@ -308,25 +320,6 @@ def restore_raw(directory: str | os.PathLike[str], step: int | None = None) -> t
     return found[0], found[1]
 
 
-class _LatestAndBest:
-    """Orbax's preservation policy; its own BestN forgets the metrics when a run is resumed."""
-
-    def __init__(self, latest: int, best: int, score: Callable[[int], float | None]):
-        self._latest, self._best, self._score = latest, best, score
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = self.kept(steps)
-        return [step in kept for step in steps]
-
-    def kept(self, steps: Sequence[int]) -> set[int]:
-        """Those of ascending steps that stay."""
-        scored = [(value, step) for step in steps if (value := self._score(step)) is not None]
-        best = {step for _, step in sorted(scored, reverse=True)[: self._best]}
-        return best | set(steps[-self._latest :])
-
-
 def _require_writable(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -336,29 +329,3 @@ def _require_writable(directory: Path) -> None:
         raise UserError(f"checkpoint directory {directory} is a file; expected a directory") from None
     except OSError as error:
         raise UserError(f"checkpoint directory {directory} cannot be written: {error.strerror}") from None
-
-
-@functools.cache
-def _silence_orbax() -> None:
-    """Once per process: leaves orbax's warnings, and of its errors only what it raises."""
-    for name in ("absl", "asyncio"):
-        python_logging.getLogger(name).addFilter(_is_worth_reading)
-    others = sys.unraisablehook
-
-    def hook(unraisable) -> None:
-        # After an error orbax closes its event loop, and dozens of answers of tensorstore find it gone.
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            others(unraisable)
-
-    sys.unraisablehook = hook
-
-
-def _is_worth_reading(record: python_logging.LogRecord) -> bool:
-    """Drops orbax's chatter, and the tracebacks of errors that it raises as well."""
-    if record.exc_info:
-        error = record.exc_info[1]
-        # Of several answers to one full disk, not every one names tensorstore.
-        if "tensorstore" in str(error) or os_error_code(error) is not None:
-            return False
-    chatter = record.levelno <= python_logging.INFO or record.exc_info
-    return not (chatter and f"{os.sep}orbax{os.sep}" in record.pathname)

@@ -28,7 +28,8 @@ from qsdt_jax.evaluate.split import evaluate_split
 from qsdt_jax.files import write_atomically
 from qsdt_jax.progress import Progress
 from qsdt_jax.train.checkpoint import Checkpointer
-from qsdt_jax.train.metrics import MetricWriter, draw_curves
+from qsdt_jax.train.curves import draw_curves
+from qsdt_jax.train.metrics import MetricWriter
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.peers import Peers
 from qsdt_jax.train.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
@@ -182,6 +183,8 @@ class _Session:
         """Runs the steps that are left, and returns the summary."""
         try:
             self._train()
+            self.checkpointer.wait()
+            return self._write_summary()
         except Preempted:
             self.checkpointer.save(self.step, self.state, wait=True)
             raise Preempted(
@@ -189,22 +192,16 @@ class _Session:
                 f"{self.run.total_steps}; the same command goes on from there"
             ) from None
         finally:
+            # Last and in bounds, for nothing waits for it: neither of the two raises anything.
             self.writer.close()
             if is_first():
-                draw_curves(self.workdir)
-        self.checkpointer.wait()
-        return self._write_summary()
+                draw_curves(self.workdir, self.writer.history)
 
     def _restore_or_create(self) -> TrainState:
         parallel, run = self.run.parallel, self.run
         function = _initial_function(run.optimizer, run.ema_decay > 0)
         initial = parallel.jit_initial(function, *self._arguments)
         restored = self.checkpointer.restore_latest(parallel.state_like(initial.eval_shape(*self._arguments)))
-        step = 0 if restored is None else restored[0]
-        checksum = 0 if restored is None else self.checkpointer.checksum(step)
-        require_same(
-            {"step to go on from": step, "checksum of the checkpoint to go on from": checksum}, seen="workdir"
-        )
         if restored is not None:
             return restored[1]
         state = self.preemption.wait_for(functools.partial(initial, *self._arguments))
@@ -304,9 +301,8 @@ class _Session:
 
     def _evaluate_if_missing(self) -> None:
         """Makes up for the evaluation, or the note of it, that an interruption kept from happening."""
-        logged = self.writer.line(self.step, self.run.task.best_metric)
-        metrics = logged and {name: value for name, value in logged.items() if name != "step"}
-        self.checkpointer.add_metrics(self.step, metrics or self._evaluate())
+        logged = self.writer.history.line(self.step, self.run.task.best_metric)
+        self.checkpointer.add_metrics(self.step, logged or self._evaluate())
 
     def _evaluate(self) -> dict[str, float]:
         metrics = self._evaluate_variables(self.state.variables, "eval")
@@ -337,14 +333,14 @@ class _Session:
         return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
     def _write_summary(self) -> dict[str, Any]:
-        metric = self.run.task.best_metric
-        final, best = self.writer.line(self.step, metric) or {}, self.writer.best(metric) or {}
-        rates = [line["train/images_per_second"] for line in self.writer.lines if "train/loss" in line]
+        metric, history = self.run.task.best_metric, self.writer.history
+        final, (best_step, best) = history.line(self.step, metric) or {}, history.best(metric) or (None, None)
+        _, rates = history.series("train/images_per_second")
         summary = {
             "step": self.step,
             "final": {metric: final.get(metric)},
-            "best": {metric: best.get(metric), "step": best.get("step")},
-            "images_per_second": statistics.median(rates) if rates else None,
+            "best": {metric: best, "step": best_step},
+            "images_per_second": statistics.median(rates.tolist()) if len(rates) else None,
             "parameters": parameter_count(self.state.variables),
             "config": self.run.config,
             **self.provenance,

@@ -151,7 +151,8 @@ class Preemption:
             os.write(2, b"SIGINT again: stopped at once; the same command goes on from the last checkpoint\n")
             os._exit(STOPPED)
         self.signal_name = name
-        print(f"\n{name}: saving and stopping (Ctrl-C again stops at once)", file=sys.stderr)
+        with contextlib.suppress(OSError):  # A terminal that is gone.
+            print(f"\n{name}: saving and stopping (Ctrl-C again stops at once)", file=sys.stderr)
         if self._breaks_off:
             raise _preempted(name)
 

@@ -5,11 +5,15 @@ from typing import Any
 
 import jax
 
+from qsdt_jax.train.nicety import nicety
+
 FOLDER = "profile"
 
 
 class Profile:
     """Traces from before a first to after a last step of a run; nothing without `steps`.
+
+    Where that fails it warns, and the run goes on.
 
     Args:
       steps: (first, last), counted from 1.
@@ -24,8 +28,11 @@ class Profile:
     def before(self, step: int) -> None:
         """To be called before each step."""
         if self._first <= step <= self._last and not self._tracing:
-            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
-            self._tracing = True
+            with nicety(f"no trace into {self._folder}"):
+                jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+                self._tracing = True
+            if not self._tracing:
+                self._last = 0  # Not again at each step.
 
     def after(self, step: int, result: Any) -> None:
         """To be called after each step, with what it has computed or computes still."""
@@ -37,4 +44,5 @@ class Profile:
         """Writes what was traced, if something was."""
         if self._tracing:
             self._tracing = False
-            jax.profiler.stop_trace()
+            with nicety(f"no trace in {self._folder}"):
+                jax.profiler.stop_trace()

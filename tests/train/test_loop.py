@@ -1,7 +1,9 @@
 """The training loop, with a task of one weight."""
 
 import dataclasses
+import errno
 import itertools
+import json
 import math
 import os
 import time
@@ -15,6 +17,7 @@ import optax
 import pytest
 
 from qsdt_jax.errors import CorruptRecord, UserError
+from qsdt_jax.train import loop, stored
 from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER, Run, train
 from qsdt_jax.train.metrics import MetricWriter, read_metrics
@@ -193,10 +196,110 @@ def test_the_best_is_a_step_with_its_own_score(tmp_path, keep_best):
 
 def test_best_line(tmp_path):
     writer = MetricWriter(tmp_path, 0, writes=False)
-    assert writer.best("score") is None
+    assert writer.history.best("score") is None
     for step, value in enumerate([math.nan, 3.0, 5.0, 5.0, 4.0, math.nan]):
         writer.write(step, {"score": value, "other": -value})
-    assert writer.best("score") == {"step": 3, "score": 5.0, "other": -5.0}
+    assert writer.history.best("score") == (3, 5.0)
+    assert writer.history.line(3, "score") == {"score": 5.0, "other": -5.0}
+
+
+def spoil(workdir: Path) -> None:
+    """Nothing that a run can do without can be written."""
+    (workdir / "curves.png").mkdir(parents=True)
+    (workdir / "tensorboard").write_text("a file")
+
+
+def test_niceties_that_fail_change_nothing_about_a_run(tmp_path, caplog):
+    good, spoilt = tmp_path / "good", tmp_path / "spoilt"
+    spoil(spoilt)
+    summaries = [train(run(OneWeight(), profile_steps=(1, 2)), workdir) for workdir in (good, spoilt)]
+    for name in ("step", "best", "final"):
+        assert summaries[0][name] == summaries[1][name]
+    assert json.loads((spoilt / "summary.json").read_text())["step"] == 4
+    told = [message.split(":")[0] for message in caplog.messages]
+    assert told == ["TensorBoard's file cannot be written", "curves.png cannot be drawn"]
+
+
+def test_niceties_that_fail_hide_no_error(tmp_path, monkeypatch, caplog):
+    """A full disk: the metrics cannot be written, nor can anything else."""
+    spoil(tmp_path)
+    monkeypatch.setattr(MetricWriter, "_append", full_disk)
+    with pytest.raises(UserError, match=r"^the disk is full$"):
+        train(run(OneWeight()), tmp_path)
+    monkeypatch.setattr(MetricWriter, "_append", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(run(OneWeight()), tmp_path)
+    assert caplog.text.count("curves.png cannot be drawn") == 2
+
+
+def full_disk(*_):
+    raise UserError("the disk is full")
+
+
+def test_a_trace_that_fails_hides_no_error(tmp_path, monkeypatch, caplog):
+    def stop():
+        raise RuntimeError("no trace")
+
+    monkeypatch.setattr(jax.profiler, "stop_trace", stop)
+    monkeypatch.setattr(MetricWriter, "_append", full_disk)
+    try:
+        with pytest.raises(UserError, match=r"^the disk is full$"):
+            train(run(OneWeight(), profile_steps=(1, 4)), tmp_path)
+    finally:
+        monkeypatch.undo()
+        jax.profiler.stop_trace()
+    assert f"no trace in {tmp_path / 'profile'}: RuntimeError: no trace; the run does without" in caplog.text
+
+
+def test_the_summary_comes_before_the_picture(tmp_path, monkeypatch):
+    """Whoever stops a run while it draws loses nothing."""
+    seen = []
+
+    def interrupted(workdir, history):
+        seen.append((workdir / "summary.json").exists())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "draw_curves", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(run(OneWeight()), tmp_path)
+    assert seen == [True]
+
+
+def test_a_damaged_line_does_not_change_the_best(tmp_path):
+    """It was that of step 1 where the line of step 2 was damaged, for all later ones were dropped."""
+    first = run(OneWeight(), total_steps=4)
+    train(first, tmp_path)
+    (tmp_path / "summary.json").unlink()
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    assert '"step": 1' in lines[1] and METRIC in lines[1]
+    file.write_text("".join([lines[0], lines[1].replace("step", "stpe"), *lines[2:]]))
+    assert train(first, tmp_path)["best"] == {METRIC: 100.0, "step": 2}
+    assert file.read_text() == "".join([lines[0], *lines[2:]])
+
+
+def test_a_checkpoint_that_cannot_be_read_for_a_moment(tmp_path, monkeypatch, caplog):
+    """The run goes on from it; it once went on from the one before, and deleted it."""
+    train(run(OneWeight(), total_steps=4, keep_latest=3), tmp_path)
+    whole = restore_raw(tmp_path / CHECKPOINT_FOLDER)[0]
+    restore, errors = stored.ocp.StandardCheckpointHandler.restore, iter([OSError(errno.ESTALE, "stale")])
+
+    def failing(self, path):
+        if error := next(errors, None):
+            raise error
+        return restore(self, path)
+
+    monkeypatch.setattr(stored.ocp.StandardCheckpointHandler, "restore", failing)
+    monkeypatch.setattr("qsdt_jax.retry.WAITS", (0.0,))
+    caplog.clear()
+    assert train(run(OneWeight(), total_steps=4, keep_latest=3), tmp_path)["step"] == whole == 4
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert ["trying again" in message for message in caplog.messages] == [True]
+    errors = iter([OSError(errno.ESTALE, "stale")] * 9)
+    before = sorted((tmp_path / CHECKPOINT_FOLDER).rglob("*"))
+    with pytest.raises(UserError, match="it was left alone"):
+        train(run(OneWeight(), total_steps=4, keep_latest=3), tmp_path)
+    assert sorted((tmp_path / CHECKPOINT_FOLDER).rglob("*")) == before
 
 
 def test_the_rate_is_that_of_training(tmp_path):

@@ -180,6 +180,8 @@ def test_four_processes_then_two_and_a_damaged_checkpoint(tmp_path, alone):
     for ended in run(two, two):
         assert ended.status == 0, ended
         assert f"step {stopped}" in ended.text, ended
+    # By one of the two.
+    assert [path.name for path in (workdir / "checkpoints").glob("*.damaged*")] == [f"{stopped}.damaged"]
     assert_same_outcome(workdir, alone[0])
 
 

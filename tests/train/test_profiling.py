@@ -1,6 +1,8 @@
+import errno
 import gzip
 import json
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -35,6 +37,38 @@ def test_trace_that_perfetto_and_xprof_open(tmp_path, steps):
 
 def test_nothing_unless_asked(tmp_path):
     assert traced(tmp_path, None, 5) == []
+
+
+def test_a_trace_that_fails_is_one_warning(tmp_path, monkeypatch, caplog):
+    stop = jax.profiler.stop_trace
+
+    def full_disk():
+        stop()
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(jax.profiler, "stop_trace", full_disk)
+    profile = Profile((1, 2), tmp_path / "profile")
+    for step in (1, 2, 3):
+        profile.before(step)
+        profile.after(step, jnp.zeros(1))
+    profile.close()
+    assert caplog.messages == [
+        f"no trace in {tmp_path / 'profile'}: No space left on device; the run does without"
+    ]
+
+
+def test_a_trace_that_does_not_start_is_one_warning(tmp_path, caplog):
+    jax.profiler.start_trace(tmp_path / "other")  # There is one at a time.
+    try:
+        profile = Profile((1, 9), tmp_path / "profile")
+        for step in (1, 2, 3):
+            profile.before(step)
+            profile.after(step, jnp.zeros(1))
+        profile.close()
+    finally:
+        jax.profiler.stop_trace()
+    [told] = caplog.messages
+    assert told.startswith(f"no trace into {tmp_path / 'profile'}: ")
 
 
 def test_config():
