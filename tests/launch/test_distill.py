@@ -1,5 +1,6 @@
 """A teacher that does not fit is refused before training starts; one that fits teaches."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -46,6 +47,15 @@ def test_a_teacher_that_fits(teacher, capsys):
     assert (task.weights.fgd, task.weights.kd, task.weights.total_steps) == (0.1, 2.0, STEPS)
     assert len(jax.tree.leaves(task)) == len(jax.tree.leaves(task.teacher_variables)) > 100
     assert "M MACs an image in evaluation; the student has" in capsys.readouterr().err
+
+
+def test_every_weight_arrives(teacher):
+    values = {"fgd": 0.3, "fgd_normalization": "cosine", "fgd_schedule": "cosine"}
+    values |= {"kd": 2.0, "kd_target": "hard", "temperature": 3.0}
+    overrides = {f"distill.{name}": value for name, value in values.items()}
+    task = with_teacher(student(teacher, **overrides), TASK, DIGITS, STEPS)
+    assert isinstance(task, Distillation)
+    assert dataclasses.asdict(task.weights) == {**values, "total_steps": STEPS}
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,29 @@ def test_nothing_is_kept_of_a_step_that_is_not_finite(tmp_path, slow_saves, save
     assert train(run(OneWeight(), save_every=save_every, eval_every=4), tmp_path)["step"] == 4
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class ByRows(OneWeight):
+    """Its gradient is as large as the number of rows that it sees at a time."""
+
+    def loss(self, variables, batch, key, step=0):
+        loss, (stats, _) = super().loss(variables, batch, key, step)
+        loss = loss * len(batch["label"])
+        return loss, (stats, {"loss": loss})
+
+
+def test_a_run_accumulates_and_averages_as_it_says(tmp_path):
+    """Two micro-batches of one row: the weight falls by 1/4 a step; its average follows by a quarter."""
+    train(run(ByRows(), accumulate=2, ema_decay=0.75), tmp_path)
+    _, state = restore_raw(tmp_path / CHECKPOINT_FOLDER)
+    average = 1.0
+    for weight in (0.75, 0.5, 0.25, 0.0):
+        average = 0.75 * average + 0.25 * weight
+    assert float(state["variables"]["params"]["weight"]) == 0
+    assert float(state["ema"]["params"]["weight"]) == average == 0.5126953125
+    assert [line["eval_ema/top1"] for line in read_metrics(tmp_path) if METRIC in line][-1] == 98.73046875
+
+
 def test_a_first_step_that_is_not_finite(tmp_path):
     with pytest.raises(UserError, match="the loss is nan at step 1; the last checkpoint is none"):
         train(run(OneWeight(no_loss=1, no_gradient=1)), tmp_path)
