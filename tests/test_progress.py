@@ -1,8 +1,12 @@
 """Rates and the time left, by a clock that the test moves."""
 
+import os
+import signal
+
 import pytest
 
 from qsdt_jax.progress import Progress
+from qsdt_jax.train.preemption import Preemption
 
 
 class Clock:
@@ -85,3 +89,10 @@ def test_what_cannot_be_printed_ends_nothing(monkeypatch, terminal):
     progress.say("a line")
     progress.close()
     assert gone.asked
+
+
+def test_a_signal_is_heard_though_nobody_can_be_told(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Gone(True))
+    with Preemption() as preemption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.requested

@@ -22,7 +22,7 @@ from absl import logging
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
-from qsdt_jax.retry import error_code
+from qsdt_jax.retry import error_code, reason
 from qsdt_jax.train.integrity import (
     Leaves,
     PyTree,
@@ -103,10 +103,11 @@ class Checkpointer:
     def __exit__(self, kind, exception, traceback) -> None:
         try:
             self.close()
-        except UserError as error:
+        except Exception as error:
             if exception is None:
                 raise
-            logging.error("%s", error)  # The exception that came first goes on.
+            # The exception that came first goes on.
+            logging.error("%s", error if isinstance(error, UserError) else reason(error))
 
     def save(self, step: int, state: PyTree, *, wait: bool = False) -> None:
         """Saves `state`, in the background unless `wait`; its buffers may be donated at once.
@@ -212,15 +213,15 @@ class Checkpointer:
             processes found different ones. Nothing is renamed then. Or the renaming failed.
         """
         self.wait()
-        found = newest_valid(self.directory, lambda step: load_like(self.directory, step, target))
-        step = 0 if found is None else found[0]
-        checksum = 0 if found is None else self.checksum(step)
+        found = newest_valid(
+            self.directory, lambda step: (load_like(self.directory, step, target), self.checksum(step))
+        )
+        step, (state, checksum), damaged = found or (0, (None, 0), [])
         require_same(
             {"step to go on from": step, "checksum of the checkpoint to go on from": checksum}, seen="workdir"
         )
         if found is None:
             return None
-        _, state, damaged = found
         if damaged and self._writes:
             # Left in place they would count as the latest steps, and nothing up to them could be saved.
             for bad in damaged:
@@ -285,9 +286,9 @@ class Checkpointer:
                 raise
             raise self._not_written(step, os.strerror(code)) from error
 
-    def _not_written(self, step: int, reason: str) -> UserError:
+    def _not_written(self, step: int, why: str) -> UserError:
         return UserError(
-            f"the checkpoint of step {step} could not be written to {self.directory}: {reason}; "
+            f"the checkpoint of step {step} could not be written to {self.directory}: {why}; "
             f"stored are steps {self.steps()}. Make room, and the same command goes on from there"
         )
 

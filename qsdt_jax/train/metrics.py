@@ -99,7 +99,7 @@ class _Found(NamedTuple):
       history: of the lines that stay.
       dropped: numbers of those that do not.
       damaged: those of them that are damaged.
-      size: bytes up to the end of the last line that stays.
+      size: bytes of the lines that stay.
       open_end: that line has no line break.
     """
 
@@ -149,10 +149,8 @@ def _found(file: Path, step: int) -> _Found:
     damaged: list[int] = []
     later: list[int] = []  # Since the last line that stays.
     half_written: list[int] = []
-    position = size = 0
-    open_end = False
+    size, open_end = 0, False
     for number, (text, line) in enumerate(_lines(file), 1):
-        position += len(text)
         if line is None:
             (damaged if text.endswith(b"\n") else half_written).append(number)
         elif line[0] > step:
@@ -162,7 +160,7 @@ def _found(file: Path, step: int) -> _Found:
             damaged += later
             later.clear()
             history.add(*line)
-            size, open_end = position, not text.endswith(b"\n")
+            size, open_end = size + len(text), not text.endswith(b"\n")
     return _Found(history, damaged + later + half_written, sorted(damaged), size, open_end)
 
 

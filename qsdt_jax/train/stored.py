@@ -133,8 +133,7 @@ def load_step(directory: Path, step: int, record: Mapping[str, Any]) -> Leaves:
 
 
 def _checked_leaves(path: Path, expected: Mapping[str, list]) -> Leaves:
-    if not path.is_dir():
-        path.stat()  # Raises what kept it from being seen.
+    if not stat.S_ISDIR(path.stat().st_mode):  # Unlike is_dir it hides no error.
         raise DamagedError(f"{path} is no folder")
     try:
         with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
@@ -173,8 +172,11 @@ def read_record(directory: Path, step: int) -> dict[str, Any]:
     def read() -> dict[str, Any]:
         content = file.read_bytes()
         try:
-            return unsealed(json.loads(content))
+            record = unsealed(json.loads(content))
+            return {name: record[name] for name in ("leaves", "metrics")}
         except Exception as error:  # Whatever it is that the bytes are instead.
+            if _shows_nothing(error):
+                raise
             raise DamagedError(f"{file.parent.name}: {reason(error)}") from error
 
     return _twice(file, read)

@@ -425,6 +425,15 @@ def test_a_step_that_cannot_be_renamed(checkpoints, monkeypatch, code):
     assert contents(checkpoints) == before
 
 
+def test_a_process_beside_the_one_that_writes_renames_nothing(checkpoints, monkeypatch):
+    damage(checkpoints, 3)
+    before = contents(checkpoints)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with Checkpointer(checkpoints) as checkpointer:
+        assert latest(checkpointer, described(state_of(0)))[0] == 2
+    assert contents(checkpoints) == before
+
+
 def test_nothing_is_renamed_before_all_processes_agree(checkpoints, monkeypatch):
     damage(checkpoints, 3)
     before = contents(checkpoints)
@@ -678,6 +687,13 @@ def test_failed_write_does_not_hide_the_first_exception(tmp_path, caplog):
         checkpointer.save(3, state_of(3, size=1000))
         raise ZeroDivisionError
     assert "step 3 could not be written" in caplog.text
+
+
+def test_closing_that_fails_does_not_hide_the_first_exception(tmp_path, monkeypatch, caplog):
+    with pytest.raises(ZeroDivisionError), Checkpointer(tmp_path) as checkpointer:
+        monkeypatch.setattr(checkpointer, "wait", lambda: [][0])
+        raise ZeroDivisionError
+    assert "IndexError" in caplog.text
 
 
 @pytest.mark.parametrize("forewarned", [True, False])

@@ -1,6 +1,7 @@
 """What counts as damage of a checkpoint, and what is a failure to read it."""
 
 import errno
+import json
 import os
 import shutil
 
@@ -10,6 +11,7 @@ from qsdt_jax import retry
 from qsdt_jax.errors import UserError
 from qsdt_jax.train import stored
 from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
+from qsdt_jax.train.integrity import sealed
 from tests.train.test_checkpoint import (
     METRIC,
     assert_same,
@@ -184,6 +186,12 @@ def test_what_orbax_alone_complains_of_is_asked_for_again_once_it_reads_another(
     assert caplog.messages[-1] == f"checkpoint of step 2 in {checkpoints} could be read after all"
 
 
+def test_a_wrong_checksum_is_believed_the_second_time(checkpoints, monkeypatch):
+    damage(checkpoints, 2)
+    asked = fail(monkeypatch, None, times=0)
+    assert restore_raw(checkpoints)[0] == 1 and len(asked) == 2
+
+
 def test_orbax_that_reads_nothing_at_all_shows_no_damage(checkpoints, monkeypatch):
     before = contents(checkpoints)
     for step in (1, 2):
@@ -215,7 +223,17 @@ def test_bytes_that_change_show_nothing(checkpoints, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe", b"[1]", b"null", b"7", b"{}", b'{"record": 3, "crc32": 0}']
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[1]",
+        b"null",
+        b"7",
+        b"{}",
+        b'{"record": 3, "crc32": 0}',
+        json.dumps(sealed({})).encode(),
+    ],
 )
 def test_a_record_that_is_none(checkpoints, content):
     (checkpoints / "2" / "integrity" / "metadata").write_bytes(content)
@@ -224,6 +242,20 @@ def test_a_record_that_is_none(checkpoints, content):
         restore_raw(checkpoints, 2)
     one_line(raised)
     assert stored.best_step(checkpoints, METRIC) is None
+
+
+@pytest.mark.parametrize("instead", ["nothing", "a file", "an empty folder"])
+def test_a_state_that_is_none(checkpoints, instead):
+    state = checkpoints / "2" / "state"
+    shutil.rmtree(state)
+    if instead == "a file":
+        state.write_text("")
+    elif instead == "an empty folder":
+        state.mkdir()
+    assert restore_raw(checkpoints)[0] == 1
+    with pytest.raises(UserError, match=r"step 2 in .* is damaged: ") as raised:
+        restore_raw(checkpoints, 2)
+    one_line(raised)
 
 
 def test_a_score_that_cannot_be_read_is_not_taken_for_none(checkpoints):
