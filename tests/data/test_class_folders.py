@@ -122,6 +122,12 @@ def test_a_class_of_folders(tmp_path):
     assert refusals(tmp_path) == [told, told]
 
 
+def test_what_lies_beside_the_splits_is_told(tmp_path):
+    write_files(tmp_path, {"train/ant/1.jpg": IMAGE, "extra/ant/1.jpg": IMAGE, "a.csv": b"", ".git/x": b""})
+    dataset = read_imagefolder(tmp_path)
+    assert (list(dataset.ignored), list(dataset.hidden)) == (["a.csv", "extra/"], [".git/"])
+
+
 # Unicode
 
 COMPOSED, APART = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
@@ -148,6 +154,19 @@ def test_two_folders_of_one_class(tmp_path):
 
 
 # Disks
+
+
+def test_a_source_that_cannot_be_seen(tmp_path, monkeypatch):
+    """As below a folder that belongs to someone else."""
+
+    def is_dir(path):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(retry, "WAITS", (0,))
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    first, second = refusals(tmp_path)
+    assert first.startswith(f"{tmp_path}/train cannot be read: Permission denied")
+    assert second.startswith(f"{tmp_path} cannot be read: Permission denied")
 
 
 def test_a_folder_that_cannot_be_read(folder, monkeypatch):
