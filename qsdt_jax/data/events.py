@@ -116,8 +116,8 @@ def check_times(times: np.ndarray, name: str) -> None:
     backward = int(np.count_nonzero(times[1:] < times[:-1]))
     if backward > 1 + BACKWARD_SHARE * steps:
         raise CorruptRecord(
-            f"{name}: goes back in time at {backward:,} of {steps:,} steps; expected a recording in the order of "
-            "time"
+            f"{name}: goes back in time at {backward:,} of {steps:,} steps; expected a recording in the "
+            "order of time"
         )
     microseconds = int(times.max()) - int(times.min()) + 1
     if len(times) > FREE_EVENTS + FASTEST * microseconds:

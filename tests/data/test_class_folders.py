@@ -1,5 +1,6 @@
 """One way to find classes and their files, whoever asks."""
 
+import contextlib
 import errno
 import os
 import unicodedata
@@ -195,3 +196,32 @@ def test_a_folder_that_cannot_be_read_for_a_moment(folder, monkeypatch):
     monkeypatch.setattr(retry, "WAITS", (0, 0))
     monkeypatch.setattr(class_folders.os, "scandir", scandir)
     assert find_classes(folder / "train") == expected and not failures
+
+
+def test_a_link_that_cannot_be_followed_for_a_moment(tmp_path, monkeypatch):
+    """Else its image would be left out, and nothing be said but a name."""
+    write_files(tmp_path / "elsewhere", {"1.jpg": IMAGE})
+    write_files(tmp_path / "train", {"ant/1.jpg": IMAGE})
+    (tmp_path / "train" / "ant" / "2.jpg").symlink_to(tmp_path / "elsewhere" / "1.jpg")
+    expected = find_classes(tmp_path / "train")
+    original, failures = os.scandir, [errno.ESTALE]
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry):
+            self.name, self.path, self.is_dir, self._entry = entry.name, entry.path, entry.is_dir, entry
+
+        def is_file(self) -> bool:
+            if self._entry.is_symlink() and failures:
+                raise OSError(failures.pop(), "")
+            return self._entry.is_file()
+
+    @contextlib.contextmanager
+    def scandir(path):
+        with original(path) as entries:
+            yield [Entry(entry) for entry in entries]
+
+    monkeypatch.setattr(retry, "WAITS", (0,))
+    monkeypatch.setattr(class_folders.os, "scandir", scandir)
+    found = find_classes(tmp_path / "train")
+    assert found == expected and [file.name for file in found.files] == ["ant/1.jpg", "ant/2.jpg"]
+    assert not failures
