@@ -18,6 +18,7 @@ from qsdt_jax.data.images import read_image
 from qsdt_jax.data.once import once
 from qsdt_jax.errors import UserError
 from qsdt_jax.memory import require_memory
+from qsdt_jax.retry import retried
 
 Split = Literal["train", "test"]
 Example = dict[str, Any]
@@ -105,7 +106,7 @@ class FolderSource:
 
     def __init__(self, root: str | Path, split: str, channels: int = 3):
         folder = Path(root) / split
-        if not folder.is_dir():
+        if not retried(folder.is_dir, folder):
             raise UserError(f"{folder} is not a folder; expected {root}/{split}/CLASS/IMAGE.jpg")
         found = find_classes(folder)
         if not found.files:

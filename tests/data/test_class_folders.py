@@ -1,5 +1,6 @@
 """One way to find classes and their files, whoever asks."""
 
+import contextlib
 import errno
 import os
 import unicodedata
@@ -122,6 +123,12 @@ def test_a_class_of_folders(tmp_path):
     assert refusals(tmp_path) == [told, told]
 
 
+def test_what_lies_beside_the_splits_is_told(tmp_path):
+    write_files(tmp_path, {"train/ant/1.jpg": IMAGE, "extra/ant/1.jpg": IMAGE, "a.csv": b"", ".git/x": b""})
+    dataset = read_imagefolder(tmp_path)
+    assert (list(dataset.ignored), list(dataset.hidden)) == (["a.csv", "extra/"], [".git/"])
+
+
 # Unicode
 
 COMPOSED, APART = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
@@ -150,6 +157,19 @@ def test_two_folders_of_one_class(tmp_path):
 # Disks
 
 
+def test_a_source_that_cannot_be_seen(tmp_path, monkeypatch):
+    """As below a folder that belongs to someone else."""
+
+    def is_dir(path):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(retry, "WAITS", (0,))
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    first, second = refusals(tmp_path)
+    assert first.startswith(f"{tmp_path}/train cannot be read: Permission denied")
+    assert second.startswith(f"{tmp_path} cannot be read: Permission denied")
+
+
 def test_a_folder_that_cannot_be_read(folder, monkeypatch):
     original = os.scandir
 
@@ -176,3 +196,32 @@ def test_a_folder_that_cannot_be_read_for_a_moment(folder, monkeypatch):
     monkeypatch.setattr(retry, "WAITS", (0, 0))
     monkeypatch.setattr(class_folders.os, "scandir", scandir)
     assert find_classes(folder / "train") == expected and not failures
+
+
+def test_a_link_that_cannot_be_followed_for_a_moment(tmp_path, monkeypatch):
+    """Else its image would be left out, and nothing be said but a name."""
+    write_files(tmp_path / "elsewhere", {"1.jpg": IMAGE})
+    write_files(tmp_path / "train", {"ant/1.jpg": IMAGE})
+    (tmp_path / "train" / "ant" / "2.jpg").symlink_to(tmp_path / "elsewhere" / "1.jpg")
+    expected = find_classes(tmp_path / "train")
+    original, failures = os.scandir, [errno.ESTALE]
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry):
+            self.name, self.path, self.is_dir, self._entry = entry.name, entry.path, entry.is_dir, entry
+
+        def is_file(self) -> bool:
+            if self._entry.is_symlink() and failures:
+                raise OSError(failures.pop(), "")
+            return self._entry.is_file()
+
+    @contextlib.contextmanager
+    def scandir(path):
+        with original(path) as entries:
+            yield [Entry(entry) for entry in entries]
+
+    monkeypatch.setattr(retry, "WAITS", (0,))
+    monkeypatch.setattr(class_folders.os, "scandir", scandir)
+    found = find_classes(tmp_path / "train")
+    assert found == expected and [file.name for file in found.files] == ["ant/1.jpg", "ant/2.jpg"]
+    assert not failures

@@ -8,11 +8,12 @@ The folders of splits may have capitals.
 
 from pathlib import Path
 
-from qsdt_jax.data.class_folders import listing, visible
+from qsdt_jax.data.class_folders import listing, scan
 from qsdt_jax.data.images import IMAGE_SUFFIXES
 from qsdt_jax.data.prepare.folders import class_folders, labelled
 from qsdt_jax.data.prepare.records import TEST, TRAIN, VALIDATION, DataSet
 from qsdt_jax.errors import UserError
+from qsdt_jax.retry import retried
 
 SPLIT_FOLDERS = {
     "train": TRAIN,
@@ -36,14 +37,17 @@ def read_folder(source: Path, kind: str, example: str, suffixes: tuple[str, ...]
     """As `read_imagefolder`, of files of other suffixes; messages call them `kind` and name an example."""
     file = f"CLASS/{example}"
     expected = f"expected SOURCE/train/{file} and SOURCE/val/{file}, or SOURCE/{file}"
-    if not source.is_dir():
+    if not retried(source.is_dir, source):
         raise UserError(f"{source}: {expected}; found {listing(source)}")
-    folders = {
-        e.name: source / e.name for e in visible(source) if e.name.lower() in SPLIT_FOLDERS and e.is_folder
-    }
-    if "train" not in map(str.lower, folders):
-        folders = {"train": source}
+    entries = scan(source)
+    splits = [e for e in entries if e.name.lower() in SPLIT_FOLDERS and e.is_folder]
+    folders = {e.name: source / e.name for e in splits}
     found, ignored, hidden = {}, [], []
+    if "train" in map(str.lower, folders):
+        ignored = [e.shown for e in entries if e not in splits and not e.is_hidden]
+        hidden = [e.shown for e in entries if e.is_hidden]
+    else:
+        folders = {"train": source}
     for name, folder in folders.items():
         split = SPLIT_FOLDERS[name.lower()]
         if split in found:

@@ -11,7 +11,7 @@ import pytest
 
 from qsdt_jax import retry
 from qsdt_jax.data.prepare import imagenet
-from qsdt_jax.data.prepare.archives import members
+from qsdt_jax.data.prepare.archives import gzip_members, members, nested_members
 from qsdt_jax.data.prepare.imagenet import read_imagenet
 from qsdt_jax.data.prepare.records import DataSet, check
 from qsdt_jax.errors import UserError
@@ -274,6 +274,13 @@ def test_an_archive_that_the_disk_does_not_give_is_not_called_damaged(tmp_path, 
     monkeypatch.setattr(tarfile, "open", failing)
     assert "ILSVRC2012_img_train.tar cannot be read: Stale file handle; tried 3 times" in refusal(tmp_path)
     assert len(tries) == 3
+
+
+def test_an_archive_that_is_gone_is_not_called_damaged(tmp_path):
+    """A link, as `git annex` leaves it."""
+    for read in (members, nested_members, gzip_members):
+        with pytest.raises(UserError, match=f"^{tmp_path}/a.tar cannot be read: No such file or directory$"):
+            read(tmp_path / "a.tar")
 
 
 def test_a_file_of_labels_that_begins_with_a_mark(tmp_path):
