@@ -17,9 +17,9 @@ fused into it. So these are the choices, by kernel and operands:
 
 What that does to a gradient: operands rounded to bfloat16 are off by up to 2^-9 of their size, on every
 platform. A rounded result is off by up to 2^-9 of its size once more, after the sum. The gradient of a step
-size sums up a rounded weight gradient and can cancel. `tests/layers/test_gradient_rounding.py` measures all of
-them against float64 and holds the bounds. float16 has too small a range for such results without a loss scale;
-its convolutions stay what XLA makes of them.
+size sums up a rounded weight gradient and can cancel. `tests/layers/test_gradient_rounding.py` measures
+all of them against float64 and holds the bounds. float16 has too small a range for such results without a loss
+scale; its convolutions stay what XLA makes of them.
 
 Whole numbers go as int8 whatever operand type is asked for, and as several int8 pieces beyond 127. float8 is
 no way for them: Hopper adds up its products with about 14 bits. In float32 programs they go as int8 too: they
@@ -57,7 +57,7 @@ def convolve(
     if is_depthwise(kernel.shape, geometry):
         return depthwise(pad(x, geometry.padding), kernel, geometry.stride, dtype)
     if is_pointwise(kernel.shape, geometry):
-        return pointwise(x[:, :: geometry.stride, :: geometry.stride], kernel[0, 0], dtype)
+        return pointwise(_written(x[:, :: geometry.stride, :: geometry.stride]), kernel[0, 0], dtype)
     return xla.convolve(x, kernel, geometry, _result(x, dtype), precision).astype(dtype)
 
 
@@ -68,7 +68,7 @@ def input_gradient(
     if is_depthwise(kernel.shape, geometry):
         return depthwise_input_gradient(dy, kernel, x_shape, geometry, dtype)
     if is_pointwise(kernel.shape, geometry) and geometry.stride == 1:
-        return pointwise(dy, kernel[0, 0].T, dtype)
+        return pointwise(_written(dy), kernel[0, 0].T, dtype)
     return xla.input_gradient(dy, kernel, x_shape, geometry, _result(dy, dtype)).astype(dtype)
 
 
@@ -81,7 +81,7 @@ def weight_gradient(
 ) -> jax.Array:
     """The gradient of a convolution with respect to its kernel, in `dtype`."""
     if is_pointwise(kernel_shape, geometry):
-        pixels = x[:, :: geometry.stride, :: geometry.stride]
+        pixels, dy = _written(x[:, :: geometry.stride, :: geometry.stride]), _written(dy)
         return jnp.einsum("nhwi,nhwo->io", pixels, dy, preferred_element_type=dtype)[None, None]
     return xla.weight_gradient(x, dy, kernel_shape, geometry, _result(dy, dtype)).astype(dtype)
 
@@ -101,10 +101,19 @@ def _convolve_bytes(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dty
 
 
 def _pointwise_bytes(x: jax.Array, matrix: jax.Array, dtype: DTypeLike) -> jax.Array:
-    if jnp.issubdtype(dtype, jnp.integer):
-        # Exact beyond 2^24. With a long fusion in front of it, such a product can fail to compile.
-        return pointwise(lax.optimization_barrier(x), matrix, dtype)
-    return pointwise(x.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16), dtype)
+    x = _written(x)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        x, matrix = x.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16)
+    return pointwise(x, matrix, dtype)  # In integers it is exact beyond 2^24.
+
+
+def _written(x: jax.Array) -> jax.Array:
+    """x as it lies in memory: what computes it stays out of the matrix product.
+
+    Else XLA takes it into the product's kernel, computes it again in each, and can fail to compile that
+    ("Couldn't find output tile sizes", for what attention's transpositions are in).
+    """
+    return lax.optimization_barrier(x)
 
 
 def _result(operand: jax.Array, dtype: DTypeLike) -> DTypeLike:
