@@ -17,8 +17,8 @@ fused into it. So these are the choices, by kernel and operands:
 
 What that does to a gradient: operands rounded to bfloat16 are off by up to 2^-9 of their size, on every
 platform. A rounded result is off by up to 2^-9 of its size once more, after the sum. The gradient of a step
-size sums up a rounded weight gradient and can cancel. `tests/layers/test_gradient_rounding.py` measures
-all of them against float64 and holds the bounds. float16 has too small a range for such results without a loss
+size sums up a rounded weight gradient and can cancel. `tests/layers/test_gradient_rounding.py` measures all
+of them against float64 and holds the bounds. float16 has too small a range for such results without a loss
 scale; its convolutions stay what XLA makes of them.
 
 Whole numbers go as int8 whatever operand type is asked for, and as several int8 pieces beyond 127. float8 is
@@ -39,7 +39,7 @@ from qsdt_jax.core.exact import Whole
 from qsdt_jax.layers.lowering import xla
 from qsdt_jax.layers.lowering.bytes import in_bytes, joined
 from qsdt_jax.layers.lowering.geometry import ConvGeometry, is_depthwise, is_pointwise
-from qsdt_jax.layers.lowering.rewritten import depthwise, depthwise_input_gradient, pad, pointwise
+from qsdt_jax.layers.lowering.rewritten import depthwise, depthwise_input_gradient, pad
 
 
 def convolve_whole(
@@ -57,7 +57,7 @@ def convolve(
     if is_depthwise(kernel.shape, geometry):
         return depthwise(pad(x, geometry.padding), kernel, geometry.stride, dtype)
     if is_pointwise(kernel.shape, geometry):
-        return pointwise(_written(x[:, :: geometry.stride, :: geometry.stride]), kernel[0, 0], dtype)
+        return _pointwise(x[:, :: geometry.stride, :: geometry.stride], kernel[0, 0], dtype)
     return xla.convolve(x, kernel, geometry, _result(x, dtype), precision).astype(dtype)
 
 
@@ -68,7 +68,7 @@ def input_gradient(
     if is_depthwise(kernel.shape, geometry):
         return depthwise_input_gradient(dy, kernel, x_shape, geometry, dtype)
     if is_pointwise(kernel.shape, geometry) and geometry.stride == 1:
-        return pointwise(_written(dy), kernel[0, 0].T, dtype)
+        return _pointwise(dy, kernel[0, 0].T, dtype)
     return xla.input_gradient(dy, kernel, x_shape, geometry, _result(dy, dtype)).astype(dtype)
 
 
@@ -81,8 +81,8 @@ def weight_gradient(
 ) -> jax.Array:
     """The gradient of a convolution with respect to its kernel, in `dtype`."""
     if is_pointwise(kernel_shape, geometry):
-        pixels, dy = _written(x[:, :: geometry.stride, :: geometry.stride]), _written(dy)
-        return jnp.einsum("nhwi,nhwo->io", pixels, dy, preferred_element_type=dtype)[None, None]
+        pixels = _rows(x[:, :: geometry.stride, :: geometry.stride])
+        return jnp.einsum("ni,no->io", pixels, _rows(dy), preferred_element_type=dtype)[None, None]
     return xla.weight_gradient(x, dy, kernel_shape, geometry, _result(dy, dtype)).astype(dtype)
 
 
@@ -91,7 +91,7 @@ def _convolve_bytes(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dty
     if is_depthwise(kernel.shape, geometry):
         y = depthwise(pad(x, geometry.padding), kernel, geometry.stride, jnp.float32)
     elif is_pointwise(kernel.shape, geometry):
-        y = _pointwise_bytes(x[:, :: geometry.stride, :: geometry.stride], kernel[0, 0], dtype)
+        y = _pointwise(x[:, :: geometry.stride, :: geometry.stride], kernel[0, 0], dtype)
     elif geometry.groups > 1:
         # No network here has such groups; int8 is exact in float32, even where it multiplies as TF32.
         y = xla.convolve(x.astype(jnp.float32), kernel.astype(jnp.float32), geometry, jnp.float32)
@@ -100,20 +100,22 @@ def _convolve_bytes(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dty
     return y.astype(dtype)
 
 
-def _pointwise_bytes(x: jax.Array, matrix: jax.Array, dtype: DTypeLike) -> jax.Array:
-    x = _written(x)
-    if not jnp.issubdtype(dtype, jnp.integer):
-        x, matrix = x.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16)
-    return pointwise(x, matrix, dtype)  # In integers it is exact beyond 2^24.
+def _pointwise(x: jax.Array, matrix: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """(..., I) times (I, O) in `dtype`; in int32 it is exact beyond 2^24."""
+    rows = _rows(x)
+    if x.dtype == jnp.int8 and jnp.issubdtype(dtype, jnp.floating):
+        rows, matrix = rows.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16)
+    y = jnp.dot(rows, matrix, preferred_element_type=dtype)
+    return y.reshape(*x.shape[:-1], -1)
 
 
-def _written(x: jax.Array) -> jax.Array:
-    """x as it lies in memory: what computes it stays out of the matrix product.
+def _rows(x: jax.Array) -> jax.Array:
+    """The pixels of x as rows of a matrix, as they lie in memory.
 
-    Else XLA takes it into the product's kernel, computes it again in each, and can fail to compile that
-    ("Couldn't find output tile sizes", for what attention's transpositions are in).
+    Without the barrier, or with the rows put together behind it, XLA takes what computes x into the kernel of
+    the product, and can fail to compile that: "Couldn't find output tile sizes" behind attention.
     """
-    return lax.optimization_barrier(x)
+    return lax.optimization_barrier(x.reshape(-1, x.shape[-1]))
 
 
 def _result(operand: jax.Array, dtype: DTypeLike) -> DTypeLike:
