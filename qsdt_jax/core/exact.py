@@ -12,6 +12,7 @@ So evaluation, integer form and spike-driven form agree to the bit, on any batch
 pass in NumPy, whose operations round one by one.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -20,6 +21,52 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
+from jax.typing import DTypeLike
+
+LARGEST_INT32 = 2**31 - 1
+
+
+def largest_exact(dtype: DTypeLike) -> int:
+    """The largest whole number up to which a float type holds all of them: 2^24 for float32."""
+    return 2 ** (jnp.finfo(dtype).nmant + 1)
+
+
+LARGEST_FLOAT32 = largest_exact(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Whole:
+    """Says of a product that its operands are whole numbers, and how large they are at most.
+
+    Attributes:
+      left: largest size of the first operand: D of spike counts.
+      right: largest size of the second, which int8 holds: 2^(b-1) of b-bit weights.
+    """
+
+    left: int
+    right: int
+
+    def sum_of(self, terms: int) -> int:
+        """What the size of a sum of `terms` products, and of each part of it, does not exceed."""
+        return terms * self.left * self.right
+
+
+def attention_sum(tokens: int, width: int, levels: int) -> int:
+    """The largest sum in q (k^T v) of counts up to D: L d D^3 for L tokens and heads of d channels.
+
+    Reached where every count is D: k^T v is then L D^2, the sum of L products, and a sum of d products of it
+    with D is that. (The order q k^T first would give the same number.)
+    """
+    return tokens * width * levels**3
+
+
+def check_sums(what: str, largest: int) -> None:
+    """Raises ValueError where sums of whole numbers up to `largest` have no exact arithmetic on devices."""
+    if largest > LARGEST_INT32:
+        raise ValueError(
+            f"sums in {what} can reach {largest}, but int32 holds whole numbers up to {LARGEST_INT32}: take "
+            "fewer levels, or exact_evaluation=False, with which they are rounded"
+        )
 
 
 @jax.custom_jvp

@@ -3,8 +3,9 @@
     y = conv(x, w_int) * scale          (this project; "Exactness")
 
 Where x are spike counts, both operands are small integers: exact in float32, bfloat16, float8_e4m3 and
-int8, and their sums stay below 2^24. So y does not depend on the operand type, the order of summation, the
-batch size or the number of devices.
+int8. Their sums are at most D * 2^(b-1) times the number of terms. Up to 2^24 they are exact in float32,
+above that they are added up in int32 (`Whole`). So y does not depend on the operand type, the order of
+summation, the batch size or the number of devices.
 
 Where x is real, training multiplies and accumulates as any network does. Evaluation, which has to agree with
 the deployed network to the bit, cuts x into digits, short whole numbers again (`exact_convolution`).
@@ -14,10 +15,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 
-from qsdt_jax.core.exact import to_digits
+from qsdt_jax.core.exact import Whole, to_digits
 from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry
 
@@ -29,6 +29,7 @@ def scaled_convolution(
     geometry: ConvGeometry,
     operand_dtype: DTypeLike,
     gradient_dtype: DTypeLike,
+    whole: Whole | None = None,
 ) -> jax.Array:
     """conv(x, integers) * scale.
 
@@ -39,26 +40,29 @@ def scaled_convolution(
       geometry: stride, padding, groups.
       operand_dtype: type in which x and integers are multiplied.
       gradient_dtype: operand type of the two products of the backward pass.
+      whole: sizes of x and integers where both are whole numbers, whose sums shall be exact; else None.
 
     Returns:
       (N, H', W', O) in x's dtype.
     """
-    y = lowering.convolve(x.astype(operand_dtype), integers.astype(operand_dtype), geometry, x.dtype)
+    y = lowering.convolve(x.astype(operand_dtype), integers.astype(operand_dtype), geometry, x.dtype, whole)
     return y * scale
 
 
-def _forward(x, integers, scale, geometry, operand_dtype, gradient_dtype):
-    y = scaled_convolution(x, integers, scale, geometry, operand_dtype, gradient_dtype)
-    # Narrow operands are what the backward pass keeps. Counts are exact in either type.
-    kept = x.astype(operand_dtype if _holds(operand_dtype, gradient_dtype) else gradient_dtype)
-    return y, (kept, integers, scale)
+def _forward(x, integers, scale, geometry, operand_dtype, gradient_dtype, whole):
+    y = scaled_convolution(x, integers, scale, geometry, operand_dtype, gradient_dtype, whole)
+    return y, (x.astype(_kept_dtype(operand_dtype, gradient_dtype, whole)), integers, scale)
 
 
-def _holds(operand_dtype: DTypeLike, gradient_dtype: DTypeLike) -> bool:
-    return jnp.dtype(operand_dtype).itemsize < jnp.dtype(gradient_dtype).itemsize
+def _kept_dtype(operand_dtype: DTypeLike, gradient_dtype: DTypeLike, whole: Whole | None) -> DTypeLike:
+    """Type in which the backward pass keeps x: a narrow one. Counts are exact in any of them."""
+    narrow = jnp.dtype(gradient_dtype).itemsize < 4
+    if narrow and whole is not None and whole.left <= jnp.iinfo(jnp.int8).max:
+        return jnp.int8
+    return min(gradient_dtype, operand_dtype, key=lambda dtype: jnp.dtype(dtype).itemsize)
 
 
-def _backward(geometry, operand_dtype, gradient_dtype, residuals, dy):
+def _backward(geometry, operand_dtype, gradient_dtype, whole, residuals, dy):
     x, integers, scale = residuals
     real = dy.dtype
     dz = (dy * scale).astype(gradient_dtype)
@@ -72,7 +76,7 @@ def _backward(geometry, operand_dtype, gradient_dtype, residuals, dy):
 
 
 # Not as a decorator, under which type checkers lose the signature.
-scaled_convolution = jax.custom_vjp(scaled_convolution, nondiff_argnums=(3, 4, 5))
+scaled_convolution = jax.custom_vjp(scaled_convolution, nondiff_argnums=(3, 4, 5, 6))
 scaled_convolution.defvjp(_forward, _backward)
 
 
@@ -92,8 +96,8 @@ def exact_convolution(x: jax.Array, integers: jax.Array, geometry: ConvGeometry,
       (N, H', W', O) in x's dtype.
     """
     digits = to_digits(x, (1, 2, 3), terms=math.prod(integers.shape[:3]), largest=2 ** (bits - 1))
-    exact = lax.Precision.HIGHEST
-    return digits.joined([lowering.convolve(d, integers, geometry, x.dtype, exact) for d in digits.digits])
+    whole = Whole(left=int(digits.base) // 2, right=2 ** (bits - 1))
+    return digits.joined([lowering.convolve(d, integers, geometry, x.dtype, whole) for d in digits.digits])
 
 
 def _exact_forward(x, integers, geometry, bits):

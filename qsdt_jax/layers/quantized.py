@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from qsdt_jax.core.affine import Affine, real
-from qsdt_jax.core.exact import rounded
+from qsdt_jax.core.exact import Whole, check_sums, rounded
 from qsdt_jax.core.lsq import QuantizedWeight, initial_step_size, quantize_by_bits
 from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.layers.lowering import ConvGeometry
@@ -116,8 +116,14 @@ def _multiply_unscaled(
     Spikes are multiplied as in training: the product is a whole number. With `exact_evaluation` a real x is
     multiplied in digits, so the result does not depend on the operand type of the training either. Float
     weights have no exact product.
+
+    Raises:
+      ValueError: with `exact_evaluation`, sums of counts can be so large that nothing holds them exactly.
     """
     scale = weight.scale.astype(numerics.real_dtype)
+    whole = _sizes(x, numerics)
+    if whole is not None and numerics.exact_evaluation:
+        check_sums(f"a layer of {weight.integers.shape}", whole.sum_of(math.prod(weight.integers.shape[:3])))
     if isinstance(x, Spikes) or numerics.bits == 32 or not numerics.exact_evaluation:
         y = _convolve(x, weight.integers, jnp.ones_like(scale), geometry, numerics)
     else:
@@ -131,10 +137,17 @@ def _convolve(
     x: Spikes | jax.Array, integers: jax.Array, scale: jax.Array, geometry: ConvGeometry, numerics: Numerics
 ) -> jax.Array:
     """conv(counts or real values, integers) * scale."""
-    exact = isinstance(x, Spikes) and numerics.bits != 32
-    operand_dtype = numerics.spike_operand_dtype if exact else numerics.dtype
+    whole = _sizes(x, numerics)
+    operand_dtype = numerics.dtype if whole is None else numerics.spike_operand_dtype
     values = _values_of(x).astype(numerics.real_dtype)
-    return scaled_convolution(values, integers, scale, geometry, operand_dtype, numerics.dtype)
+    return scaled_convolution(values, integers, scale, geometry, operand_dtype, numerics.dtype, whole)
+
+
+def _sizes(x: Spikes | jax.Array, numerics: Numerics) -> Whole | None:
+    """How large counts and integer weights are; None for real values, or real weights."""
+    if not isinstance(x, Spikes) or numerics.bits == 32:
+        return None
+    return Whole(left=x.levels, right=2 ** (numerics.bits - 1))
 
 
 def _uniform(bound: float):

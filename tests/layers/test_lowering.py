@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qsdt_jax.layers import lowering
-from qsdt_jax.layers.lowering import ConvGeometry
+from qsdt_jax.layers.lowering import ConvGeometry, xla
 
 # (images, height, width, inputs, outputs, kernel size, geometry); odd and non-square sizes, unused last rows.
 CASES = {
@@ -110,10 +110,10 @@ def test_the_accelerators_way_agrees_too(case):
     """The branch that CPUs never take: the explicit gradients of one XLA convolution."""
     x, kernel, geometry = operands(case)
     with jax.enable_x64(True):
-        y = lowering._plain_convolve(x, kernel, geometry, jnp.float64)
+        y = xla.convolve(x, kernel, geometry, jnp.float64)
         dy = np.random.default_rng(1).standard_normal(y.shape)
-        grad_x = lowering._plain_input_gradient(dy, kernel, x.shape, geometry, jnp.float64)
-        grad_kernel = lowering._plain_weight_gradient(x, dy, kernel.shape, geometry, jnp.float64)
+        grad_x = xla.input_gradient(dy, kernel, x.shape, geometry, jnp.float64)
+        grad_kernel = xla.weight_gradient(x, dy, kernel.shape, geometry, jnp.float64)
     expected_x, expected_kernel = reference_gradients(x, kernel, dy, geometry)
     np.testing.assert_allclose(y, reference(x, kernel, geometry), rtol=0, atol=1e-11)
     np.testing.assert_allclose(grad_x, expected_x, rtol=0, atol=1e-11)

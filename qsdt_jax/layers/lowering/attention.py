@@ -1,0 +1,127 @@
+"""q (k^T v) for each head, on spike counts: whole numbers, of which no operand and no sum is rounded.
+
+k^T v reaches L D^2 and q (k^T v) L d D^3, for L tokens, heads of d channels and counts up to D. So the sizes
+of a network say which arithmetic is exact for it (`count_attention`):
+
+    up to 2^24       float32 of full precision. By default accelerators round operands to 8 or 11 bits.
+    up to 2^31 - 1   int32; the result is rounded to float32 once, as that of the integer form is.
+    above            none. float32 rounds; `core.exact.check_sums` refuses that where exactness is asked for.
+
+On GPUs both go through the tensor cores in bfloat16, which holds counts, and k^T v in pieces of 9 bits.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from qsdt_jax.core.exact import LARGEST_INT32, attention_sum, largest_exact
+from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE
+from qsdt_jax.layers.lowering.platform import by_platform
+
+PIECE_BITS = 9
+LARGEST_PIECE = 2 ** (PIECE_BITS - 1)  # With its sign, bfloat16 holds what is not larger.
+
+
+def count_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int, levels: int) -> jax.Array:
+    """q (k^T v) for each head.
+
+    Args:
+      q, k, v: (N, L, C) counts 0..levels, in a float type.
+      heads: that share the C channels evenly.
+      levels: D, the largest count.
+
+    Returns:
+      (N, L, C) in float32, or in float64 if the counts are.
+    """
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    largest = attention_sum(q.shape[1], q.shape[2] // heads, levels)
+    real = functools.partial(real_attention, heads=heads)
+    if largest > LARGEST_INT32 or dtype != jnp.float32:
+        return real(q, k, v)
+
+    def whole(q, k, v):
+        return integer_attention(q, k, v, heads, levels).astype(dtype)
+
+    if largest > largest_exact(dtype):
+        return whole(q, k, v)
+    return by_platform(q, k, v, cuda=whole, default=real)
+
+
+def _forward(q, k, v, heads, levels):
+    return count_attention(q, k, v, heads, levels), (q, k, v)
+
+
+def _backward(heads, levels, residuals, dy):
+    """The products with dy are real: float32 of full precision everywhere, since k^T v is one operand."""
+    return jax.vjp(functools.partial(real_attention, heads=heads), *residuals)[1](dy)
+
+
+# Not as a decorator, under which type checkers lose the signature.
+count_attention = jax.custom_vjp(count_attention, nondiff_argnums=(3, 4))
+count_attention.defvjp(_forward, _backward)
+
+
+def real_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
+    """q (k^T v) for each head, of (N, L, C) -> the same shape, summed in float32, or float64 if they are."""
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    q, k, v = (x.astype(dtype).reshape(*x.shape[:2], heads, -1) for x in (q, k, v))
+    exact = lax.Precision.HIGHEST
+    kv = jnp.einsum("nlhc,nlhd->nhcd", k, v, precision=exact)
+    y = jnp.einsum("nlhc,nhcd->nlhd", q, kv, precision=exact)
+    return y.reshape(*y.shape[:2], -1)
+
+
+def integer_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, heads: int, levels: int = LARGEST_BYTE
+) -> jax.Array:
+    """q (k^T v) for each head, of counts (N, L, C) -> int32 (N, L, C), exact below 2^31.
+
+    Args:
+      q, k, v: (N, L, C) counts, of int8 or of any type that holds them.
+      heads: that share the C channels evenly.
+      levels: D, the largest count.
+    """
+    operand = jnp.int8 if levels <= LARGEST_BYTE else jnp.int32
+    elsewhere = functools.partial(_in_int32, heads=heads, operand=operand)
+    on_gpu = elsewhere
+    tokens, width = q.shape[1], q.shape[2] // heads
+    exact = largest_exact(jnp.float32)
+    if levels <= LARGEST_PIECE and max(tokens * levels**2, width * levels * LARGEST_PIECE) <= exact:
+        on_gpu = functools.partial(_on_tensor_cores, heads=heads, levels=levels)
+    return by_platform(q, k, v, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
+
+
+def _in_int32(q: jax.Array, k: jax.Array, v: jax.Array, heads: int, operand: DTypeLike) -> jax.Array:
+    q, k, v = (x.astype(operand).reshape(*x.shape[:2], heads, -1) for x in (q, k, v))
+    kv = jnp.einsum("nlhc,nlhd->nhcd", k, v, preferred_element_type=jnp.int32)
+    y = jnp.einsum("nlhc,nhcd->nlhd", q.astype(jnp.int32), kv)
+    return y.reshape(*y.shape[:2], -1)
+
+
+def _on_tensor_cores(q: jax.Array, k: jax.Array, v: jax.Array, heads: int, levels: int) -> jax.Array:
+    """Both products in bfloat16, summed in float32; the pieces of k^T v joined in int32.
+
+    A GPU multiplies 32-bit integers one by one.
+    """
+    n, tokens, channels = q.shape
+    q, k, v = (x.astype(jnp.bfloat16).reshape(n, tokens, heads, -1) for x in (q, k, v))
+    kv = jnp.einsum("nlhc,nlhd->nhcd", k, v, preferred_element_type=jnp.float32)
+    pieces = jnp.stack(_pieces(kv, tokens * levels**2), axis=-2).astype(jnp.bfloat16)
+    sums = jnp.einsum("nlhc,nhcpd->nlhpd", q, pieces, preferred_element_type=jnp.float32).astype(jnp.int32)
+    places = 2 ** (PIECE_BITS * jnp.arange(pieces.shape[-2], dtype=jnp.int32))
+    y = jnp.sum(sums * places[:, None], axis=-2, dtype=jnp.int32)
+    return y.reshape(n, tokens, channels)
+
+
+def _pieces(x: jax.Array, largest: int) -> list[jax.Array]:
+    """Whole numbers x = sum of pieces[i] * 2^(9 i), each piece at most 2^8 in size."""
+    pieces, base = [], 2**PIECE_BITS
+    while largest > LARGEST_PIECE:
+        high = jnp.round(x / base)
+        pieces.append(x - high * base)
+        x, largest = high, math.ceil(largest / base)
+    return [*pieces, x]

@@ -1,0 +1,139 @@
+"""A convolution and its two gradients, each lowered in the way of the platform it is compiled for.
+
+    CPU            `cpu`: one XLA convolution where it is good at it, else matrix products or shifted sums
+    NVIDIA GPU     `gpu`: what tensor cores and cuDNN take without widening the operands
+    others         `xla`: one `lax.conv_general_dilated`
+
+Products of whole numbers are exact in each of them, as long as `Whole.sum_of` their terms stays below 2^31:
+up to 2^24 in float32, above in int32, which is rounded to the result's type at the end.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from qsdt_jax.core.exact import LARGEST_INT32, Whole, largest_exact
+from qsdt_jax.layers.lowering import cpu, gpu, xla
+from qsdt_jax.layers.lowering.bytes import in_bytes, joined
+from qsdt_jax.layers.lowering.geometry import ConvGeometry
+from qsdt_jax.layers.lowering.platform import by_platform
+
+INT8 = Whole(left=128, right=128)
+# What a product of default precision multiplies exactly on any accelerator: bfloat16 has 8 bits.
+LARGEST_IN_DEFAULT = 256
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    geometry: ConvGeometry,
+    dtype: DTypeLike,
+    whole: Whole | None = None,
+) -> jax.Array:
+    """Convolution of x (N, H, W, I) with kernel (kh, kw, I / groups, O).
+
+    The result has `dtype`. Real operands are summed in it, with one exception: bfloat16 on a GPU, see `gpu`.
+    Sums of whole numbers are exact. Operands of an integer type are whole by that.
+
+    Args:
+      x, kernel: floats of one type, or int8.
+      geometry: stride, padding, groups.
+      dtype: of the result; float32, float64, or int32 for whole numbers.
+      whole: the largest sizes of both operands, which are whole numbers; None for real values.
+    """
+    if whole is None and jnp.issubdtype(x.dtype, jnp.integer):
+        whole = INT8
+    if whole is not None and jnp.issubdtype(dtype, jnp.floating):
+        largest = whole.sum_of(math.prod(kernel.shape[:3]))
+        if largest_exact(dtype) < largest <= LARGEST_INT32:
+            return _in_int32(x, kernel, geometry, whole).astype(dtype)
+    accumulate = jnp.int32 if jnp.issubdtype(x.dtype, jnp.integer) else dtype
+    # Accelerators round float32 operands by default, TPUs to bfloat16. A CPU does not.
+    precision = lax.Precision.HIGHEST if whole is not None and whole.left > LARGEST_IN_DEFAULT else None
+
+    def on_cpu(x, kernel):
+        x, kernel = _widen(x, dtype), _widen(kernel, dtype)
+        return cpu.convolve(x, kernel, geometry, accumulate).astype(dtype)
+
+    def on_cuda(x, kernel):
+        if whole is not None and jnp.dtype(dtype) != jnp.float64:
+            return gpu.convolve_whole(x, kernel, geometry, dtype, whole)
+        return gpu.convolve(x, kernel, geometry, dtype, precision)
+
+    def on_rocm(x, kernel):
+        # Not tried. Integer convolutions were unsupported there; 8-bit integers are exact in float32.
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+            return xla.convolve(x, kernel, geometry, jnp.float32).astype(dtype)
+        return elsewhere(x, kernel)
+
+    def elsewhere(x, kernel):
+        return xla.convolve(x, kernel, geometry, accumulate, precision).astype(dtype)
+
+    return by_platform(x, kernel, cpu=on_cpu, cuda=on_cuda, rocm=on_rocm, default=elsewhere)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def input_gradient(
+    dy: jax.Array, kernel: jax.Array, x_shape: tuple[int, ...], geometry: ConvGeometry, dtype: DTypeLike
+) -> jax.Array:
+    """Gradient of `convolve` with respect to x, of shape x_shape, accumulated in `dtype` (but see `gpu`).
+
+    dy and kernel are floats of one type, the operands of the product.
+    """
+
+    def on_cpu(dy, kernel):
+        return cpu.input_gradient(_widen(dy, dtype), _widen(kernel, dtype), x_shape, geometry, dtype)
+
+    def on_cuda(dy, kernel):
+        return gpu.input_gradient(dy, kernel, x_shape, geometry, dtype)
+
+    def elsewhere(dy, kernel):
+        return xla.input_gradient(dy, kernel, x_shape, geometry, dtype)
+
+    return by_platform(dy, kernel, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def weight_gradient(
+    x: jax.Array,
+    dy: jax.Array,
+    kernel_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    dtype: DTypeLike,
+) -> jax.Array:
+    """Gradient of `convolve` with respect to the kernel, of kernel_shape, accumulated in `dtype` (see `gpu`).
+
+    x and dy are floats of one type, the operands of the product.
+    """
+
+    def on_cpu(x, dy):
+        return cpu.weight_gradient(_widen(x, dtype), _widen(dy, dtype), kernel_shape, geometry, dtype)
+
+    def on_cuda(x, dy):
+        return gpu.weight_gradient(x, dy, kernel_shape, geometry, dtype)
+
+    def elsewhere(x, dy):
+        return xla.weight_gradient(x, dy, kernel_shape, geometry, dtype)
+
+    return by_platform(x, dy, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
+
+
+def _in_int32(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, whole: Whole) -> jax.Array:
+    """The product of whole numbers in int32, x in bytes; exact below 2^31."""
+    kernel = kernel.astype(jnp.int8)
+    return joined([convolve(piece, kernel, geometry, jnp.int32) for piece in in_bytes(x, whole.left)])
+
+
+def _widen(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """x in `dtype` if it is a narrower float.
+
+    A CPU multiplies bfloat16 and float8 no faster than float32 (1.3x slower here), and widened operands
+    leave no doubt about the type of a partial sum.
+    """
+    return x if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(dtype)

@@ -1,0 +1,123 @@
+"""Strategies on NVIDIA GPUs: operands that the tensor cores take as they are.
+
+XLA decides without a word what becomes of a convolution (seen in what jax 0.10.2 compiles for an H100;
+`docs/benchmarks.md` has the counts). cuDNN multiplies int8 x int8 to float32 and bfloat16 x bfloat16 to
+bfloat16. Asked for bfloat16 operands and a float32 result, XLA converts both operands and writes them out as
+float32. A matrix product has no such limits: it sums operands of any type in float32, and their conversion is
+fused into it. So these are the choices, by kernel and operands:
+
+    1x1                        a matrix product with float32 sums and results. Whole numbers lie in memory as
+                               int8 and are widened to bfloat16 inside; real operands are bfloat16.
+    depthwise, forward and     shifted sums in float32. cuDNN refuses int8 with groups, and has no float32
+    with respect to x          result of bfloat16.
+    other, whole operands      int8 x int8 -> float32, exact: cuDNN adds up in int32 and converts at the end.
+    other, real operands       bfloat16 x bfloat16 -> bfloat16: cuDNN adds up in float32, rounds the result.
+                               These are the stem in training, and both gradients of dense convolutions.
+    depthwise weights          the same. A result is a sum over all pixels.
+
+What that does to a gradient: operands rounded to bfloat16 are off by up to 2^-9 of their size, on every
+platform. A rounded result is off by up to 2^-9 of its size once more, after the sum. The gradient of a step
+size sums up a rounded weight gradient and can cancel. `tests/layers/test_gradient_rounding.py` measures all
+of them against float64 and holds the bounds. float16 has too small a range for such results without a loss
+scale; its convolutions stay what XLA makes of them.
+
+Whole numbers go as int8 whatever operand type is asked for, and as several int8 pieces beyond 127. float8 is
+no way for them: Hopper adds up its products with about 14 bits. In float32 programs they go as int8 too: they
+are the same numbers there. XLA multiplies the real products of float32 programs as TF32 (11 bits) by default,
+which `jax_default_matmul_precision` changes. float64 stays float64.
+
+A NaN that is cast to int8 becomes some count. The membrane that it came from stays NaN on its way to the head
+and in the gradients, so the loss is NaN one step later.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from qsdt_jax.core.exact import Whole
+from qsdt_jax.layers.lowering import xla
+from qsdt_jax.layers.lowering.bytes import in_bytes, joined
+from qsdt_jax.layers.lowering.geometry import ConvGeometry, is_depthwise, is_pointwise
+from qsdt_jax.layers.lowering.rewritten import depthwise, depthwise_input_gradient, pad
+
+
+def convolve_whole(
+    x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike, whole: Whole
+) -> jax.Array:
+    """The convolution of whole numbers in `dtype`, float32 or int32: exact while sums stay below 2^24."""
+    kernel = kernel.astype(jnp.int8)
+    return joined([_convolve_bytes(piece, kernel, geometry, dtype) for piece in in_bytes(x, whole.left)])
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike, precision: lax.Precision | None
+) -> jax.Array:
+    """The convolution of real values in `dtype`."""
+    if is_depthwise(kernel.shape, geometry):
+        return depthwise(pad(x, geometry.padding), kernel, geometry.stride, dtype)
+    if is_pointwise(kernel.shape, geometry):
+        return _pointwise(x[:, :: geometry.stride, :: geometry.stride], kernel[0, 0], dtype)
+    return xla.convolve(x, kernel, geometry, _result(x, dtype), precision).astype(dtype)
+
+
+def input_gradient(
+    dy: jax.Array, kernel: jax.Array, x_shape: tuple[int, ...], geometry: ConvGeometry, dtype: DTypeLike
+) -> jax.Array:
+    """The gradient of a convolution with respect to x, in `dtype`."""
+    if is_depthwise(kernel.shape, geometry):
+        return depthwise_input_gradient(dy, kernel, x_shape, geometry, dtype)
+    if is_pointwise(kernel.shape, geometry) and geometry.stride == 1:
+        return _pointwise(dy, kernel[0, 0].T, dtype)
+    return xla.input_gradient(dy, kernel, x_shape, geometry, _result(dy, dtype)).astype(dtype)
+
+
+def weight_gradient(
+    x: jax.Array,
+    dy: jax.Array,
+    kernel_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    dtype: DTypeLike,
+) -> jax.Array:
+    """The gradient of a convolution with respect to its kernel, in `dtype`."""
+    if is_pointwise(kernel_shape, geometry):
+        pixels = _rows(x[:, :: geometry.stride, :: geometry.stride])
+        return jnp.einsum("ni,no->io", pixels, _rows(dy), preferred_element_type=dtype)[None, None]
+    return xla.weight_gradient(x, dy, kernel_shape, geometry, _result(dy, dtype)).astype(dtype)
+
+
+def _convolve_bytes(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike) -> jax.Array:
+    """The convolution of int8 operands in `dtype`."""
+    if is_depthwise(kernel.shape, geometry):
+        y = depthwise(pad(x, geometry.padding), kernel, geometry.stride, jnp.float32)
+    elif is_pointwise(kernel.shape, geometry):
+        y = _pointwise(x[:, :: geometry.stride, :: geometry.stride], kernel[0, 0], dtype)
+    elif geometry.groups > 1:
+        # No network here has such groups; int8 is exact in float32, even where it multiplies as TF32.
+        y = xla.convolve(x.astype(jnp.float32), kernel.astype(jnp.float32), geometry, jnp.float32)
+    else:
+        y = xla.convolve(x, kernel, geometry, jnp.float32)
+    return y.astype(dtype)
+
+
+def _pointwise(x: jax.Array, matrix: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """(..., I) times (I, O) in `dtype`; in int32 it is exact beyond 2^24."""
+    rows = _rows(x)
+    if x.dtype == jnp.int8 and jnp.issubdtype(dtype, jnp.floating):
+        rows, matrix = rows.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16)
+    y = jnp.dot(rows, matrix, preferred_element_type=dtype)
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """The pixels of x as rows of a matrix, as they lie in memory.
+
+    Without the barrier, or with the rows put together behind it, XLA takes what computes x into the kernel of
+    the product, and can fail to compile that: "Couldn't find output tile sizes" behind attention.
+    """
+    return lax.optimization_barrier(x.reshape(-1, x.shape[-1]))
+
+
+def _result(operand: jax.Array, dtype: DTypeLike) -> DTypeLike:
+    """Type of the result of a cuDNN convolution of real operands: bfloat16 has no other."""
+    return jnp.bfloat16 if operand.dtype == jnp.bfloat16 else dtype
