@@ -97,7 +97,7 @@ def test_every_p_in_words_is_that_of_enough_seeds():
 
 
 def test_results_hide_no_row():
-    """A study's line in docs/results.md has the mean of each of its main rows, of those that disappoint too."""
+    """A study's line in docs/results.md has the mean of each main row, of those that disappoint too."""
     lines = {
         line.split(" | ")[0]: line
         for line in (ROOT / "docs/results.md").read_text().splitlines()
