@@ -30,7 +30,7 @@ from launch.distill import check_pair, with_teacher
 from launch.flags import DEFINED_OFTEN, closest, define_config, define_path
 from launch.information import information
 from launch.run import make_run
-from launch.study import SPIKES_FILE, Run, Study, Variant, is_done, read_study
+from launch.study import SPIKES_FILE, Run, Study, Variant, is_done, read_study, read_summary
 from launch.trained import load_trained
 from launch.workers import run_together
 from qsdt_jax import bounds
@@ -38,7 +38,8 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.comparison import Row, draw, markdown
 from qsdt_jax.files import locked, write_atomically
 from qsdt_jax.retry import reason
-from qsdt_jax.train.loop import SUMMARY_FILE, train
+from qsdt_jax.train.classes import named
+from qsdt_jax.train.loop import train
 from qsdt_jax.train.preemption import POLL_SECONDS, Preempted, Preemption
 from qsdt_jax.train.workdir import CONFIG_FILE
 
@@ -164,8 +165,8 @@ def check(study: Study, variant: Variant) -> None:
             with_teacher(config, run.task, run.class_names, run.total_steps)
         else:
             other = study.config(teacher, 0)
-            names = build_run(other).class_names
-            check_pair(config, run.class_names, f"the teacher, row {teacher.name!r},", other, names)
+            classes = named(f"the teacher, row {teacher.name!r},", build_run(other).class_names)
+            check_pair(config, run.class_names, other, classes)
     except UserError as error:
         raise UserError(f"row {variant.name!r}: {error}") from None
 
@@ -175,7 +176,7 @@ def train_one(study: Study, variant: Variant, seed: int) -> None:
     folder, start = study.run_folder(variant, seed), time.monotonic()
     resumed = (folder / CONFIG_FILE).exists()
     try:
-        train(make_run(study.config(variant, seed)), folder)
+        train(make_run(study.config(variant, seed), folder), folder)
         if not resumed:  # Else nobody knows how long it took.
             write_atomically(folder / SECONDS_FILE, json.dumps(time.monotonic() - start) + "\n")
         if study.spikes:
@@ -220,8 +221,12 @@ def _write_results(study: Study, title: str) -> str:
 def _record(study: Study, variant: Variant, seed: int) -> dict[str, Any]:
     folder = study.run_folder(variant, seed)
     record: dict[str, Any] = {**dict.fromkeys(CSV_FIELDS, ""), "row": variant.name, "seed": seed}
-    if (folder / SUMMARY_FILE).exists():
-        summary = json.loads((folder / SUMMARY_FILE).read_text())
+    try:
+        summary = read_summary(study, variant, seed)
+    except UserError as error:  # It belongs into no table, but the others do.
+        record["failure"] = str(error)
+        return record
+    if summary is not None:
         record["top1"] = summary["final"][METRIC]
         record |= {name: summary[name] for name in ("images_per_second", "parameters", "commit")}
         for name, file in (("seconds", SECONDS_FILE), ("spikes", SPIKES_FILE)):

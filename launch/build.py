@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from configs.base import base_config
 from launch.build_data import (
     build_preprocess,
     build_source,
@@ -23,10 +24,12 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.layers.numerics import ModuleBits
 from qsdt_jax.memory import require_memory
 from qsdt_jax.models import QSDTransformer
+from qsdt_jax.train.classes import named, require_same_classes
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.loop import Run
 from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
 from qsdt_jax.train.parallel import Parallel
+from qsdt_jax.train.workdir import TRAINING
 
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
 OPTIMIZERS = {"lamb": lamb, "adamw": adamw}
@@ -41,7 +44,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     """
     _check_positive(config)
     training, test = build_training_source(config), build_source(config, "test")
-    _check_same_classes(training.class_names, test.class_names)
+    require_same_classes(test.class_names, named(TRAINING, training.class_names), what="the test split")
     _check_batch(config, len(training))
     parallel = build_parallel(config)
     evaluation_batch = parallel.evaluation_batch_size(config.eval.batch_size)
@@ -64,6 +67,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     profile_steps = _profile_steps(config, total_steps)
     return Run(
         config=plain(config),
+        defaults=plain(base_config()),
         task=build_task(config, len(training.class_names)),  # Last, because a network is traced.
         class_names=training.class_names,
         optimizer=optimizer,
@@ -218,13 +222,6 @@ def _check_batch(config: ml_collections.ConfigDict, images: int) -> None:
     if group and batch // parts % group:
         rows = batch // parts
         raise UserError(f"config.model.norm_group={group} does not divide the {rows} images of a micro-batch")
-
-
-def _check_same_classes(training: tuple[str, ...], test: tuple[str, ...]) -> None:
-    """Refuses a split whose labels would mean other classes."""
-    if other := sorted(set(training) ^ set(test)):
-        where = "training" if other[0] in training else "test"
-        raise UserError(f"the splits have different classes: only the {where} data have {other[0]!r}")
 
 
 def _check_positive(config: ml_collections.ConfigDict) -> None:

@@ -16,7 +16,11 @@ from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.validity import check_program
 from qsdt_jax.errors import UserError
+from qsdt_jax.train.classes import Classes, numbers
 from qsdt_jax.train.provenance import provenance
+
+# In a bundle's origin: whether its class names are known, and not numbers for want of names.
+KNOWN = "class_names_known"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,8 +40,11 @@ class Deployed:
         return str(self.path)
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.bundle.class_names
+    def classes(self) -> Classes:
+        """What is known of them: numbers are names only where the exporter knew them to be."""
+        names, origin = self.bundle.class_names, self.bundle.origin
+        known = names != numbers(len(names)) or (isinstance(origin, dict) and origin.get(KNOWN) is True)
+        return Classes(where=self.title, outputs=len(names), names=names if known else None)
 
     @property
     def channels(self) -> int:
@@ -80,13 +87,18 @@ def bundle_of(trained: Trained) -> Bundle:
     check_program(program, preprocess.size)
     return Bundle(
         program=program,
-        class_names=trained.class_names,
+        class_names=trained.classes.shown,
         image_size=preprocess.size,
         crop_ratio=preprocess.evaluation_crop_ratio if images else 1.0,
         mean=preprocess.mean if images else (0.0,),
         std=preprocess.std if images else (1.0,),
         architecture={**config.model.to_dict(), "channels": list(config.model.channels)},
-        origin={"step": trained.step, "ema": trained.ema, **provenance()},
+        origin={
+            "step": trained.step,
+            "ema": trained.ema,
+            KNOWN: trained.classes.names is not None,
+            **provenance(),
+        },
     )
 
 

@@ -1,5 +1,6 @@
 """The teacher of a configuration, and the task that learns from it."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from launch.build import DTYPES
-from launch.trained import load_trained
+from launch.sources import file_source, load_source
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.interop.timm import caformer_variables, num_classes, read_timm
@@ -17,16 +18,19 @@ from qsdt_jax.losses.distillation import Target
 from qsdt_jax.losses.fgd import Normalization
 from qsdt_jax.models.caformer import CAFORMERS, CAFormer, caformer_macs
 from qsdt_jax.models.operations import macs_per_image
+from qsdt_jax.train.classes import Classes, require_same_classes
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.distillation import Distillation, Schedule, Weights
 from qsdt_jax.train.state import Variables
 from qsdt_jax.train.task import Task
 from qsdt_jax.train.teacher import CAFormerTeacher, OwnTeacher, Teacher
+from qsdt_jax.train.workdir import TRAINING, Source
 
 # What student and teacher have to have in common of their data.
 COMMON = ("image_size", "channels", "mean", "std", "events")
 # Of the pixels in 0..1 that timm trained its CAFormers on.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TEACHER = "distill.teacher"
 SMALLEST = 32  # Pixels a side of CAFormer's last stage.
 
 
@@ -35,13 +39,28 @@ def with_teacher(
 ) -> Task:
     """The task with the teacher of `config.distill`; as it is where there is none.
 
+    Raises:
+      UserError: as `find_teacher`.
+    """
+    return taught(config, task, find_teacher(config, class_names), total_steps)
+
+
+def find_teacher(
+    config: ml_collections.ConfigDict, class_names: Sequence[str], known: Source | None = None
+) -> "Found | None":
+    """The teacher of `config.distill`; None where there is none.
+
     A teacher is the workdir of a trained network, or "caformer_s18:FILE" (s36, m36, b36) with timm's weights.
     Such a file holds no class names: they are taken to be in timm's order, which is that of the folders'
     names and that of the data here.
 
+    Args:
+      config, class_names: of the student.
+      known: the checkpoint that it has learned from so far.
+
     Raises:
-      UserError: a weight without a teacher, values out of range, a teacher that cannot be read or has other
-        classes, images or normalisation.
+      UserError: a weight without a teacher, values out of range, a teacher that cannot be read, has other
+        classes, images or normalisation, or is another than the known one.
     """
     distill = config.distill
     if not distill.teacher:
@@ -51,43 +70,46 @@ def with_teacher(
             raise UserError(
                 "config.model.distillation_head=True, but config.distill.teacher names no teacher of it"
             )
-        return task
-    assert isinstance(task, Classification)  # The one task that configurations have.
-    weights = _weights(config, total_steps)
+        return None
+    _weights(config, total_steps=1)
     name, colon, file = distill.teacher.partition(":")
     if colon and name.startswith("caformer"):
-        found = _caformer(config, name, Path(expanded(file)), len(class_names))
-    else:
-        found = _trained(config, Path(expanded(distill.teacher)), class_names)
-    own = macs_per_image(task.model, _size(config))
-    _report_cost(found, own)
+        return _caformer(config, name, Path(expanded(file)), class_names, known)
+    return _trained(config, class_names, known)
+
+
+def taught(config: ml_collections.ConfigDict, task: Task, teacher: "Found | None", total_steps: int) -> Task:
+    """The task with a teacher, if there is one; says what that costs."""
+    if teacher is None:
+        return task
+    assert isinstance(task, Classification)  # The one task that configurations have.
+    _report_cost(teacher, macs_per_image(task.model, _size(config)))
     return Distillation(
-        student=task, teacher=found.teacher, teacher_variables=found.variables, weights=weights
+        student=task,
+        teacher=teacher.teacher,
+        teacher_variables=teacher.variables,
+        weights=_weights(config, total_steps),
     )
 
 
 def check_pair(
     config: ml_collections.ConfigDict,
     class_names: Sequence[str],
-    where: str,
     teacher: ml_collections.ConfigDict,
-    teacher_classes: Sequence[str],
+    teacher_classes: Classes,
 ) -> None:
     """Refuses a teacher that is or will be trained to see or to say something else, and unfit weights.
 
     Args:
       config, class_names: of the student.
-      where: what the teacher is called.
-      teacher, teacher_classes: of the teacher.
+      teacher, teacher_classes: of the teacher, which is called as its classes say.
 
     Raises:
       UserError: see above.
     """
     _weights(config, total_steps=1)
-    if tuple(teacher_classes) != tuple(class_names):
-        raise UserError(
-            f"{where} has other classes: {_listed(teacher_classes)}; expected {_listed(class_names)}"
-        )
+    where = teacher_classes.where
+    require_same_classes(class_names, teacher_classes, what=TRAINING)
     for key in COMMON:
         found, expected = teacher.data[key], config.data[key]
         if found != expected:
@@ -96,30 +118,38 @@ def check_pair(
         raise UserError(f"{where} takes events, which no teacher can be given yet")
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """A teacher that fits: what it is called, computes and costs."""
 
     title: str
     teacher: Teacher
     variables: Variables
     macs: int
+    source: Source
 
 
-def _trained(config: ml_collections.ConfigDict, workdir: Path, class_names: Sequence[str]) -> _Found:
+def _trained(config: ml_collections.ConfigDict, class_names: Sequence[str], known: Source | None) -> Found:
     """The network of a workdir."""
-    trained = load_trained(workdir)
-    where = f"the teacher in {workdir}"
-    check_pair(config, class_names, where, trained.config, trained.class_names)
+    trained, source = load_source(config, TEACHER, known)
+    classes = dataclasses.replace(trained.classes, where=f"the teacher in {trained.workdir}")
+    check_pair(config, class_names, trained.config, classes)
     model = trained.task.model
-    return _Found(
+    return Found(
         title=trained.title,
         teacher=OwnTeacher(model.clone(dtype=DTYPES[config.distill.dtype], exact_evaluation=False)),
         variables=trained.variables,
         macs=macs_per_image(model, _size(config)),
+        source=source,
     )
 
 
-def _caformer(config: ml_collections.ConfigDict, name: str, file: Path, classes: int) -> _Found:
+def _caformer(
+    config: ml_collections.ConfigDict,
+    name: str,
+    file: Path,
+    class_names: Sequence[str],
+    known: Source | None,
+) -> Found:
     """A CAFormer of timm's weights, given the pixels in the normalisation that timm trained it with."""
     if name not in CAFORMERS:
         raise UserError(f"config.distill.teacher: {name!r} is none of {', '.join(CAFORMERS)}")
@@ -135,11 +165,13 @@ def _caformer(config: ml_collections.ConfigDict, name: str, file: Path, classes:
             f"config.data.image_size={_size(config)}"
         )
     tensors = read_timm(file)
-    if (outputs := num_classes(str(file), tensors)) != classes:
-        raise UserError(f"the teacher in {file} has {outputs} classes; expected {classes}, as the data have")
+    outputs = num_classes(str(file), tensors)
+    unnamed = Classes(where=f"the teacher in {file}", outputs=outputs, names=None)
+    require_same_classes(class_names, unnamed, what=TRAINING)
+    source = file_source(config, TEACHER, file, known)
     model = CAFormer(**CAFORMERS[name], num_classes=outputs, dtype=DTYPES[config.distill.dtype])
     mean, std = (np.broadcast_to(np.array(data[key]), data.channels) for key in ("mean", "std"))
-    return _Found(
+    return Found(
         title=f"{name} of {file}",
         teacher=CAFormerTeacher(
             model,
@@ -148,6 +180,7 @@ def _caformer(config: ml_collections.ConfigDict, name: str, file: Path, classes:
         ),
         variables=caformer_variables(model, str(file), tensors),
         macs=caformer_macs(model, _size(config)),
+        source=source,
     )
 
 
@@ -184,12 +217,7 @@ def _weights(config: ml_collections.ConfigDict, total_steps: int) -> Weights:
     )
 
 
-def _listed(names: Sequence[str], shown: int = 3) -> str:
-    more = ", ..." if len(names) > shown else ""
-    return f"{len(names)} ({', '.join(names[:shown])}{more})"
-
-
-def _report_cost(teacher: _Found, own: int) -> None:
+def _report_cost(teacher: Found, own: int) -> None:
     """A step is forward and backward of the student, about 3 forward passes, and one of the teacher."""
     print(
         f"teacher: {teacher.title}, {teacher.macs / 1e6:.2f} M MACs an image in evaluation; "

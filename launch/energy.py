@@ -13,9 +13,9 @@ from qsdt_jax.errors import UserError
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-    from launch.split import Split
     from qsdt_jax.deploy.bundle import Bundle
     from qsdt_jax.energy.report import Report
+    from qsdt_jax.train.classes import Classes
 
 CONFIG = define_config()
 WORKDIR = define_path("workdir", "directory of a run or an import")
@@ -48,7 +48,8 @@ def main() -> None:
     from qsdt_jax.files import write_atomically
 
     _check_flags()
-    name, bundle, config = _network()
+    name, bundle, config, classes = _network()
+    split = Split(config, SPLIT.value, classes, IMAGES.value)
     folder = Path(WORKDIR.value) if WORKDIR.value else Path(BUNDLE.value or "").parent
     out = Path(OUT.value or folder / "energy")
     try:
@@ -56,9 +57,6 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
-    split = Split(config, SPLIT.value, bundle.class_names, IMAGES.value)
-    if BUNDLE.value:
-        _check_classes(bundle, split)
     activity = measure_activity(bundle.program, split.batches("measured"))
     report = make_report(bundle.program, bundle.image_size, activity)
     facts = _facts(name, bundle, report)
@@ -85,29 +83,17 @@ def _check_flags() -> None:
         raise UserError("--step and --ema choose from a --workdir; a bundle holds one network")
 
 
-def _network() -> "tuple[str, Bundle, ConfigDict]":
-    """The network that the flags name, what it is called, and the configuration of its data."""
-    from launch.deployed import bundle_of, with_inputs_of
+def _network() -> "tuple[str, Bundle, ConfigDict, Classes]":
+    """What the flags name: title and bundle of the network, the configuration of its data, its classes."""
+    from launch.deployed import bundle_of, load_deployed, with_inputs_of
     from launch.trained import load_trained, stored_config
-    from qsdt_jax.deploy.bundle import read_bundle
 
     if BUNDLE.value is None:
         trained = load_trained(WORKDIR.value or "", step=STEP.value, ema=EMA.value)
-        return trained.title, bundle_of(trained), trained.config
-    bundle = read_bundle(BUNDLE.value)
+        return trained.title, bundle_of(trained), trained.config, trained.classes
+    deployed = load_deployed(BUNDLE.value)
     config = stored_config(WORKDIR.value) if WORKDIR.value else CONFIG.value
-    return BUNDLE.value, bundle, with_inputs_of(bundle, config)
-
-
-def _check_classes(bundle: "Bundle", split: "Split") -> None:
-    """Refuses data of other classes than the bundle's; a network of no names has numbers for them."""
-    numbers = tuple(map(str, range(len(bundle.class_names))))
-    for name, expected in zip(split.class_names, bundle.class_names, strict=True):
-        if name != expected and bundle.class_names != numbers:
-            raise UserError(
-                f"the {SPLIT.value} split has other classes than {BUNDLE.value}: "
-                f"{name!r} where the network has {expected!r}"
-            )
+    return BUNDLE.value, deployed.bundle, with_inputs_of(deployed.bundle, config), deployed.classes
 
 
 def _facts(name: str, bundle: "Bundle", report: "Report") -> list[str]:

@@ -42,7 +42,7 @@ def evaluate(trained: "Trained", split: str) -> dict[str, float]:
     """The metrics of the "test" or "train" split, in training's batches and so equal to what it logged.
 
     Raises:
-      UserError: the data cannot be read, or have another number of classes than the network.
+      UserError: the data cannot be read, or have other classes than the network.
     """
     import jax
 
@@ -50,7 +50,7 @@ def evaluate(trained: "Trained", split: str) -> dict[str, float]:
     from qsdt_jax.evaluate.split import evaluate_split
     from qsdt_jax.train.step import evaluation_step
 
-    found = Split(trained.config, split, trained.class_names)
+    found = Split(trained.config, split, trained.classes)
     title = f"{trained.workdir}: step {trained.step}, {found.images:,} images of the {found.name} split"
     step = functools.partial(jax.jit(evaluation_step, static_argnames="task"), task=trained.task)
     return evaluate_split(

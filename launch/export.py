@@ -12,6 +12,7 @@ from qsdt_jax.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from launch.split import Split
     from launch.trained import Trained
     from qsdt_jax.deploy.agreement import Comparison
     from qsdt_jax.deploy.bundle import Bundle
@@ -47,20 +48,29 @@ def main() -> None:
         raise UserError(f"{told}: expected a file for each")
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
     bundle = bundle_of(trained)
+    split = None if VERIFY.value is None else _split(trained, VERIFY.value)
     writers = {"out": _write, "stablehlo": _write_stablehlo, "onnx": _write_onnx}
     for flag, file in files.items():
         print(f"{file}: {writers[flag](file, bundle)}")
-    if VERIFY.value is not None:
-        print(_verify(trained, bundle, files.get("out")))
+    if split is not None:
+        print(_verify(trained, bundle, files.get("out"), split))
 
 
-def _verify(trained: "Trained", bundle: "Bundle", file: Path | None) -> str:
+def _split(trained: "Trained", images: int) -> "Split":
+    """The first images of the test split."""
+    from launch.split import Split
+
+    config = trained.config.copy_and_resolve_references()
+    config.eval.batch_size = min(config.eval.batch_size, VERIFIED_AT_ONCE)
+    return Split(config, "test", trained.classes, images)
+
+
+def _verify(trained: "Trained", bundle: "Bundle", file: Path | None, split: "Split") -> str:
     """Runs the forms on images of the test split, the NumPy reader on the bundle's file if there is one.
 
     Raises:
       UserError: they do not agree.
     """
-    from launch.split import Split
     from qsdt_jax.deploy import agreement, reference
     from qsdt_jax.deploy.integer import IntegerArithmetic
     from qsdt_jax.deploy.spike_driven import SpikeArithmetic
@@ -73,9 +83,6 @@ def _verify(trained: "Trained", bundle: "Bundle", file: Path | None) -> str:
     }
     if file:
         forms[f"NumPy reader of {file}"] = agreement.reader_form(reference.read(file))
-    config = trained.config.copy_and_resolve_references()
-    config.eval.batch_size = min(config.eval.batch_size, VERIFIED_AT_ONCE)
-    split = Split(config, "test", bundle.class_names, VERIFY.value)
     found = agreement.compare(forms, split.batches("verified"))
     require_agreement(found, [step.name for step in program.steps])
     first = found["integer form"]

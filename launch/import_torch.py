@@ -1,5 +1,6 @@
 """a published PyTorch checkpoint -> a workdir, to evaluate, to predict with, or to train on from."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,8 @@ def import_torch(
       Number of parameters.
 
     Raises:
-      UserError: the file cannot be read or does not fit the configuration; class names too many or too few; a
-        workdir in use or with checkpoints.
+      UserError: the file cannot be read or does not fit the configuration; class names too many or too few,
+        or those of the data not in the order of their numbers; a workdir in use or with checkpoints.
     """
     import optax
 
@@ -64,33 +65,44 @@ def import_torch(
     from qsdt_jax.interop import from_torch
     from qsdt_jax.interop.torch_file import load
     from qsdt_jax.train.checkpoint import Checkpointer
+    from qsdt_jax.train.classes import Classes, require_same_classes
     from qsdt_jax.train.loop import CHECKPOINT_FOLDER
     from qsdt_jax.train.state import create_state, parameter_count
-    from qsdt_jax.train.workdir import Workdir
+    from qsdt_jax.train.workdir import Belongings, Workdir
 
     use_float64_if_asked(config)
     tensors = load(checkpoint, ema=ema)
     outputs = _outputs(checkpoint, tensors)
+    if class_names and len(class_names) != outputs:
+        raise UserError(f"{checkpoint} has {outputs} classes, but {len(class_names)} names are given")
     names = class_names or _names_of_data(config)
-    if names and len(names) != outputs:
-        where = "names are given" if class_names else "are in the data"
-        raise UserError(f"{checkpoint} has {outputs} classes, but {len(names)} {where}")
+    if names and not class_names:
+        unnamed = Classes(where=str(checkpoint), outputs=outputs, names=None)
+        require_same_classes(names, unnamed, what="the data")
     task = build_task(config, outputs)
     variables = from_torch(task.model, tensors, label=str(checkpoint))
     # The schedule leaves no trace in the state, so any will do.
     optimizer = build_optimizer(config, optax.constant_schedule(0.0))
     state = create_state(variables, optimizer, ema=config.ema_decay > 0)
-    with (
-        Workdir(workdir) as directory,
-        Checkpointer(directory.path / CHECKPOINT_FOLDER, best_metric=task.best_metric) as checkpointer,
-    ):
-        if stored := checkpointer.steps():
-            raise UserError(
-                f"workdir {workdir} holds checkpoints of steps {stored}; expected a new directory"
-            )
-        directory.claim(plain(config), names, None, begun=False)
-        checkpointer.save(0, state, wait=True)
+    run = Belongings(config=plain(config), class_names=names, training_images=None)
+    checkpoints = Path(workdir) / CHECKPOINT_FOLDER
+    _require_new(checkpoints)
+    with Workdir(workdir) as directory:
+        _require_new(checkpoints)  # Again under the lock.
+        with Checkpointer(checkpoints, best_metric=task.best_metric) as checkpointer:
+            checkpointer.require_room(0, state)
+            directory.claim(run)
+            checkpointer.save(0, state, wait=True)
     return parameter_count(variables)
+
+
+def _require_new(checkpoints: Path) -> None:
+    from qsdt_jax.train.stored import stored_steps
+
+    if checkpoints.parent.is_dir() and (stored := stored_steps(checkpoints)):
+        raise UserError(
+            f"workdir {checkpoints.parent} holds checkpoints of steps {stored}; expected a new directory"
+        )
 
 
 def _outputs(checkpoint: str | Path, tensors: "Mapping[str, Any]") -> int:
@@ -109,13 +121,18 @@ def _outputs(checkpoint: str | Path, tensors: "Mapping[str, Any]") -> int:
 
 
 def _names_of_data(config: "ConfigDict") -> tuple[str, ...] | None:
-    """The classes of the training images, or None where the images are not here."""
+    """The classes of the images, or None where they are not here; the test images alone will do."""
     from launch.build_data import build_source
 
     data = config.data
     if data.source in ("folder", "tfds") and not (data.path and Path(expanded(data.path)).is_dir()):
         return None
-    return build_source(config, "train").class_names
+    try:
+        return build_source(config, "train").class_names
+    except UserError as error:
+        with contextlib.suppress(UserError):
+            return build_source(config, "test").class_names
+        raise error
 
 
 def read_names(file: str) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def information(trained: "Trained", split: str) -> "Information":
     from launch.split import Split
     from qsdt_jax.evaluate.information import measure
 
-    batches = Split(trained.config, split, trained.class_names).batches("measured")
+    batches = Split(trained.config, split, trained.classes).batches("measured")
     return measure(trained.task.model, trained.variables, batches)
 
 

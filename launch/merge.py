@@ -37,7 +37,7 @@ def main() -> None:
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
     bundle = bundle_of(trained)
     program = bundle.program
-    split = Split(trained.config, SPLIT.value, bundle.class_names, IMAGES.value)
+    split = Split(trained.config, SPLIT.value, trained.classes, IMAGES.value)
     print(f"{'':<20}{'top-1 %':>9}{'MB':>10}{'weights':>13}{'additions':>15}{'real MACs':>14}{'mJ':>11}")
     for bits in (None, *MERGED_BITS):
         name = f"merged, {bits} bits" if bits else f"{program.bits} bits, as trained"

@@ -79,17 +79,23 @@ def main() -> None:
         raise UserError(f"--sheet {sheet}: expected a file name that ends in .png")
     network = _load()
     require_writable("sheet", sheet)
+    names = network.classes.shown
+    if network.classes.names is None:
+        print(
+            f"the classes of {network.classes.where} are not known: they are shown as numbers",
+            file=sys.stderr,
+        )
 
     shown: list[Prediction] = []
     unreadable: list[str] = []
     for prediction in predict(network, _images(network, files, unreadable)):
         chances = zip(prediction.classes[:top], prediction.probabilities[:top], strict=True)
-        text = ", ".join(f"{network.class_names[int(k)]} {100 * p:.2f} %" for k, p in chances)
+        text = ", ".join(f"{names[int(k)]} {100 * p:.2f} %" for k, p in chances)
         print(f"{prediction.name}: {text}", flush=True)
         if len(shown) < SHEET_IMAGES:
             shown.append(prediction)
     if shown:
-        draw_sheet(sheet, shown, network.class_names, network.title)
+        draw_sheet(sheet, shown, names, network.title)
         count = len(files) - len(unreadable)
         some = f" (the first {len(shown)} of {count} images)" if count > len(shown) else ""
         print(f"sheet: {sheet}{some}", file=sys.stderr)
@@ -122,10 +128,8 @@ def predict(network: "Trained | Deployed", images: Iterable[tuple[str, np.ndarra
         rows = rows or len(batch)
         inputs = [normalize(view, preprocess.mean, preprocess.std) for _, view in batch]
         padding = [np.zeros_like(inputs[0])] * (rows - len(inputs))
-        logits = network.logits(np.stack(inputs + padding))
-        for (name, view), row in zip(
-            batch, np.asarray(logits, np.float64), strict=False
-        ):  # Without the padding.
+        logits = np.asarray(network.logits(np.stack(inputs + padding)), np.float64)
+        for (name, view), row in zip(batch, logits[: len(batch)], strict=True):  # Without the padding.
             order = np.argsort(-row, kind="stable")
             chances = np.exp(row[order] - row[order[0]])
             yield Prediction(name, view, order, chances / chances.sum())

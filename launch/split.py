@@ -1,7 +1,7 @@
 """A split of the data as evaluation sees it, in training's batches and with progress."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
@@ -10,6 +10,7 @@ from launch.build_data import build_preprocess, build_source
 from qsdt_jax.data.pipeline import HostBatch, evaluation_batches
 from qsdt_jax.errors import UserError
 from qsdt_jax.progress import Progress
+from qsdt_jax.train.classes import Classes, require_same_classes
 
 
 class Split:
@@ -18,32 +19,28 @@ class Split:
     Args:
       config: names the data and the size of the batches.
       name: "test" or "train".
-      class_names: of the network.
+      network: its classes.
       images: how many; None for all.
 
     Attributes:
       name: what the data call the split; the test split of ImageNet is its "validation".
       images: their number.
-      class_names: of the data.
 
     Raises:
-      UserError: the data cannot be read, or have another number of classes than the network.
+      UserError: the data cannot be read, or have other classes than the network.
     """
 
     def __init__(
         self,
         config: ml_collections.ConfigDict,
         name: str,
-        class_names: Sequence[str],
+        network: Classes,
         images: int | None = None,
     ):
         self._config = config
         self._source = build_source(config, name)
         self.name: str = getattr(self._source, "split", name)
-        self.class_names = self._source.class_names
-        found, outputs = len(self.class_names), len(class_names)
-        if found != outputs:
-            raise UserError(f"the {name} split has {found} classes, but the network has {outputs}")
+        require_same_classes(self._source.class_names, network, what=f"the {name} split")
         self._size = config.eval.batch_size
         if self._size < 1:
             raise UserError(f"config.eval.batch_size={self._size} must be at least 1")

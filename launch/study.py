@@ -4,7 +4,9 @@ The config file has `get_config()`, the run that all rows change; `ROWS`, pairs 
 overrides; and `SEEDS`, how many. A value "row:NAME" is the workdir of that row's run with the same seed.
 """
 
+import dataclasses
 import importlib.util
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,13 +14,22 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from configs.base import base_config
 from launch.build import plain
 from launch.checks import check_sizes
 from launch.flags import closest, config_keys
+from launch.sources import sources_now
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER, SUMMARY_FILE
 from qsdt_jax.train.stored import stored_steps
-from qsdt_jax.train.workdir import CONFIG_FILE, config_differences, read_config
+from qsdt_jax.train.workdir import (
+    Belongings,
+    Source,
+    completed,
+    read_belongings,
+    read_config,
+    run_differences,
+)
 
 ROW_PREFIX = "row:"
 SPIKES_FILE = "spikes.json"  # Of a run, where its study counts them.
@@ -158,14 +169,57 @@ def is_done(study: Study, variant: Variant, seed: int) -> bool:
     """Whether a run has ended.
 
     Raises:
-      UserError: it was begun with another configuration, and has a checkpoint.
+      UserError: what is in its folder, checkpoints or a summary, is of another configuration, or it cannot be
+        said of which.
     """
     folder = study.run_folder(variant, seed)
-    if (folder / CONFIG_FILE).exists() and stored_steps(folder / CHECKPOINT_FOLDER):
-        changed = config_differences(read_config(folder), plain(study.config(variant, seed)))
-        if changed:
-            raise UserError(
-                f"row {variant.name!r} was run with another configuration in {folder}: {'; '.join(changed)}"
-            )
+    if stored_steps(folder / CHECKPOINT_FOLDER):
+        _require_own(study, variant, seed, read_belongings(folder, _defaults()))
     counted = not study.spikes or (folder / SPIKES_FILE).exists()
-    return counted and (folder / SUMMARY_FILE).exists()
+    return read_summary(study, variant, seed) is not None and counted
+
+
+def read_summary(study: Study, variant: Variant, seed: int) -> Mapping[str, Any] | None:
+    """The summary of a run; None where it has not ended.
+
+    Raises:
+      UserError: it cannot be read, or is of another configuration.
+    """
+    folder = study.run_folder(variant, seed)
+    file = folder / SUMMARY_FILE
+    try:
+        summary = json.loads(file.read_text())
+        stored = dict(summary["config"] if "config" in summary else read_config(folder))
+        sources = {key: Source(**source) for key, source in summary.get("sources", {}).items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read: {error}; remove {folder} to run it anew") from None
+    _require_own(
+        study,
+        variant,
+        seed,
+        Belongings(
+            config=completed(stored, _defaults(), file),
+            class_names=None,
+            training_images=None,
+            sources=sources,
+        ),
+    )
+    return summary
+
+
+def _require_own(study: Study, variant: Variant, seed: int, stored: Belongings) -> None:
+    """Refuses what was left by a run of another configuration."""
+    config = study.config(variant, seed)
+    now = dataclasses.replace(stored, config=plain(config), sources=sources_now(config, stored.sources))
+    if changed := run_differences(stored, now):
+        folder = study.run_folder(variant, seed)
+        raise UserError(
+            f"row {variant.name!r} was run with another configuration in {folder}: {'; '.join(changed)}; "
+            "remove the folder to run it anew"
+        )
+
+
+def _defaults() -> dict[str, Any]:
+    return plain(base_config())

@@ -37,7 +37,8 @@ def main() -> None:
     if CONFIG.value.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     with _processes() as peers:
-        summary = train(make_run(CONFIG.value), WORKDIR.value, begin=_show_recipe, peers=peers)
+        run = make_run(CONFIG.value, WORKDIR.value)
+        summary = train(run, WORKDIR.value, begin=_show_recipe, peers=peers)
         writes = is_first()
     if not writes:
         return

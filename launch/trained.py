@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,20 @@ import ml_collections
 import numpy as np
 
 from configs.base import base_config
-from launch.build import build_task
+from launch.build import build_task, plain
 from launch.build_data import build_preprocess
 from launch.checks import check_sizes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
-from qsdt_jax.files import expanded
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.train.checkpoint import restore_raw
+from qsdt_jax.train.classes import Classes
 from qsdt_jax.train.classification import Classification
+from qsdt_jax.train.integrity import state_checksum
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER
 from qsdt_jax.train.state import Variables
-from qsdt_jax.train.stored import best_step
-from qsdt_jax.train.transfer import transfer
-from qsdt_jax.train.workdir import CONFIG_FILE, DATA_FILE, read_config, read_data
+from qsdt_jax.train.stored import best_step, exactly, read_record
+from qsdt_jax.train.workdir import CONFIG_FILE, DATA_FILE, completed, read_belongings, read_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,8 @@ class Trained:
       config: of the run.
       task: with the model, its number of classes taken from the checkpoint.
       variables: "params" and "batch_stats", or their moving average.
-      class_names: one for each output.
+      classes: what is known of them.
+      checksum: of the checkpoint, for `workdir.Source`.
     """
 
     workdir: Path
@@ -49,7 +49,8 @@ class Trained:
     config: ml_collections.ConfigDict
     task: Classification
     variables: Variables
-    class_names: tuple[str, ...]
+    classes: Classes
+    checksum: int
 
     @property
     def title(self) -> str:
@@ -96,11 +97,12 @@ def load_trained(workdir: str | Path, *, step: str = "latest", ema: bool = False
     config = stored_config(workdir)
     use_float64_if_asked(config)
     found, state = restore_raw(workdir / CHECKPOINT_FOLDER, _step_number(workdir, step))
+    checksum = stored_checksum(workdir, found)
     variables = state.get("ema" if ema else "variables")
     if variables is None:
         raise UserError(f"workdir {workdir} keeps no moving average: config.ema_decay={config.ema_decay}")
     outputs = _outputs(workdir, variables)
-    class_names = _class_names(workdir, outputs)
+    classes = _classes(workdir, outputs)
     task = build_task(config, outputs)
     _check_fit(workdir, task, variables)
     return Trained(
@@ -110,8 +112,15 @@ def load_trained(workdir: str | Path, *, step: str = "latest", ema: bool = False
         config=config,
         task=task,
         variables=jax.tree.map(jnp.asarray, variables),
-        class_names=class_names,
+        classes=classes,
+        checksum=checksum,
     )
+
+
+def stored_checksum(workdir: str | Path, step: int) -> int:
+    """Of the checkpoint of a step, by its record alone; raises UserError where it is missing or damaged."""
+    directory = Path(workdir) / CHECKPOINT_FOLDER
+    return exactly(directory, step, lambda step: state_checksum(read_record(directory, step)["leaves"]))
 
 
 def stored_config(workdir: str | Path) -> ml_collections.ConfigDict:
@@ -120,46 +129,18 @@ def stored_config(workdir: str | Path) -> ml_collections.ConfigDict:
     Raises:
       UserError: there is none, or a key is unknown or of another type than its default.
     """
-    stored, config = read_config(workdir), base_config().lock()
+    config, file = base_config().lock(), Path(workdir) / CONFIG_FILE
+    stored = completed(read_config(workdir), plain(config), file)
     try:
         config.update(stored)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = str(error.args[0] if error.args else error).split(" Other fields present")[0]
-        raise UserError(f"{Path(workdir) / CONFIG_FILE} is not of this version: {reason}") from None
+        raise UserError(f"{file} is not of this version: {reason}") from None
     try:
         check_sizes(config)
     except UserError as error:
-        raise UserError(f"{Path(workdir) / CONFIG_FILE}: {error}") from None
+        raise UserError(f"{file}: {error}") from None
     return config
-
-
-def starting_point(
-    config: ml_collections.ConfigDict, class_names: Sequence[str]
-) -> Callable[[Variables], Variables] | None:
-    """What makes a new run start from the newest checkpoint in `config.start_from`; None where that is empty.
-
-    The head is taken where the classes are the same, by their names or, where the checkpoint came without, by
-    their number.
-
-    It reads the checkpoint when it is called, which a run that goes on does not do, and raises UserError
-    where there is none or it does not fit.
-    """
-    if not config.start_from:
-        return None
-
-    def start(variables: Variables) -> Variables:
-        try:
-            trained = load_trained(expanded(config.start_from))
-        except UserError as error:
-            raise UserError(f"config.start_from: {error}") from None
-        names, _ = read_data(trained.workdir)
-        others = names is not None and names != tuple(class_names)
-        taken, remarks = transfer(trained.variables, variables, new_head=others)
-        lines = [f"starting from step {trained.step} of {trained.workdir}", *remarks]
-        print("\n  ".join(lines), file=sys.stderr)
-        return taken
-
-    return start
 
 
 def use_float64_if_asked(config: ml_collections.ConfigDict) -> None:
@@ -191,16 +172,14 @@ def _outputs(workdir: Path, variables: Mapping[str, Any]) -> int:
         raise UserError(f"the checkpoint in {workdir} is of no classifier: it has no head") from None
 
 
-def _class_names(workdir: Path, outputs: int) -> tuple[str, ...]:
-    """The stored names, or the numbers of the outputs where none are stored."""
-    names, _ = read_data(workdir)
-    if names is None:
-        return tuple(map(str, range(outputs)))
-    if len(names) != outputs:
+def _classes(workdir: Path, outputs: int) -> Classes:
+    names = read_belongings(workdir).class_names
+    if names is not None and len(names) != outputs:
         raise UserError(
             f"{workdir / DATA_FILE}: expected {outputs} class names, one for each output; found {len(names)}"
         )
-    return names
+    where = f"the network in {workdir}"
+    return Classes(where=where, outputs=outputs, names=None if names is None else tuple(names))
 
 
 def _check_fit(workdir: Path, task: Classification, variables: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qsdt_jax.errors import UserError
+from qsdt_jax.retry import retried
 
 
 def expanded(path: str) -> str:
@@ -39,7 +40,7 @@ def read_json(file: Path) -> Any:
       UserError: it cannot be read, or is not JSON.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(retried(lambda: file.read_text(encoding="utf-8"), file))
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -28,6 +28,7 @@ from qsdt_jax.train.integrity import (
     PyTree,
     fingerprints,
     host_leaves,
+    leaves_of,
     nested,
     sealed,
     state_checksum,
@@ -196,6 +197,11 @@ class Checkpointer:
     def steps(self) -> list[int]:
         """The steps on disk in ascending order, without one that is still being written."""
         return stored_steps(self.directory)
+
+    def require_room(self, step: int, state: PyTree) -> None:
+        """Raises UserError where the disk has no room for a checkpoint of `state`; nothing is written."""
+        if self._writes:
+            self._require_room(step, leaves_of(state)[0])
 
     def restore_latest(self, target: PyTree) -> tuple[int, PyTree] | None:
         """The newest valid step and its state; damaged newer steps are reported and renamed.

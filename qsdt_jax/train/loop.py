@@ -6,6 +6,7 @@ Invariants:
   and is made up for where it is missing. A resumed run drops what was logged after its checkpoint. So killed
   at any moment and started again, a run ends with the state and the logged losses of an uninterrupted one,
   bit for bit.
+* Nothing in a workdir changes before all that can refuse a start has been checked.
 * No state with a non-finite loss or gradient behind it is ever saved, nor is anything of that step logged.
 """
 
@@ -15,6 +16,7 @@ import json
 import math
 import os
 import statistics
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from qsdt_jax.evaluate.split import evaluate_split
 from qsdt_jax.files import write_atomically
 from qsdt_jax.progress import Progress
 from qsdt_jax.train.checkpoint import Checkpointer
+from qsdt_jax.train.classes import tell_trust
 from qsdt_jax.train.curves import draw_curves
 from qsdt_jax.train.metrics import MetricWriter
 from qsdt_jax.train.parallel import Parallel
@@ -39,8 +42,9 @@ from qsdt_jax.train.profiling import Profile
 from qsdt_jax.train.provenance import provenance
 from qsdt_jax.train.state import TrainState, Variables, parameter_count
 from qsdt_jax.train.step import evaluation_step, initial_state, train_step
+from qsdt_jax.train.stored import stored_steps
 from qsdt_jax.train.task import Task
-from qsdt_jax.train.workdir import Workdir
+from qsdt_jax.train.workdir import SOURCE_KEYS, TRAINING, Belongings, Source, Workdir
 
 SUMMARY_FILE = "summary.json"
 CHECKPOINT_FOLDER = "checkpoints"
@@ -72,6 +76,9 @@ class Run:
       profile_steps: first and last step to trace into the workdir, or None.
       start_from: makes the variables that a new run starts with out of freshly drawn ones, where it does not
         start with these.
+      sources: the checkpoints of other networks that it takes, by their key of the configuration.
+      defaults: of the configuration, for workdirs that are older than some of its keys; None where it has no
+        others.
     """
 
     config: Mapping[str, Any]
@@ -96,6 +103,18 @@ class Run:
     parallel: Parallel = dataclasses.field(default_factory=Parallel)
     profile_steps: tuple[int, int] | None = None
     start_from: Callable[[Variables], Variables] | None = None
+    sources: Mapping[str, Source] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, Any] | None = None
+
+    @property
+    def belongings(self) -> Belongings:
+        """What its checkpoints belong to."""
+        return Belongings(
+            config=self.config,
+            class_names=self.class_names,
+            training_images=self.training_images,
+            sources=self.sources,
+        )
 
     def initial_state(self) -> TrainState:
         """The state before the first step, a pure function of the seed."""
@@ -127,7 +146,7 @@ def train(
     Args:
       run: what to train.
       workdir: gets checkpoints, metrics.jsonl, TensorBoard files, curves.png and at the end summary.json.
-      begin: called by the first process once the workdir is the run's.
+      begin: called by the first process once the workdir may be the run's.
       peers: the other processes, of several that are `joined`.
 
     Returns:
@@ -142,40 +161,53 @@ def train(
         "number of training images": run.training_images,
         "number of evaluation images": run.evaluation_images,
         "number of steps": run.total_steps,
+        "checksum of the class names": zlib.crc32(json.dumps(list(run.class_names)).encode()),
     }
     require_same(lengths, seen="data")
+    networks = {key: run.sources[key].checksum if key in run.sources else 0 for key in SOURCE_KEYS}
+    require_same({f"checksum of config.{key}": number for key, number in networks.items()}, seen="workdirs")
+    checkpoints = Path(workdir) / CHECKPOINT_FOLDER
+    directory = Workdir(workdir, writes=is_first())
+    # Without a checkpoint nothing is lost by another run.
+    if directory.path.is_dir() and stored_steps(checkpoints):
+        directory.require(run.belongings, run.defaults)
     with (
         Preemption(
             Vote().call if jax.process_count() > 1 else None, None if peers is None else peers.agree
         ) as preemption,
-        Workdir(workdir, writes=is_first()) as directory,
-        Checkpointer(
-            Path(workdir) / CHECKPOINT_FOLDER,
+        directory,
+    ):
+        # Again under the lock: another run may have begun meanwhile.
+        if stored_steps(checkpoints) and (known := directory.require(run.belongings, run.defaults)):
+            tell_trust(run.class_names, known, what=TRAINING)
+        with Checkpointer(
+            checkpoints,
             keep_latest=run.keep_latest,
             keep_best=run.keep_best,
             best_metric=run.task.best_metric,
-        ) as checkpointer,
-    ):
-        if peers is not None:
-            peers.before_leaving = checkpointer.wait
-        directory.claim(run.config, run.class_names, run.training_images, begun=bool(checkpointer.steps()))
-        if begin is not None and is_first():
-            begin(run)
-        return _Session(run, directory.path, preemption, checkpointer).finish()
+        ) as checkpointer:
+            if peers is not None:
+                peers.before_leaving = checkpointer.wait
+            if begin is not None and is_first():
+                begin(run)
+            return _Session(run, directory, preemption, checkpointer).finish()
 
 
 class _Session:
     """One start of a run, from restoring to the end or the next interruption."""
 
-    def __init__(self, run: Run, workdir: Path, preemption: Preemption, checkpointer: Checkpointer):
-        self.run, self.workdir = run, workdir
+    def __init__(self, run: Run, directory: Workdir, preemption: Preemption, checkpointer: Checkpointer):
+        self.run, self.workdir = run, directory.path
         self.preemption, self.checkpointer = preemption, checkpointer
         self.provenance = provenance()  # Of the code that runs: the checkout may change meanwhile.
         # Once and not anew at each step: a teacher is as large as what it teaches.
         self._arguments = run.parallel.put_everywhere(run.task), np.int32(run.seed)
         self.state = self._restore_or_create()
         self.step = int(self.state.step)
-        self.writer = MetricWriter(workdir, self.step, writes=is_first())
+        if self.step < run.total_steps:
+            checkpointer.require_room(self.step + 1, self.state)
+        directory.claim(run.belongings)
+        self.writer = MetricWriter(self.workdir, self.step, writes=is_first())
         self._evaluation_step = None  # Compiled with the first evaluation.
         self.rates = run.learning_rates()
 
@@ -343,6 +375,7 @@ class _Session:
             "images_per_second": statistics.median(rates.tolist()) if len(rates) else None,
             "parameters": parameter_count(self.state.variables),
             "config": self.run.config,
+            "sources": {key: dataclasses.asdict(source) for key, source in self.run.sources.items()},
             **self.provenance,
         }
         if is_first():

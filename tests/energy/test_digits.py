@@ -9,6 +9,7 @@ from launch.split import Split
 from qsdt_jax.deploy.bundle import bundle_bytes, read_bundle
 from qsdt_jax.energy.rates import measure_activity
 from qsdt_jax.energy.report import make_report, totals_table
+from qsdt_jax.train.classes import named
 
 FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
 
@@ -16,7 +17,7 @@ FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
 @pytest.mark.slow
 def test_numbers_of_the_docs():
     bundle = read_bundle(FILE)
-    batches = Split(get_config(), "test", bundle.class_names).batches("measured")
+    batches = Split(get_config(), "test", named("the bundle", bundle.class_names)).batches("measured")
     report = make_report(bundle.program, bundle.image_size, measure_activity(bundle.program, batches))
     assert report.activity.images == 360
     assert report.activity.metrics["top1"] == pytest.approx(100 * 355 / 360)

@@ -35,6 +35,6 @@ def train(config, folder: Path) -> None:
 if __name__ == "__main__":
     launch.workers.PROGRAM = [sys.executable, "-m", "tests.launch.studying"]
     launch.ablate.train = train
-    launch.ablate.make_run = lambda config: config
+    launch.ablate.make_run = lambda config, workdir: config
     launch.ablate.check = lambda study, variant: None
     sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,7 @@ import pytest
 from launch.study import read_study
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.preemption import Preempted
-from tests.launch.tiny import launch
+from tests.launch.tiny import DIGITS, launch, write_data
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +57,7 @@ def trained(monkeypatch):
             raise answer
         (folder / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(run.to_dict()))
+        write_data(folder, DIGITS)
         summary = {
             "final": {"eval/top1": answer},
             "images_per_second": 9.5,
@@ -66,7 +67,7 @@ def trained(monkeypatch):
         (folder / "summary.json").write_text(json.dumps(summary))
         return summary
 
-    monkeypatch.setattr("launch.ablate.make_run", lambda config: config)
+    monkeypatch.setattr("launch.ablate.make_run", lambda config, workdir: config)
     monkeypatch.setattr("launch.ablate.check", lambda study, variant: None)
     monkeypatch.setattr("launch.ablate.train", train)
     return runs, answers
@@ -186,7 +187,7 @@ def test_a_signal_stops_the_study(study, trained):
         ),
         (
             'ROWS = (("a", {}), ("b", {"distill.teacher": "/nowhere", "distill.fgd": 1.0}))',
-            "row 'b': workdir /nowhere: no such directory",
+            "row 'b': config.distill.teacher=/nowhere: workdir /nowhere: no such directory",
         ),
         (
             'ROWS = (("a", {"data.mean": (0.5,)}), ("b", {"distill.teacher": "row:a", "distill.kd": 1.0}))',
@@ -225,3 +226,76 @@ def test_a_row_without_a_checkpoint_is_begun_anew(study, trained):
         (run / "checkpoints" / "1").rmdir()
     assert study(ROWS.replace('"model.levels": 1', '"model.levels": 1, "epochs": 3'))[0] == 0
     assert trained[0] == ["binary/seed0", "binary/seed1"]
+
+
+def lose_checkpoints(workdir: Path, row: str, *files: str) -> None:
+    for seed in (0, 1):
+        run = workdir / f"runs/{row}/seed{seed}"
+        (run / "checkpoints" / "1").rmdir()
+        for file in files:
+            (run / file).unlink()
+
+
+@pytest.mark.parametrize("summary_knows", [True, False])
+def test_a_summary_of_another_configuration_is_not_done(study, trained, capsys, summary_knows):
+    """Though the checkpoints are gone; an older summary has its configuration beside it."""
+    _, workdir = study(ROWS)
+    lose_checkpoints(workdir, "binary")
+    if summary_knows:
+        for seed in (0, 1):
+            run = workdir / f"runs/binary/seed{seed}"
+            summary = json.loads((run / "summary.json").read_text())
+            summary["config"] = json.loads((run / "config.json").read_text())
+            (run / "summary.json").write_text(json.dumps(summary))
+            (run / "config.json").unlink()
+    trained[0].clear(), capsys.readouterr()
+    assert study(ROWS)[0] == 0 and trained[0] == []
+    other = ROWS.replace('"model.levels": 1', '"model.levels": 1, "epochs": 3')
+    assert study(other)[0] == 2 and trained[0] == []
+    told = capsys.readouterr().err
+    assert "row 'binary' was run with another configuration" in told and "epochs was 30, is 3" in told
+    assert study(other, "--only=twin")[0] == 0 and trained[0] == []
+    assert results(workdir)["binary", "0"]["top1"] == ""
+    assert "another configuration" in results(workdir)["binary", "0"]["failure"]
+
+
+def test_a_row_of_which_nobody_knows_what_it_is(study, trained, capsys):
+    _, workdir = study(ROWS)
+    run = workdir / "runs/binary/seed1"
+    (run / "data.json").unlink()
+    assert study(ROWS)[0] == 2
+    assert f"{run} is not the workdir of a run: it has no data.json" in capsys.readouterr().err
+    write_data(run, DIGITS)
+    (run / "config.json").unlink()
+    assert study(ROWS)[0] == 2
+    assert f"{run} is not the workdir of a run: it has no config.json" in capsys.readouterr().err
+    (run / "checkpoints" / "1").rmdir()  # The summary names no configuration either.
+    assert study(ROWS)[0] == 2
+    (run / "summary.json").write_text("{")
+    assert study(ROWS)[0] == 2
+    assert f"{run}/summary.json cannot be read" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_key_that_came_after_the_study(study, trained):
+    _, workdir = study(ROWS)
+    file = workdir / "runs/binary/seed1/config.json"
+    config = json.loads(file.read_text())
+    del config["model"]["reset"], config["parallel"], config["start_from"]
+    file.write_text(json.dumps(config))
+    trained[0].clear()
+    assert study(ROWS)[0] == 0 and trained[0] == []
+
+
+def test_a_finished_student_of_another_teacher_is_not_done(study, trained, capsys, monkeypatch):
+    _, workdir = study(ROWS)
+    for seed in (0, 1):
+        run, teacher = (workdir / f"runs/{row}/seed{seed}" for row in ("float_kd", "twin"))
+        summary = json.loads((run / "summary.json").read_text())
+        summary["sources"] = {"distill.teacher": {"place": str(teacher), "step": 1, "checksum": 7}}
+        (run / "summary.json").write_text(json.dumps(summary))
+    trained[0].clear()
+    assert study(ROWS)[0] == 0 and trained[0] == []  # The teacher's checkpoint cannot be read any more.
+    monkeypatch.setattr("launch.sources.stored_checksum", lambda workdir, step: 8)
+    capsys.readouterr()
+    assert study(ROWS)[0] == 2
+    assert "holds another checkpoint of step 1 than before" in capsys.readouterr().err

@@ -96,7 +96,7 @@ def test_what_is_refused(teacher, overrides, told):
 @pytest.mark.parametrize("names", [DIGITS[:5], DIGITS[::-1]])
 def test_other_classes(teacher, names):
     """Fewer, or in another order."""
-    with pytest.raises(UserError, match=r"has other classes: 10 \(0, 1, 2, ...\); expected"):
+    with pytest.raises(UserError, match=r"the training split has .* the teacher in"):
         with_teacher(student(teacher), TASK, names, STEPS)
 
 
@@ -162,5 +162,5 @@ def test_caformers_that_are_refused(weights, teacher, overrides, told):
 
 @pytest.mark.usefixtures("tiny")
 def test_a_caformer_of_other_classes(weights):
-    with pytest.raises(UserError, match=r"tiny\.safetensors has 10 classes; expected 7, as the data have"):
+    with pytest.raises(UserError, match=r"has 7 classes, but the teacher in .*tiny\.safetensors has 10"):
         with_teacher(student(f"caformer_tiny:{weights}", **COLOUR), TASK, DIGITS[:7], STEPS)

@@ -61,7 +61,7 @@ def imported(pth, tmp_path_factory) -> Path:
 
 def test_the_workdir_gives_back_the_network(imported, variables):
     trained = load_trained(imported, ema=True)
-    assert (trained.step, trained.class_names) == (0, DIGITS)
+    assert (trained.step, trained.classes.names) == (0, DIGITS)
     assert_same(trained.variables, variables)
     assert trained.config.to_dict() == CONFIG.to_dict()
     assert trained.task.image_shape == (32, 32, 1)
@@ -76,21 +76,21 @@ def test_training_starts_from_the_workdir(imported, variables):
     assert_same(found[1].variables, variables)
     with Workdir(imported) as workdir:
         # Else it is refused as another run's.
-        workdir.claim(run.config, run.class_names, run.training_images, begun=True)
+        workdir.require(run.belongings, run.defaults)
 
 
 def test_without_the_images_the_head_gives_the_number_of_classes(tmp_path):
     pth = write_pth(tmp_path / "seven.pth", draw_variables(CONFIG, 0, classes=7))
     import_torch(tiny_config(**NO_IMAGES), pth, tmp_path / "w")
     assert read_class_names(tmp_path / "w") is None
-    assert load_trained(tmp_path / "w").class_names == tuple("0123456")
+    assert load_trained(tmp_path / "w").classes.names is None
 
 
 def test_wrong_number_of_classes(pth, tmp_path):
     few = refusal(CONFIG, pth, tmp_path / "w", class_names=("a", "b"))
     assert "has 10 classes, but 2 names are given" in few
     fake = tiny_config(**{"data.source": "fake", "data.fake_classes": 7})
-    assert "has 10 classes, but 7 are in the data" in refusal(fake, pth, tmp_path / "w")
+    assert f"the data has 7 classes, but {pth} has 10" in refusal(fake, pth, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 

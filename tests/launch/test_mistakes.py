@@ -1,5 +1,6 @@
 """A mistake of the user's is one line and exit status 2, before any work is done."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from configs.digits import get_config
 from launch.__main__ import VERBS
-from tests.launch.tiny import launch
+from tests.launch.tiny import launch, write_data
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -189,6 +191,9 @@ def test_workdir_of_another_configuration(refusal, tmp_path, capsys):
         launch(DIGITS, "--workdir", tmp_path, "--config.model.bits=3")
     with pytest.raises(AssertionError):
         launch(DIGITS, "--workdir", tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {".lock", "checkpoints"}
+    (tmp_path / "config.json").write_text(json.dumps(get_config().to_dict()))
+    write_data(tmp_path, tuple("0123456789"))
     (tmp_path / "checkpoints" / "5").mkdir()
     capsys.readouterr()
     told = refusal(DIGITS, "--workdir", tmp_path, "--config.model.bits=2", "--config.epochs=3")

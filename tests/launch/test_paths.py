@@ -113,7 +113,7 @@ def test_every_verb(home, capsys, arguments, told):
 def test_a_starting_point_in_the_home(home, capsys):
     words = [f"--config={ROOT}/tests/configs/tiny.py", "--workdir=~/w", "--config.start_from=~/none"]
     assert launch(*words) == 2
-    assert f"config.start_from: workdir {home}/none: no such directory" in capsys.readouterr().err
+    assert f"config.start_from=~/none: workdir {home}/none: no such directory" in capsys.readouterr().err
 
 
 def test_a_config_and_a_picture_in_the_home(home, capsys):

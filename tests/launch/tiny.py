@@ -62,10 +62,16 @@ def _shapes(model: str, classes: int) -> dict:
 def write_workdir(workdir: Path, config: ConfigDict, states: dict[int, TrainState]) -> Path:
     """The workdir of a run that was stopped after the last of these steps."""
     (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    write_data(workdir, tuple(config.data.classes) or DIGITS)
     with Checkpointer(workdir / "checkpoints") as checkpointer:
         for step, state in states.items():
             checkpointer.save(step, state.replace(step=jnp.int32(step)))
     return workdir
+
+
+def write_data(workdir: Path, class_names: tuple[str, ...] | None) -> None:
+    """What a workdir says of its classes; that it says nothing of its images lets it be trained on."""
+    (workdir / "data.json").write_text(json.dumps({"class_names": class_names, "training_images": None}))
 
 
 def make_state(config: ConfigDict, variables: dict, ema: dict | None = None) -> TrainState:

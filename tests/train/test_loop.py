@@ -22,6 +22,7 @@ from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER, Run, train
 from qsdt_jax.train.metrics import MetricWriter, read_metrics
 from qsdt_jax.train.stored import best_step
+from qsdt_jax.train.workdir import NOTHING_KNOWN, read_belongings
 
 METRIC, RATE = "eval/top1", "train/images_per_second"
 
@@ -195,14 +196,28 @@ def test_a_score_that_was_logged_is_not_measured_again(tmp_path, monkeypatch):
     assert read_metrics(tmp_path) == lines
 
 
+def test_a_run_goes_on_where_classes_were_not_known(tmp_path, capsys):
+    """The data's names are the run's from then on, in a start that nothing refuses."""
+    first = run(OneWeight(), total_steps=2)
+    train(first, tmp_path)
+    (tmp_path / "data.json").write_text(NOTHING_KNOWN)
+    capsys.readouterr()
+    with pytest.raises(UserError, match="order of their numbers"):
+        train(dataclasses.replace(first, class_names=("1", "0")), tmp_path)
+    assert (tmp_path / "data.json").read_text() == NOTHING_KNOWN and capsys.readouterr().err == ""
+    train(first, tmp_path)
+    assert capsys.readouterr().err.count("on trust") == 1
+    assert read_belongings(tmp_path).class_names == ("only",)
+
+
 def test_a_run_does_not_go_on_with_other_data(tmp_path):
     first = run(OneWeight(), total_steps=2)
     train(first, tmp_path)
     for changes, told in (
         ({"training_images": 9}, "of 8 training images, these are 9"),
-        ({"class_names": ("other",)}, "class 0 was 'only', is 'other'"),
+        ({"class_names": ("other",)}, "'other' where the network has 'only'"),
     ):
-        with pytest.raises(UserError, match=f"belongs to a run on other data: {told}"):
+        with pytest.raises(UserError, match=told):
             train(dataclasses.replace(first, **changes), tmp_path)
     train(first, tmp_path)
 
