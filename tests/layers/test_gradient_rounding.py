@@ -99,7 +99,7 @@ def net_gradients(dtype, real):
 def test_rounded_results_cost_a_network_little_beside_rounded_operands():
     """Every product rounds operands; only those of dense and depthwise kernels round the result too.
 
-    Off by 0.51 and 0.52 of the gradient here: with 8 to 24 channels and 8 images a rounding turns many a ReLU.
+    Off by 0.51 and 0.52 of the gradient here: with 8 to 24 channels and 8 images many a ReLU turns.
     """
     with jax.enable_x64(True):
         exact = net_gradients(jnp.float64, jnp.float64)
