@@ -203,7 +203,11 @@ def kept_bytes(task: Classification, variables: Variables, batch: Mapping[str, A
 
     jaxpr = jax.make_jaxpr(backward)(variables, batch).jaxpr
     kept = {v for v in jaxpr.outvars if not isinstance(v, Literal)} - set(jaxpr.invars)
-    return sum(v.aval.size * v.aval.dtype.itemsize for v in kept)
+    # The compiler keeps casts of one value to one type once: q, k and v read the same spikes.
+    casts = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "convert_element_type"]
+    source = {eqn.outvars[0]: eqn.invars[0] for eqn in casts}
+    once = {(source.get(v, v), v.aval.dtype): v.aval for v in kept}
+    return sum(aval.size * aval.dtype.itemsize for aval in once.values())
 
 
 def _memory(

@@ -120,10 +120,17 @@ def to_digits(x: jax.Array, axes: Sequence[int], *, terms: int, largest: int = 1
       axes: over which the values have one unit; those that are summed over must be among them.
       terms: number of products in one sum.
       largest: size of the whole numbers that the digits are multiplied with.
+
+    Raises:
+      ValueError: digits of one bit would already give sums that are not exact.
     """
     bits = jnp.finfo(x.dtype).nmant + 1
     # Sums stay exact: terms * largest * 2^(width - 1) <= 2^bits.
     width = min(bits // 2, bits + 1 - (terms * largest - 1).bit_length())
+    if width < 1:
+        raise ValueError(
+            f"{terms} terms times {largest} pass 2^{bits}: no digits of {x.dtype} have exact sums"
+        )
     count = math.ceil(2 * (bits // 2) / width)
     unit = _power_of_two(jnp.max(jnp.abs(x), tuple(axes), keepdims=True)) * 2.0 ** (2 - count * width)
     rest, digits = jnp.round(x * (1 / unit)), []

@@ -12,7 +12,8 @@ UINT8. What the graph is made of (opset 21), and why it gives the same bits:
                      channels first, is slower than float32 with INT8 weights.
     Conv             depthwise kernels, which ConvInteger runs 20 times slower, and the stem. Operands are
                      float32, but whole numbers, whose sums stay below 2^24: exact in any order.
-    MatMul           of real values, cut into digits (`core.exact`), and of attention: whole numbers again.
+    MatMul           of real values, cut into digits (`core.exact`), and of attention: whole numbers again,
+                     DOUBLE where those of attention can pass 2^24.
     Cast, Mul, Add   counts to real values, one rounding an operation. ONNX Runtime folds a factor into the
                      weights of a Conv and a sum into its accumulation, which would round otherwise; a Max
                      with the least float behind each Conv prevents it.
@@ -32,10 +33,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qsdt_jax.core.exact import LARGEST_FLOAT32, attention_sum
 from qsdt_jax.deploy.onnx_nodes import Nodes
 from qsdt_jax.deploy.packing import pack
 from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step, inputs_of
-from qsdt_jax.deploy.validity import LARGEST_EXACT
 from qsdt_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -241,8 +242,8 @@ class _Graph(Nodes):
     def attend(self, step: Attend, q: str, k: str, v: str) -> str:
         height, width, channels = self.sizes[step.q]
         tokens, per_head = height * width, channels // step.heads
-        largest = tokens * per_head * self.program.neuron.levels**3
-        to = "FLOAT" if largest <= LARGEST_EXACT else "DOUBLE"
+        largest = attention_sum(tokens, per_head, self.program.neuron.levels)
+        to = "FLOAT" if largest <= LARGEST_FLOAT32 else "DOUBLE"
         split = self.whole([-1, tokens, step.heads, per_head])
 
         def heads(x: str, perm: list[int]) -> str:

@@ -7,8 +7,10 @@ The whole numbers of a program, for D levels, and what holds them:
     k^T v         at most L D^2: a sum over the L tokens                   int32, as the next
     q (k^T v)     at most L d D^3: a sum over the d = C / heads of those   int32, below 2^31
 
-Evaluation sums attention in float32 as well, and so does the integer form on a GPU. Up to 2^24 no sum is
-rounded; the largest one that L, d and D allow may lie above, since spikes are sparse and stay far below it.
+Evaluation sums attention in float32 where L d D^3 is at most 2^24, and above that in int32 as well
+(`lowering.count_attention`); so does the integer form on a GPU, in pieces that bfloat16 holds. The NumPy
+reader takes float64, ONNX float32 or float64 by the same bound. Products are summed in float32 by the NumPy
+reader, and by ONNX where they are depthwise: hence the bound on the weights as they are.
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ import jax
 import numpy as np
 
 from qsdt_jax import bounds
+from qsdt_jax.core.exact import LARGEST_FLOAT32, LARGEST_INT32, attention_sum
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import shapes_of
 from qsdt_jax.deploy.program import IMAGES, Array, Attend, Linear, Program, Step, inputs_of
@@ -26,8 +29,6 @@ from qsdt_jax.memory import require_memory
 
 SHOWN_TIMESTEPS = 2
 LARGEST_COUNT = 127
-LARGEST_EXACT = 2**24
-LARGEST_INT32 = 2**31 - 1
 
 
 def check_program(program: Program, image_size: tuple[int, int]) -> None:
@@ -68,10 +69,10 @@ def check_counts(levels: int) -> None:
 def check_sums(name: str, weights: Array, levels: int) -> None:
     """Raises UserError where sums of a layer that receives spikes can be more than float32 holds."""
     largest = int(np.abs(np.asarray(weights, np.int64)).sum((0, 1, 2)).max()) * levels
-    if largest > LARGEST_EXACT:
+    if largest > LARGEST_FLOAT32:
         raise UserError(
             f"sums in {name} can reach {largest}, so evaluation and integer form would differ: "
-            f"float32 holds whole numbers up to {LARGEST_EXACT}"
+            f"float32 holds whole numbers up to {LARGEST_FLOAT32}"
         )
 
 
@@ -122,7 +123,7 @@ def _check_attention(step: Attend, of_k: jax.ShapeDtypeStruct, levels: int) -> N
         raise UserError(f"the scale of {step.name} is {step.scale}")
     _, *pixels, channels = of_k.shape
     tokens, width = math.prod(pixels), channels // step.heads
-    largest = tokens * width * levels**3
+    largest = attention_sum(tokens, width, levels)
     if largest > LARGEST_INT32:
         raise UserError(
             f"sums in {step.name} can reach {largest} ({tokens} tokens x {width} channels of a head x D^3, "

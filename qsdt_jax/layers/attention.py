@@ -101,7 +101,7 @@ class QSDSA(nn.Module):
         else:
             if numerics.neuron is not None and numerics.exact_evaluation and not train:
                 largest = attention_sum(height * width, channels // self.num_heads, numerics.neuron.levels)
-                check_sums("/".join(self.path), largest)
+                check_sums("/".join(self.path) or "attention", largest)
             y = spike_attention(q, k, v, self.num_heads, self.scale)
         y = y.reshape(n, height, width, channels)
         spikes = SpikingNeuron(numerics, gain=ATTENTION_GAIN, name="attn_neuron")(y)

@@ -70,6 +70,16 @@ def test_digits_are_short_and_complete(case):
     assert np.all(np.asarray(digits.unit)[:, 0, 0] <= np.abs(x).max((1, 2)) * 2.0**-22)
 
 
+@pytest.mark.parametrize("terms", [2**24 - 1, 2**24])
+def test_the_most_terms_have_digits_of_one_bit(terms):
+    x = normal(5)
+    digits = to_digits(x, (0,), terms=terms)
+    assert digits.base == 2 and max(int(np.abs(digit).max()) for digit in digits.digits) <= 1
+    assert np.all(np.abs(digits.joined(digits.digits) - x) <= digits.unit)
+    with pytest.raises(ValueError, match=r"16777217 terms times 1 pass 2\^24"):
+        to_digits(x, (0,), terms=2**24 + 1)
+
+
 def test_digits_of_nothing_and_of_no_number():
     x = np.zeros((4, 3), np.float32)
     x[1], x[2, 0], x[3, 1] = 1e-30, np.inf, np.nan

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qsdt_jax.core.exact import LARGEST_INT32
 from qsdt_jax.core.neurons import make_neuron
 from qsdt_jax.deploy.bundle import read_bundle
-from qsdt_jax.deploy.validity import LARGEST_INT32, check_program
+from qsdt_jax.deploy.validity import check_program, check_sums
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers import lowering
 
@@ -25,9 +26,20 @@ def test_attention_is_refused_where_int32_would_overflow():
         check_program(program, (16 * 11, 16 * 12))
 
 
+def test_the_bound_on_products_is_what_float32_holds():
+    weights = np.zeros((1, 1, 2048, 2), np.int8)
+    weights[..., 1] = -64  # 64 * 2048 * 128 = 2^24
+    check_sums("a layer", weights, 127)
+    check_sums("a layer", weights, 128)
+    with pytest.raises(UserError, match="sums in a layer can reach 16777344"):
+        check_sums("a layer", np.concatenate([weights, [[[[0, 1]]]]], axis=2), 128)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @pytest.mark.parametrize("tokens", [174, 175])
-def test_the_bound_is_that_of_the_arithmetic(tokens):
+def test_the_bound_is_that_of_the_arithmetic(tokens, platform):
     """Reached where all spikes fire: sums up to it are right, the next ones are not."""
     counts = jnp.full((1, tokens, 6), 127, jnp.int8)
-    found = np.asarray(lowering.integer_attention(counts, counts, counts, 1), np.int64)
+    with lowering.as_on(platform):
+        found = np.asarray(lowering.integer_attention(counts, counts, counts, 1), np.int64)
     assert np.all(found == tokens * 6 * 127**3) == (tokens == 174)

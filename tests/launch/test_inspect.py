@@ -8,6 +8,9 @@ import pytest
 from configs import imagenet_l, imagenet_m, imagenet_s
 from launch.build import build_task
 from launch.inspect import block_rows, kept_bytes, layer_rows, stored_bytes
+from qsdt_jax.core.exact import Whole
+from qsdt_jax.layers.lowering import ConvGeometry
+from qsdt_jax.layers.product import scaled_convolution
 from qsdt_jax.models import SIZES
 from qsdt_jax.models.operations import layer_operations
 from tests.launch.tiny import DIGITS, launch, tiny_config
@@ -84,6 +87,30 @@ def test_kept_values_grow_with_the_batch_and_count_once():
     weights = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert fixed < 3 * 4 * weights
     assert 4 * 32 * 32 < per_image < 4e6
+
+
+def test_casts_of_one_value_count_once():
+    """As q, k and v keep the spikes that they read, each in int8."""
+
+    class Readers:
+        def __init__(self, count):
+            self.count = count
+
+        def loss(self, variables, batch, key):
+            x = jnp.floor(batch["image"] * variables["params"]["gain"])
+            kernel, scale = variables["params"]["kernel"], jnp.ones(8)
+            half = jnp.bfloat16
+            whole = Whole(left=4, right=8)
+            products = [
+                scaled_convolution(x, kernel, scale, ConvGeometry(), half, half, whole)
+                for _ in range(self.count)
+            ]
+            return sum(jnp.sum(y) for y in products), {}
+
+    params = {"gain": jnp.ones(()), "kernel": jnp.ones((1, 1, 8, 8))}
+    batch = {"image": jax.ShapeDtypeStruct((4, 16, 16, 8), jnp.float32)}
+    one, three = (kept_bytes(Readers(count), {"params": params}, batch) for count in (1, 3))
+    assert 4 * 16 * 16 * 8 <= one == three
 
 
 @pytest.mark.slow

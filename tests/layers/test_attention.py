@@ -5,9 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qsdt_jax.core.exact import attention_sum, check_sums
+from qsdt_jax.core.neurons import make_neuron
 from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.layers import lowering
 from qsdt_jax.layers.attention import QSDSA, spike_attention
 from qsdt_jax.layers.numerics import Numerics
+from qsdt_jax.layers.quantized import QConv
 from qsdt_jax.layers.spiking import HeadRectify
 
 
@@ -59,3 +63,83 @@ def test_norm_rectification_fills_the_levels_per_head():
         assert head.mean() == pytest.approx(0.5, abs=1e-5)
         assert head.std() == pytest.approx(0.25, abs=1e-4)
     assert jax.tree.map(np.shape, variables["params"]) == {"norm": {"bias": (2,), "scale": (2,)}}
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("tokens", [4095, 4096, 4097, 6000])
+def test_sums_are_exact_at_and_beyond_what_float32_holds(tokens, platform):
+    """8 channels a head and D = 8: 4096 tokens reach 2^24. Above the sums are whole, and rounded once."""
+    largest = np.full((1, tokens, 16), 8)
+    drawn = [np.random.default_rng(seed).integers(7, 9, (1, tokens, 16)) for seed in range(3)]
+    assert (attention_sum(tokens, 8, 8) > 2**24) == (tokens > 4096)
+    for q, k, v in ([largest] * 3, drawn):
+        heads = [x.reshape(tokens, 2, 8).swapaxes(0, 1) for x in (q, k, v)]
+        whole = heads[0] @ (heads[1].swapaxes(-1, -2) @ heads[2])
+        expected = whole.swapaxes(0, 1).reshape(1, tokens, 16).astype(np.float32)
+        with lowering.as_on(platform):
+            y = lowering.count_attention(jnp.float32(q), jnp.float32(k), jnp.float32(v), 2, 8)
+        assert y.dtype == jnp.float32 and np.array_equal(y, expected)
+    assert tokens < 6000 or (whole.max() > 2**24 and np.any(whole % 2))  # So rounding would be seen.
+
+
+@pytest.mark.parametrize("levels", [4, 16, 127, 256])
+def test_pieces_on_a_gpu_are_those_of_the_number(levels):
+    """k^T v in 1, 2 or 3 pieces of 9 bits, with the largest counts and with drawn ones."""
+    tokens = min(200, 2**24 // levels**2)
+    drawn = [np.random.default_rng(seed).integers(0, levels + 1, (2, tokens, 6)) for seed in range(3)]
+    for q, k, v in ([np.full((2, tokens, 6), levels)] * 3, drawn):
+        expected = q @ (k.swapaxes(-1, -2) @ v)
+        with lowering.as_on("cuda"):
+            y = lowering.integer_attention(*(jnp.float32(x) for x in (q, k, v)), 1, levels)
+        fits = expected < 2**31
+        assert y.dtype == jnp.int32 and np.array_equal(np.asarray(y)[fits], expected[fits])
+
+
+def test_gradients_are_the_same_on_both_sides_of_the_bound():
+    """Those of the float product, whatever the sums go through."""
+    q, k, v = (jnp.float32(draw_counts((1, 20, 8), seed)) for seed in range(3))
+
+    def gradients(product):
+        return jax.grad(lambda *a: jnp.sum(jnp.sin(0.01 * product(*a))), (0, 1, 2))(q, k, v)
+
+    naive = gradients(lambda *a: lowering.real_attention(*a, 2))
+    assert attention_sum(20, 4, 64) > 2**24
+    for levels in (4, 64, 2000):
+        ours = gradients(lambda *a, levels=levels: lowering.count_attention(*a, 2, levels))
+        for mine, theirs in zip(ours, naive, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_what_nothing_holds_is_refused_where_it_has_to_be_exact():
+    check_sums("a layer", 2**31 - 1)
+    with pytest.raises(ValueError, match="sums in a layer can reach 2147483648, but int32 holds"):
+        check_sums("a layer", 2**31)
+    x = jax.ShapeDtypeStruct((1, 4, 4, 16), jnp.float32)
+    assert attention_sum(16, 2, 406) < 2**31 <= attention_sum(16, 2, 407)
+
+    def run(levels: int, train: bool = False, **fields):
+        layer = QSDSA(Numerics(neuron=make_neuron(levels=levels), **fields), num_heads=8)
+        jax.eval_shape(lambda x: layer.init(jax.random.key(0), x, train=train), x)
+
+    run(406)
+    run(407, train=True)
+    run(407, exact_evaluation=False)
+    with pytest.raises(
+        ValueError, match=r"sums in attention can reach 2157412576, .* or exact_evaluation=False"
+    ):
+        run(407)
+
+
+def test_products_that_nothing_holds_are_refused_too():
+    """4096 terms of 8-bit weights: D = 4096 would reach 2^31."""
+    counts = jax.ShapeDtypeStruct((1, 1, 1, 4096), jnp.float32)
+
+    def run(levels: int, train: bool = False):
+        layer = QConv(4, Numerics(neuron=make_neuron(levels=levels), bits=8))
+        spikes = Spikes(counts=counts, step=1.0, levels=levels)
+        jax.eval_shape(lambda x: layer.init(jax.random.key(0), x, train=train), spikes)
+
+    run(4095)
+    run(4096, train=True)
+    with pytest.raises(ValueError, match=r"sums in a layer of .* can reach 2147483648"):
+        run(4096)

@@ -18,7 +18,7 @@ def in_bytes(x: jax.Array, largest: int) -> list[jax.Array]:
     """
     if x.dtype == jnp.int8:
         return [x]
-    pieces, rest = [], x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    pieces, rest = [], x if x.dtype == jnp.float64 else x.astype(jnp.float32)
     while largest > LARGEST_BYTE:
         high = jnp.round(rest / BASE)
         pieces.append((rest - high * BASE).astype(jnp.int8))  # -64..64

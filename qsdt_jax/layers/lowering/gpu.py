@@ -15,19 +15,20 @@ fused into it. So these are the choices, by kernel and operands:
                                These are the stem in training, and both gradients of dense convolutions.
     depthwise weights          the same. A result is a sum over all pixels.
 
-What that does to a gradient: operands rounded to bfloat16 are off by up to 2^-9 of their size, on every
-platform. A rounded result is off by up to 2^-9 of its size once more, after the sum. The gradient of a step
-size sums up a rounded weight gradient and can cancel. `tests/layers/test_gradient_rounding.py` measures all
-of them against float64 and holds the bounds. float16 has too small a range for such results without a loss
-scale; its convolutions stay what XLA makes of them.
+What that does to a gradient: operands rounded to bfloat16 are off by up to 2^-8 of their size, on every
+platform. A rounded result is off by up to 2^-8 of its size once more, after the sum. So the gradient of an
+array has an error of 0.0017 times the root of the number of its roundings (2-norm): one to three, where other
+platforms have one or two. That of a step size sums up a rounded weight gradient, where it can cancel. Its
+error was up to 0.004 (`tests/layers/test_gradient_rounding.py`, against float64). float16 has too small a
+range for such results without a loss scale; its convolutions stay what XLA makes of them.
 
 Whole numbers go as int8 whatever operand type is asked for, and as several int8 pieces beyond 127. float8 is
 no way for them: Hopper adds up its products with about 14 bits. In float32 programs they go as int8 too: they
 are the same numbers there. XLA multiplies the real products of float32 programs as TF32 (11 bits) by default,
 which `jax_default_matmul_precision` changes. float64 stays float64.
 
-A NaN that is cast to int8 becomes some count. The membrane that it came from stays NaN on its way to the head
-and in the gradients, so the loss is NaN one step later.
+A NaN that is cast to int8 becomes some count, so the loss may stay finite. The membrane that it came from
+makes the gradients NaN in the same step, and the training loop looks at these too.
 """
 
 import jax
