@@ -89,7 +89,7 @@ class QSDSA(nn.Module):
         """x (N, H, W, C) -> the same shape; in evaluation not yet scaled.
 
         Raises:
-          ValueError: the heads do not divide the channels; nothing holds the sums of exact evaluation.
+          ValueError: the heads do not divide the channels; nothing holds the sums that `exact_evaluation` needs.
         """
         numerics, (n, height, width, channels) = self.numerics, x.shape
         if channels % self.num_heads:
@@ -99,7 +99,7 @@ class QSDSA(nn.Module):
         if self.attention == "softmax":
             y = softmax_attention(q, k, v, self.num_heads)
         else:
-            if numerics.neuron is not None and numerics.exact_evaluation and not train:
+            if numerics.neuron is not None and numerics.exact_evaluation:
                 largest = attention_sum(height * width, channels // self.num_heads, numerics.neuron.levels)
                 check_sums("/".join(self.path) or "attention", largest)
             y = spike_attention(q, k, v, self.num_heads, self.scale)

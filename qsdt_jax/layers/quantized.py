@@ -116,14 +116,8 @@ def _multiply_unscaled(
     Spikes are multiplied as in training: the product is a whole number. With `exact_evaluation` a real x is
     multiplied in digits, so the result does not depend on the operand type of the training either. Float
     weights have no exact product.
-
-    Raises:
-      ValueError: with `exact_evaluation`, sums of counts can be so large that nothing holds them exactly.
     """
     scale = weight.scale.astype(numerics.real_dtype)
-    whole = _sizes(x, numerics)
-    if whole is not None and numerics.exact_evaluation:
-        check_sums(f"a layer of {weight.integers.shape}", whole.sum_of(math.prod(weight.integers.shape[:3])))
     if isinstance(x, Spikes) or numerics.bits == 32 or not numerics.exact_evaluation:
         y = _convolve(x, weight.integers, jnp.ones_like(scale), geometry, numerics)
     else:
@@ -136,8 +130,14 @@ def _multiply_unscaled(
 def _convolve(
     x: Spikes | jax.Array, integers: jax.Array, scale: jax.Array, geometry: ConvGeometry, numerics: Numerics
 ) -> jax.Array:
-    """conv(counts or real values, integers) * scale."""
+    """conv(counts or real values, integers) * scale.
+
+    Raises:
+      ValueError: `exact_evaluation` is asked for, and nothing holds the largest sums of counts exactly.
+    """
     whole = _sizes(x, numerics)
+    if whole is not None and numerics.exact_evaluation:
+        check_sums(f"a layer of {integers.shape}", whole.sum_of(math.prod(integers.shape[:3])))
     operand_dtype = numerics.dtype if whole is None else numerics.spike_operand_dtype
     values = _values_of(x).astype(numerics.real_dtype)
     return scaled_convolution(values, integers, scale, geometry, operand_dtype, numerics.dtype, whole)

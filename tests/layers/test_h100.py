@@ -2,7 +2,7 @@
 
 Needs the compiler beside jax: `pip install --no-deps jax-cuda13-plugin==V jax-cuda13-pjrt==V nvidia-cuda-nvcc
 nvidia-nvvm nvidia-nvjitlink`, V the version of jax; 1 GB, so an environment of its own. There it runs with
-`JAX_PLATFORMS=cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 python -m pytest -n 0 tests/layers/test_h100.py`.
+`JAX_PLATFORMS=cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 python -m pytest -o addopts= tests/layers/test_h100.py`.
 """
 
 import os
