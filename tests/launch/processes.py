@@ -35,6 +35,8 @@ class AfterImport:
         owner = sys.modules[module]
         for part in outer:
             owner = getattr(owner, part, None)
+        if owner is None:  # The module is half imported.
+            return None
         function = getattr(owner, last, None)
         if function is not None:
             Finder.done = True

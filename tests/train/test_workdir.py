@@ -88,11 +88,12 @@ def test_an_import_is_trained_with_its_classes_only(tmp_path):
 @pytest.mark.parametrize("file", ["config.json", "data.json"])
 def test_checkpoints_of_nobody_knows_what(tmp_path, file):
     path = claimed(tmp_path, RUN) / file
-    for content in ("", "{", "[]", "4"):
+    for content in (b"", b"{", b"\xff\xfe"):
+        path.write_bytes(content)
+        assert f"{path} is no JSON, or damaged" in refused(tmp_path, RUN)
+    for content in ("[]", "4"):
         path.write_text(content)
-        assert f"{path} cannot be read" in refused(tmp_path, RUN)
-    path.write_bytes(b"\xff\xfe")
-    assert f"{path} cannot be read" in refused(tmp_path, RUN)
+        assert f"{path} cannot be read: expected names and values" in refused(tmp_path, RUN)
     path.unlink()
     assert f"is not the workdir of a run: it has no {file}" in refused(tmp_path, RUN)
 
