@@ -206,9 +206,14 @@ def test_what_the_processes_see_differently_is_refused_in_all_of_them(tmp_path):
         "does each see the same data?",
     )
     with jax.enable_x64(True):
-        shapes = jax.eval_shape(build(here).initial_state)
+        own = build(here)
+        shapes = jax.eval_shape(own.initial_state)
     for name, make in (("run", np.zeros), ("other", np.ones)):  # At the same step, but not in the same state.
-        with Checkpointer(tmp_path / name / "checkpoints") as checkpointer:
+        with (
+            Workdir(tmp_path / name) as directory,
+            Checkpointer(tmp_path / name / "checkpoints") as checkpointer,
+        ):
+            directory.claim(own.belongings)
             checkpointer.save(3, jax.tree.map(functools.partial(made_like, make), shapes))
     assert_refused(
         run(here, dataclasses.replace(here, workdir=str(tmp_path / "other"))),
