@@ -82,6 +82,19 @@ def test_sums_are_exact_at_and_beyond_what_float32_holds(tokens, platform):
     assert tokens < 6000 or (whole.max() > 2**24 and np.any(whole % 2))  # So rounding would be seen.
 
 
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_size_l_at_384_with_8_levels(platform):
+    """576 tokens and 80 channels a head: float32 rounds on its way, and gives other numbers."""
+    q, k, v = (np.random.default_rng(seed).integers(7, 9, (2, 576, 80)) for seed in range(3))
+    expected = (q @ (k.swapaxes(-1, -2) @ v)).astype(np.float32)
+    assert attention_sum(576, 80, 8) == 23_592_960 and expected.min() > 2**24
+    counts = [jnp.float32(x) for x in (q, k, v)]
+    with lowering.as_on(platform):
+        y = lowering.count_attention(*counts, 1, 8)
+    assert np.array_equal(y, expected)
+    assert np.mean(np.asarray(lowering.real_attention(*counts, 1)) != expected) > 0.1
+
+
 @pytest.mark.parametrize("levels", [4, 16, 127, 256])
 def test_pieces_on_a_gpu_are_those_of_the_number(levels):
     """k^T v in 1, 2 or 3 pieces of 9 bits, with the largest counts and with drawn ones."""
