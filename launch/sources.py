@@ -81,7 +81,7 @@ def file_source(config: ml_collections.ConfigDict, key: str, file: Path, known: 
 def sources_now(config: ml_collections.ConfigDict, noted: Mapping[str, Source]) -> dict[str, Source]:
     """What lies by now where a configuration says that the noted sources of a run do.
 
-    Only records are read. A source that is not there any more is as it was where its place is.
+    A source that is not there any more is as it was where its place is.
     """
     found = {}
     for key, known in noted.items():
@@ -89,9 +89,12 @@ def sources_now(config: ml_collections.ConfigDict, noted: Mapping[str, Source]) 
         if place == known.place:
             found[key] = known
         if known.step is not None and place:
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(UserError):  # By its record alone.
                 checksum = stored_checksum(expanded(place), known.step)
                 found[key] = Source(place=place, step=known.step, checksum=checksum)
+        elif place != known.place and (file := place.partition(":")[2]):
+            with contextlib.suppress(UserError, OSError):
+                found[key] = file_source(config, key, Path(expanded(file)), None)
     return found
 
 

@@ -6,7 +6,6 @@ overrides; and `SEEDS`, how many. A value "row:NAME" is the workdir of that row'
 
 import dataclasses
 import importlib.util
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,15 +15,18 @@ import ml_collections
 
 from configs.base import base_config
 from launch.build import plain
+from launch.build_data import build_training_source
 from launch.checks import check_sizes
 from launch.flags import closest, config_keys
 from launch.sources import sources_now
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import read_json
 from qsdt_jax.train.loop import CHECKPOINT_FOLDER, SUMMARY_FILE
 from qsdt_jax.train.stored import stored_steps
 from qsdt_jax.train.workdir import (
     Belongings,
     Source,
+    Workdir,
     completed,
     read_belongings,
     read_config,
@@ -32,6 +34,7 @@ from qsdt_jax.train.workdir import (
 )
 
 ROW_PREFIX = "row:"
+METRIC = "eval/top1"
 SPIKES_FILE = "spikes.json"  # Of a run, where its study counts them.
 
 
@@ -183,18 +186,25 @@ def read_summary(study: Study, variant: Variant, seed: int) -> Mapping[str, Any]
     """The summary of a run; None where it has not ended.
 
     Raises:
-      UserError: it cannot be read, or is of another configuration.
+      UserError: it cannot be read, or is of another configuration or other data.
     """
     folder = study.run_folder(variant, seed)
     file = folder / SUMMARY_FILE
     try:
-        summary = json.loads(file.read_text())
-        stored = dict(summary["config"] if "config" in summary else read_config(folder))
-        sources = {key: Source(**source) for key, source in summary.get("sources", {}).items()}
+        summary = read_json(file)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} cannot be read: {error}; remove {folder} to run it anew") from None
+    try:
+        stored = dict(summary["config"] if "config" in summary else read_config(folder))
+        sources = {key: Source(**source) for key, source in summary.get("sources", {}).items()}
+        for value in (summary["final"][METRIC], summary["images_per_second"] or 0, summary["parameters"]):
+            if type(value) not in (int, float):
+                raise TypeError(f"{value!r} is no number")
+        if not isinstance(summary["commit"], str):
+            raise TypeError("the commit is no text")
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file} is no summary of a run ({found}); remove {folder} to run it anew") from None
     _require_own(
         study,
         variant,
@@ -210,7 +220,7 @@ def read_summary(study: Study, variant: Variant, seed: int) -> Mapping[str, Any]
 
 
 def _require_own(study: Study, variant: Variant, seed: int, stored: Belongings) -> None:
-    """Refuses what was left by a run of another configuration."""
+    """Refuses what was left by a run of another configuration, or on other data that are named by now."""
     config = study.config(variant, seed)
     now = dataclasses.replace(stored, config=plain(config), sources=sources_now(config, stored.sources))
     if changed := run_differences(stored, now):
@@ -219,6 +229,14 @@ def _require_own(study: Study, variant: Variant, seed: int, stored: Belongings) 
             f"row {variant.name!r} was run with another configuration in {folder}: {'; '.join(changed)}; "
             "remove the folder to run it anew"
         )
+    # The place of the data may be another; what lies there may not.
+    if config.data.path and config.data.path != stored.config["data"]["path"]:
+        training = build_training_source(config)
+        now = dataclasses.replace(now, class_names=training.class_names, training_images=len(training))
+        try:
+            Workdir(study.run_folder(variant, seed)).require(now, _defaults())
+        except UserError as error:
+            raise UserError(f"row {variant.name!r}: {error}") from None
 
 
 def _defaults() -> dict[str, Any]:

@@ -38,13 +38,13 @@ def explained(error: BaseException) -> str | None:
             return f"the package {name} is not installed here; see requirements.txt, or: pip install {name}"
         case ImportError() if (error.name or "").split(".")[0] not in OURS:
             return f"a package cannot be loaded here{_told(error)}"
+        case OSError() if "usable temporary directory" in str(error):
+            return f"{error.strerror}; TMPDIR names one"
         case OSError() if error.errno is not None:
             where = f"{error.filename}: " if error.filename else ""
             return f"{where}{os.strerror(error.errno)}"
     if "RESOURCE_EXHAUSTED" in str(error):
         return f"out of memory on the device; a smaller batch or image size needs less{_told(error)}"
-    if tempfile.tempdir is None and "usable temporary directory" in str(error):
-        return str(error)
     return _of_jax(error)
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -203,13 +203,16 @@ class Checkpointer:
         if self._writes:
             self._require_room(step, leaves_of(state)[0])
 
-    def restore_latest(self, target: PyTree) -> tuple[int, PyTree] | None:
+    def restore_latest(
+        self, target: PyTree, accept: Callable[[int, PyTree], None] = lambda step, state: None
+    ) -> tuple[int, PyTree] | None:
         """The newest valid step and its state; damaged newer steps are reported and renamed.
 
         Several processes have to call it together, and agree on the step before anything is renamed.
 
         Args:
           target: tree like the saved one, of arrays or `jax.ShapeDtypeStruct`; its shardings are used.
+          accept: called with step and state before anything is renamed; what it raises goes on.
 
         Returns:
           (step, state), or None where nothing is stored.
@@ -228,6 +231,7 @@ class Checkpointer:
         )
         if found is None:
             return None
+        accept(step, state)
         if damaged and self._writes:
             # Left in place they would count as the latest steps, and nothing up to them could be saved.
             for bad in damaged:

@@ -15,7 +15,7 @@ import jax
 from qsdt_jax.errors import UserError
 
 SHOWN = 3
-NUMBERED = re.compile(r"(\D*)(\d+)(\D*)")
+NUMBERED = re.compile(r"(\D*)(\d{1,18})(\D*)")  # Python converts no more than 4,300 digits.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,10 @@ def class_difference(data: Sequence[str], network: Classes, *, what: str) -> str
             f"and the classes of {network.where} are not known{_advice(data)}; or, if the network was "
             "trained in this order, import it with these names"
         )
+    mine, theirs = _plain(data), _plain(network.names)
     for label, (found, expected) in enumerate(zip(data, network.names, strict=True)):
-        if not _same(found, expected):
-            others = {_plain(name) for name in data} != {_plain(name) for name in network.names}
+        if mine[label] != theirs[label]:
+            others = set(mine) != set(theirs)
             kind = "other classes than" if others else "the classes of"
             order = "" if others else " in another order"
             return (
@@ -114,14 +115,14 @@ def _only_in_one(data: Sequence[str], network: Classes, what: str) -> str:
     return ""
 
 
-def _same(one: str, other: str) -> bool:
-    return _plain(one) == _plain(other)
+def _plain(names: Sequence[str]) -> list[str]:
+    """Names without what does not tell classes apart: the Unicode form, and zeros before a number.
 
-
-def _plain(name: str) -> str:
-    """A name without what does not tell classes apart: the Unicode form, and zeros before a number."""
-    name = unicodedata.normalize("NFC", name)
-    return str(int(name)) if name.isdecimal() else name
+    The zeros stay where they do tell them apart, as 1 from 01.
+    """
+    names = [unicodedata.normalize("NFC", name) for name in names]
+    plain = [(name.lstrip("0") or "0") if name.isdecimal() else name for name in names]
+    return plain if len(set(plain)) == len(set(names)) else names
 
 
 def _in_order(names: Sequence[str]) -> bool:

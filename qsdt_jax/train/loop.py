@@ -204,10 +204,8 @@ class _Session:
         self._arguments = run.parallel.put_everywhere(run.task), np.int32(run.seed)
         self.state = self._restore_or_create()
         self.step = int(self.state.step)
-        if self.step < run.total_steps:
-            checkpointer.require_room(self.step + 1, self.state)
-        directory.claim(run.belongings)
         self.writer = MetricWriter(self.workdir, self.step, writes=is_first())
+        directory.claim(run.belongings)
         self._evaluation_step = None  # Compiled with the first evaluation.
         self.rates = run.learning_rates()
 
@@ -233,13 +231,19 @@ class _Session:
         parallel, run = self.run.parallel, self.run
         function = _initial_function(run.optimizer, run.ema_decay > 0)
         initial = parallel.jit_initial(function, *self._arguments)
-        restored = self.checkpointer.restore_latest(parallel.state_like(initial.eval_shape(*self._arguments)))
+        target = parallel.state_like(initial.eval_shape(*self._arguments))
+        restored = self.checkpointer.restore_latest(target, self._require_room)
         if restored is not None:
             return restored[1]
         state = self.preemption.wait_for(functools.partial(initial, *self._arguments))
+        self._require_room(0, state)
         if self.run.start_from is None:
             return state
         return parallel.put_state(state.starting_with(self.run.start_from(state.variables)))
+
+    def _require_room(self, step: int, state: TrainState) -> None:
+        if step < self.run.total_steps:
+            self.checkpointer.require_room(step + 1, state)
 
     def _train(self) -> None:
         run = self.run

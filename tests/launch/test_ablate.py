@@ -273,7 +273,59 @@ def test_a_row_of_which_nobody_knows_what_it_is(study, trained, capsys):
     assert study(ROWS)[0] == 2
     (run / "summary.json").write_text("{")
     assert study(ROWS)[0] == 2
-    assert f"{run}/summary.json cannot be read" in capsys.readouterr().err.splitlines()[-1]
+    assert f"{run}/summary.json is no JSON, or damaged" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_row_on_other_data_is_not_done(study, trained, capsys):
+    """The place of the data may be another, but not what lies there."""
+    _, workdir = study(ROWS)
+    trained[0].clear()
+    moved = "--config.data.path=/elsewhere"  # Of no matter for the digits, which are the same everywhere.
+    assert study(ROWS, moved)[0] == 0 and trained[0] == []
+    write_data(workdir / "runs/binary/seed1", DIGITS[::-1])
+    assert study(ROWS)[0] == 0 and trained[0] == []
+    capsys.readouterr()
+    assert study(ROWS, moved)[0] == 2 and trained[0] == []
+    told = capsys.readouterr().err
+    assert told.startswith("error: row 'binary': the training split has the classes of the run in"), told
+    (workdir / "runs/binary/seed1/data.json").write_text('{"class_names": null, "training_images": 9}')
+    assert study(ROWS, moved)[0] == 2
+    assert "of 9 training images, these are 1,437" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"final": {}},
+        {"final": None},
+        {"final": {"eval/top1": "50"}},
+        {"final": {"eval/top1": None}},
+        {"parameters": None},
+        {"images_per_second": "fast"},
+        {"commit": 7},
+        {"config": 7},
+        {"sources": {"start_from": 1}},
+    ],
+)
+def test_a_summary_that_is_none(study, trained, capsys, change):
+    _, workdir = study(ROWS)
+    file = workdir / "runs/binary/seed1/summary.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    trained[0].clear(), capsys.readouterr()
+    assert study(ROWS)[0] == 2 and trained[0] == []
+    assert f"{file} is no summary of a run (" in capsys.readouterr().err
+    assert study(ROWS, "--only=twin")[0] == 0
+    assert "is no summary" in results(workdir)["binary", "1"]["failure"]
+
+
+def test_a_picture_that_cannot_be_drawn_ends_no_study(study, trained, caplog):
+    _, workdir = study(ROWS, "--only=twin")
+    (workdir / "results.png").unlink()
+    (workdir / "results.png").mkdir()
+    trained[0].clear()
+    assert study(ROWS)[0] == 0 and len(trained[0]) == 4
+    assert results(workdir)["binary", "1"]["top1"] != ""
+    assert "results.png cannot be drawn" in caplog.text
 
 
 def test_a_key_that_came_after_the_study(study, trained):

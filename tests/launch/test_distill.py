@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from launch.distill import with_teacher
+from launch.distill import TEACHER, find_teacher, with_teacher
+from launch.sources import sources_now
 from qsdt_jax.errors import UserError
 from qsdt_jax.models.caformer import CAFORMERS
 from qsdt_jax.train.classification import Classification
@@ -117,6 +118,24 @@ def weights(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setitem(CAFORMERS, "caformer_tiny", TINY)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_file_that_has_moved_is_the_same_source(weights, tmp_path):
+    """Of a run that has ended, too."""
+    config = student(f"caformer_tiny:{weights}", **COLOUR)
+    found = find_teacher(config, DIGITS)
+    assert found is not None
+    noted = {TEACHER: found.source}
+    assert sources_now(config, noted) == noted
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(weights.read_bytes())
+    config.distill.teacher = f"caformer_tiny:{moved}"
+    assert sources_now(config, noted)[TEACHER].is_same(found.source)
+    moved.write_bytes(b"another")
+    assert not sources_now(config, noted)[TEACHER].is_same(found.source)
+    moved.unlink()
+    assert sources_now(config, noted) == {}
 
 
 @pytest.mark.usefixtures("tiny")

@@ -133,6 +133,10 @@ def test_packages_that_are_missing(tmp_path):
     [
         (OSError(errno.ENOSPC, "", "/tmp/x"), "/tmp/x: No space left on device"),
         (PermissionError(errno.EACCES, "", "."), ".: Permission denied"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+            "No usable temporary directory found in ['/tmp']; TMPDIR names one",
+        ),
         (MemoryError("Unable to allocate 1 TiB"), "out of memory; "),
         (
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),

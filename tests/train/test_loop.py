@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,24 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment(tmp_path, monkeypatch, ca
     with pytest.raises(UserError, match="it was left alone"):
         train(run(OneWeight(), total_steps=4, keep_latest=3), tmp_path)
     assert sorted((tmp_path / CHECKPOINT_FOLDER).rglob("*")) == before
+
+
+@pytest.mark.parametrize("refusal", ["no room", "metrics.jsonl"])
+def test_a_refused_start_renames_and_writes_nothing(tmp_path, monkeypatch, refusal):
+    """Damage was renamed before the disk was looked at, and config.json written before the metrics were read."""
+    damaged, folder = refusal == "no room", tmp_path / CHECKPOINT_FOLDER
+    train(run(OneWeight(), total_steps=2), tmp_path)
+    if damaged:
+        (folder / "2" / "integrity" / "metadata").write_text("{")
+        disk = types.SimpleNamespace(free=0)
+        monkeypatch.setattr("qsdt_jax.train.checkpoint.shutil.disk_usage", lambda path: disk)
+    else:
+        (tmp_path / "metrics.jsonl").unlink()
+        (tmp_path / "metrics.jsonl").mkdir()
+    before = {file: file.is_file() and file.read_bytes() for file in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match="free space" if damaged else "metrics.jsonl cannot be read"):
+        train(dataclasses.replace(run(OneWeight()), config={"log": {"every_steps": 2}}), tmp_path)
+    assert {file: file.is_file() and file.read_bytes() for file in tmp_path.rglob("*")} == before
 
 
 def test_the_rate_is_that_of_training(tmp_path):
