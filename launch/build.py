@@ -26,9 +26,9 @@ from qsdt_jax.memory import require_memory
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.train.classes import named, require_same_classes
 from qsdt_jax.train.classification import Classification
-from qsdt_jax.train.loop import Run
 from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
 from qsdt_jax.train.parallel import Parallel
+from qsdt_jax.train.run import Run
 from qsdt_jax.train.workdir import TRAINING
 
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.

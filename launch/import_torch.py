@@ -66,9 +66,8 @@ def import_torch(
     from qsdt_jax.interop.torch_file import load
     from qsdt_jax.train.checkpoint import Checkpointer
     from qsdt_jax.train.classes import Classes, require_same_classes
-    from qsdt_jax.train.loop import CHECKPOINT_FOLDER
     from qsdt_jax.train.state import create_state, parameter_count
-    from qsdt_jax.train.workdir import Belongings, Workdir
+    from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, Belongings, Workdir
 
     use_float64_if_asked(config)
     tensors = load(checkpoint, ema=ema)

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 
 from launch.build import REFERENCE_BATCH
-from qsdt_jax.train.loop import Run
 from qsdt_jax.train.optimizer import warmup_within
+from qsdt_jax.train.run import Run
 
 
 def recipe(run: Run) -> str:

@@ -8,7 +8,7 @@ import ml_collections
 from launch.build import build_run
 from launch.distill import TEACHER, find_teacher, taught
 from launch.sources import START, noted_sources, starting_point
-from qsdt_jax.train.loop import Run
+from qsdt_jax.train.run import Run
 
 
 def make_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Run:

@@ -18,12 +18,11 @@ from launch.trained import Trained, load_trained, stored_checksum
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.train.classes import class_difference, tell_trust
-from qsdt_jax.train.loop import CHECKPOINT_FOLDER
 from qsdt_jax.train.state import Variables
 from qsdt_jax.train.stored import stored_steps
 from qsdt_jax.train.task import Task
 from qsdt_jax.train.transfer import transfer
-from qsdt_jax.train.workdir import TRAINING, Source, read_belongings
+from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, TRAINING, Source, read_belongings
 
 START = "start_from"
 READ_AT_ONCE = 2**24  # Bytes.

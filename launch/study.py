@@ -21,9 +21,10 @@ from launch.flags import closest, config_keys
 from launch.sources import sources_now
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import read_json
-from qsdt_jax.train.loop import CHECKPOINT_FOLDER, SUMMARY_FILE
 from qsdt_jax.train.stored import stored_steps
 from qsdt_jax.train.workdir import (
+    CHECKPOINT_FOLDER,
+    SUMMARY_FILE,
     Belongings,
     Source,
     Workdir,

@@ -22,10 +22,16 @@ from qsdt_jax.train.checkpoint import restore_raw
 from qsdt_jax.train.classes import Classes
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.integrity import state_checksum
-from qsdt_jax.train.loop import CHECKPOINT_FOLDER
 from qsdt_jax.train.state import Variables
 from qsdt_jax.train.stored import best_step, exactly, read_record
-from qsdt_jax.train.workdir import CONFIG_FILE, DATA_FILE, completed, read_belongings, read_config
+from qsdt_jax.train.workdir import (
+    CHECKPOINT_FOLDER,
+    CONFIG_FILE,
+    DATA_FILE,
+    completed,
+    read_belongings,
+    read_config,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,10 @@
 
 Invariants:
 * Between steps the state is whole; only there it is saved.
-* What training logs at a step is on disk before the checkpoint of that step; the evaluation comes after it,
-  and is made up for where it is missing. A resumed run drops what was logged after its checkpoint. So killed
-  at any moment and started again, a run ends with the state and the logged losses of an uninterrupted one,
-  bit for bit.
+* What training logs at a step is on disk before the checkpoint of that step; the evaluation comes after it.
+  A resumed run evaluates its checkpoint where that is missing, and drops what was logged after it. So a run
+  that is killed at any moment and started again ends with the state and the logged losses of an
+  uninterrupted one, bit for bit.
 * Nothing in a workdir changes before all that can refuse a start has been checked.
 * No state with a non-finite loss or gradient behind it is ever saved, nor is anything of that step logged.
 """
@@ -17,7 +17,7 @@ import math
 import os
 import statistics
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,105 +33,21 @@ from qsdt_jax.train.checkpoint import Checkpointer
 from qsdt_jax.train.classes import tell_trust
 from qsdt_jax.train.curves import draw_curves
 from qsdt_jax.train.metrics import MetricWriter
-from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.peers import Peers
 from qsdt_jax.train.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
 from qsdt_jax.train.processes import Vote, is_first, require_same
 from qsdt_jax.train.profiling import FOLDER as PROFILE_FOLDER
 from qsdt_jax.train.profiling import Profile
 from qsdt_jax.train.provenance import provenance
+from qsdt_jax.train.run import Run
 from qsdt_jax.train.state import TrainState, Variables, parameter_count
 from qsdt_jax.train.step import evaluation_step, initial_state, train_step
 from qsdt_jax.train.stored import stored_steps
-from qsdt_jax.train.task import Task
-from qsdt_jax.train.workdir import SOURCE_KEYS, TRAINING, Belongings, Source, Workdir
+from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, SOURCE_KEYS, SUMMARY_FILE, TRAINING, Workdir
 
-SUMMARY_FILE = "summary.json"
-CHECKPOINT_FOLDER = "checkpoints"
 PLACED_AHEAD = 2  # Batches on the devices before they are used.
 
 Finished = tuple[int, dict[str, jax.Array]]  # A step and its metrics.
-HostBatches = Iterator[Mapping[str, np.ndarray]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """All that defines a training run.
-
-    Attributes:
-      config: the configuration as plain data, stored in the workdir and compared on resume.
-      task: model, loss, evaluation.
-      class_names: in the order of the outputs.
-      optimizer: applied to the gradients.
-      schedule: the optimiser's learning rate by step, for the log.
-      training_data: batches from a given step on.
-      evaluation_data: the evaluation split, each time anew.
-      training_images, evaluation_images: numbers of them.
-      total_steps: length of the run.
-      batch_size: images per step.
-      log_every, eval_every, save_every: in steps; each evaluation is followed by a checkpoint as well.
-      seed, accumulate, ema_decay: see `train_step`.
-      keep_latest, keep_best: checkpoints kept.
-      parallel: the devices and how they share the work.
-      profile_steps: first and last step to trace into the workdir, or None.
-      start_from: makes the variables that a new run starts with out of freshly drawn ones, where it does not
-        start with these.
-      sources: the checkpoints of other networks that it takes, by their key of the configuration.
-      defaults: of the configuration, for workdirs that are older than some of its keys; None where it has no
-        others.
-    """
-
-    config: Mapping[str, Any]
-    task: Task
-    class_names: Sequence[str]
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-    training_data: Callable[[int], HostBatches]
-    evaluation_data: Callable[[], HostBatches]
-    training_images: int
-    evaluation_images: int
-    total_steps: int
-    batch_size: int
-    log_every: int
-    eval_every: int
-    save_every: int
-    seed: int = 0
-    accumulate: int = 1
-    ema_decay: float = 0.0
-    keep_latest: int = 2
-    keep_best: int = 1
-    parallel: Parallel = dataclasses.field(default_factory=Parallel)
-    profile_steps: tuple[int, int] | None = None
-    start_from: Callable[[Variables], Variables] | None = None
-    sources: Mapping[str, Source] = dataclasses.field(default_factory=dict)
-    defaults: Mapping[str, Any] | None = None
-
-    @property
-    def belongings(self) -> Belongings:
-        """What its checkpoints belong to."""
-        return Belongings(
-            config=self.config,
-            class_names=self.class_names,
-            training_images=self.training_images,
-            sources=self.sources,
-        )
-
-    def initial_state(self) -> TrainState:
-        """The state before the first step, a pure function of the seed."""
-        return initial_state(self.task, self.optimizer, seed=self.seed, ema=self.ema_decay > 0)
-
-    def learning_rates(self) -> np.ndarray:
-        """That of each step, float64 (total_steps,)."""
-        steps = np.arange(self.total_steps, dtype=np.int32)
-        return np.asarray(jax.vmap(self.schedule)(steps), np.float64)
-
-    def evaluation_due(self, step: int) -> bool:
-        """Whether the split is evaluated after `step`."""
-        return step % self.eval_every == 0 or step == self.total_steps
-
-    def save_due(self, step: int) -> bool:
-        """Whether a checkpoint follows `step`."""
-        return step % self.save_every == 0 or self.evaluation_due(step)
 
 
 def train(
@@ -336,7 +252,7 @@ class _Session:
             self.checkpointer.add_metrics(self.step, metrics)
 
     def _evaluate_if_missing(self) -> None:
-        """Makes up for the evaluation, or the note of it, that an interruption kept from happening."""
+        """Evaluates the checkpoint, or notes its score, where an interruption came before that."""
         logged = self.writer.history.line(self.step, self.run.task.best_metric)
         self.checkpointer.add_metrics(self.step, logged or self._evaluate())
 

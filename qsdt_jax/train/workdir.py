@@ -15,6 +15,8 @@ from qsdt_jax.train.classes import Classes, class_difference, named
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
+SUMMARY_FILE = "summary.json"
+CHECKPOINT_FOLDER = "checkpoints"
 LOCK_FILE = ".lock"
 TRAINING = "the training split"
 SHOWN_CHARACTERS = 60

@@ -11,7 +11,7 @@ from configs import cifar10dvs, imagenet_s
 from launch.build import build_run
 from launch.recipe import recipe
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.loop import Run
+from qsdt_jax.train.run import Run
 from tests.launch.tiny import launch, tiny_config
 
 SMALL = {"model.channels": (8, 8, 16, 16), "model.depth": 2, "model.num_heads": 4, "data.source": "fake"}

@@ -10,7 +10,7 @@ from configs import digits, digits_dvs, digits_transfer, imagenet_s
 from configs.ablations.small_digits import small_digits
 from launch.build import build_run
 from launch.recipe import recipe
-from qsdt_jax.train.loop import Run
+from qsdt_jax.train.run import Run
 from tests.configs import tiny
 
 

@@ -20,10 +20,11 @@ import pytest
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.train import loop, stored
 from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
-from qsdt_jax.train.loop import CHECKPOINT_FOLDER, Run, train
+from qsdt_jax.train.loop import train
 from qsdt_jax.train.metrics import MetricWriter, read_metrics
+from qsdt_jax.train.run import Run
 from qsdt_jax.train.stored import best_step
-from qsdt_jax.train.workdir import NOTHING_KNOWN, read_belongings
+from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, NOTHING_KNOWN, read_belongings
 
 METRIC, RATE = "eval/top1", "train/images_per_second"
 
@@ -343,7 +344,7 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment(tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize("refusal", ["no room", "metrics.jsonl"])
 def test_a_refused_start_renames_and_writes_nothing(tmp_path, monkeypatch, refusal):
-    """Damage was renamed before the disk was looked at, and config.json written before the metrics were read."""
+    """Damage is renamed after the disk was looked at, config.json written after the metrics were read."""
     damaged, folder = refusal == "no room", tmp_path / CHECKPOINT_FOLDER
     train(run(OneWeight(), total_steps=2), tmp_path)
     if damaged:

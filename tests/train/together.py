@@ -25,11 +25,12 @@ from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.data.sources import FakeSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.classification import Classification
-from qsdt_jax.train.loop import Run, train
+from qsdt_jax.train.loop import train
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.peers import Peers
 from qsdt_jax.train.preemption import Preempted
 from qsdt_jax.train.processes import joined
+from qsdt_jax.train.run import Run
 from tests.train import spread
 
 STEPS, BATCH, EVALUATED, IMAGES = 12, 16, 5, 40
