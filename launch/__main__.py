@@ -63,6 +63,7 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
     # Imported late, so that --help and a mistyped verb answer at once.
     from launch.surroundings import explained, is_closed_pipe
     from qsdt_jax.errors import UserError
+    from qsdt_jax.progress import tell
     from qsdt_jax.train.preemption import Preempted
 
     try:
@@ -79,12 +80,11 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
     except UserError as error:
         return _refuse(str(error))
     except Preempted as stopped:
-        print(stopped, file=sys.stderr)
+        tell(str(stopped))
         sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(0)  # A compilation left behind in its thread must not hold up the exit.
     except KeyboardInterrupt as error:
-        print(str(error) or LINE, file=sys.stderr)
+        tell(str(error) or LINE)
         return STATUS
     except Exception as error:
         if is_closed_pipe(error):
@@ -119,7 +119,9 @@ def run() -> int:
 
 
 def _refuse(message: str) -> int:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    from qsdt_jax.progress import tell
+
+    tell(f"error: {' '.join(message.split())}")
     return 2
 
 

@@ -37,6 +37,7 @@ from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.comparison import Row, draw, markdown
 from qsdt_jax.files import locked, write_atomically
+from qsdt_jax.progress import tell
 from qsdt_jax.retry import reason
 from qsdt_jax.train.classes import named
 from qsdt_jax.train.loop import train
@@ -126,7 +127,7 @@ def work(study: Study, left: Sequence[Run], title: str) -> None:
                     if not _ended(study, variant, seed, since=begun):
                         number = len(left) - len(waiting)
                         what = f"run {number} of {len(left)}: {variant.name}, seed {seed}"
-                        print(what, file=sys.stderr, flush=True)
+                        tell(what)
                         if variant.name != row:
                             row = variant.name
                             jax.clear_caches()  # No row uses another's programs, 300 MB each.
@@ -186,7 +187,7 @@ def train_one(study: Study, variant: Variant, seed: int) -> None:
     except Preempted:
         raise
     except Exception as error:  # Whatever it is, the other rows are worth having.
-        print(f"error: {variant.name}, seed {seed}: {error}", file=sys.stderr, flush=True)
+        tell(f"error: {variant.name}, seed {seed}: {error}")
         folder.mkdir(parents=True, exist_ok=True)
         whole = str(error) if isinstance(error, UserError) else traceback.format_exc()
         write_atomically(folder / FAILURE_FILE, whole + "\n")
@@ -248,10 +249,7 @@ def _number(file: Path) -> float | str:
         found = f"found {number!r}"
     except (OSError, ValueError) as error:
         found = reason(error)
-    print(
-        f"{file}: expected a number ({found}), which the table lacks; remove it and run the study again",
-        file=sys.stderr,
-    )
+    tell(f"{file}: expected a number ({found}), which the table lacks; remove it and run the study again")
     return ""
 
 

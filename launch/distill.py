@@ -1,7 +1,6 @@
 """The teacher of a configuration, and the task that learns from it."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -18,6 +17,7 @@ from qsdt_jax.losses.distillation import Target
 from qsdt_jax.losses.fgd import Normalization
 from qsdt_jax.models.caformer import CAFORMERS, CAFormer, caformer_macs
 from qsdt_jax.models.operations import macs_per_image
+from qsdt_jax.progress import tell
 from qsdt_jax.train.classes import Classes, require_same_classes
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.distillation import Distillation, Schedule, Weights
@@ -219,10 +219,9 @@ def _weights(config: ml_collections.ConfigDict, total_steps: int) -> Weights:
 
 def _report_cost(teacher: Found, own: int) -> None:
     """A step is forward and backward of the student, about 3 forward passes, and one of the teacher."""
-    print(
+    tell(
         f"teacher: {teacher.title}, {teacher.macs / 1e6:.2f} M MACs an image in evaluation; "
-        f"the student has {own / 1e6:.2f} M forward, {3 * own / 1e6:.2f} M in a training step",
-        file=sys.stderr,
+        f"the student has {own / 1e6:.2f} M forward, {3 * own / 1e6:.2f} M in a training step"
     )
 
 

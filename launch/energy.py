@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
 CONFIG = define_config()
 WORKDIR = define_path("workdir", "directory of a run or an import")
-BUNDLE = define_path(
-    "bundle",  "file of an exported network; its data are those of --workdir or --config",
-   
-)  # fmt: skip
+BUNDLE = define_path("bundle", "file of an exported network; its data are those of --workdir or --config")
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
 EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "train"], "split of the data", **DEFINED_OFTEN)
@@ -31,10 +28,9 @@ IMAGES = flags.DEFINE_integer(
     **DEFINED_OFTEN,
 )  # fmt: skip
 OUT = define_path(
-    "out", 
+    "out",
     "folder for tables, energy.html and pictures (default: energy in the workdir or beside the bundle)",
-   
-)  # fmt: skip
+)
 
 SHOWN = 8  # Images with attention maps.
 RASTERS = 5

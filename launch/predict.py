@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from absl import flags
 from launch.flags import DEFINED_OFTEN, POSITIONAL, define_path, require_writable
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
+from qsdt_jax.progress import tell
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
@@ -81,10 +81,7 @@ def main() -> None:
     require_writable("sheet", sheet)
     names = network.classes.shown
     if network.classes.names is None:
-        print(
-            f"the classes of {network.classes.where} are not known: they are shown as numbers",
-            file=sys.stderr,
-        )
+        tell(f"the classes of {network.classes.where} are not known: they are shown as numbers")
 
     shown: list[Prediction] = []
     unreadable: list[str] = []
@@ -98,7 +95,7 @@ def main() -> None:
         draw_sheet(sheet, shown, names, network.title)
         count = len(files) - len(unreadable)
         some = f" (the first {len(shown)} of {count} images)" if count > len(shown) else ""
-        print(f"sheet: {sheet}{some}", file=sys.stderr)
+        tell(f"sheet: {sheet}{some}")
     if unreadable:
         raise UserError(f"{len(unreadable)} of {len(files)} files could not be read, see above")
 
@@ -148,7 +145,7 @@ def _images(
         try:
             yield file, read_image(file, channels)
         except UserError as error:
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            tell(f"error: {' '.join(str(error).split())}")
             unreadable.append(file)
 
 

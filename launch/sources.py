@@ -5,7 +5,6 @@ for, wherever it lies by then.
 """
 
 import contextlib
-import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from launch.checks import value_of
 from launch.trained import Trained, load_trained, stored_checksum
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
+from qsdt_jax.progress import tell
 from qsdt_jax.train.classes import class_difference, tell_trust
 from qsdt_jax.train.state import Variables
 from qsdt_jax.train.stored import stored_steps
@@ -140,7 +140,7 @@ def starting_point(
         taken, remarks = transfer(again.variables, variables, new_head=others)
         why = [difference] if difference else []
         lines = [f"starting from step {again.step} of {again.workdir}", *why, *remarks]
-        print("\n  ".join(lines), file=sys.stderr)
+        tell("\n  ".join(lines))
         return taken
 
     return start, source

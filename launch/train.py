@@ -1,7 +1,6 @@
 """train a network, evaluate it, and go on where the workdir stands when run again."""
 
 import contextlib
-import sys
 import threading
 
 import jax
@@ -13,6 +12,7 @@ from launch.recipe import recipe
 from launch.run import make_run
 from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
+from qsdt_jax.progress import tell
 from qsdt_jax.train.loop import train
 from qsdt_jax.train.peers import Peers
 from qsdt_jax.train.processes import is_first, joined
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _show_recipe(run: Run) -> None:
-    print(recipe(run), file=sys.stderr, flush=True)
+    tell(recipe(run))
 
 
 def _processes() -> contextlib.AbstractContextManager[Peers | None]:

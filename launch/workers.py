@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qsdt_jax.errors import UserError
+from qsdt_jax.progress import tell
 from qsdt_jax.train.preemption import POLL_SECONDS, Preemption
 
 PROGRAM = [sys.executable, "-m", "launch"]
@@ -45,7 +46,7 @@ def run_together(count: int, arguments: Sequence[str], logs: Path) -> None:
         raise UserError(f"--parallel={count}: there are {accelerators} accelerators, one for each process")
     logs.mkdir(parents=True, exist_ok=True)
     files = [logs / f"worker{i}.log" for i in range(count)]
-    print(f"{count} processes; what they say: {', '.join(map(str, files))}", file=sys.stderr, flush=True)
+    tell(f"{count} processes; what they say: {', '.join(map(str, files))}")
     with Preemption() as preemption, contextlib.ExitStack() as stack:
         workers = [
             subprocess.Popen(

@@ -18,7 +18,7 @@ def require_memory(needed: int, what: str) -> None:
       UserError: so many are not here.
     """
     held = memory_of_this_machine()
-    if held < needed <= held + _memory_of_accelerators() or needed <= held:
+    if needed <= held or needed <= held + _memory_of_accelerators():
         return
     raise UserError(
         f"{what} would take {needed / GIGABYTE:,.1f} GB; "

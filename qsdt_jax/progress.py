@@ -10,6 +10,12 @@ from tqdm import tqdm
 LINE_SECONDS = 10  # Time between plain lines.
 
 
+def tell(text: str) -> None:
+    """Prints to stderr; where nothing can be written there, the text is lost and the work goes on."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 class Progress:
     """Progress through the steps of a run, with images/s and the time left.
 
@@ -90,11 +96,11 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
-        with contextlib.suppress(OSError):
-            if self._bar is not None:
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
                 self._bar.write(text, file=sys.stderr)
-            elif self._shown:
-                print(text, file=sys.stderr, flush=True)
+        elif self._shown:
+            tell(text)
 
     def close(self) -> None:
         """Leaves the terminal in order."""

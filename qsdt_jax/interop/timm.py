@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop import torch_file
+from qsdt_jax.interop.entries import plain_names
 from qsdt_jax.interop.fit import check_fit
 from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
 from qsdt_jax.models.caformer import CAFormer
@@ -21,7 +22,7 @@ HEAD = "head.fc.fc2.weight"  # (classes, features)
 
 
 def read_timm(file: Path) -> dict[str, np.ndarray]:
-    """The tensors of a `.safetensors` file, or of any other as a PyTorch checkpoint, by name.
+    """The tensors of a `.safetensors` file, or of any other as a PyTorch checkpoint, by plain name.
 
     Raises:
       UserError: the file is missing, damaged or of another format.
@@ -29,7 +30,7 @@ def read_timm(file: Path) -> dict[str, np.ndarray]:
     if file.suffix != ".safetensors":
         return torch_file.load(file)
     try:
-        return load_file(file)
+        return plain_names(load_file(file))
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; expected timm's weights (.safetensors or .pth)") from None
     except SafetensorError as error:

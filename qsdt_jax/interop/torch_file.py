@@ -5,7 +5,6 @@ The file is a zip archive of a pickle (`torch_pickle`) and one uncompressed entr
 
 import math
 import os
-import sys
 import zipfile
 from typing import Any
 
@@ -15,6 +14,7 @@ from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop.entries import choose
 from qsdt_jax.interop.torch_pickle import Storage, Tensor, read_pickle
+from qsdt_jax.progress import tell
 
 _LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # The pickled magic number.
 
@@ -83,7 +83,7 @@ def _read_archive(
     content = read_pickle(_entry(archive, pickles[0]))
     tensors, remark = choose(content, lambda value: isinstance(value, Tensor), ema=ema)
     if remark is not None:
-        print(f"{path}: {remark}", file=sys.stderr)
+        tell(f"{path}: {remark}")
     storages: dict[str, bytes] = {}
     return {name: _array(name, t, archive, folder, storages) for name, t in tensors.items()}
 

@@ -6,13 +6,13 @@ so whoever brings data and a network together asks here first.
 
 import dataclasses
 import re
-import sys
 import unicodedata
 from collections.abc import Sequence
 
 import jax
 
 from qsdt_jax.errors import UserError
+from qsdt_jax.progress import tell
 
 SHOWN = 3
 NUMBERED = re.compile(r"(\D*)(\d{1,18})(\D*)")  # Python converts no more than 4,300 digits.
@@ -97,11 +97,9 @@ def class_difference(data: Sequence[str], network: Classes, *, what: str) -> str
 def tell_trust(data: Sequence[str], network: Classes, *, what: str) -> None:
     """Says, once for all processes, that the order of classes is taken on trust where it is."""
     if network.names is None and jax.process_index() == 0:
-        print(
+        tell(
             f"the classes of {network.where} are not known: its outputs {_listed(numbers(network.outputs))} "
-            f"are taken, on trust, for the classes of {what} in their order: {_listed(data)}",
-            file=sys.stderr,
-            flush=True,
+            f"are taken, on trust, for the classes of {what} in their order: {_listed(data)}"
         )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from qsdt_jax.errors import UserError
+from qsdt_jax.progress import tell
 from qsdt_jax.train.meeting import Line, Meeting
 
 USER_STATUS, LOST_STATUS = 2, 1
@@ -95,7 +96,7 @@ class Peers:
         if not self._leaving.acquire(blocking=False):
             threading.Event().wait()  # Another thread is leaving, with what came first.
         self._close_door()
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
         for number, line in self.meeting.lines.items():
             if number not in self._gone:
                 with contextlib.suppress(OSError):

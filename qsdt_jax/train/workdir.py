@@ -123,7 +123,7 @@ class Workdir:
             )
         names, where = run.class_names or (), f"the run in {self.path}"
         known = (
-            Classes(where=where, outputs=len(names), names=None)  # The checkpoint is compared yet.
+            Classes(where=where, outputs=len(names), names=None)  # Their number shows in the checkpoint.
             if stored.class_names is None
             else named(where, stored.class_names)
         )

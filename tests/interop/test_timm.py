@@ -117,6 +117,10 @@ def test_both_kinds_of_files_and_half_precision(tmp_path):
     for file in (tmp_path / "a.safetensors", write_pth(tmp_path / "a.pth", tensors, "state_dict")):
         found = caformer_variables(TINY, str(file), read_timm(file))
         jax.tree.map(np.testing.assert_array_equal, found, expected)
+    save_file(
+        {f"module._orig_mod.{name}": array for name, array in tensors.items()}, tmp_path / "c.safetensors"
+    )
+    assert read_timm(tmp_path / "c.safetensors").keys() == tensors.keys()
     narrow = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors.items()}
     save_file(narrow, tmp_path / "b.safetensors")
     found = caformer_variables(TINY, "b", read_timm(tmp_path / "b.safetensors"))

@@ -13,6 +13,18 @@ from launch.surroundings import explained
 from qsdt_jax.deploy import fold
 from qsdt_jax.errors import UserError
 from tests.launch.processes import ROOT, TINY, command
+from tests.launch.tiny import draw_variables, make_state, tiny_config, write_data, write_workdir
+
+
+@pytest.fixture
+def network(tmp_path):
+    """A workdir whose classes are not known, which is told."""
+    workdir, config = tmp_path / "network", tiny_config(ema_decay=0.0)
+    workdir.mkdir()
+    write_workdir(workdir, config, {1: make_state(config, draw_variables(config, 0))})
+    write_data(workdir, None)
+    return workdir
+
 
 PLUGIN = """
 def initialize():
@@ -110,6 +122,18 @@ def test_a_full_disk_behind_the_output():
         words = [sys.executable, "-m", "launch", "--help"]
         done = subprocess.run(words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+
+
+def test_a_full_disk_behind_the_messages(network, tmp_path):
+    """A line that cannot be written changes nothing about the work, nor the status of a mistake."""
+    words = ["eval", f"--workdir={network}"], ["eval", f"--workdir={tmp_path}/none"]
+    with open("/dev/full", "w") as full:
+        done = [
+            subprocess.run([sys.executable, "-m", "launch", *some], cwd=ROOT, stdout=-1, stderr=full)
+            for some in words
+        ]
+    assert [one.returncode for one in done] == [0, 2]
+    assert done[0].stdout.startswith(b"top1 ") and done[1].stdout == b""
 
 
 def test_packages_that_are_missing(tmp_path):

@@ -344,7 +344,7 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment(tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize("refusal", ["no room", "metrics.jsonl"])
 def test_a_refused_start_renames_and_writes_nothing(tmp_path, monkeypatch, refusal):
-    """Damage is renamed after the disk was looked at, config.json written after the metrics were read."""
+    """It renamed damage before it looked at the disk, and wrote config.json before it read the metrics."""
     damaged, folder = refusal == "no room", tmp_path / CHECKPOINT_FOLDER
     train(run(OneWeight(), total_steps=2), tmp_path)
     if damaged:
