@@ -177,10 +177,13 @@ def listing(folder: Path) -> str:
 
 
 def left_out(folder: Path, kind: str, others: Sequence[str], hidden: Sequence[str]) -> str | None:
-    """The line that tells what was left out of a folder; None where nothing was."""
+    """The line that tells what was left out of a folder; None where nothing was.
+
+    Folders come first: each can hold many files.
+    """
     parts = [
-        f"{_examples(names, SHOWN)} ({len(names):,} {why})"
-        for names, why in ((others, f"by their names no {kind}"), (hidden, "hidden"))
+        f"{_examples(sorted(names, key=_is_no_folder), SHOWN)} ({len(names):,} {why})"
+        for names, why in ((others, f"not taken for {kind}"), (hidden, "hidden"))
         if names
     ]
     return f"ignored: {', '.join(parts)}, in {folder}" if parts else None
@@ -190,6 +193,10 @@ def left_out(folder: Path, kind: str, others: Sequence[str], hidden: Sequence[st
 def tell_once(line: str) -> None:
     """Logs a line that each reader of the same folder has to say."""
     logging.warning("%s", line)
+
+
+def _is_no_folder(shown: str) -> bool:
+    return not shown.endswith("/")
 
 
 def _examples(names: Sequence[str], shown: int) -> str:

@@ -17,12 +17,12 @@ BEGINNINGS = (
     (b"MATLAB 5.0", "a file of MATLAB"),
     (b"version https://git-lfs", "a pointer of Git LFS"),
     (b"#ROSBAG", "a bag of ROS"),
-    (b"% ", "a recording of Prophesee"),
     (b"%PDF", "a PDF document"),
     (b"\x89PNG\r\n", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
 )
 AEDAT = re.compile(rb"#!AER-DAT(\d+\.\d+)")
+PROPHESEE = re.compile(rb"% [A-Za-z]")  # Two bytes alone are the pixel (32, 37) of a recording.
 HTML = re.compile(rb"<(!doctype html|!--|html|head|body|script|meta|title)", re.IGNORECASE)
 SPACE = b"\xef\xbb\xbf \t\r\n"  # The first three mark UTF-8.
 LOOKED_AT = 1024
@@ -33,6 +33,8 @@ def kind_of(data: bytes) -> str | None:
     beginning = data[:LOOKED_AT]
     if version := AEDAT.match(beginning):
         return f"AEDAT {version[1].decode()}"
+    if PROPHESEE.match(beginning):
+        return "a recording of Prophesee"
     if HTML.match(beginning.lstrip(SPACE)):
         return "an HTML page"
     if beginning.lstrip(SPACE).startswith(b"<?xml"):

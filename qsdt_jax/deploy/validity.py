@@ -27,7 +27,7 @@ from qsdt_jax.deploy.program import IMAGES, Array, Attend, Linear, Program, Step
 from qsdt_jax.errors import UserError
 from qsdt_jax.memory import require_memory
 
-SHOWN_TIMESTEPS = 2
+TRACED_TIMESTEPS = 2
 LARGEST_COUNT = 127
 
 
@@ -43,7 +43,7 @@ def check_program(program: Program, image_size: tuple[int, int]) -> None:
     for layer in program.layers:
         _check_layer(layer, program.neuron.levels)
     # Time repeats the same shapes, and each step of it takes time to trace.
-    steps = min(program.neuron.timesteps, SHOWN_TIMESTEPS)
+    steps = min(program.neuron.timesteps, TRACED_TIMESTEPS)
     short = program.replace(neuron=dataclasses.replace(program.neuron, timesteps=steps))
     try:
         shapes = shapes_of(short, image_size, IntegerArithmetic())

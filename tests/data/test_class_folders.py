@@ -70,8 +70,8 @@ def test_what_is_left_out_is_told_once(folder, caplog):
         FolderSource(folder, "train")
     (line,) = (record.getMessage() for record in caplog.records)
     assert line == (
-        "ignored: list.csv, ant/Thumbs.db, ant/more/ and 4 more (7 by their names no images), .DS_Store, "
-        f".ipynb_checkpoints/, @eaDir/ and 6 more (9 hidden), in {folder}/train"
+        "ignored: ant/more/, list.csv, ant/Thumbs.db and 4 more (7 not taken for images), "
+        f".ipynb_checkpoints/, @eaDir/, __MACOSX/ and 6 more (9 hidden), in {folder}/train"
     )
 
 

@@ -69,6 +69,21 @@ def test_what_is_no_recording(data, reason):
         read_event_file(data, "3/1.bin")
 
 
+@needs_tonic
+def test_events_that_look_like_the_beginning_of_other_files():
+    """Two pixels are any two bytes: "% " begins files of Prophesee."""
+    first = [(20, ord("%"), ord(" "), p) for p in (0, 1)]
+    assert read_event_file(five_bytes(first), "a.bin").tolist() == first
+    assert read_event_file(five_bytes(first[1:] + EVENTS), "a.bin").tolist() == first[1:] + EVENTS
+
+
+@needs_tonic
+@pytest.mark.parametrize("line", [b"% evt 3.0\n", b"% Date 2014-01-10 13:12:13\n"])
+def test_recordings_of_prophesee(line):
+    with pytest.raises(CorruptRecord, match="^a.bin: is a recording of Prophesee"):
+        read_event_file(line + bytes(40), "a.bin")
+
+
 def test_events_beyond_the_sensor():
     events = read_aedat2(aedat([(127 << 8) | (127 << 1), (107 << 8) | (117 << 1)], [1, 2]), "a")
     check_within(events, (21, 11), "a")  # Rows 0 and 20, columns 0 and 10.

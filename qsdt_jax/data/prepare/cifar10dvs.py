@@ -15,7 +15,7 @@ from qsdt_jax.data.prepare.records import CLASSES, TEST, TRAIN, DataSet, FilePar
 from qsdt_jax.errors import UserError
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-STREAM = re.compile(r".*_(\d+)\.aedat")
+STREAM = re.compile(r".*_(\d+)\.aedat", re.IGNORECASE)
 
 
 def read_cifar10dvs(source: Path) -> DataSet:

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from qsdt_jax.core.exact import LARGEST_INT32, Whole, largest_exact
+from qsdt_jax.core.exact import LARGEST_FLOAT32, LARGEST_INT32, Whole, largest_exact
 from qsdt_jax.layers.lowering import cpu, gpu, xla
-from qsdt_jax.layers.lowering.bytes import in_bytes, joined
+from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE, in_bytes, joined
 from qsdt_jax.layers.lowering.geometry import ConvGeometry
 from qsdt_jax.layers.lowering.platform import by_platform
 
@@ -125,9 +125,22 @@ def weight_gradient(
 
 
 def _in_int32(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, whole: Whole) -> jax.Array:
-    """The product of whole numbers in int32, x in bytes; exact below 2^31."""
+    """The product of whole numbers in int32, x in bytes; exact below 2^31.
+
+    Convolutions on GPUs give their sums in float32, so each gets no more channels than float32 can add up.
+    """
     kernel = kernel.astype(jnp.int8)
-    return joined([convolve(piece, kernel, geometry, jnp.int32) for piece in in_bytes(x, whole.left)])
+    byte = Whole(left=min(whole.left, LARGEST_BYTE), right=whole.right)
+    taps, channels = math.prod(kernel.shape[:2]), kernel.shape[2]
+    most = max(1, LARGEST_FLOAT32 // byte.sum_of(taps))
+
+    def product(piece):
+        if geometry.groups > 1 or channels <= most:  # A depthwise one adds up taps alone.
+            return convolve(piece, kernel, geometry, jnp.int32)
+        parts = [slice(start, start + most) for start in range(0, channels, most)]
+        return sum(convolve(piece[..., s], kernel[:, :, s], geometry, jnp.int32) for s in parts)
+
+    return joined([product(piece) for piece in in_bytes(x, whole.left)])
 
 
 def _widen(x: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -46,6 +46,13 @@ def test_other_files_are_named(tmp_path):
     assert list(read_cifar10dvs(tmp_path).ignored) == ["frog/frame.npz", "frog/readme.txt"]
 
 
+def test_suffixes_in_capitals(tmp_path):
+    write_files(tmp_path, {name.replace(".aedat", ".AEDAT"): x for name, x in streams("frog", 10).items()})
+    dataset = read_cifar10dvs(tmp_path)
+    assert [r.name for r in dataset.splits["test"]] == ["frog/cifar10_frog_9.AEDAT"]
+    assert not dataset.ignored and len(dataset.splits["train"]) == 9
+
+
 def test_archives_that_are_not_unpacked(tmp_path):
     write_files(tmp_path, {"airplane.zip": b"PK", "bird.zip": b"PK"})
     with pytest.raises(UserError, match=r"the archives unpacked; found airplane\.zip, bird\.zip"):
