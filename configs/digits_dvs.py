@@ -3,7 +3,7 @@
 Command   python -m launch --config configs/digits_dvs.py --workdir runs/digits_dvs
 Data      simulated from scikit-learn's digits (1,437 streams to train, 360 to test), 32x32, T = 2 frames
 Expected  97.2 and 96.1 % test top-1 (seeds 0 and 1); :motion 100 %, :motion_sum 48 % (one run each); all
-          run here
+          run here before commit 7116aca, which changed the head's initial values, and not again since
 Cost      178 s on two idle cores, compilation included (270 s of CPU time)
 
 Variants, by `--config configs/digits_dvs.py:NAME`

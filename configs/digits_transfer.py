@@ -7,7 +7,7 @@ Data      scikit-learn's digits; 0 to 4 at 32x32 for pre-training, 5 to 9 at 48x
 Expected  85.0, 93.4, 89.2 % test top-1 of the five digits (seeds 0, 1, 2, run here); without `start_from`,
           at the same 33 steps, 56.9, 38.9, 30.5 %. The head starts anew: the classes are others.
           Pre-training: 97.9, 99.0, 95.3 % of its own five. The longer both train, the less it leads
-          (docs/benchmarks.md)
+          (docs/benchmarks.md). All before commit 7116aca, which changed the head's initial values
 All runs  python -m launch ablate --config configs/ablations/transfer.py --workdir runs/transfer_study
 """
 

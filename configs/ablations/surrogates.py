@@ -4,7 +4,7 @@ Command   python -m launch ablate --config configs/ablations/surrogates.py --wor
 ImageNet  --config configs/ablations/surrogates.py:imagenet --config.data.path=DATA, not run here
 Data      see small_digits.py
 Result    layer scale 1 fails (26.8 against 79.8 %, each of three seeds); nothing else is beyond the noise;
-          docs/ablations.md
+          run before commit 7116aca, which changed the head's initial values; docs/ablations.md
 
 "Rectangular" is the straight-through gradient written as a sum of bumps, the same function: how far its row
 is from the first one is the noise of the study.

@@ -4,7 +4,7 @@ Command   python -m launch ablate --config configs/ablations/transfer.py --workd
 Rows      both runs of configs/digits_transfer.py, and the second one from drawn weights, at equal steps;
           pre-training has other classes, so it compares with no other row
 Result    transfer 89.2 %, from scratch 42.1 % (means of 3 seeds, each 28 to 59 points better, too few for a
-          p; run here, see docs/benchmarks.md)
+          p; run here before commit 7116aca, which changed the head's initial values; docs/benchmarks.md)
 """
 
 from ml_collections import ConfigDict

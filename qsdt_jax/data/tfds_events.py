@@ -46,8 +46,10 @@ def sensor_of(directory: Path, info: Any) -> tuple[int, int] | None:
             f"{directory} does not say how large the sensor of its events was; expected a feature "
             f'"{SENSOR}", or {{"{SENSOR}": [HEIGHT, WIDTH]}} in {directory / "metadata.json"}'
         )
-    sides = tuple(said) if isinstance(said, list) and all(type(side) is int for side in said) else ()
-    return check_sensor(sides, f"{directory}, {SENSOR} in metadata.json")
+    where = f"{directory}, {SENSOR} in metadata.json"
+    if not isinstance(said, list) or not all(type(side) is int for side in said):
+        raise UserError(f"{where}: expected [HEIGHT, WIDTH] in whole numbers; found {repr(said)[:60]}")
+    return check_sensor(tuple(said), where)
 
 
 def events_of(
