@@ -99,7 +99,7 @@ def test_a_configuration_that_is_gone_or_of_another_version(workdir, capsys):
         assert told in refused(workdir, capsys)
         assert launch("eval", f"--workdir={workdir}") == 2 and told in capsys.readouterr().err
     file.write_text("{")
-    assert "config.json cannot be read" in refused(workdir, capsys)
+    assert "config.json is no JSON, or damaged" in refused(workdir, capsys)
     file.unlink()
     assert "it has no config.json" in refused(workdir, capsys)
     assert launch("eval", f"--workdir={workdir}") == 2
