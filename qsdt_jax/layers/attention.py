@@ -89,7 +89,8 @@ class QSDSA(nn.Module):
         """x (N, H, W, C) -> the same shape; in evaluation not yet scaled.
 
         Raises:
-          ValueError: the heads do not divide the channels; nothing holds the sums that `exact_evaluation` needs.
+          ValueError: the heads do not divide the channels; nothing holds the sums that `exact_evaluation`
+            needs.
         """
         numerics, (n, height, width, channels) = self.numerics, x.shape
         if channels % self.num_heads:
