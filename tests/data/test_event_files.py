@@ -80,7 +80,7 @@ def test_events_that_look_like_the_beginning_of_other_files():
 @needs_tonic
 @pytest.mark.parametrize("line", [b"% evt 3.0\n", b"% Date 2014-01-10 13:12:13\n"])
 def test_recordings_of_prophesee(line):
-    with pytest.raises(CorruptRecord, match="^a.bin: is a recording of Prophesee"):
+    with pytest.raises(CorruptRecord, match=r"^a\.bin: is a recording of Prophesee"):
         read_event_file(line + bytes(40), "a.bin")
 
 
