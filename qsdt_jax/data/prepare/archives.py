@@ -1,7 +1,7 @@
 """Tars: of those that are not compressed, where each member's bytes lie; of the small rest, the bytes.
 
-Members are named without the "./" that `tar -C FOLDER .` writes before them. Hidden ones (._x.JPEG of a Mac)
-are left out and named.
+Members are named without the "./" that `tar -C FOLDER .` writes before them. Of those with one name the last
+counts, as for tar. Hidden ones (._x.JPEG of a Mac) are left out and named.
 """
 
 import gzip
@@ -21,26 +21,27 @@ from qsdt_jax.retry import reason, retried
 T = TypeVar("T")
 
 
-class _OutsideName(Exception):
-    """The name of a member leads out of its archive."""
+class _OddMember(Exception):
+    """A link, or a file whose name leads out of its archive."""
 
 
 def members(tar: Path) -> tuple[list[tuple[str, FilePart]], list[str]]:
     """The files of a tar by name, in the order of the archive, and the names of hidden ones.
 
     Raises:
-      UserError: it cannot be read, is no tar, is compressed, or is cut off; a name leads out of it.
+      UserError: it cannot be read, is no tar, is compressed, or is cut off; a name leads out of it, or a
+        member is a link.
     """
 
     def read() -> tuple[list[tuple[str, FilePart]], list[str]]:
-        found, hidden = [], []
+        found, hidden = {}, []
         with open(tar, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for name, m in _files_of(archive):
                 if _is_hidden(name):
                     hidden.append(name)
                 else:
-                    found.append((name, FilePart(str(tar), m.size, m.offset_data)))
-        return found, hidden
+                    found[name] = FilePart(str(tar), m.size, m.offset_data)
+        return list(found.items()), hidden
 
     return _read(tar, "uncompressed tar", read)
 
@@ -56,7 +57,7 @@ def nested_members(tar: Path) -> tuple[list[tuple[str, str, FilePart]], list[str
     """
 
     def read() -> tuple[list[tuple[str, str, FilePart]], list[str]]:
-        found, hidden = [], []
+        found, hidden = {}, []
         with open(tar, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as outer:
             for inner_name, inner in _files_of(outer):
                 if _is_hidden(inner_name):
@@ -64,14 +65,17 @@ def nested_members(tar: Path) -> tuple[list[tuple[str, str, FilePart]], list[str
                     continue
                 part = outer.extractfile(inner)
                 assert part is not None  # It is a file.
-                with tarfile.open(fileobj=part, mode="r:") as tar_of_class:
-                    for name, m in _files_of(tar_of_class):
-                        if _is_hidden(name):
-                            hidden.append(f"{inner_name}/{name}")
-                        else:
-                            content = FilePart(str(tar), m.size, inner.offset_data + m.offset_data)
-                            found.append((inner_name, name, content))
-        return found, hidden
+                try:
+                    with tarfile.open(fileobj=part, mode="r:") as tar_of_class:
+                        for name, m in _files_of(tar_of_class):
+                            if _is_hidden(name):
+                                hidden.append(f"{inner_name}/{name}")
+                            else:
+                                content = FilePart(str(tar), m.size, inner.offset_data + m.offset_data)
+                                found[inner_name, name] = content
+                except tarfile.TarError as error:
+                    raise tarfile.ReadError(f"{inner_name}: {error}") from None
+        return [(*names, content) for names, content in found.items()], hidden
 
     return _read(tar, "tar of tars", read)
 
@@ -98,7 +102,7 @@ def _read(tar: Path, kind: str, read: Callable[[], T]) -> T:
     """What `read` gives; an archive is called damaged for what was read of it, not for a disk that fails."""
     try:
         return retried(read, tar)
-    except _OutsideName as error:
+    except _OddMember as error:
         raise UserError(f"{tar} {error}") from None
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -108,7 +112,11 @@ def _read(tar: Path, kind: str, read: Callable[[], T]) -> T:
 
 def _files_of(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
     """The files of an archive, which has to have an end: else tarfile takes what is before a gap for all."""
-    yield from ((_inner_name(member), member) for member in tar if member.isfile())
+    for member in tar:
+        if member.islnk() or member.issym():
+            raise _OddMember(f"has the link {member.name[:80]!r}; expected files and folders")
+        if member.isfile():
+            yield _inner_name(member), member
     assert tar.fileobj is not None  # It is open for reading.
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -116,10 +124,10 @@ def _files_of(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
 
 
 def _inner_name(member: tarfile.TarInfo) -> str:
-    """The name of a member without "./"; raises _OutsideName for one that leads out of the archive."""
+    """The name of a member without "./"; raises _OddMember for one that leads out of the archive."""
     name = posixpath.normpath(member.name)
     if name.startswith(("/", "../")) or name == "..":
-        raise _OutsideName(f"has a member named {member.name[:80]!r}; expected names within the archive")
+        raise _OddMember(f"has a member named {member.name[:80]!r}; expected names within the archive")
     return name
 
 

@@ -51,7 +51,8 @@ def read_folder(source: Path, kind: str, example: str, suffixes: tuple[str, ...]
     for name, folder in folders.items():
         split = SPLIT_FOLDERS[name.lower()]
         if split in found:
-            raise UserError(f"{source} holds the {split} split twice: {', '.join(folders)}")
+            same = (other for other in folders if SPLIT_FOLDERS[other.lower()] == split)
+            raise UserError(f"{source} holds the {split} split twice: {', '.join(same)}")
         listed = class_folders(folder, kind, suffixes)
         found[split] = listed.found
         within = f"{name}/" if folder != source else ""

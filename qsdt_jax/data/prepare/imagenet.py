@@ -75,7 +75,7 @@ def _training_images(images: Path) -> Listed:
     if tar.is_file():
         # The tar n01440764.tar holds n01440764_10026.JPEG.
         content, hidden = nested_members(tar)
-        inner = ((name.removesuffix(".tar"), image, part) for name, image, part in content)
+        inner = ((Path(name).stem, image, part) for name, image, part in content)
         return Listed([Found(wnid, f"{wnid}/{image}", part) for wnid, image, part in inner], [], hidden)
     raise UserError(f"{images}: expected {TRAIN_TAR} or train/n01440764/NAME.JPEG; found {listing(images)}")
 

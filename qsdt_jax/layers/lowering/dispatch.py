@@ -137,8 +137,9 @@ def _in_int32(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, whole: Wh
     def product(piece):
         if geometry.groups > 1 or channels <= most:  # A depthwise one adds up taps alone.
             return convolve(piece, kernel, geometry, jnp.int32)
-        parts = [slice(start, start + most) for start in range(0, channels, most)]
-        return sum(convolve(piece[..., s], kernel[:, :, s], geometry, jnp.int32) for s in parts)
+        parts = (slice(start, start + most) for start in range(0, channels, most))
+        sums = (convolve(piece[..., s], kernel[:, :, s], geometry, jnp.int32) for s in parts)
+        return functools.reduce(jnp.add, sums)
 
     return joined([product(piece) for piece in in_bytes(x, whole.left)])
 

@@ -1,6 +1,7 @@
 """Every layout in which ImageNet lies about gives the same records."""
 
 import errno
+import io
 import os
 import tarfile
 import unicodedata
@@ -201,7 +202,7 @@ def test_tar_of_a_class_that_breaks_between_two_members(tmp_path):
     whole[WNIDS[1]] = whole[WNIDS[1]].ljust(size, b"\0")
     outer = tar_of({f"{wnid}.tar": content for wnid, content in whole.items()})
     write_files(tmp_path, {"ILSVRC2012_img_train.tar": outer, **CLASSES})
-    assert "damaged or cut off (no end of the archive)" in refusal(tmp_path)
+    assert "damaged or cut off (n02087122.tar: no end of the archive)" in refusal(tmp_path)
 
 
 def test_tar_that_is_compressed(tmp_path):
@@ -260,6 +261,48 @@ def test_members_that_lie_outside(tmp_path, name):
     write_files(tmp_path, {**train_folder(), "ILSVRC2012_img_val.tar": tar_of({name: b""}), **MAP})
     told = f"ILSVRC2012_img_val.tar has a member named {name!r}; expected names within the archive"
     assert refusal(tmp_path).endswith(told)
+
+
+def test_tars_of_classes_in_a_folder_or_in_capitals(tmp_path):
+    tars = {"train/n01440764.TAR": tar_of(TRAIN[WNIDS[0]]), "n02087122.tar": tar_of(TRAIN[WNIDS[1]])}
+    write_files(tmp_path, {"ILSVRC2012_img_train.tar": tar_of(tars)})
+    dataset = read_imagenet(tmp_path, allow_partial=True)
+    assert list(dataset.class_names) == list(WNIDS[:2])
+    assert dataset.splits["train"][0].name == "n01440764/n01440764_0.JPEG"
+
+
+def test_a_member_that_is_no_tar_is_named(tmp_path):
+    tars = {"n01440764.tar": tar_of(TRAIN[WNIDS[0]]), "README.txt": b"of ImageNet"}
+    write_files(tmp_path, {"ILSVRC2012_img_train.tar": tar_of(tars)})
+    with pytest.raises(UserError, match=r"is no tar of tars, or damaged or cut off \(README.txt: "):
+        read_imagenet(tmp_path, allow_partial=True)
+
+
+def tar_of_twos(kind: bytes) -> bytes:
+    """The validation images, of which the third comes again with other content, or as a link to the first."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in [*VALIDATION.items(), (sorted(VALIDATION)[2], b"later")]:
+            info = tarfile.TarInfo(name)
+            if content == b"later" and kind != tarfile.REGTYPE:
+                info.type, info.linkname, content = kind, min(VALIDATION), b""
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_a_member_that_is_there_twice_counts_as_its_last(tmp_path):
+    """As an image that `tar -r` has put in anew, and as tar unpacks it."""
+    write_files(tmp_path, {**train_folder(), "ILSVRC2012_img_val.tar": tar_of_twos(tarfile.REGTYPE), **MAP})
+    records = read_imagenet(tmp_path, allow_partial=True).splits["validation"]
+    expected = {**VALIDATION, sorted(VALIDATION)[2]: b"later"}
+    assert {r.name: r.content.read() for r in records} == expected and len(records) == len(expected)
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_link_is_no_image(tmp_path, kind):
+    write_files(tmp_path, {**train_folder(), "ILSVRC2012_img_val.tar": tar_of_twos(kind), **MAP})
+    assert refusal(tmp_path).endswith(f"has the link {sorted(VALIDATION)[2]!r}; expected files and folders")
 
 
 def test_an_archive_that_the_disk_does_not_give_is_not_called_damaged(tmp_path, monkeypatch):
