@@ -21,8 +21,8 @@ WORKDIR = define_path("workdir", "new directory for the import")
 CHECKPOINT = define_path("checkpoint", "PyTorch file (.pth)")
 CLASS_NAMES = define_path(
     "class_names",
-    "text file with one class name a line, in the order of the outputs and as the data call them: for ImageNet "
-    "by WordNet id, not in words. Without it they are those of the data",
+    "text file with one class name a line, in the order of the outputs and as the data call them (ImageNet's "
+    "folders: WordNet ids, not words); without it, those of the data",
 )
 EMA = flags.DEFINE_bool(
     "ema", False, "take the moving average of the weights that a file may hold", **DEFINED_OFTEN
