@@ -5,9 +5,9 @@
     others         `xla`: one `lax.conv_general_dilated`
 
 Products of whole numbers are exact in each of them, as long as `Whole.sum_of` their terms stays below 2^31:
-up to 2^24 in float32, above in int32, which is rounded to the result's type at the end. One exception: int32 sums
-of bytes, asked for as such, are those of a GPU's convolution and exact up to 2^24; `deploy.validity` refuses
-programs with larger ones.
+up to 2^24 in float32, above in int32, which is rounded to the result's type at the end. One exception: int32
+sums of bytes, asked for as such, are those of a GPU's convolution and exact up to 2^24; `deploy.validity`
+refuses programs with larger ones.
 """
 
 import functools
