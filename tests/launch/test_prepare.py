@@ -101,8 +101,8 @@ def test_two_at_once_and_the_second_refuses(source, undisturbed, tmp_path):
 def test_interrupted(source, undisturbed, tmp_path):
     arguments = ["imagefolder", "--source", source, "--out", tmp_path / "out", SHARDS]
     first, second = run(tmp_path / "log", [Moment("record", 20, "interrupt"), Moment()], *arguments)
-    assert (first.status, second.status) == (2, 0)
-    assert first.lines[-1] == "error: interrupted; the same command goes on with what is left"
+    assert (first.status, second.status) == (130, 0)
+    assert first.lines[-1] == "interrupted; the same command goes on with what is left"
     assert contents(tmp_path / "out") == undisturbed
 
 
