@@ -6,11 +6,11 @@ so whoever brings data and a network together asks here first.
 
 import dataclasses
 import re
-import unicodedata
 from collections.abc import Sequence
 
 import jax
 
+from qsdt_jax.data.class_folders import composed
 from qsdt_jax.errors import UserError
 from qsdt_jax.progress import tell
 
@@ -118,7 +118,7 @@ def _plain(names: Sequence[str]) -> list[str]:
 
     The zeros stay where they do tell them apart, as 1 from 01.
     """
-    names = [unicodedata.normalize("NFC", name) for name in names]
+    names = [composed(name) for name in names]
     plain = [(name.lstrip("0") or "0") if name.isdecimal() else name for name in names]
     return plain if len(set(plain)) == len(set(names)) else names
 
