@@ -18,8 +18,9 @@ import grain
 import numpy as np
 
 from qsdt_jax.cpus import usable_cpus
-from qsdt_jax.data.augment import random_affine, random_erasing, random_flip, random_resized_crop
-from qsdt_jax.data.images import normalize, resize_and_crop
+from qsdt_jax.data.augment import draw_affine, draw_flip, draw_resized_crop, random_erasing
+from qsdt_jax.data.geometry import Geometry, Size, Steps, moved, resize_and_crop
+from qsdt_jax.data.images import normalize
 from qsdt_jax.data.randaugment import rand_augment
 from qsdt_jax.data.sources import Example, Source
 from qsdt_jax.errors import UserError
@@ -34,7 +35,8 @@ PART = 8  # Most examples that a thread or a process reads in one go.
 class Preprocess:
     """From a decoded image to a network input.
 
-    In training, in timm's order: geometry, RandAugment, normalisation, random erasing.
+    In training, in timm's order: geometry, RandAugment, normalisation, random erasing. Boxes and masks of an
+    example go where its image goes, see `geometry`.
 
     Attributes:
       size: (height, width) of the input in pixels.
@@ -62,7 +64,8 @@ class Preprocess:
 
     def train(self, example: Example, generator: np.random.Generator) -> Example:
         """The example with "image" as float32 (H, W, C), augmented as the generator gives it."""
-        image = self._moved(np.asarray(example["image"]), generator)
+        example = moved(example, self._geometry(_size(example), generator))
+        image = example["image"]
         if self.randaugment_magnitude:
             image = rand_augment(
                 image,
@@ -78,28 +81,38 @@ class Preprocess:
 
     def evaluate(self, example: Example) -> Example:
         """The example with "image" as float32 (H, W, C), nothing random."""
-        image = self.evaluation_view(np.asarray(example["image"]))
-        return {**example, "image": normalize(image, self.mean, self.std)}
+        example = moved(example, self._evaluated(_size(example)))
+        return {**example, "image": normalize(example["image"], self.mean, self.std)}
 
     def evaluation_view(self, image: np.ndarray) -> np.ndarray:
         """uint8 (H, W, C), the part of an image that is evaluated, at the size of the input."""
-        return resize_and_crop(image, self.size, self.evaluation_crop_ratio)
+        return self._evaluated(_size({"image": image})).apply_image(image)
 
-    def _moved(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    def _geometry(self, before: Size, generator: np.random.Generator) -> Geometry:
+        """Of a training image of that size."""
         match self.augmentation:
             case "none":
-                return resize_and_crop(image, self.size)
+                return resize_and_crop(before, self.size)
             case "affine":
-                return random_affine(resize_and_crop(image, self.size), generator)
+                return Steps((resize_and_crop(before, self.size), draw_affine(generator, self.size)))
             case "crop_flip":
-                crop = random_resized_crop(
-                    image, generator, self.size, area=self.crop_area, aspect=self.crop_aspect
+                crop = draw_resized_crop(
+                    generator, before, self.size, area=self.crop_area, aspect=self.crop_aspect
                 )
-                return random_flip(crop, generator)
+                return Steps((crop, draw_flip(generator, self.size[1])))
+
+    def _evaluated(self, before: Size) -> Geometry:
+        return resize_and_crop(before, self.size, self.evaluation_crop_ratio)
 
     def _fill(self, channels: int) -> tuple[int, ...]:
         """The mean colour in whole levels."""
         return tuple(min(255, round(255 * m)) for m in np.broadcast_to(self.mean, channels).tolist())
+
+
+def _size(example: Example) -> Size:
+    """Of its image."""
+    height, width = np.shape(example["image"])[:2]
+    return height, width
 
 
 def training_batches(

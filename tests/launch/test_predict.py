@@ -12,7 +12,7 @@ from PIL import Image
 from launch.build_data import build_preprocess
 from launch.predict import SHEET_IMAGES, Prediction, draw_sheet, predict
 from launch.trained import load_trained, scores
-from qsdt_jax.data.images import resize_and_crop
+from qsdt_jax.data.geometry import resize_and_crop
 from qsdt_jax.data.sources import DigitsSource
 from tests.launch.tiny import DIGITS, draw_variables, launch, make_state, tiny_config, write_workdir
 
@@ -87,7 +87,9 @@ def test_view_is_cut_out_as_in_evaluation(trained, predictions):
     inputs = build_preprocess(config).evaluate({"image": image, "label": 0})["image"]
     logits = scores(trained.task.model, trained.variables, inputs[None])
     (found,) = predict(dataclasses.replace(trained, config=config), [("0", image)])
-    np.testing.assert_array_equal(found.view, resize_and_crop(image, (32, 32), 0.5))
+    np.testing.assert_array_equal(
+        found.view, resize_and_crop(image.shape[:2], (32, 32), 0.5).apply_image(image)
+    )
     expected = jax.nn.softmax(np.asarray(logits, np.float64)[0])
     np.testing.assert_allclose(found.probabilities, expected[found.classes], rtol=1e-4)
     assert not np.array_equal(found.view, predictions[0].view)
