@@ -19,13 +19,13 @@ from launch.build_data import (
 )
 from launch.checks import check_within, choice, value_of, whole_numbers
 from qsdt_jax.bounds import STEPS_OF_A_RUN
+from qsdt_jax.data.classes import named, require_same_classes
 from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.numerics import ModuleBits
 from qsdt_jax.memory import require_memory
 from qsdt_jax.models import QSDTransformer
-from qsdt_jax.train.classes import named, require_same_classes
-from qsdt_jax.train.classification import Classification
+from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.run import Run

@@ -10,13 +10,13 @@ import numpy as np
 
 from launch.build_data import build_preprocess
 from launch.trained import Trained
+from qsdt_jax.data.classes import Classes, numbers
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.deploy.bundle import Bundle, read_bundle
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.validity import check_program
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.classes import Classes, numbers
 from qsdt_jax.train.provenance import provenance
 
 # In a bundle's origin: whether its class names are known, and not numbers for want of names.

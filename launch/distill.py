@@ -10,6 +10,7 @@ import numpy as np
 
 from launch.build import DTYPES
 from launch.sources import file_source, load_source
+from qsdt_jax.data.classes import Classes, require_same_classes
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.interop.timm import caformer_variables, num_classes, read_timm
@@ -18,12 +19,10 @@ from qsdt_jax.losses.fgd import Normalization
 from qsdt_jax.models.caformer import CAFORMERS, CAFormer, caformer_macs
 from qsdt_jax.models.operations import macs_per_image
 from qsdt_jax.progress import tell
-from qsdt_jax.train.classes import Classes, require_same_classes
-from qsdt_jax.train.classification import Classification
-from qsdt_jax.train.distillation import Distillation, Schedule, Weights
-from qsdt_jax.train.state import Variables
-from qsdt_jax.train.task import Task
-from qsdt_jax.train.teacher import CAFormerTeacher, OwnTeacher, Teacher
+from qsdt_jax.tasks.classification import Classification
+from qsdt_jax.tasks.distillation import Distillation, Schedule, Weights
+from qsdt_jax.tasks.task import Task, Variables
+from qsdt_jax.tasks.teacher import CAFormerTeacher, OwnTeacher, Teacher
 from qsdt_jax.train.workdir import TRAINING, Source
 
 # What student and teacher have to have in common of their data.

@@ -13,9 +13,9 @@ from qsdt_jax.errors import UserError
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+    from qsdt_jax.data.classes import Classes
     from qsdt_jax.deploy.bundle import Bundle
     from qsdt_jax.energy.report import Report
-    from qsdt_jax.train.classes import Classes
 
 CONFIG = define_config()
 WORKDIR = define_path("workdir", "directory of a run or an import")

@@ -66,10 +66,10 @@ def import_torch(
 
     from launch.build import build_optimizer, build_task, plain
     from launch.trained import use_float64_if_asked
+    from qsdt_jax.data.classes import Classes, require_same_classes
     from qsdt_jax.interop import from_torch
     from qsdt_jax.interop.torch_file import load
     from qsdt_jax.train.checkpoint import Checkpointer
-    from qsdt_jax.train.classes import Classes, require_same_classes
     from qsdt_jax.train.state import create_state, parameter_count
     from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, Belongings, Workdir
 

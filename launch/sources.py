@@ -14,13 +14,12 @@ import ml_collections
 
 from launch.checks import value_of
 from launch.trained import Trained, load_trained, stored_checksum
+from qsdt_jax.data.classes import class_difference, tell_trust
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.progress import tell
-from qsdt_jax.train.classes import class_difference, tell_trust
-from qsdt_jax.train.state import Variables
+from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.train.stored import stored_steps
-from qsdt_jax.train.task import Task
 from qsdt_jax.train.transfer import transfer
 from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, TRAINING, Source, read_belongings
 

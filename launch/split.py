@@ -7,10 +7,10 @@ import ml_collections
 import numpy as np
 
 from launch.build_data import build_preprocess, build_source
+from qsdt_jax.data.classes import Classes, require_same_classes
 from qsdt_jax.data.pipeline import HostBatch, evaluation_batches
 from qsdt_jax.errors import UserError
 from qsdt_jax.progress import Progress
-from qsdt_jax.train.classes import Classes, require_same_classes
 
 
 class Split:

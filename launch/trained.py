@@ -15,14 +15,14 @@ from configs.base import base_config
 from launch.build import build_task, plain
 from launch.build_data import build_preprocess
 from launch.checks import check_sizes
+from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import QSDTransformer
+from qsdt_jax.tasks.classification import Classification
+from qsdt_jax.tasks.task import Variables
 from qsdt_jax.train.checkpoint import restore_raw
-from qsdt_jax.train.classes import Classes
-from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.integrity import state_checksum
-from qsdt_jax.train.state import Variables
 from qsdt_jax.train.stored import best_step, exactly, read_record
 from qsdt_jax.train.workdir import (
     CHECKPOINT_FOLDER,

@@ -34,9 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": BESIDE,
     "interop": NETWORK,
     "evaluate": NETWORK | {"data"},
-    "train": NETWORK | {"data", "evaluate"},
+    "tasks": NETWORK | {"data", "evaluate"},
+    "train": NETWORK | {"data", "evaluate", "tasks"},
     "deploy": NETWORK | {"data", "evaluate"},
-    "energy": NETWORK | {"data", "evaluate", "deploy"},
+    "energy": NETWORK | {"data", "evaluate", "tasks", "deploy"},
     "configs": set(),
 }
 MAY_IMPORT["launch"] = set(MAY_IMPORT)

@@ -25,12 +25,13 @@ import jax
 import numpy as np
 import optax
 
+from qsdt_jax.data.classes import tell_trust
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.evaluate.split import evaluate_split
 from qsdt_jax.files import write_atomically
 from qsdt_jax.progress import Progress
+from qsdt_jax.tasks.task import Variables
 from qsdt_jax.train.checkpoint import Checkpointer
-from qsdt_jax.train.classes import tell_trust
 from qsdt_jax.train.curves import draw_curves
 from qsdt_jax.train.metrics import MetricWriter
 from qsdt_jax.train.peers import Peers
@@ -40,7 +41,7 @@ from qsdt_jax.train.profiling import FOLDER as PROFILE_FOLDER
 from qsdt_jax.train.profiling import Profile
 from qsdt_jax.train.provenance import provenance
 from qsdt_jax.train.run import Run
-from qsdt_jax.train.state import TrainState, Variables, parameter_count
+from qsdt_jax.train.state import TrainState, parameter_count
 from qsdt_jax.train.step import evaluation_step, initial_state, train_step
 from qsdt_jax.train.stored import stored_steps
 from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, SOURCE_KEYS, SUMMARY_FILE, TRAINING, Workdir

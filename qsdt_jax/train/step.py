@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from qsdt_jax.devices import mean_over_devices, sum_over_devices
-from qsdt_jax.train.randomness import Purpose, key_for
-from qsdt_jax.train.state import TrainState, Variables, create_state
-from qsdt_jax.train.task import Batch, Task
+from qsdt_jax.randomness import Purpose, key_for
+from qsdt_jax.tasks.task import Batch, Task, Variables
+from qsdt_jax.train.state import TrainState, create_state
 
 
 def initial_state(

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qsdt_jax.data.classes import Classes, class_difference, named
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import locked, read_json, write_atomically
-from qsdt_jax.train.classes import Classes, class_difference, named
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"

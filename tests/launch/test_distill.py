@@ -13,9 +13,9 @@ from launch.distill import TEACHER, find_teacher, with_teacher
 from launch.sources import sources_now
 from qsdt_jax.errors import UserError
 from qsdt_jax.models.caformer import CAFORMERS
-from qsdt_jax.train.classification import Classification
-from qsdt_jax.train.distillation import Distillation
-from qsdt_jax.train.teacher import CAFormerTeacher
+from qsdt_jax.tasks.classification import Classification
+from qsdt_jax.tasks.distillation import Distillation
+from qsdt_jax.tasks.teacher import CAFormerTeacher
 from tests.deploy.nets import tiny_net
 from tests.interop.test_timm import timm_shapes
 from tests.launch.tiny import DIGITS, draw_variables, make_state, tiny_config, write_workdir

@@ -17,7 +17,7 @@ from launch.build_data import build_source, build_training_source
 from launch.prepare import find
 from qsdt_jax.data.prepare.writer import prepare
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.classification import Classification
+from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.workdir import config_differences
 from tests.data.prepare.files import (
     BROKEN,

@@ -25,7 +25,7 @@ from qsdt_jax.layers.quantized import QDense
 from qsdt_jax.layers.repconv import RepConv
 from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.layers.transformer_block import DropPath
-from qsdt_jax.train.classification import Classification
+from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.integrity import host_leaves
 from qsdt_jax.train.optimizer import lamb
 from qsdt_jax.train.parallel import Parallel

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from qsdt_jax.train.randomness import Purpose, key_for
+from qsdt_jax.randomness import Purpose, key_for
 from qsdt_jax.train.state import create_state
 from qsdt_jax.train.step import train_step
 

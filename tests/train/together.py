@@ -24,7 +24,7 @@ from flax import struct
 from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.data.sources import FakeSource
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.classification import Classification
+from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.loop import train
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.peers import Peers

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from qsdt_jax.data.mixing import mix_batch
-from qsdt_jax.evaluate.classification import accuracy_sums, summarize
 from qsdt_jax.losses.classification import cross_entropy
 from qsdt_jax.models import QSDTransformer
-from qsdt_jax.train.randomness import Purpose
-from qsdt_jax.train.state import Variables
-from qsdt_jax.train.task import Batch
+from qsdt_jax.randomness import Purpose
+from qsdt_jax.tasks.accuracy import accuracy_sums, summarize
+from qsdt_jax.tasks.task import Batch, Variables
 
 
 @jax.tree_util.register_static

@@ -13,7 +13,7 @@ from qsdt_jax.losses.fgd import Projections
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.models.caformer import HEAD_WIDTH, MIXERS, CAFormer
-from qsdt_jax.train.state import Variables
+from qsdt_jax.tasks.task import Variables
 
 
 class Teacher(Protocol):

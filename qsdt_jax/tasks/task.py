@@ -5,9 +5,8 @@ from typing import Any, Protocol
 
 import jax
 
-from qsdt_jax.train.state import Variables
-
 Batch = Mapping[str, jax.Array]
+Variables = dict[str, Any]  # "params" and "batch_stats".
 
 
 class Task(Protocol):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from qsdt_jax.data.classes import Classes, class_difference, named, require_same_classes
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.classes import Classes, class_difference, named, require_same_classes
 
 TWELVE = tuple(str(number) for number in range(12))
 AS_TEXT = tuple(sorted(TWELVE))  # 0, 1, 10, 11, 2, ..., as folders are.

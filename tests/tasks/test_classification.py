@@ -11,8 +11,8 @@ import pytest
 
 from qsdt_jax.data.mixing import mix_batch
 from qsdt_jax.losses.classification import cross_entropy
-from qsdt_jax.train.classification import Classification
-from qsdt_jax.train.randomness import Purpose, key_for
+from qsdt_jax.randomness import Purpose, key_for
+from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.state import create_state
 from qsdt_jax.train.step import train_step
 

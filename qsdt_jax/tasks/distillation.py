@@ -10,10 +10,9 @@ from flax import struct
 from qsdt_jax.losses.distillation import Target, logit_distillation
 from qsdt_jax.losses.fgd import Normalization, fgd_loss
 from qsdt_jax.models import QSDTransformer
-from qsdt_jax.train.classification import Classification
-from qsdt_jax.train.state import Variables
-from qsdt_jax.train.task import Batch
-from qsdt_jax.train.teacher import Teacher, is_projection, projections
+from qsdt_jax.tasks.classification import Classification
+from qsdt_jax.tasks.task import Batch, Variables
+from qsdt_jax.tasks.teacher import Teacher, is_projection, projections
 
 Schedule = Literal["constant", "cosine"]
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qsdt_jax.evaluate.classification import accuracy_sums, summarize
 from qsdt_jax.evaluate.split import evaluate_split
+from qsdt_jax.tasks.accuracy import accuracy_sums, summarize
 
 
 def sums(logits, labels, mask=None) -> dict[str, float]:

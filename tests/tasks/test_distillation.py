@@ -10,10 +10,10 @@ import pytest
 
 from qsdt_jax.losses.distillation import logit_distillation
 from qsdt_jax.losses.fgd import fgd_loss
-from qsdt_jax.train.classification import Classification
-from qsdt_jax.train.distillation import Distillation, Weights
+from qsdt_jax.tasks.classification import Classification
+from qsdt_jax.tasks.distillation import Distillation, Weights
+from qsdt_jax.tasks.teacher import OwnTeacher, is_projection, projections
 from qsdt_jax.train.step import jit_once
-from qsdt_jax.train.teacher import OwnTeacher, is_projection, projections
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 SIZE = (3, 32, 32, 3)
