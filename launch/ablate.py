@@ -41,9 +41,9 @@ from qsdt_jax.files import locked, write_atomically
 from qsdt_jax.progress import tell
 from qsdt_jax.retry import reason
 from qsdt_jax.train.loop import train
-from qsdt_jax.train.nicety import nicety
+from qsdt_jax.workdir.nicety import nicety
 from qsdt_jax.train.preemption import POLL_SECONDS, Preempted, Preemption
-from qsdt_jax.train.workdir import CONFIG_FILE
+from qsdt_jax.workdir.workdir import CONFIG_FILE
 
 CONFIG = define_config()
 WORKDIR = define_path("workdir", "directory of the study")

@@ -20,7 +20,7 @@ from qsdt_jax import bounds
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import SIZES
-from qsdt_jax.train.provenance import provenance
+from qsdt_jax.workdir.provenance import provenance
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 64
 

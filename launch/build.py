@@ -29,7 +29,7 @@ from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.run import Run
-from qsdt_jax.train.workdir import TRAINING
+from qsdt_jax.workdir.workdir import TRAINING
 
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
 OPTIMIZERS = {"lamb": lamb, "adamw": adamw}

@@ -17,7 +17,7 @@ from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.validity import check_program
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.provenance import provenance
+from qsdt_jax.workdir.provenance import provenance
 
 # In a bundle's origin: whether its class names are known, and not numbers for want of names.
 KNOWN = "class_names_known"

@@ -23,7 +23,7 @@ from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.distillation import Distillation, Schedule, Weights
 from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.tasks.teacher import CAFormerTeacher, OwnTeacher, Teacher
-from qsdt_jax.train.workdir import TRAINING, Source
+from qsdt_jax.workdir.workdir import TRAINING, Source
 
 # What student and teacher have to have in common of their data.
 COMMON = ("image_size", "channels", "mean", "std", "events")

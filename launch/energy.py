@@ -95,7 +95,7 @@ def _network() -> "tuple[str, Bundle, ConfigDict, Classes]":
 def _facts(name: str, bundle: "Bundle", report: "Report") -> list[str]:
     from qsdt_jax.deploy.bundle import bundle_bytes
     from qsdt_jax.energy.report import GIGA
-    from qsdt_jax.train.provenance import provenance
+    from qsdt_jax.workdir.provenance import provenance
 
     activity = report.activity
     sizes = bundle_bytes(bundle)

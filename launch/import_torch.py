@@ -69,9 +69,9 @@ def import_torch(
     from qsdt_jax.data.classes import Classes, require_same_classes
     from qsdt_jax.interop import from_torch
     from qsdt_jax.interop.torch_file import load
-    from qsdt_jax.train.checkpoint import Checkpointer
+    from qsdt_jax.workdir.checkpoint import Checkpointer
     from qsdt_jax.train.state import create_state, parameter_count
-    from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, Belongings, Workdir
+    from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, Belongings, Workdir
 
     use_float64_if_asked(config)
     tensors = load(checkpoint, ema=ema)
@@ -100,7 +100,7 @@ def import_torch(
 
 
 def _require_new(checkpoints: Path) -> None:
-    from qsdt_jax.train.stored import stored_steps
+    from qsdt_jax.workdir.stored import stored_steps
 
     if checkpoints.parent.is_dir() and (stored := stored_steps(checkpoints)):
         raise UserError(

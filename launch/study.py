@@ -21,8 +21,8 @@ from launch.flags import closest, config_keys
 from launch.sources import sources_now
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import read_json
-from qsdt_jax.train.stored import stored_steps
-from qsdt_jax.train.workdir import (
+from qsdt_jax.workdir.stored import stored_steps
+from qsdt_jax.workdir.workdir import (
     CHECKPOINT_FOLDER,
     SUMMARY_FILE,
     Belongings,

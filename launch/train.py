@@ -16,7 +16,7 @@ from qsdt_jax.progress import tell
 from qsdt_jax.train.loop import train
 from qsdt_jax.train.peers import Peers
 from qsdt_jax.train.processes import is_first, joined
-from qsdt_jax.train.provenance import code_version
+from qsdt_jax.workdir.provenance import code_version
 from qsdt_jax.train.run import Run
 
 CONFIG = define_config()

@@ -21,10 +21,10 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.task import Variables
-from qsdt_jax.train.checkpoint import restore_raw
-from qsdt_jax.train.integrity import state_checksum
-from qsdt_jax.train.stored import best_step, exactly, read_record
-from qsdt_jax.train.workdir import (
+from qsdt_jax.workdir.checkpoint import restore_raw
+from qsdt_jax.workdir.integrity import state_checksum
+from qsdt_jax.workdir.stored import best_step, exactly, read_record
+from qsdt_jax.workdir.workdir import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
     DATA_FILE,

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.workdir import changes
+from qsdt_jax.workdir.workdir import changes
 
 RETRY_SECONDS = 0.1
 GREETING_SECONDS = 10  # A connection that says nothing for longer is none of ours.

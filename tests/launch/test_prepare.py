@@ -18,7 +18,7 @@ from launch.prepare import find
 from qsdt_jax.data.prepare.writer import prepare
 from qsdt_jax.errors import UserError
 from qsdt_jax.tasks.classification import Classification
-from qsdt_jax.train.workdir import config_differences
+from qsdt_jax.workdir.workdir import config_differences
 from tests.data.prepare.files import (
     BROKEN,
     ODDITIES,

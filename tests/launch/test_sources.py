@@ -7,8 +7,8 @@ import pytest
 
 from launch.run import make_run
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.checkpoint import Checkpointer
-from qsdt_jax.train.workdir import Workdir, read_belongings
+from qsdt_jax.workdir.checkpoint import Checkpointer
+from qsdt_jax.workdir.workdir import Workdir, read_belongings
 from tests.launch.tiny import draw_variables, make_state, tiny_config, write_workdir
 
 pytestmark = pytest.mark.slow

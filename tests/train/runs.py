@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from qsdt_jax.train.checkpoint import restore_raw
-from qsdt_jax.train.integrity import leaves_of
-from qsdt_jax.train.metrics import read_metrics
-from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, SUMMARY_FILE
+from qsdt_jax.workdir.checkpoint import restore_raw
+from qsdt_jax.workdir.integrity import leaves_of
+from qsdt_jax.workdir.metrics import read_metrics
+from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, SUMMARY_FILE
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.py"
 DEADLINE = 300  # Seconds after which a run counts as hanging.

@@ -26,7 +26,7 @@ from qsdt_jax.layers.repconv import RepConv
 from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.layers.transformer_block import DropPath
 from qsdt_jax.tasks.classification import Classification
-from qsdt_jax.train.integrity import host_leaves
+from qsdt_jax.workdir.integrity import host_leaves
 from qsdt_jax.train.optimizer import lamb
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.step import evaluation_step, initial_state, train_step

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
-from qsdt_jax.train.integrity import leaves_of
-from qsdt_jax.train.metrics import read_metrics
-from qsdt_jax.train.workdir import Workdir
+from qsdt_jax.workdir.checkpoint import Checkpointer, restore_raw
+from qsdt_jax.workdir.integrity import leaves_of
+from qsdt_jax.workdir.metrics import read_metrics
+from qsdt_jax.workdir.workdir import Workdir
 from tests.train.test_meeting import free_port
 from tests.train.together import BATCH, STEPS, Start, build
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from qsdt_jax.train.nicety import nicety
+from qsdt_jax.workdir.nicety import nicety
 
 FLUSH_SECONDS = 120
 

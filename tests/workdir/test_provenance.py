@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "qsdt_jax"
-FILES = ("__init__.py", "train/__init__.py", "train/provenance.py")
+FILES = ("__init__.py", "train/__init__.py", "workdir/provenance.py")
 
 
 def git(folder: Path, *words: str) -> str:
@@ -37,7 +37,7 @@ def installed(folder: Path) -> Path:
 
 
 def commit(folder: Path, **environment: str) -> str:
-    command = "from qsdt_jax.train.provenance import _commit; print(_commit())"
+    command = "from qsdt_jax.workdir.provenance import _commit; print(_commit())"
     path = {"PYTHONPATH": str(folder)}
     return subprocess.run(
         [sys.executable, "-c", command],

@@ -28,7 +28,7 @@ from etils import epath
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.retry import FOUND_OTHERWISE, error_code, may_pass, reason, retried
-from qsdt_jax.train.integrity import Leaves, PyTree, differences, fingerprints, leaves_of, unsealed
+from qsdt_jax.workdir.integrity import Leaves, PyTree, differences, fingerprints, leaves_of, unsealed
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.workdir import (
+from qsdt_jax.workdir.workdir import (
     NOTHING_KNOWN,
     Belongings,
     Source,

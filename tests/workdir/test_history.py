@@ -4,7 +4,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from qsdt_jax.train.history import History
+from qsdt_jax.workdir.history import History
 
 TRAINING = {"train/loss": 1.5, "train/grad_norm": 0.5, "train/learning_rate": 0.1}
 

@@ -12,8 +12,8 @@ from absl import logging
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import free_path, put_in_place
 from qsdt_jax.retry import retried
-from qsdt_jax.train.board import Board
-from qsdt_jax.train.history import History
+from qsdt_jax.workdir.board import Board
+from qsdt_jax.workdir.history import History
 
 METRICS_FILE = "metrics.jsonl"
 BOARD_FOLDER = "tensorboard"

@@ -9,10 +9,10 @@ import pytest
 
 from qsdt_jax import retry
 from qsdt_jax.errors import UserError
-from qsdt_jax.train import stored
-from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
-from qsdt_jax.train.integrity import sealed
-from tests.train.test_checkpoint import (
+from qsdt_jax.workdir import stored
+from qsdt_jax.workdir.checkpoint import Checkpointer, restore_raw
+from qsdt_jax.workdir.integrity import sealed
+from tests.workdir.test_checkpoint import (
     METRIC,
     assert_same,
     contents,
@@ -22,7 +22,7 @@ from tests.train.test_checkpoint import (
     one_line,
     state_of,
 )
-from tests.train.test_checkpoint import stored as saved
+from tests.workdir.test_checkpoint import stored as saved
 
 RESTORE = "restore"
 TARGET = described(state_of(0))

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qsdt_jax.train.curves import PIECES, draw_curves, extremes, running_mean
-from qsdt_jax.train.history import History
+from qsdt_jax.workdir.curves import PIECES, draw_curves, extremes, running_mean
+from qsdt_jax.workdir.history import History
 
 
 def history_of(steps: int, evaluated: int = 10) -> History:

@@ -26,10 +26,10 @@ from flax import struct
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from qsdt_jax.errors import UserError
-from qsdt_jax.train import checkpoint
-from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
-from qsdt_jax.train.integrity import leaves_of, nested
-from qsdt_jax.train.stored import best_step, stored_steps
+from qsdt_jax.workdir import checkpoint
+from qsdt_jax.workdir.checkpoint import Checkpointer, restore_raw
+from qsdt_jax.workdir.integrity import leaves_of, nested
+from qsdt_jax.workdir.stored import best_step, stored_steps
 
 METRIC = "eval/top1"
 
@@ -741,7 +741,7 @@ def test_directory_that_is_a_file(tmp_path):
 def in_process(function, *arguments) -> BaseProcess:
     """Starts `function` in a process of its own, which has imported the modules but no device."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["flax", "optax", "pytest", "qsdt_jax.train.checkpoint"])
+    context.set_forkserver_preload(["flax", "optax", "pytest", "qsdt_jax.workdir.checkpoint"])
     process = context.Process(target=function, args=arguments, daemon=True)
     process.start()
     return process
@@ -816,7 +816,7 @@ logging.basicConfig(level=logging.INFO)
 from pathlib import Path
 import numpy as np
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.checkpoint import Checkpointer
+from qsdt_jax.workdir.checkpoint import Checkpointer
 directory = Path(sys.argv[1])
 state = {f"w{i}": np.random.default_rng(i).normal(size=1000) for i in range(40)}
 """

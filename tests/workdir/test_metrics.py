@@ -9,9 +9,9 @@ import pytest
 
 from qsdt_jax import retry
 from qsdt_jax.errors import UserError
-from qsdt_jax.train import metrics
-from qsdt_jax.train.metrics import MetricWriter, read_metrics
-from tests.train.test_checkpoint import file_size_limit
+from qsdt_jax.workdir import metrics
+from qsdt_jax.workdir.metrics import MetricWriter, read_metrics
+from tests.workdir.test_checkpoint import file_size_limit
 
 NAME = "eval/top1"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from qsdt_jax.files import write_atomically
-from qsdt_jax.train.history import History
-from qsdt_jax.train.nicety import nicety
+from qsdt_jax.workdir.history import History
+from qsdt_jax.workdir.nicety import nicety
 
 CURVES_FILE = "curves.png"
 PIECES = 500  # Into which a longer curve is cut; of each its lowest and its highest point are drawn.

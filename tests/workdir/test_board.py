@@ -3,9 +3,9 @@ import struct
 import pytest
 from tensorboardX.proto import event_pb2
 
-from qsdt_jax.train.board import Board
-from qsdt_jax.train.metrics import MetricWriter
-from tests.train.test_checkpoint import file_size_limit
+from qsdt_jax.workdir.board import Board
+from qsdt_jax.workdir.metrics import MetricWriter
+from tests.workdir.test_checkpoint import file_size_limit
 
 METRICS = {"train/loss": 1.5, "train/learning_rate": 0.25}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from qsdt_jax.train.nicety import nicety
+from qsdt_jax.workdir.nicety import nicety
 
 FOLDER = "profile"
 

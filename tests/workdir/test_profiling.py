@@ -8,7 +8,7 @@ import pytest
 
 from launch.build import build_run
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.profiling import Profile
+from qsdt_jax.workdir.profiling import Profile
 from tests.configs.tiny import get_config
 
 

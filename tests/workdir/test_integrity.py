@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from qsdt_jax.train.integrity import (
+from qsdt_jax.workdir.integrity import (
     differences,
     fingerprints,
     host_leaves,
