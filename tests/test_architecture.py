@@ -32,9 +32,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": BESIDE | {"core", "layers"},
     "models": BESIDE | {"core", "layers"},
     "data": BESIDE,
+    "processes": BESIDE,
     "interop": NETWORK,
     "evaluate": NETWORK | {"data"},
-    "train": NETWORK | {"data", "evaluate"},
+    "train": NETWORK | {"data", "processes", "evaluate"},
     "deploy": NETWORK | {"data", "evaluate"},
     "energy": NETWORK | {"data", "evaluate", "deploy"},
     "configs": set(),
@@ -135,6 +136,11 @@ def test_the_table_of_the_house_has_no_circle_itself():
         ("qsdt_jax/errors.py", "import qsdt_jax.core", "errors imports qsdt_jax.core"),
         ("configs/digits.py", "import launch.flags", "configs.digits imports launch.flags"),
         ("configs/digits.py", "import qsdt_jax.errors", "configs.digits imports qsdt_jax.errors"),
+        (
+            "qsdt_jax/processes/peers.py",
+            "from qsdt_jax.train import loop",
+            "processes.peers imports qsdt_jax.train",
+        ),
         ("launch/train.py", "from tests import golden", "launch.train imports tests"),
     ],
 )

@@ -28,14 +28,14 @@ import optax
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.evaluate.split import evaluate_split
 from qsdt_jax.files import write_atomically
+from qsdt_jax.processes.joining import Vote, is_first, require_same
+from qsdt_jax.processes.peers import Peers
+from qsdt_jax.processes.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
 from qsdt_jax.progress import Progress
 from qsdt_jax.train.checkpoint import Checkpointer
 from qsdt_jax.train.classes import tell_trust
 from qsdt_jax.train.curves import draw_curves
 from qsdt_jax.train.metrics import MetricWriter
-from qsdt_jax.train.peers import Peers
-from qsdt_jax.train.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
-from qsdt_jax.train.processes import Vote, is_first, require_same
 from qsdt_jax.train.profiling import FOLDER as PROFILE_FOLDER
 from qsdt_jax.train.profiling import Profile
 from qsdt_jax.train.provenance import provenance
