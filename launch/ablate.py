@@ -38,11 +38,11 @@ from qsdt_jax.data.classes import named
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.comparison import Row, draw, markdown
 from qsdt_jax.files import locked, write_atomically
+from qsdt_jax.processes.preemption import POLL_SECONDS, Preempted, Preemption
 from qsdt_jax.progress import tell
 from qsdt_jax.retry import reason
 from qsdt_jax.train.loop import train
 from qsdt_jax.workdir.nicety import nicety
-from qsdt_jax.train.preemption import POLL_SECONDS, Preempted, Preemption
 from qsdt_jax.workdir.workdir import CONFIG_FILE
 
 CONFIG = define_config()

@@ -26,8 +26,8 @@ from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.errors import UserError
 from qsdt_jax.memory import require_memory
 from qsdt_jax.models.operations import macs_per_image
+from qsdt_jax.processes.preemption import Background
 from qsdt_jax.train.loop import PLACED_AHEAD, step_function
-from qsdt_jax.train.preemption import Background
 from qsdt_jax.train.state import TrainState
 from qsdt_jax.train.step import initial_state, jit_once
 

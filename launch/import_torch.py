@@ -69,8 +69,8 @@ def import_torch(
     from qsdt_jax.data.classes import Classes, require_same_classes
     from qsdt_jax.interop import from_torch
     from qsdt_jax.interop.torch_file import load
-    from qsdt_jax.workdir.checkpoint import Checkpointer
     from qsdt_jax.train.state import create_state, parameter_count
+    from qsdt_jax.workdir.checkpoint import Checkpointer
     from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, Belongings, Workdir
 
     use_float64_if_asked(config)

@@ -19,8 +19,8 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.progress import tell
 from qsdt_jax.tasks.task import Task, Variables
-from qsdt_jax.workdir.stored import stored_steps
 from qsdt_jax.train.transfer import transfer
+from qsdt_jax.workdir.stored import stored_steps
 from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, TRAINING, Source, read_belongings
 
 START = "start_from"

@@ -29,20 +29,20 @@ from qsdt_jax.data.classes import tell_trust
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.evaluate.split import evaluate_split
 from qsdt_jax.files import write_atomically
+from qsdt_jax.processes.joining import Vote, is_first, require_same
+from qsdt_jax.processes.peers import Peers
+from qsdt_jax.processes.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
 from qsdt_jax.progress import Progress
 from qsdt_jax.tasks.task import Variables
-from qsdt_jax.workdir.checkpoint import Checkpointer
-from qsdt_jax.workdir.curves import draw_curves
-from qsdt_jax.workdir.metrics import MetricWriter
-from qsdt_jax.train.peers import Peers
-from qsdt_jax.train.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
-from qsdt_jax.train.processes import Vote, is_first, require_same
-from qsdt_jax.workdir.profiling import FOLDER as PROFILE_FOLDER
-from qsdt_jax.workdir.profiling import Profile
-from qsdt_jax.workdir.provenance import provenance
 from qsdt_jax.train.run import Run
 from qsdt_jax.train.state import TrainState, parameter_count
 from qsdt_jax.train.step import evaluation_step, initial_state, train_step
+from qsdt_jax.workdir.checkpoint import Checkpointer
+from qsdt_jax.workdir.curves import draw_curves
+from qsdt_jax.workdir.metrics import MetricWriter
+from qsdt_jax.workdir.profiling import FOLDER as PROFILE_FOLDER
+from qsdt_jax.workdir.profiling import Profile
+from qsdt_jax.workdir.provenance import provenance
 from qsdt_jax.workdir.stored import stored_steps
 from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, SOURCE_KEYS, SUMMARY_FILE, TRAINING, Workdir
 

@@ -22,6 +22,7 @@ from absl import logging
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
+from qsdt_jax.processes.joining import require_same
 from qsdt_jax.retry import error_code, reason
 from qsdt_jax.workdir.integrity import (
     Leaves,
@@ -34,7 +35,6 @@ from qsdt_jax.workdir.integrity import (
     state_checksum,
 )
 from qsdt_jax.workdir.orbax_noise import silence_orbax
-from qsdt_jax.train.processes import require_same
 from qsdt_jax.workdir.retention import LatestAndBest, set_aside
 from qsdt_jax.workdir.stored import (
     INTEGRITY,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qsdt_jax.data.classes import Classes, class_difference, named
+from qsdt_jax.differences import changes
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import locked, read_json, write_atomically
 
@@ -281,24 +282,3 @@ def _binding_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tup
         for key, before, after in changes(old, new)
         if key not in FREE_KEYS and key.split(".")[0] not in FREE_SECTIONS
     ]
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, old value, new value) of each key of nested plain data that differs, in order."""
-    # Through JSON, so that a tuple equals the list it was stored as.
-    before, after = (json.loads(json.dumps(_flatten(tree))) for tree in (old, new))
-    missing = "(absent)"
-    values = (
-        (key, before.get(key, missing), after.get(key, missing)) for key in before.keys() | after.keys()
-    )
-    return sorted((key, one, other) for key, one, other in values if one != other)
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat

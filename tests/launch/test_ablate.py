@@ -9,7 +9,7 @@ import pytest
 
 from launch.study import read_study
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.preemption import Preempted
+from qsdt_jax.processes.preemption import Preempted
 from tests.launch.tiny import DIGITS, launch, write_data
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,8 @@ from launch.evaluate import evaluate
 from launch.trained import load_trained, stored_config
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.errors import UserError
-from qsdt_jax.workdir.checkpoint import Checkpointer
 from qsdt_jax.train.loop import train
+from qsdt_jax.workdir.checkpoint import Checkpointer
 from qsdt_jax.workdir.metrics import read_metrics
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 

@@ -87,7 +87,7 @@ def test_an_interrupt_that_a_library_swallows_still_counts(swallow):
 
 TWICE = """
 import os
-from qsdt_jax.train.preemption import Preemption
+from qsdt_jax.processes.preemption import Preemption
 with Preemption():
     os.kill(os.getpid(), 2)
     os.kill(os.getpid(), 2)

@@ -19,11 +19,11 @@ import pytest
 
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.train import loop
+from qsdt_jax.train.loop import train
+from qsdt_jax.train.run import Run
 from qsdt_jax.workdir import stored
 from qsdt_jax.workdir.checkpoint import Checkpointer, restore_raw
-from qsdt_jax.train.loop import train
 from qsdt_jax.workdir.metrics import MetricWriter, read_metrics
-from qsdt_jax.train.run import Run
 from qsdt_jax.workdir.stored import best_step
 from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, NOTHING_KNOWN, read_belongings
 

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from qsdt_jax.errors import UserError
-from qsdt_jax.train import peers
-from qsdt_jax.train.peers import Peers
-from tests.train.test_meeting import Process, free_port
+from qsdt_jax.processes import peers
+from qsdt_jax.processes.peers import Peers
+from tests.processes.test_meeting import Process, free_port
 
 SECONDS = 20
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import pytest
 
 from qsdt_jax.errors import UserError
-from qsdt_jax.train import peers, processes
-from qsdt_jax.train.cluster import detected
-from qsdt_jax.train.meeting import Line, Meeting, meet, parsed
+from qsdt_jax.processes import joining, peers
+from qsdt_jax.processes.cluster import detected
+from qsdt_jax.processes.meeting import Line, Meeting, meet, parsed
 
 DEADLINE = 60
 SLURM = {
@@ -170,10 +170,10 @@ def test_a_death_is_told_while_jax_still_connects(address, monkeypatch, capsys):
         assert left.wait(DEADLINE)
 
     monkeypatch.setattr(peers, "_exit", lambda status: left.set())
-    monkeypatch.setattr(processes, "_initialize", initialize)
-    monkeypatch.setattr(processes, "_part", lambda peers: None)
+    monkeypatch.setattr(joining, "_initialize", initialize)
+    monkeypatch.setattr(joining, "_part", lambda peers: None)
     other = Process(address, 1, 2)
-    with processes.joined(address, 2, 0, {}, timeout=5):
+    with joining.joined(address, 2, 0, {}, timeout=5):
         pass
     told = capsys.readouterr().err
     assert told.startswith("error: process 1 of 2 ended before the run did, so process 0 stops")

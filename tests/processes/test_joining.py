@@ -19,8 +19,8 @@ from qsdt_jax.workdir.checkpoint import Checkpointer, restore_raw
 from qsdt_jax.workdir.integrity import leaves_of
 from qsdt_jax.workdir.metrics import read_metrics
 from qsdt_jax.workdir.workdir import Workdir
-from tests.train.test_meeting import free_port
-from tests.train.together import BATCH, STEPS, Start, build
+from tests.processes.test_meeting import free_port
+from tests.processes.together import BATCH, STEPS, Start, build
 
 ROOT = Path(__file__).parents[2]
 DEADLINE, STOP_SECONDS = 300, 20
@@ -45,7 +45,7 @@ def run(*starts: Start) -> list[Ended]:
         )
     running = []
     for start in starts:
-        command = [sys.executable, "-m", "tests.train.together", json.dumps(dataclasses.asdict(start))]
+        command = [sys.executable, "-m", "tests.processes.together", json.dumps(dataclasses.asdict(start))]
         output = open(f"{start.workdir}.out.{start.index}", "w+")  # noqa: SIM115 (closed below)
         running.append((subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output), output))
     sent = Path(f"{starts[0].workdir}.sent")

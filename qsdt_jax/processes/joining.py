@@ -15,10 +15,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qsdt_jax.devices import require_devices
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.cluster import detected, local_devices
-from qsdt_jax.train.meeting import meet
-from qsdt_jax.train.peers import Peers
-from qsdt_jax.train.preemption import Preempted
+from qsdt_jax.processes.cluster import detected, local_devices
+from qsdt_jax.processes.meeting import meet
+from qsdt_jax.processes.peers import Peers
+from qsdt_jax.processes.preemption import Preempted
 
 AUTOMATIC = "auto"
 HEARTBEAT_SECONDS = 60  # After which JAX gives up a process that is silent, but still connected.

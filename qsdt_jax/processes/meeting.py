@@ -15,8 +15,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from qsdt_jax.differences import changes
 from qsdt_jax.errors import UserError
-from qsdt_jax.workdir.workdir import changes
 
 RETRY_SECONDS = 0.1
 GREETING_SECONDS = 10  # A connection that says nothing for longer is none of ours.

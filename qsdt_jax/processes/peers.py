@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from qsdt_jax.errors import UserError
+from qsdt_jax.processes.meeting import Line, Meeting
 from qsdt_jax.progress import tell
-from qsdt_jax.train.meeting import Line, Meeting
 
 USER_STATUS, LOST_STATUS = 2, 1
 POLL_SECONDS = 0.1

@@ -1,6 +1,6 @@
 """A run of the small net of `tests.train.spread` as one of several processes, or over several forced devices.
 
-    python -m tests.train.together '{"workdir": ..., "devices": 2, ...}'
+    python -m tests.processes.together '{"workdir": ..., "devices": 2, ...}'
 
 A hook of the test, not of the project, sends this process a signal while it reads the batch of some step, or
 while it compiles.
@@ -24,12 +24,12 @@ from flax import struct
 from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.data.sources import FakeSource
 from qsdt_jax.errors import UserError
+from qsdt_jax.processes.joining import joined
+from qsdt_jax.processes.peers import Peers
+from qsdt_jax.processes.preemption import Preempted
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.loop import train
 from qsdt_jax.train.parallel import Parallel
-from qsdt_jax.train.peers import Peers
-from qsdt_jax.train.preemption import Preempted
-from qsdt_jax.train.processes import joined
 from qsdt_jax.train.run import Run
 from tests.train import spread
 

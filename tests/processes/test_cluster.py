@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from qsdt_jax.errors import UserError
-from qsdt_jax.train import cluster, processes
+from qsdt_jax.processes import cluster, joining
 
 NODES = {"SLURM_JOB_ID": "4097", "SLURM_STEP_NODELIST": "gpu[07-08]"}
 EIGHT = {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
@@ -12,7 +12,7 @@ EIGHT = {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
-    """Whatever has started the tests, and wherever."""
+    """Whatever has started the tests, wherever and for whichever devices."""
     names = [name for group in (*cluster._MPI, cluster._SLURM, cluster._SLURM_BINDS) for name in group]
     on_nodes = (
         "STEP_TASKS_PER_NODE",
@@ -25,6 +25,7 @@ def no_launcher(monkeypatch):
     slurm = [f"SLURM_{name}" for name in (*on_nodes, "GPUS_ON_NODE", "STEP_NODELIST")]
     for name in (*names, *slurm, *cluster._VISIBLE, cluster._NAMED):
         monkeypatch.delenv(name, raising=False)
+    jax.config.update("jax_platforms", None)  # On a CPU there is nothing to share.
 
 
 def slurm(rank: int, count: int, local: int, **more: str) -> dict[str, str]:
@@ -44,7 +45,7 @@ def passed(monkeypatch, environment: dict[str, str], count: int, index: int) -> 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **named: told.update(named))
-    processes._initialize(5.0, "127.0.0.1:1", count, index)
+    joining._initialize(5.0, "127.0.0.1:1", count, index)
     assert told["cluster_detection_method"] == "deactivate"
     return told["local_device_ids"]
 
