@@ -15,8 +15,8 @@ import ml_collections
 import numpy as np
 from jax.typing import DTypeLike
 
-from launch.build import DTYPES, build_optimizer, build_parallel, build_task
-from launch.build_data import build_preprocess, build_training_source, fake_source, input_shape
+from qsdt_jax.assemble.build import DTYPES, build_optimizer, build_parallel, build_task
+from qsdt_jax.assemble.data import build_preprocess, build_training_source, fake_source, input_shape
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.pipeline import HostBatch, training_batches
 from qsdt_jax.data.sources import Source

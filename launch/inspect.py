@@ -15,10 +15,10 @@ from absl import flags
 from jax.extend.core import Literal
 
 from launch.ahead import force_devices, on_devices
-from launch.build import build_optimizer, build_parallel, build_task, fit_step
-from launch.build_data import build_source
 from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax import bounds
+from qsdt_jax.assemble.build import build_optimizer, build_parallel, build_task, fit_step
+from qsdt_jax.assemble.data import build_source
 from qsdt_jax.errors import UserError
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.tasks.classification import Classification

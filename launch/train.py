@@ -6,11 +6,11 @@ import threading
 import jax
 from absl import flags
 
-from launch.build import plain
 from launch.flags import define_config, define_path
 from launch.recipe import recipe
-from launch.run import make_run
 from qsdt_jax import bounds
+from qsdt_jax.assemble.build import plain
+from qsdt_jax.assemble.run import make_run
 from qsdt_jax.errors import UserError
 from qsdt_jax.processes.joining import is_first, joined
 from qsdt_jax.processes.peers import Peers

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from launch.build import build_run
-from launch.build_data import build_preprocess
 from launch.evaluate import evaluate
-from launch.trained import load_trained, stored_config
+from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.trained import load_trained, stored_config
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.loop import train

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from launch.build import build_run
-from launch.build_data import build_source, build_training_source
 from launch.prepare import find
+from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.data import build_source, build_training_source
 from qsdt_jax.data.prepare.writer import prepare
 from qsdt_jax.errors import UserError
 from qsdt_jax.tasks.classification import Classification

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch.build import build_parallel
+from qsdt_jax.assemble.build import build_parallel
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.optimizer import lamb
 from qsdt_jax.train.parallel import Parallel

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from launch.build import build_run
+from qsdt_jax.assemble.build import build_run
 from qsdt_jax.errors import UserError
 from qsdt_jax.workdir.profiling import Profile
 from tests.configs.tiny import get_config

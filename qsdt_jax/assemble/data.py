@@ -6,7 +6,7 @@ from typing import get_args
 
 import ml_collections
 
-from launch.checks import bounds, check_within, choice, is_finite, whole_numbers
+from qsdt_jax.assemble.checks import bounds, check_within, choice, is_finite, whole_numbers
 from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess, Slicing
 from qsdt_jax.data.images import MODES
 from qsdt_jax.data.pipeline import Preprocess

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from launch.distill import TEACHER, find_teacher, with_teacher
-from launch.sources import sources_now
+from qsdt_jax.assemble.sources import sources_now
+from qsdt_jax.assemble.teachers import TEACHER, find_teacher, with_teacher
 from qsdt_jax.errors import UserError
 from qsdt_jax.models.caformer import CAFORMERS
 from qsdt_jax.tasks.classification import Classification

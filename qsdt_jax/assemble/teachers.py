@@ -8,8 +8,8 @@ from typing import NamedTuple, get_args
 import ml_collections
 import numpy as np
 
-from launch.build import DTYPES
-from launch.sources import file_source, load_source
+from qsdt_jax.assemble.build import DTYPES
+from qsdt_jax.assemble.sources import file_source, load_source
 from qsdt_jax.data.classes import Classes, require_same_classes
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.run import make_run
+from qsdt_jax.assemble.run import make_run
 from qsdt_jax.errors import UserError
 from qsdt_jax.workdir.checkpoint import Checkpointer
 from qsdt_jax.workdir.workdir import Workdir, read_belongings

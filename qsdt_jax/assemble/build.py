@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from configs.base import base_config
-from launch.build_data import (
+from qsdt_jax.assemble.checks import check_within, choice, value_of, whole_numbers
+from qsdt_jax.assemble.data import (
     build_preprocess,
     build_source,
     build_training_source,
     image_size,
     input_shape,
 )
-from launch.checks import check_within, choice, value_of, whole_numbers
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.bounds import STEPS_OF_A_RUN
 from qsdt_jax.data.classes import named, require_same_classes
 from qsdt_jax.data.pipeline import evaluation_batches, training_batches

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import ml_collections
 
-from launch.build import build_run
-from launch.distill import TEACHER, find_teacher, taught
-from launch.sources import START, noted_sources, starting_point
+from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.sources import START, noted_sources, starting_point
+from qsdt_jax.assemble.teachers import TEACHER, find_teacher, taught
 from qsdt_jax.train.run import Run
 
 

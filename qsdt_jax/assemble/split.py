@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from launch.build_data import build_preprocess, build_source
+from qsdt_jax.assemble.data import build_preprocess, build_source
 from qsdt_jax.data.classes import Classes, require_same_classes
 from qsdt_jax.data.pipeline import HostBatch, evaluation_batches
 from qsdt_jax.errors import UserError

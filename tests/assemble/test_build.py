@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch.build import build_run
-from launch.build_data import build_preprocess, build_source
+from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.data import build_preprocess, build_source
 from qsdt_jax.errors import UserError
 from tests.launch.tiny import tiny_config
 

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from configs import digits
-from configs.base import base_config
-from launch.build import build_task
-from launch.build_data import build_preprocess
+from qsdt_jax.assemble.build import build_task
+from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
 

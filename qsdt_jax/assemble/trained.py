@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from configs.base import base_config
-from launch.build import build_task, plain
-from launch.build_data import build_preprocess
-from launch.checks import check_sizes
+from qsdt_jax.assemble.build import build_task, plain
+from qsdt_jax.assemble.checks import check_sizes
+from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError

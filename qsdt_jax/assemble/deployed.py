@@ -8,8 +8,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from launch.build_data import build_preprocess
-from launch.trained import Trained
+from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.trained import Trained
 from qsdt_jax.data.classes import Classes, numbers
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.deploy.bundle import Bundle, read_bundle
@@ -25,7 +25,7 @@ KNOWN = "class_names_known"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Deployed:
-    """A bundle in its integer form; for predictions, what `launch.trained.Trained` is.
+    """A bundle in its integer form; for predictions, what `qsdt_jax.assemble.trained.Trained` is.
 
     Attributes:
       path: of the file.
