@@ -98,9 +98,12 @@ class Preemption:
             if self._breaks_off and self.signal_name is not None:
                 raise _preempted(self.signal_name)
             compile_: Any = function.lower(*args).compile
-        except Preempted:
-            if self._agree is None:
+        except Exception as error:
+            # A library may have caught the exception of a signal and stumbled over what is missing then.
+            if not self._breaks_off or self.signal_name is None:
                 raise
+            if self._agree is None:
+                raise _preempted(self.signal_name) from error
             compile_ = threading.Event().wait  # Never ready, this process makes all of them stop.
         finally:
             self._breaks_off = False
