@@ -9,7 +9,7 @@ class Purpose(enum.IntEnum):
     """What a stream of randomness is for; the numbers are part of reproducibility and never change."""
 
     INIT = 0
-    DROP_PATH = 1
+    STEP = 1
     MIXING = 3
 
 

@@ -59,7 +59,7 @@ def train_step(
       The state after the step, and metrics of the step: those of the task and "grad_norm", the global norm
       before clipping.
     """
-    key = key_for(seed, Purpose.DROP_PATH, state.step)
+    key = key_for(seed, Purpose.STEP, state.step)
     if accumulate == 1:
         result = _gradients(task, state.variables, batch, key, state.step)
     else:

@@ -83,7 +83,7 @@ def test_loss_is_that_of_the_mixed_batch():
 
 def test_each_micro_batch_is_mixed_by_itself():
     """With a key of its own, and partners of its own."""
-    key = key_for(0, Purpose.DROP_PATH, 3)
+    key = key_for(0, Purpose.STEP, 3)
     rows = batch()
     parts = [{name: x[4 * i : 4 * i + 4] for name, x in rows.items()} for i in range(2)]
     losses = [float(mixed_loss(part, jax.random.fold_in(key, i))) for i, part in enumerate(parts)]
