@@ -19,7 +19,7 @@ from qsdt_jax.assemble.build import DTYPES, build_optimizer, build_parallel, bui
 from qsdt_jax.assemble.data import build_preprocess, build_training_source, fake_source, input_shape
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.pipeline import HostBatch, training_batches
-from qsdt_jax.data.sources import Source
+from qsdt_jax.data.sources import LabelledSource
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.onnx import export_onnx
@@ -54,7 +54,7 @@ class Bench:
     def __init__(self, config: ml_collections.ConfigDict, steps: int):
         self.config, self.steps, self.remarks = config, steps, []
         data = config.data
-        self.sources: dict[str, Source] = {"fake": fake_source(config)}
+        self.sources: dict[str, LabelledSource] = {"fake": fake_source(config)}
         if data.source != "fake":
             try:
                 self.sources[data.source] = build_training_source(config)

@@ -13,7 +13,14 @@ from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.data.randaugment import LARGEST_MAGNITUDE
 from qsdt_jax.data.simulated_events import DigitEvents
 from qsdt_jax.data.skipping import SkipCorrupt
-from qsdt_jax.data.sources import DIGITS, DigitsSource, FakeEvents, FakeSource, FolderSource, Source
+from qsdt_jax.data.sources import (
+    DIGITS,
+    DigitsSource,
+    FakeEvents,
+    FakeSource,
+    FolderSource,
+    LabelledSource,
+)
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
@@ -22,12 +29,12 @@ from qsdt_jax.models.backbone import STRIDE
 FOLDER_SPLITS = {"train": "train", "test": "val"}
 
 
-def build_training_source(config: ml_collections.ConfigDict) -> Source:
+def build_training_source(config: ml_collections.ConfigDict) -> LabelledSource:
     """The "train" split as training reads it: beyond records that are corrupt; raises as `build_source`."""
     return SkipCorrupt(build_source(config, "train"), config.data.corrupt_limit)
 
 
-def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
+def build_source(config: ml_collections.ConfigDict, split: str) -> LabelledSource:
     """The "train" or "test" split.
 
     Raises:
@@ -79,7 +86,7 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
             raise UserError(f"config.data.source={other!r} is none of {names}")
 
 
-def fake_source(config: ml_collections.ConfigDict) -> Source:
+def fake_source(config: ml_collections.ConfigDict) -> LabelledSource:
     """Random images or events in the shape that a configuration expects."""
     data = config.data
     if data.events:

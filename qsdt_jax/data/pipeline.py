@@ -1,4 +1,9 @@
-"""Batches from a source: order and augmentation are pure functions of (seed, position)."""
+"""Batches from a source: order and augmentation are pure functions of (seed, position).
+
+An example is a dict. Every key that a preprocess returns reaches the batch, where its values stand one above
+the other with the dtype and the shape that they have; numbers of Python, which have no dtype, become int32
+and float32. A key has one shape in all examples.
+"""
 
 import dataclasses
 import functools
@@ -56,7 +61,7 @@ class Preprocess:
     evaluation_crop_ratio: float = 1.0
 
     def train(self, example: Example, generator: np.random.Generator) -> Example:
-        """{"image": float32 (H, W, C), "label"} with random augmentation, as the generator gives it."""
+        """The example with "image" as float32 (H, W, C), augmented as the generator gives it."""
         image = self._moved(np.asarray(example["image"]), generator)
         if self.randaugment_magnitude:
             image = rand_augment(
@@ -69,12 +74,12 @@ class Preprocess:
         image = normalize(image, self.mean, self.std)
         if self.erase_probability:
             image = random_erasing(image, generator, probability=self.erase_probability)
-        return {"image": image, "label": example["label"]}
+        return {**example, "image": image}
 
     def evaluate(self, example: Example) -> Example:
-        """{"image": float32 (H, W, C), "label"}, nothing random."""
+        """The example with "image" as float32 (H, W, C), nothing random."""
         image = self.evaluation_view(np.asarray(example["image"]))
-        return {"image": normalize(image, self.mean, self.std), "label": example["label"]}
+        return {**example, "image": normalize(image, self.mean, self.std)}
 
     def evaluation_view(self, image: np.ndarray) -> np.ndarray:
         """uint8 (H, W, C), the part of an image that is evaluated, at the size of the input."""
@@ -115,7 +120,8 @@ def training_batches(
 
     Args:
       source: the examples.
-      preprocess: of one example, with a generator that depends on (seed, position) only.
+      preprocess: from an example to what the batch holds of it, with a generator that depends on
+        (seed, position) only.
       seed: of order and augmentation.
       batch_size: B.
       first_step: number of batches to skip, at no cost.
@@ -125,7 +131,8 @@ def training_batches(
         on what else is read.
 
     Yields:
-      {"image": float32 (B, H, W, C), "label": int32 (B,)}, or as many rows as asked for.
+      Each key of the preprocess with B rows, or as many as asked for, e.g. {"image": float32 (B, H, W, C),
+      "label": int32 (B,)}.
     """
     dataset = (
         grain.MapDataset.source(source)  # pyright: ignore[reportArgumentType]
@@ -133,6 +140,7 @@ def training_batches(
         .shuffle()
         .repeat(None)
         .random_map(preprocess)
+        .map(_as_arrays)
     )
     if rows is not None:
         chosen: Any = _ChosenRows(dataset, batch_size, rows)
@@ -152,15 +160,20 @@ def evaluation_batches(
 
     Args:
       source: the examples.
-      preprocess: of one example.
+      preprocess: from an example to what the batch holds of it; the key "mask" is taken.
       batch_size: B.
       workers: as for training.
       rows: positions in each batch that are read, in this order; None for all.
 
     Yields:
-      {"image": float32 (B, H, W, C), "label": int32 (B,), "mask": int32 (B,)}, or as many rows as asked for.
+      Each key of the preprocess, and "mask" int32 (B,), with B rows, or as many as asked for. All of a row of
+      mask 0 is 0.
     """
-    dataset = grain.MapDataset.source(source).map(preprocess)  # pyright: ignore[reportArgumentType]
+    dataset = (
+        grain.MapDataset.source(source)  # pyright: ignore[reportArgumentType]
+        .map(preprocess)
+        .map(_as_arrays)
+    )
     chosen = range(batch_size) if rows is None else rows
     padded: Any = _PaddedRows(dataset, batch_size, chosen)
     return _batches(grain.MapDataset.source(padded), len(chosen), workers=workers)
@@ -218,11 +231,23 @@ def _told(batches: Iterator[HostBatch], workers: int) -> Iterator[HostBatch]:
 
 
 def _joined(parts: Sequence[HostBatch]) -> HostBatch:
-    """One batch of its parts with all that the preprocessing gave; labels, where there are any, as int32."""
-    batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if "label" in batch:
-        batch["label"] = batch["label"].astype(np.int32)
-    return batch
+    """One batch of its parts."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _as_arrays(example: Example) -> HostBatch:
+    """The values as arrays that a device can hold."""
+    return {name: _as_array(name, value) for name, value in example.items()}
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, (int, float)) and not isinstance(value, (bool, np.generic)):
+        # NumPy alone would make 64 bits of them.
+        return np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
+    array = np.asarray(value)
+    if array.dtype.kind in "OSU":
+        raise ValueError(f"{name!r} of an example is {type(value).__name__}; expected numbers for an array")
+    return array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,9 +281,14 @@ class _PaddedRows:
         batch, row = divmod(index, len(self.rows))
         place = batch * self.batch_size + self.rows[row]
         if place < len(self.examples):
-            return {**self.examples[place], "mask": np.int32(1)}
-        return {**self._nothing, "mask": np.int32(0)}
+            return self._masked(self.examples[place], 1)
+        return self._masked(self._nothing, 0)
+
+    def _masked(self, example: HostBatch, mask: int) -> HostBatch:
+        if "mask" in example:
+            raise ValueError('"mask" tells rows from padding; what a preprocess gives needs another name')
+        return {**example, "mask": np.asarray(mask, np.int32)}
 
     @functools.cached_property
-    def _nothing(self) -> Example:
+    def _nothing(self) -> HostBatch:
         return {name: np.zeros_like(x) for name, x in self.examples[0].items()}
