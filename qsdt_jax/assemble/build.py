@@ -33,6 +33,12 @@ from qsdt_jax.workdir.workdir import TRAINING
 
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
 OPTIMIZERS = {"lamb": lamb, "adamw": adamw}
+KEYS_OF_PARALLEL = {
+    "mode": "parallel.mode",
+    "fsdp": "parallel.fsdp",
+    "batch_size": "batch_size",
+    "norm_group": "model.norm_group",
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
@@ -108,8 +114,12 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
 
 def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
     """The devices and how they share a batch; raises UserError where it does not divide over them."""
-    parallel = Parallel(mode=config.parallel.mode, fsdp=config.parallel.fsdp)
-    parallel.check_batch(config.batch_size, config.accumulate, config.model.norm_group)
+    try:
+        parallel = Parallel(mode=config.parallel.mode, fsdp=config.parallel.fsdp)
+        parallel.check_batch(config.batch_size, config.accumulate, config.model.norm_group)
+    except UserError as error:  # It begins with the name of a value, for which a configuration has a key.
+        name, _, rest = str(error).partition("=")
+        raise UserError(f"config.{KEYS_OF_PARALLEL[name]}={rest}") from None
     return parallel
 
 

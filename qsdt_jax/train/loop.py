@@ -82,7 +82,7 @@ def train(
     }
     require_same(lengths, seen="data")
     networks = {key: run.sources[key].checksum if key in run.sources else 0 for key in SOURCE_KEYS}
-    require_same({f"checksum of config.{key}": number for key, number in networks.items()}, seen="workdirs")
+    require_same({f"checksum of {key}": number for key, number in networks.items()}, seen="workdirs")
     checkpoints = Path(workdir) / CHECKPOINT_FOLDER
     directory = Workdir(workdir, writes=is_first())
     # Without a checkpoint nothing is lost by another run.
