@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from launch.build_data import build_preprocess
+from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.augment import draw_flip, draw_resized_crop
 from qsdt_jax.data.images import decode_image

@@ -15,8 +15,8 @@ import ml_collections
 import numpy as np
 from jax.typing import DTypeLike
 
-from launch.build import DTYPES, build_optimizer, build_parallel, build_task
-from launch.build_data import build_preprocess, build_training_source, fake_source, input_shape
+from qsdt_jax.assemble.build import DTYPES, build_optimizer, build_parallel, build_task
+from qsdt_jax.assemble.data import build_preprocess, build_training_source, fake_source, input_shape
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.pipeline import HostBatch, training_batches
 from qsdt_jax.data.sources import LabelledSource
@@ -26,8 +26,8 @@ from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.errors import UserError
 from qsdt_jax.memory import require_memory
 from qsdt_jax.models.operations import macs_per_image
+from qsdt_jax.processes.preemption import Background
 from qsdt_jax.train.loop import PLACED_AHEAD, step_function
-from qsdt_jax.train.preemption import Background
 from qsdt_jax.train.state import TrainState
 from qsdt_jax.train.step import initial_state, jit_once
 

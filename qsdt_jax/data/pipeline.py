@@ -239,7 +239,7 @@ def _told(batches: Iterator[HostBatch], workers: int) -> Iterator[HostBatch]:
             raise
         raise UserError(
             f"one of the {workers} processes that read the data has ended ({str(error).split('. ')[0]}); "
-            "fewer of them (config.data.workers) take less memory"
+            "fewer of them take less memory"
         ) from None
 
 
