@@ -214,7 +214,7 @@ def _batches(
         cores = usable_cpus()
         ahead = max(BATCHES_AHEAD * parts, cores)
         iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=cores, prefetch_buffer_size=ahead))
-    return _told(iter(iterable.batch(parts, batch_fn=_joined)), workers)
+    return _with_worker_errors_explained(iter(iterable.batch(parts, batch_fn=_joined)), workers)
 
 
 def _end_with_the_run(worker: int, workers: int) -> None:
@@ -230,7 +230,7 @@ def _end_with_the_run(worker: int, workers: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _told(batches: Iterator[HostBatch], workers: int) -> Iterator[HostBatch]:
+def _with_worker_errors_explained(batches: Iterator[HostBatch], workers: int) -> Iterator[HostBatch]:
     """The batches; the end of a process that reads them is told in one line."""
     try:
         yield from batches

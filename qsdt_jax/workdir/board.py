@@ -23,7 +23,7 @@ class Board:
 
     def __init__(self, folder: Path, step: int):
         self._writer, self._flushed = None, time.monotonic()
-        with self._told():
+        with self._errors_logged():
             from tensorboardX.event_file_writer import EventsWriter  # Slow to import; only training writes.
             from tensorboardX.proto import event_pb2, summary_pb2
 
@@ -40,7 +40,7 @@ class Board:
         writer = self._writer
         if writer is None:
             return
-        with self._told():
+        with self._errors_logged():
             value = self._summary.Value
             values = [value(tag=name, simple_value=number) for name, number in metrics.items()]
             self._write(writer, step, summary=self._summary(value=values))
@@ -52,14 +52,14 @@ class Board:
         """Writes what is left."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            with self._told():
+            with self._errors_logged():
                 writer.close()
 
     def _write(self, writer, step: int, **content) -> None:
         writer.write_event(self._event(wall_time=time.time(), step=step, **content))
 
     @contextlib.contextmanager
-    def _told(self):
+    def _errors_logged(self):
         done = False
         with nicety("TensorBoard's file cannot be written"):
             yield

@@ -133,7 +133,7 @@ class Checkpointer:
             )
         self._require_room(step, leaves)
         record = {"leaves": fingerprints(leaves), "metrics": None}
-        with self._write_errors_told(step):
+        with self._write_errors_explained(step):
             # Orbax copies NumPy arrays before it returns. Its own decision whether to save is silent: force.
             self._manager.save(
                 step,
@@ -163,7 +163,7 @@ class Checkpointer:
         except DamagedError:  # Told when it is restored.
             return
         record["metrics"] = {name: float(value) for name, value in metrics.items()}
-        with self._write_errors_told(step):
+        with self._write_errors_explained(step):
             write_atomically(integrity_file(self.directory, step), json.dumps(sealed(record)))
             self._metrics[step] = record["metrics"]
             # A best step of before may be superseded; orbax looks only when it saves.
@@ -179,7 +179,7 @@ class Checkpointer:
         """
         step, self._saving = self._saving, None
         if step is not None:
-            with self._write_errors_told(step):
+            with self._write_errors_explained(step):
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -281,7 +281,7 @@ class Checkpointer:
             )
 
     @contextlib.contextmanager
-    def _write_errors_told(self, step: int) -> Iterator[None]:
+    def _write_errors_explained(self, step: int) -> Iterator[None]:
         """Turns errors of the operating system, which orbax wraps, into UserError."""
         try:
             yield
