@@ -9,8 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from qsdt_jax.assemble.checks import check_sizes
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.nearest import nearest
@@ -71,7 +70,7 @@ def parse(verb: str, description: str, arguments: list[str]) -> bool:
     except flags.Error as error:
         raise UserError(str(error)) from None
     if "config" in flags.FLAGS and isinstance(config := flags.FLAGS["config"].value, ConfigDict):
-        check_sizes(config)
+        check_config(config)
     if rest and POSITIONAL not in flags.FLAGS:
         raise UserError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
     if rest:

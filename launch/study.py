@@ -15,9 +15,8 @@ import ml_collections
 
 from launch.flags import config_keys
 from qsdt_jax.assemble.build import plain
-from qsdt_jax.assemble.checks import check_sizes
 from qsdt_jax.assemble.data import build_training_source
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.sources import sources_now
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import read_json
@@ -80,7 +79,7 @@ class Study(NamedTuple):
             raise UserError(f"row {variant.name!r}: {error.args[0] if error.args else error}") from None
         config.seed = seed
         try:
-            check_sizes(config)
+            check_config(config)
         except UserError as error:
             raise UserError(f"row {variant.name!r}: {error}") from None
         return config

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from qsdt_jax.assemble.checks import check_within, choice, value_of, whole_numbers
 from qsdt_jax.assemble.data import (
     build_preprocess,
     build_source,
@@ -17,7 +16,7 @@ from qsdt_jax.assemble.data import (
     image_size,
     input_shape,
 )
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.bounds import STEPS_OF_A_RUN
 from qsdt_jax.data.classes import named, require_same_classes
 from qsdt_jax.data.pipeline import evaluation_batches, training_batches
@@ -48,7 +47,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     Raises:
       UserError: a value out of range, or data that cannot be read.
     """
-    _check_positive(config)
+    check_config(config)
     training, test = build_training_source(config), build_source(config, "test")
     require_same_classes(test.class_names, named(TRAINING, training.class_names), what="the test split")
     _check_batch(config, len(training))
@@ -130,11 +129,11 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
       UserError: a value out of range.
     """
     fields = plain(config.model)
-    dtype = choice("model.dtype", fields.pop("dtype"), DTYPES)
+    dtype = DTYPES[fields.pop("dtype")]
     real = jnp.float64 if dtype is jnp.float64 else jnp.float32
     module_bits = ModuleBits(**fields.pop("module_bits"))
     model = QSDTransformer(
-        **{**fields, "channels": whole_numbers(config, "model.channels", 4)},
+        **{**fields, "channels": tuple(config.model.channels)},
         module_bits=module_bits,
         num_classes=num_classes,
         in_channels=config.data.channels,
@@ -155,7 +154,6 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
 
 def build_task(config: ml_collections.ConfigDict, num_classes: int) -> Classification:
     """The task of a configuration; raises UserError as `build_model` does."""
-    check_within(config, {"data.mixup": (0, math.inf), "data.cutmix": (0, math.inf)})
     return Classification(
         model=build_model(config, num_classes),
         image_shape=input_shape(config),
@@ -168,9 +166,8 @@ def build_task(config: ml_collections.ConfigDict, num_classes: int) -> Classific
 def build_optimizer(
     config: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """The optimiser; raises UserError for an unknown name."""
+    """The optimiser."""
     optimizer = config.optimizer
-    choice("optimizer.name", optimizer.name, OPTIMIZERS)
     return _optimizer(optimizer.name, schedule, optimizer.weight_decay, optimizer.clip_norm)
 
 
@@ -197,9 +194,7 @@ def fit_step(config: ml_collections.ConfigDict) -> list[str]:
       UserError: the batch cannot be cut as `accumulate` says.
     """
     batch, parts, group, remarks = config.batch_size, config.accumulate, config.model.norm_group, []
-    if batch < 1:
-        raise UserError(f"config.batch_size={batch} must be at least 1")
-    if parts < 1 or batch % parts:
+    if batch % parts:
         raise UserError(f"config.accumulate={parts} does not divide the batch of {batch} images")
     if group > 0 and batch // parts % group:
         config.model.norm_group = 0
@@ -232,35 +227,3 @@ def _check_batch(config: ml_collections.ConfigDict, images: int) -> None:
     if group and batch // parts % group:
         rows = batch // parts
         raise UserError(f"config.model.norm_group={group} does not divide the {rows} images of a micro-batch")
-
-
-def _check_positive(config: ml_collections.ConfigDict) -> None:
-    at_least = {
-        "seed": 0,
-        "epochs": 1,
-        "batch_size": 1,
-        "accumulate": 1,
-        "eval.batch_size": 1,
-        "log.every_steps": 1,
-        "checkpoint.every_steps": 1,
-        "checkpoint.keep_latest": 1,
-        "checkpoint.keep_best": 0,
-        "data.workers": -1,
-        "data.corrupt_limit": 0,
-        "data.fake_images": 1,
-        "data.fake_classes": 1,
-        "optimizer.learning_rate": 0,
-        "optimizer.warmup_epochs": 0,
-        "optimizer.weight_decay": 0,
-        "optimizer.clip_norm": 0,
-        "model.norm_group": 0,
-    }
-    check_within(config, {key: (smallest, math.inf) for key, smallest in at_least.items()})
-    if config.seed >= 2**31:
-        raise UserError(f"config.seed={config.seed} must be less than 2^31")
-    if not 0 < config.eval.every_epochs < math.inf:
-        raise UserError(f"config.eval.every_epochs={config.eval.every_epochs} must be positive")
-    for key in ("ema_decay", "loss.label_smoothing", "model.drop_path"):
-        value = value_of(config, key)
-        if not 0 <= value < 1:
-            raise UserError(f"config.{key}={value} must lie in [0, 1)")

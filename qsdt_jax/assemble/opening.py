@@ -9,8 +9,7 @@ from typing import Any
 import ml_collections
 
 from qsdt_jax.assemble.build import build_model
-from qsdt_jax.assemble.checks import check_sizes
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.deployed import Deployed, load_deployed
 from qsdt_jax.assemble.opened import Network, Picture, Predictions, inputs_of, predictions
 from qsdt_jax.assemble.saving import MODEL_FILE, load_saved
@@ -193,5 +192,5 @@ def published_config(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
             config.model[name] = value
         except (TypeError, ValueError) as error:
             raise UserError(f"{name}: {error}") from None
-    check_sizes(config)
+    check_config(config)
     return config

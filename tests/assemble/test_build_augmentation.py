@@ -8,7 +8,7 @@ import pytest
 from configs import digits
 from qsdt_jax.assemble.build import build_task
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
 
@@ -81,6 +81,7 @@ def test_values_out_of_range(key, value, message):
     config = base_config()
     config.data[key] = value
     with pytest.raises(UserError, match=re.escape(message)):
+        check_config(config)
         build_preprocess(config)
         build_task(config, 2)
 

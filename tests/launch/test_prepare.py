@@ -275,7 +275,7 @@ def test_config_mistakes(directory):
     with pytest.raises(UserError, match=r"config\.data\.corrupt_limit=-1 must be at least 0"):
         build_run(config_of(directory, **{"data.corrupt_limit": -1}))
     with pytest.raises(UserError, match="is none of digits, folder, tfds, digits_dvs, motion_dvs, fake"):
-        build_source(config_of(directory, **{"data.source": "tfrecord"}), "train")
+        build_run(config_of(directory, **{"data.source": "tfrecord"}))
 
 
 def test_a_run_goes_on_with_a_higher_limit_and_more_workers(directory):
