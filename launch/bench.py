@@ -8,12 +8,11 @@ from pathlib import Path
 import jax
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from configs.imagenet_s import get_config as imagenet_s
 from launch.bench_input import input_table, measure_input
 from launch.bench_network import MODES, Bench, Result, network_table, say
-from launch.flags import DEFINED_OFTEN, POSITIONAL, define_config, define_path, require_writable
+from launch.flags import DEFINED_OFTEN, GIVEN_CONFIG, POSITIONAL, define_config, define_path, require_writable
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import DTYPES, fit_step
 from qsdt_jax.assemble.defaults import base_config
@@ -114,7 +113,7 @@ def _measure_modes() -> Result:
 
 
 def _config_file() -> str | None:
-    return config_flags.get_config_filename(flags.FLAGS["config"]) if CONFIG.value else None
+    return GIVEN_CONFIG.name if CONFIG.value else None
 
 
 def _config() -> tuple[ml_collections.ConfigDict, list[str]]:

@@ -5,7 +5,6 @@ overrides; and `SEEDS`, how many. A value "row:NAME" is the workdir of that row'
 """
 
 import dataclasses
-import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -108,13 +107,17 @@ class Study(NamedTuple):
         return ((self.variants[name], seed) for name in seen for seed in range(self.seeds))
 
 
-def read_study(file: str, base: ml_collections.ConfigDict, workdir: Path) -> Study:
+def read_study(file: str, module: Any, base: ml_collections.ConfigDict, workdir: Path) -> Study:
     """The study of a config file.
+
+    Args:
+      file, module: the file, and what running it has given.
+      base: the run that all rows change.
+      workdir: of the study.
 
     Raises:
       UserError: no rows, two rows of one name, a misspelt key, a reference to no row or in a circle.
     """
-    module = _module(file)
     rows, seeds = getattr(module, "ROWS", None), getattr(module, "SEEDS", None)
     if not rows or not isinstance(seeds, int) or seeds < 1:
         raise UserError(f"--config {file} is no study: it needs ROWS, pairs (name, overrides), and SEEDS")
@@ -159,14 +162,6 @@ def _reference(value: Any) -> str | None:
     if isinstance(value, str) and value.startswith(ROW_PREFIX):
         return value.removeprefix(ROW_PREFIX)
     return None
-
-
-def _module(file: str) -> Any:
-    spec = importlib.util.spec_from_file_location("study", file.partition(":")[0])
-    assert spec is not None and spec.loader is not None  # The flag has loaded it before.
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def is_done(study: Study, variant: Variant, seed: int) -> bool:
