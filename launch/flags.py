@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from qsdt_jax.assemble.defaults import base_config, check_config
+from qsdt_jax.assemble.defaults import base_config, check_config, config_keys
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.nearest import nearest
@@ -162,15 +162,6 @@ def _check_config(arguments: list[str]) -> None:
         match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
         if match and match[1] not in known:
             raise UserError(f"unknown config key {match[1]!r}{nearest(match[1], known)}")
-
-
-def config_keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    """All keys of a configuration, as they are overridden: "model.bits"."""
-    keys = []
-    for key in config:
-        value = config.get_ref(key).get() if not isinstance(config[key], ConfigDict) else config[key]
-        keys += config_keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
-    return keys
 
 
 def _with_path(argument: str, before: str) -> str:

@@ -14,12 +14,12 @@ import ml_collections
 from absl import flags
 from jax.extend.core import Literal
 
-from launch.ahead import force_devices, on_devices
 from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_optimizer, build_parallel, build_task, fit_step
 from qsdt_jax.assemble.data import build_source
 from qsdt_jax.errors import UserError
+from qsdt_jax.inspect.plan import force_devices, on_devices
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.task import Variables

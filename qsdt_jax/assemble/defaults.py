@@ -224,6 +224,15 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(f"config.{name}={_short(value)}{separator}{fault}")
 
 
+def config_keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    """All keys of a configuration, as they are overridden: "model.bits"."""
+    keys = []
+    for key in config:
+        value = config.get_ref(key).get() if not isinstance(config[key], ConfigDict) else config[key]
+        keys += config_keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
+    return keys
+
+
 def value_of(config: ConfigDict, key: str) -> Any:
     """That of a key with dots."""
     return functools.reduce(lambda tree, name: tree[name], key.split("."), config)

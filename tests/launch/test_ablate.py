@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.study import read_study
+from qsdt_jax.assemble.study import read_study
 from qsdt_jax.errors import UserError
 from qsdt_jax.processes.preemption import Preempted
 from tests.launch.tiny import DIGITS, launch, write_data

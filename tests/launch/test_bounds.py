@@ -6,10 +6,9 @@ import time
 import ml_collections
 import pytest
 
-from launch.flags import config_keys
-from launch.study import Study, Variant
 from qsdt_jax.assemble.build import build_model, build_run
-from qsdt_jax.assemble.defaults import KEYS, base_config, value_of
+from qsdt_jax.assemble.defaults import KEYS, base_config, config_keys, value_of
+from qsdt_jax.assemble.study import Study, Variant
 from qsdt_jax.assemble.trained import stored_config
 from qsdt_jax.errors import UserError
 from tests.configs.tiny import get_config

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from launch.flags import config_keys
 from qsdt_jax.assemble.build import plain
 from qsdt_jax.assemble.data import build_training_source
-from qsdt_jax.assemble.defaults import base_config, check_config
+from qsdt_jax.assemble.defaults import base_config, check_config, config_keys
 from qsdt_jax.assemble.sources import sources_now
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import read_json
@@ -107,11 +106,12 @@ class Study(NamedTuple):
         return ((self.variants[name], seed) for name in seen for seed in range(self.seeds))
 
 
-def read_study(file: str, module: Any, base: ml_collections.ConfigDict, workdir: Path) -> Study:
+def read_study(what: str, module: Any, base: ml_collections.ConfigDict, workdir: Path) -> Study:
     """The study of a config file.
 
     Args:
-      file, module: the file, and what running it has given.
+      what: what the file is called in errors.
+      module: what running the file has given.
       base: the run that all rows change.
       workdir: of the study.
 
@@ -120,18 +120,18 @@ def read_study(file: str, module: Any, base: ml_collections.ConfigDict, workdir:
     """
     rows, seeds = getattr(module, "ROWS", None), getattr(module, "SEEDS", None)
     if not rows or not isinstance(seeds, int) or seeds < 1:
-        raise UserError(f"--config {file} is no study: it needs ROWS, pairs (name, overrides), and SEEDS")
+        raise UserError(f"{what} is no study: it needs ROWS, pairs (name, overrides), and SEEDS")
     variants: dict[str, Variant] = {}
     folders: dict[str, str] = {}
     for row in rows:
         if not (len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], Mapping)):
-            raise UserError(f"--config {file}: a row is a pair (name, overrides); found {row!r}")
+            raise UserError(f"{what}: a row is a pair (name, overrides); found {row!r}")
         variant = Variant(*row)
         if variant.name in variants:
-            raise UserError(f"--config {file}: two rows have the name {variant.name!r}")
+            raise UserError(f"{what}: two rows have the name {variant.name!r}")
         if variant.folder in folders:
             other = folders[variant.folder]
-            raise UserError(f"--config {file}: the rows {other!r} and {variant.name!r} have the same folder")
+            raise UserError(f"{what}: the rows {other!r} and {variant.name!r} have the same folder")
         variants[variant.name], folders[variant.folder] = variant, variant.name
     known = config_keys(base)
     for variant in variants.values():
