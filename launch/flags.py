@@ -10,7 +10,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from qsdt_jax.assemble.defaults import base_config, check_config, config_keys
+from qsdt_jax.assemble.defaults import KEYS, check_config
+from qsdt_jax.assemble.keys import config_keys
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.nearest import nearest
@@ -151,7 +152,7 @@ def _check_config(arguments: list[str]) -> None:
     if not path.is_file():
         others = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
         raise UserError(f"--config {path}: no such file{nearest(str(path), others)}")
-    known, complete = config_keys(GIVEN_CONFIG.load(file)), config_keys(base_config())
+    known, complete = config_keys(GIVEN_CONFIG.load(file)), list(KEYS)
     for key in known:
         if key not in complete:
             raise UserError(f"--config {path}: unknown config key {key!r}{nearest(key, complete)}")

@@ -9,13 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from qsdt_jax.assemble.data import (
-    build_preprocess,
-    build_source,
-    build_training_source,
-    image_size,
-    input_shape,
-)
+from qsdt_jax.assemble.data import build_data, input_shape
 from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.bounds import STEPS_OF_A_RUN
 from qsdt_jax.data.classes import named, require_same_classes
@@ -48,14 +42,14 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
       UserError: a value out of range, or data that cannot be read.
     """
     check_config(config)
-    training, test = build_training_source(config), build_source(config, "test")
+    data = build_data(config)
+    training, test, preprocess = data.training, data.test, data.preprocess
     require_same_classes(test.class_names, named(TRAINING, training.class_names), what="the test split")
     _check_batch(config, len(training))
     parallel = build_parallel(config)
     evaluation_batch = parallel.evaluation_batch_size(config.eval.batch_size)
     for key, size in (("batch_size", config.batch_size), ("eval.batch_size", evaluation_batch)):
-        require_memory(4 * size * math.prod(input_shape(config)), f"the images of config.{key}={size}")
-    preprocess = build_preprocess(config)
+        require_memory(4 * size * math.prod(data.input_shape), f"the images of config.{key}={size}")
     epoch = len(training) // config.batch_size
     total_steps = config.epochs * epoch
     if total_steps > STEPS_OF_A_RUN:
@@ -140,7 +134,7 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
         dtype=dtype,
         param_dtype=real,
     )
-    height, width = image_size(config)
+    height, width = config.data.image_size
     batch = config.model.norm_group or 1
     image = jax.ShapeDtypeStruct((batch, height, width, config.data.channels), real)
     try:  # The network checks its own values; no array is made here.

@@ -1,7 +1,7 @@
 """From a configuration to its data: the splits, and how an image or a stream of events becomes an input."""
 
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import ml_collections
 
@@ -24,6 +24,29 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 
 FOLDER_SPLITS = {"train": "train", "test": "val"}
+
+
+class Data(NamedTuple):
+    """The data of a run: both splits, how an example becomes an input, and the shape of one."""
+
+    training: LabelledSource
+    test: LabelledSource
+    preprocess: Preprocess | EventPreprocess
+    input_shape: tuple[int, ...]
+
+
+def build_data(config: ml_collections.ConfigDict) -> Data:
+    """The data of a configuration.
+
+    Raises:
+      UserError: values that do not fit each other, or files that are not there.
+    """
+    return Data(
+        training=build_training_source(config),
+        test=build_source(config, "test"),
+        preprocess=build_preprocess(config),
+        input_shape=input_shape(config),
+    )
 
 
 def build_training_source(config: ml_collections.ConfigDict) -> LabelledSource:

@@ -10,6 +10,7 @@ checks its own fields.
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -218,24 +219,10 @@ def check_config(config: ConfigDict) -> None:
       UserError: names the first of them.
     """
     for name, key in KEYS.items():
-        value = value_of(config, name)
+        value: Any = functools.reduce(operator.getitem, name.split("."), config)
         if fault := _fault(key, value):
             separator = "" if fault.startswith(":") else " "
             raise UserError(f"config.{name}={_short(value)}{separator}{fault}")
-
-
-def config_keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    """All keys of a configuration, as they are overridden: "model.bits"."""
-    keys = []
-    for key in config:
-        value = config.get_ref(key).get() if not isinstance(config[key], ConfigDict) else config[key]
-        keys += config_keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
-    return keys
-
-
-def value_of(config: ConfigDict, key: str) -> Any:
-    """That of a key with dots."""
-    return functools.reduce(lambda tree, name: tree[name], key.split("."), config)
 
 
 def _fault(key: Key, value: Any) -> str | None:

@@ -14,7 +14,8 @@ import ml_collections
 
 from qsdt_jax.assemble.build import plain
 from qsdt_jax.assemble.data import build_training_source
-from qsdt_jax.assemble.defaults import base_config, check_config, config_keys
+from qsdt_jax.assemble.defaults import base_config, check_config
+from qsdt_jax.assemble.keys import config_keys
 from qsdt_jax.assemble.sources import sources_now
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import read_json

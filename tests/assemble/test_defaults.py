@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 
 from qsdt_jax.assemble.build import DTYPES, OPTIMIZERS
-from qsdt_jax.assemble.defaults import KEYS, base_config, check_config, value_of
+from qsdt_jax.assemble.defaults import KEYS, base_config, check_config
+from qsdt_jax.assemble.keys import value_of
 from qsdt_jax.assemble.rules import OneOf, Sides, Within
 from qsdt_jax.data.frames import Slicing
 from qsdt_jax.data.randaugment import LARGEST_MAGNITUDE
