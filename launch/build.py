@@ -23,7 +23,7 @@ from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.numerics import ModuleBits
 from qsdt_jax.memory import require_memory
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier, QSDTransformer
 from qsdt_jax.train.classes import named, require_same_classes
 from qsdt_jax.train.classification import Classification
 from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
@@ -113,7 +113,7 @@ def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
     return parallel
 
 
-def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTransformer:
+def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifier:
     """The classifier of a configuration.
 
     Raises:

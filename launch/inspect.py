@@ -222,12 +222,13 @@ def _memory(
     if not COMPILE.value:
         # The largest activation of the inference; of the training, all that waits for the backward pass.
         largest = max(math.prod(layer.output_shape) for layer in layers)
-        real = jnp.dtype(task.model.numerics.real_dtype).itemsize
-        if task.model.exact_evaluation and task.model.bits != 32:
+        backbone = task.model.backbone
+        real = jnp.dtype(backbone.numerics.real_dtype).itemsize
+        if backbone.exact_evaluation and backbone.bits != 32:
             # Real inputs are cut in two; behind the stem they are what the layer before has given.
             pairs = itertools.pairwise(layers)
             largest += 2 * max(math.prod(one.output_shape) for one, two in pairs if not two.spike_input)
-        activation = largest * real * task.model.timesteps * batch
+        activation = largest * real * backbone.timesteps * batch
         kept = kept_bytes(task, state.variables, _abstract_batch(task, batch // config.accumulate))
         forward = _bytes(state.variables) + _bytes(data["image"])
         backward = _bytes(state) + _bytes(data)

@@ -17,7 +17,7 @@ from launch.build_data import build_preprocess
 from launch.checks import check_sizes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
 from qsdt_jax.train.checkpoint import restore_raw
 from qsdt_jax.train.classes import Classes
 from qsdt_jax.train.classification import Classification
@@ -80,7 +80,7 @@ class Trained:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def scores(model: QSDTransformer, variables: Variables, images: Any) -> jax.Array:
+def scores(model: Classifier, variables: Variables, images: Any) -> jax.Array:
     """(B, K) logits of (B, H, W, C) inputs."""
     return model.apply(variables, images)  # pyright: ignore[reportReturnType]
 

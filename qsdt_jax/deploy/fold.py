@@ -23,10 +23,10 @@ from qsdt_jax.layers.attention import ATTENTION_GAIN
 from qsdt_jax.layers.batch_norm import normalize_by_running
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.numerics import ModuleBits
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
 
 
-def fold(model: QSDTransformer, variables: Mapping[str, Any]) -> Program:
+def fold(model: Classifier, variables: Mapping[str, Any]) -> Program:
     """The program of a classifier.
 
     Args:
@@ -37,23 +37,25 @@ def fold(model: QSDTransformer, variables: Mapping[str, Any]) -> Program:
       UserError: the weights are float or of mixed bits, there are no spikes or they do not attend, or counts
         or sums are too large for int8 and float32.
     """
-    if model.bits == 32:
+    backbone = model.backbone
+    if backbone.bits == 32:
         raise UserError(
             "the network has float weights (bits=32), so there are no integers to export; "
             "expected a network trained with 1 to 8 bits"
         )
-    neuron = model.numerics.neuron
-    if neuron is None or model.attention != "spiking" or model.module_bits != ModuleBits():
+    neuron = backbone.numerics.neuron
+    if neuron is None or backbone.attention != "spiking" or backbone.module_bits != ModuleBits():
         raise UserError(
             "only networks with spiking neurons, spiking attention and the same bits in all layers can be "
-            f"exported; found neuron={model.neuron}, attention={model.attention}, {model.module_bits}"
+            f"exported; found neuron={backbone.neuron}, attention={backbone.attention}, "
+            f"{backbone.module_bits}"
         )
-    check_counts(model.levels)
+    check_counts(backbone.levels)
     # Quotients and square roots are rounded correctly on a CPU, and not everywhere else.
     with on_the_cpu():
         folding = _Folding(model, neuron.step, variables)
         folding.classifier()
-    return Program(steps=tuple(folding.steps), neuron=neuron, bits=model.bits)
+    return Program(steps=tuple(folding.steps), neuron=neuron, bits=backbone.bits)
 
 
 def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
@@ -71,8 +73,8 @@ def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
 class _Folding:
     """Walks through the network as its modules do, and appends a step for each operation."""
 
-    def __init__(self, model: QSDTransformer, step_size: float, variables: Mapping[str, Any]):
-        self.model = model
+    def __init__(self, model: Classifier, step_size: float, variables: Mapping[str, Any]):
+        self.model, self.backbone = model, model.backbone
         self.step_size = step_size
         self.steps: list[Step] = []
         flat = flatten_dict(jax.device_get(dict(variables)), sep="/")
@@ -87,7 +89,7 @@ class _Folding:
         x = self.downsample("downsample2", x, ConvGeometry(2, 1))
         x = self.conv_block("conv_block2_2", self.conv_block("conv_block2_1", x))
         x = self.downsample("downsample3", x, ConvGeometry(2, 1))
-        in_stage3, in_stage4 = model.stage_depths
+        in_stage3, in_stage4 = self.backbone.stage_depths
         for i in range(in_stage3):
             x = self.transformer_block(f"block3_{i}", x)
         x = self.downsample("downsample4", x, ConvGeometry(1, 1))
@@ -127,16 +129,16 @@ class _Folding:
         return self.residual(f"{path}/residual2", x, y)
 
     def attention(self, path: str, x: str, layer_scale: str) -> str:
-        model, spikes = self.model, self.fire(f"{path}/neuron", x)
+        backbone, spikes = self.backbone, self.fire(f"{path}/neuron", x)
         q, k, v = (self._projection(f"{path}/{name}", spikes) for name in "qkv")
-        scale = model.attention_scale * self.step_size * self.step_size * self.step_size
-        y = self.add(Attend(name=path, q=q, k=k, v=v, heads=model.num_heads, scale=scale))
+        scale = backbone.attention_scale * self.step_size * self.step_size * self.step_size
+        y = self.add(Attend(name=path, q=q, k=k, v=v, heads=backbone.num_heads, scale=scale))
         y = self.fire(f"{path}/attn_neuron", y)
         step = ATTENTION_GAIN * self.step_size
         return self.repconv(f"{path}/proj", y, [f"{path}/proj_bn"], step=step, layer_scale=layer_scale)
 
     def _projection(self, path: str, spikes: str) -> str:
-        norms = [f"{path}_bn"] + ([f"{path}_rectify/norm"] if self.model.rectify == "norm" else [])
+        norms = [f"{path}_bn"] + ([f"{path}_rectify/norm"] if self.backbone.rectify == "norm" else [])
         return self.fire(f"{path}_neuron", self.repconv(path, spikes, norms))
 
     def repconv(
@@ -195,7 +197,7 @@ class _Folding:
           factor: that follows it, a power of two.
         """
         kernel, step_size = self.take(f"params/{name}/kernel"), self.find(f"params/{name}/step_size")
-        weight = quantize_by_bits(kernel, step_size, self.model.bits)
+        weight = quantize_by_bits(kernel, step_size, self.backbone.bits)
         scale = weight.scale
         if spikes:
             scale = rounded(scale * (self.step_size if step is None else step))
@@ -211,7 +213,7 @@ class _Folding:
         if weights.ndim == 2:  # A dense layer is a 1x1 convolution.
             weights = weights[None, None]
         if spikes:
-            check_sums(name, weights, self.model.levels)
+            check_sums(name, weights, self.backbone.levels)
         linear = Linear(
             name=name,
             input=x,

@@ -4,13 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from qsdt_jax.core.affine import real
 from qsdt_jax.core.exact import exact_mean
 from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.layers.quantized import QDense
 from qsdt_jax.layers.spiking import SpikingNeuron
-from qsdt_jax.models.backbone import Backbone
+from qsdt_jax.models.backbone import Backbone, Stage
 
 # Widths and depth of the published sizes. S, M, L are the paper's; the rest stand in the published file.
 SIZES: dict[str, dict[str, Any]] = {
@@ -23,28 +24,32 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-class QSDTransformer(Backbone):
-    """Quantized spike-driven transformer for classification.
+class Classifier(nn.Module):
+    """A backbone and, on its mean over the pixels, a neuron and a head.
 
-    The attributes are those of `Backbone`, and:
+    The head's variables stand beside the backbone's, not above them ("head", "block3_0", ...): the same
+    backbone in another network has the same names.
 
     Attributes:
+      backbone: gives the features.
       num_classes: outputs of the head.
       distillation_head: a second head, which a teacher's answers train instead of the labels (DeiT, Touvron
         et al., 2021). The network answers with the mean of both.
     """
 
+    backbone: Backbone
     num_classes: int = 1000
     distillation_head: bool = False
 
     def setup(self):
-        super().setup()
+        nn.share_scope(self, self.backbone)
         if self.num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {self.num_classes}")
-        self.head_neuron = SpikingNeuron(self.numerics)
-        self.head = QDense(self.num_classes, self.numerics.of("head"))
+        numerics = self.backbone.numerics
+        self.head_neuron = SpikingNeuron(numerics)
+        self.head = QDense(self.num_classes, numerics.of("head"))
         if self.distillation_head:
-            self.head_dist = QDense(self.num_classes, self.numerics.of("head"))
+            self.head_dist = QDense(self.num_classes, numerics.of("head"))
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Class scores, averaged over the time steps.
@@ -65,8 +70,13 @@ class QSDTransformer(Backbone):
         if not self.distillation_head:
             return self._over_time(real(y))
         other = self.head_dist(spikes, train=train)
-        half = jnp.asarray(0.5, self.param_dtype)  # Before the sum, as the deployed network has it folded.
+        # Before the sum, as the deployed network has it folded.
+        half = jnp.asarray(0.5, self.backbone.param_dtype)
         return self._over_time(real(y * half) + real(other * half))
+
+    def features(self, images: jax.Array, train: bool = False) -> dict[Stage, jax.Array]:
+        """See `Backbone.features`."""
+        return self.backbone.features(images, train=train)
 
     def both_heads(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """As calling it, but the scores of each head: that of the labels, that of the teacher."""
@@ -78,10 +88,25 @@ class QSDTransformer(Backbone):
     def _spikes(self, images: jax.Array, train: bool) -> Spikes | jax.Array:
         """What the heads take: (B * T, C4)."""
         mean = jnp.mean if train else exact_mean
-        return self.head_neuron(mean(self.features(images, train=train)["stage4"], (1, 2)))
+        return self.head_neuron(mean(self.backbone.features(images, train=train)["stage4"], (1, 2)))
 
     def _over_time(self, logits: jax.Array) -> jax.Array:
-        return mean_over_time(logits.reshape(-1, self.timesteps, self.num_classes))
+        return mean_over_time(logits.reshape(-1, self.backbone.timesteps, self.num_classes))
+
+
+def QSDTransformer(
+    *, num_classes: int = 1000, distillation_head: bool = False, **backbone: Any
+) -> Classifier:
+    """The quantized spike-driven transformer for classification.
+
+    Args:
+      num_classes, distillation_head: see `Classifier`.
+      **backbone: the attributes of `Backbone`.
+
+    Raises:
+      TypeError: one of them is none of these.
+    """
+    return Classifier(Backbone(**backbone), num_classes, distillation_head)
 
 
 def mean_over_time(steps: jax.Array) -> jax.Array:

@@ -17,13 +17,13 @@ from qsdt_jax.deploy.bundle import Bundle, bundle_bytes, read_bundle, write_bund
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.errors import UserError
-from qsdt_jax.models import SIZES, QSDTransformer
+from qsdt_jax.models import SIZES, Classifier, QSDTransformer
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 MEGABYTE = 1e6
 
 
-def bundle_of(model: QSDTransformer, variables: dict) -> Bundle:
+def bundle_of(model: Classifier, variables: dict) -> Bundle:
     return Bundle(
         program=fold(model, variables),
         class_names=tuple(f"class {i}" for i in range(model.num_classes)),

@@ -143,10 +143,12 @@ def test_every_value_of_a_recipe_arrives():
     assert (task.label_smoothing, task.mixup_alpha, task.cutmix_alpha) == (0.2, 0.3, 0.9)
     assert (run.ema_decay, run.accumulate, run.seed, run.log_every, run.save_every) == (0.8, 2, 5, 3, 6)
     assert (run.keep_latest, run.keep_best, run.profile_steps) == (7, 4, (8, 11))
-    assert {name: getattr(task.model, name) for name in network} == network
-    assert (task.model.channels, task.model.depth) == ((8, 8, 16, 16), 2)
-    assert (task.model.num_classes, task.model.in_channels) == (10, 1)
-    assert (task.model.module_bits.q, task.model.module_bits.k) == (2, 0)
+    backbone = task.model.backbone
+    found = {**vars(backbone), "distillation_head": task.model.distillation_head}
+    assert {name: found[name] for name in network} == network
+    assert (backbone.channels, backbone.depth) == ((8, 8, 16, 16), 2)
+    assert (task.model.num_classes, backbone.in_channels) == (10, 1)
+    assert (backbone.module_bits.q, backbone.module_bits.k) == (2, 0)
     untested = {"channels", "depth", "module_bits", "dtype"}
     assert {*network, *untested} == {*config.model}
 
