@@ -48,6 +48,7 @@ def base_config() -> ConfigDict:
                 "drop_path": 0.0,
                 "distillation_head": False,  # a second head for distill.kd, as DeiT; the mean of both answers
                 "norm_group": 0,  # images that share batch-norm statistics; 0 for the whole batch
+                "remat": "none",  # none; blocks: computed again in the backward pass, less memory, more time
                 "exact_evaluation": True,  # equal to the deployed network bit for bit, and slower
                 "dtype": "float32",  # operands of the products: float32, bfloat16, float64
             },

@@ -85,7 +85,7 @@ class QSDSA(nn.Module):
     rectify: Rectify = "bn"
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array | Affine:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array | Affine:
         """x (N, H, W, C) -> the same shape; in evaluation not yet scaled.
 
         Raises:
@@ -95,7 +95,7 @@ class QSDSA(nn.Module):
         if channels % self.num_heads:
             raise ValueError(f"{self.num_heads} heads do not divide {channels} channels")
         spikes = SpikingNeuron(numerics, name="neuron")(x)
-        q, k, v = (self._project(spikes, name, train=train) for name in "qkv")
+        q, k, v = (self._project(spikes, name, train) for name in "qkv")
         if self.attention == "softmax":
             y = softmax_attention(q, k, v, self.num_heads)
         else:
@@ -105,14 +105,14 @@ class QSDSA(nn.Module):
             y = spike_attention(q, k, v, self.num_heads, self.scale)
         y = y.reshape(n, height, width, channels)
         spikes = SpikingNeuron(numerics, gain=ATTENTION_GAIN, name="attn_neuron")(y)
-        y = RepConv(numerics.of("proj"), name="proj_repconv")(spikes, train=train)
-        return BatchNorm(numerics, name="proj_bn")(y, train=train)
+        y = RepConv(numerics.of("proj"), name="proj_repconv")(spikes, train)
+        return BatchNorm(numerics, name="proj_bn")(y, train)
 
-    def _project(self, spikes: Spikes | jax.Array, name: str, *, train: bool) -> Spikes | jax.Array:
+    def _project(self, spikes: Spikes | jax.Array, name: str, train: bool) -> Spikes | jax.Array:
         """q, k or v: (N, L, C) spikes."""
-        y = RepConv(self.numerics.of(name), name=f"{name}_repconv")(spikes, train=train)
-        y = BatchNorm(self.numerics, name=f"{name}_bn")(y, train=train)
+        y = RepConv(self.numerics.of(name), name=f"{name}_repconv")(spikes, train)
+        y = BatchNorm(self.numerics, name=f"{name}_bn")(y, train)
         if self.rectify == "norm":
-            y = HeadRectify(self.numerics, self.num_heads, name=f"{name}_rectify")(y, train=train)
+            y = HeadRectify(self.numerics, self.num_heads, name=f"{name}_rectify")(y, train)
         tokens = real(y).reshape(y.shape[0], -1, y.shape[-1])
         return SpikingNeuron(self.numerics, name=f"{name}_neuron")(tokens)

@@ -44,7 +44,7 @@ class BatchNorm(nn.Module):
     bias_init: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array | Affine, *, train: bool) -> jax.Array | Affine:
+    def __call__(self, x: jax.Array | Affine, train: bool) -> jax.Array | Affine:
         """x (N, ..., C) -> the same shape, padded by `border` on axes 1 and 2.
 
         Raises:

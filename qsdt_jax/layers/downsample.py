@@ -28,7 +28,7 @@ class Downsample(nn.Module):
     spiking: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x (N, H, W, C) -> (N, H / stride, W / stride, features)."""
         inputs = SpikingNeuron(self.numerics, name="neuron")(x) if self.spiking else x
         y = QConv(
@@ -39,5 +39,5 @@ class Downsample(nn.Module):
             padding=self.padding,
             use_bias=True,
             name="conv",
-        )(inputs, train=train)
-        return real(BatchNorm(self.numerics, name="bn")(y, train=train))
+        )(inputs, train)
+        return real(BatchNorm(self.numerics, name="bn")(y, train))

@@ -42,7 +42,7 @@ class QConv(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Spikes | Affine | jax.Array, *, train: bool) -> jax.Array | Affine:
+    def __call__(self, x: Spikes | Affine | jax.Array, train: bool) -> jax.Array | Affine:
         """x (N, H, W, I) spikes or real values -> (N, H', W', O) real, in evaluation not yet scaled."""
         x = x if isinstance(x, Spikes) else real(x)
         channels = _values_of(x).shape[-1]
@@ -70,7 +70,7 @@ class QDense(nn.Module):
     numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: Spikes | jax.Array, *, train: bool) -> jax.Array | Affine:
+    def __call__(self, x: Spikes | jax.Array, train: bool) -> jax.Array | Affine:
         """x (N, I) spikes or real values -> (N, O) real values, in evaluation not yet scaled."""
         weight = _quantized_kernel(self, (_values_of(x).shape[-1], self.features), head_init)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.numerics.param_dtype)

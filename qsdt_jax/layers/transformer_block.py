@@ -21,7 +21,7 @@ class DropPath(nn.Module):
     timesteps: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x (B * T, ...) -> the same shape; kept branches are divided by 1 - rate."""
         if not train or self.rate == 0:
             return x
@@ -53,7 +53,7 @@ class TransformerBlock(nn.Module):
     drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x (N, H, W, C) -> the same shape."""
         numerics = self.numerics
         attention = QSDSA(
@@ -68,6 +68,6 @@ class TransformerBlock(nn.Module):
                 (x.shape[-1],),
                 numerics.param_dtype,
             )
-            y = real(branch(x, train=train) * layer_scale)
-            x = x + drop_path(y, train=train)
+            y = real(branch(x, train) * layer_scale)
+            x = x + drop_path(y, train)
         return x

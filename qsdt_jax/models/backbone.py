@@ -1,6 +1,6 @@
 """The backbone: four stages of conv blocks and spike-driven transformer blocks."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from qsdt_jax.layers.spiking import Rectify
 from qsdt_jax.layers.transformer_block import TransformerBlock
 
 STRIDE = 16  # Pixels of the image per pixel of the last two stages.
+Remat = Literal["none", "blocks"]  # Which activations the backward pass computes again.
 Stage = Literal["stem", "stage1", "stage2", "stage3", "stage4"]
 
 
@@ -42,6 +43,8 @@ class Backbone(nn.Module):
       layer_scale_init: initial layer scale of the transformer blocks.
       drop_path: probability at the last block, rising linearly from 0 at the first.
       norm_group: images per group of batch-norm statistics, 0 for the whole batch.
+      remat: "none", or "blocks" for a training that keeps of each block its input alone and computes what is
+        inside again in the backward pass: less memory, more time, the same numbers to rounding.
       exact_evaluation, dtype, param_dtype, spike_dtype: see `layers.numerics.Numerics`.
     """
 
@@ -64,6 +67,7 @@ class Backbone(nn.Module):
     layer_scale_init: float = 1e-6
     drop_path: float = 0.0
     norm_group: int = 0
+    remat: Remat = "none"
     exact_evaluation: bool = True
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -111,7 +115,8 @@ class Backbone(nn.Module):
         for name in ("num_heads", "mlp_ratio", "in_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, allowed in (("rectify", get_args(Rectify)), ("attention", get_args(Attention))):
+        for name, choices in (("rectify", Rectify), ("attention", Attention), ("remat", Remat)):
+            allowed = get_args(choices)
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         numerics, ratio = self.numerics, self.mlp_ratio
@@ -143,7 +148,7 @@ class Backbone(nn.Module):
         self.downsample4 = Downsample(c4, down, stride=1)
         self.block4 = blocks[in_stage3:]
 
-    def features(self, images: jax.Array, *, train: bool = False) -> dict[Stage, jax.Array]:
+    def features(self, images: jax.Array, train: bool = False) -> dict[Stage, jax.Array]:
         """The real-valued residual stream after each stage.
 
         Args:
@@ -158,21 +163,28 @@ class Backbone(nn.Module):
           ValueError: the images have another rank, channel count, frame count or size.
         """
         x = self._frames(images)
-        x = self.conv_block1_1(self.downsample1_1(x, train=train), train=train)
+        x = self._block(self.conv_block1_1, self.downsample1_1(x, train), train)
         stem = x
-        x = self.conv_block1_2(self.downsample1_2(x, train=train), train=train)
+        x = self._block(self.conv_block1_2, self.downsample1_2(x, train), train)
         stage1 = x
-        x = self.downsample2(x, train=train)
-        x = self.conv_block2_2(self.conv_block2_1(x, train=train), train=train)
+        x = self.downsample2(x, train)
+        for block in (self.conv_block2_1, self.conv_block2_2):
+            x = self._block(block, x, train)
         stage2 = x
-        x = self.downsample3(x, train=train)
+        x = self.downsample3(x, train)
         for block in self.block3:
-            x = block(x, train=train)
+            x = self._block(block, x, train)
         stage3 = x
-        x = self.downsample4(x, train=train)
+        x = self.downsample4(x, train)
         for block in self.block4:
-            x = block(x, train=train)
+            x = self._block(block, x, train)
         return {"stem": stem, "stage1": stage1, "stage2": stage2, "stage3": stage3, "stage4": x}
+
+    def _block(self, block: ConvBlock | TransformerBlock, x: jax.Array, train: bool) -> jax.Array:
+        if not train or self.remat == "none":
+            return block(x, train)
+        call: Any = type(block).__call__
+        return nn.remat(call, static_argnums=(2,))(block, x, train)
 
     def _frames(self, images: jax.Array) -> jax.Array:
         """(B * T, H, W, C) in the real dtype, the time steps of an image next to each other."""

@@ -66,29 +66,29 @@ class Classifier(nn.Module):
           ValueError: the images do not fit the network.
         """
         spikes = self._spikes(images, train)
-        y = self.head(spikes, train=train)
+        y = self.head(spikes, train)
         if not self.distillation_head:
             return self._over_time(real(y))
-        other = self.head_dist(spikes, train=train)
+        other = self.head_dist(spikes, train)
         # Before the sum, as the deployed network has it folded.
         half = jnp.asarray(0.5, self.backbone.param_dtype)
         return self._over_time(real(y * half) + real(other * half))
 
     def features(self, images: jax.Array, train: bool = False) -> dict[Stage, jax.Array]:
         """See `Backbone.features`."""
-        return self.backbone.features(images, train=train)
+        return self.backbone.features(images, train)
 
     def both_heads(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """As calling it, but the scores of each head: that of the labels, that of the teacher."""
         spikes = self._spikes(images, train)
         heads = (self.head, self.head_dist)
-        by_labels, by_teacher = (self._over_time(real(head(spikes, train=train))) for head in heads)
+        by_labels, by_teacher = (self._over_time(real(head(spikes, train))) for head in heads)
         return by_labels, by_teacher
 
     def _spikes(self, images: jax.Array, train: bool) -> Spikes | jax.Array:
         """What the heads take: (B * T, C4)."""
         mean = jnp.mean if train else exact_mean
-        return self.head_neuron(mean(self.backbone.features(images, train=train)["stage4"], (1, 2)))
+        return self.head_neuron(mean(self.backbone.features(images, train)["stage4"], (1, 2)))
 
     def _over_time(self, logits: jax.Array) -> jax.Array:
         return mean_over_time(logits.reshape(-1, self.backbone.timesteps, self.num_classes))

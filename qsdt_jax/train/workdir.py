@@ -25,7 +25,7 @@ NOTHING_KNOWN = '{"class_names": null, "training_images": null}'
 # Sections and keys that change nothing about the numbers of a run, but their rounding: a resumed run may
 # change them. So may the place of the data, of which classes and number are compared.
 FREE_SECTIONS = ("log", "checkpoint", "parallel", "profile")
-FREE_KEYS = ("data.path", "data.workers", "data.corrupt_limit", "eval.batch_size")
+FREE_KEYS = ("data.path", "data.workers", "data.corrupt_limit", "eval.batch_size", "model.remat")
 # Keys that name a place with a checkpoint, which may move: what counts is the checkpoint.
 SOURCE_KEYS = ("distill.teacher", "start_from")
 

@@ -90,6 +90,7 @@ def test_step_sizes_follow_the_bits_of_the_part():
     [
         ({"neuron": "relu", "timesteps": 2}, "a relu has no time steps: timesteps must be 1, got 2"),
         ({"attention": "linear"}, "attention must be one of spiking, softmax; got 'linear'"),
+        ({"remat": "all"}, "remat must be one of none, blocks; got 'all'"),
         ({"module_bits": ModuleBits(q=9)}, "weights have 1 to 8 bits"),
     ],
 )
