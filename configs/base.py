@@ -23,18 +23,9 @@ def base_config() -> ConfigDict:
                 "num_heads": 8,
                 "mlp_ratio": 4,
                 "bits": 4,  # of the weights: 1..8, 32 for float
-                # Bits of a part, where they differ; 0 for the same as the rest.
-                "module_bits": {
-                    "stem": 0,
-                    "conv": 0,
-                    "down": 0,
-                    "q": 0,
-                    "k": 0,
-                    "v": 0,
-                    "proj": 0,
-                    "mlp": 0,
-                    "head": 0,
-                },
+                # Pairs (regular expression, bits) of layers that differ: the first that matches the whole
+                # path counts. Such as ((r"block.*/attn/[qk]_repconv/.*", 8), ("head", 32)).
+                "bits_rules": (),
                 "levels": 4,  # D, largest spike count
                 "timesteps": 1,  # T
                 "neuron": "ie_lif",  # ie_lif, i_lif, lif, quantized_relu; relu: none, float

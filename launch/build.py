@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from launch.checks import check_within, choice, value_of, whole_numbers
 from qsdt_jax.bounds import STEPS_OF_A_RUN
 from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.errors import UserError
-from qsdt_jax.layers.numerics import ModuleBits
+from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.memory import require_memory
 from qsdt_jax.models import Classifier, QSDTransformer
 from qsdt_jax.train.classes import named, require_same_classes
@@ -121,11 +122,11 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifi
     """
     fields = plain(config.model)
     dtype = choice("model.dtype", fields.pop("dtype"), DTYPES)
+    bits_rules = _bits_rules(fields.pop("bits_rules"))
     real = jnp.float64 if dtype is jnp.float64 else jnp.float32
-    module_bits = ModuleBits(**fields.pop("module_bits"))
     model = QSDTransformer(
         **{**fields, "channels": whole_numbers(config, "model.channels", 4)},
-        module_bits=module_bits,
+        bits_rules=bits_rules,
         num_classes=num_classes,
         in_channels=config.data.channels,
         dtype=dtype,
@@ -141,6 +142,17 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifi
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     require_memory(held, "the weights of config.model")
     return model
+
+
+def _bits_rules(rules: Sequence[Any]) -> tuple[BitsRule, ...]:
+    """Of pairs, whose types the flag parser does not check."""
+    for rule in rules:
+        if not (isinstance(rule, tuple | list) and [type(part) for part in rule] == [str, int]):
+            raise UserError(f"config.model.bits_rules has {rule!r}; expected pairs like ('head', 8)")
+    try:
+        return tuple(BitsRule(pattern=pattern, bits=bits) for pattern, bits in rules)
+    except ValueError as error:
+        raise UserError(f"config.model.bits_rules: {error}") from None
 
 
 def build_task(config: ml_collections.ConfigDict, num_classes: int) -> Classification:

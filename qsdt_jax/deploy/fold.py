@@ -22,7 +22,6 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.layers.attention import ATTENTION_GAIN
 from qsdt_jax.layers.batch_norm import normalize_by_running
 from qsdt_jax.layers.lowering import ConvGeometry
-from qsdt_jax.layers.numerics import ModuleBits
 from qsdt_jax.models import Classifier
 
 
@@ -44,11 +43,11 @@ def fold(model: Classifier, variables: Mapping[str, Any]) -> Program:
             "expected a network trained with 1 to 8 bits"
         )
     neuron = backbone.numerics.neuron
-    if neuron is None or backbone.attention != "spiking" or backbone.module_bits != ModuleBits():
+    if neuron is None or backbone.attention != "spiking" or backbone.bits_rules:
         raise UserError(
             "only networks with spiking neurons, spiking attention and the same bits in all layers can be "
             f"exported; found neuron={backbone.neuron}, attention={backbone.attention}, "
-            f"{backbone.module_bits}"
+            f"bits_rules={backbone.bits_rules}"
         )
     check_counts(backbone.levels)
     # Quotients and square roots are rounded correctly on a CPU, and not everywhere else.

@@ -105,12 +105,12 @@ class QSDSA(nn.Module):
             y = spike_attention(q, k, v, self.num_heads, self.scale)
         y = y.reshape(n, height, width, channels)
         spikes = SpikingNeuron(numerics, gain=ATTENTION_GAIN, name="attn_neuron")(y)
-        y = RepConv(numerics.of("proj"), name="proj_repconv")(spikes, train)
+        y = RepConv(numerics, name="proj_repconv")(spikes, train)
         return BatchNorm(numerics, name="proj_bn")(y, train)
 
     def _project(self, spikes: Spikes | jax.Array, name: str, train: bool) -> Spikes | jax.Array:
         """q, k or v: (N, L, C) spikes."""
-        y = RepConv(self.numerics.of(name), name=f"{name}_repconv")(spikes, train)
+        y = RepConv(self.numerics, name=f"{name}_repconv")(spikes, train)
         y = BatchNorm(self.numerics, name=f"{name}_bn")(y, train)
         if self.rectify == "norm":
             y = HeadRectify(self.numerics, self.num_heads, name=f"{name}_rectify")(y, train)

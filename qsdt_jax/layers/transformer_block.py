@@ -59,7 +59,7 @@ class TransformerBlock(nn.Module):
         attention = QSDSA(
             numerics, self.num_heads, self.attention, self.attention_scale, self.rectify, name="attn"
         )
-        mlp = MLP(numerics.of("mlp"), self.mlp_ratio, name="mlp")
+        mlp = MLP(numerics, self.mlp_ratio, name="mlp")
         drop_path = DropPath(self.drop_path, numerics.timesteps, name="drop_path")
         for i, branch in enumerate((attention, mlp), start=1):
             layer_scale = self.param(

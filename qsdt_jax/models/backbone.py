@@ -10,8 +10,9 @@ from jax.typing import DTypeLike
 from qsdt_jax.core.neurons import Neuron, NeuronKind, Reset, make_neuron
 from qsdt_jax.core.surrogates import Surrogate
 from qsdt_jax.layers.attention import Attention
+from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.layers.downsample import Downsample
-from qsdt_jax.layers.numerics import ModuleBits, Numerics
+from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.sepconv import ConvBlock
 from qsdt_jax.layers.spiking import Rectify
 from qsdt_jax.layers.transformer_block import TransformerBlock
@@ -33,7 +34,7 @@ class Backbone(nn.Module):
       num_heads: attention heads; must divide C3 and C4.
       mlp_ratio: widening in conv blocks and MLPs.
       in_channels: channels of the image.
-      bits: weight bits 1..8, 32 for float; module_bits: of the parts that differ.
+      bits: weight bits 1..8, 32 for float; bits_rules: of the layers that differ.
       levels: D, largest spike count; timesteps: T.
       neuron, decay, reset, surrogate: see `core.neurons`; decay None takes the neuron's usual value. The
         neuron "relu" is none: with it, 32 bits and softmax attention this is the float twin.
@@ -54,7 +55,7 @@ class Backbone(nn.Module):
     mlp_ratio: int = 4
     in_channels: int = 3
     bits: int = 4
-    module_bits: ModuleBits = ModuleBits()
+    bits_rules: tuple[BitsRule, ...] = ()
     levels: int = 4
     timesteps: int = 1
     neuron: NeuronKind | Literal["relu"] = "ie_lif"
@@ -78,7 +79,7 @@ class Backbone(nn.Module):
         """The numerical choices shared by all layers; raises ValueError for values out of range."""
         return Numerics(
             bits=self.bits,
-            module_bits=self.module_bits,
+            bits_rules=self.bits_rules,
             neuron=self._neuron(),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
@@ -120,16 +121,15 @@ class Backbone(nn.Module):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         numerics, ratio = self.numerics, self.mlp_ratio
-        conv, down = numerics.of("conv"), numerics.of("down")
         c1, c2, c3, c4 = self.channels
-        self.downsample1_1 = Downsample(c1 // 2, numerics.of("stem"), kernel_size=7, padding=3, spiking=False)
-        self.conv_block1_1 = ConvBlock(conv, ratio)
-        self.downsample1_2 = Downsample(c1, down)
-        self.conv_block1_2 = ConvBlock(conv, ratio)
-        self.downsample2 = Downsample(c2, down)
-        self.conv_block2_1 = ConvBlock(conv, ratio)
-        self.conv_block2_2 = ConvBlock(conv, ratio)
-        self.downsample3 = Downsample(c3, down)
+        self.downsample1_1 = Downsample(c1 // 2, numerics, kernel_size=7, padding=3, spiking=False)
+        self.conv_block1_1 = ConvBlock(numerics, ratio)
+        self.downsample1_2 = Downsample(c1, numerics)
+        self.conv_block1_2 = ConvBlock(numerics, ratio)
+        self.downsample2 = Downsample(c2, numerics)
+        self.conv_block2_1 = ConvBlock(numerics, ratio)
+        self.conv_block2_2 = ConvBlock(numerics, ratio)
+        self.downsample3 = Downsample(c3, numerics)
         blocks = [
             TransformerBlock(
                 numerics,
@@ -145,7 +145,7 @@ class Backbone(nn.Module):
         ]
         in_stage3, _ = self.stage_depths
         self.block3 = blocks[:in_stage3]
-        self.downsample4 = Downsample(c4, down, stride=1)
+        self.downsample4 = Downsample(c4, numerics, stride=1)
         self.block4 = blocks[in_stage3:]
 
     def features(self, images: jax.Array, train: bool = False) -> dict[Stage, jax.Array]:

@@ -9,6 +9,7 @@ from flax import linen as nn
 from qsdt_jax.core.affine import real
 from qsdt_jax.core.exact import exact_mean
 from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.layers.bits_rules import check_rules
 from qsdt_jax.layers.quantized import QDense
 from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.models.backbone import Backbone, Stage
@@ -47,9 +48,9 @@ class Classifier(nn.Module):
             raise ValueError(f"num_classes must be at least 1, got {self.num_classes}")
         numerics = self.backbone.numerics
         self.head_neuron = SpikingNeuron(numerics)
-        self.head = QDense(self.num_classes, numerics.of("head"))
+        self.head = QDense(self.num_classes, numerics)
         if self.distillation_head:
-            self.head_dist = QDense(self.num_classes, numerics.of("head"))
+            self.head_dist = QDense(self.num_classes, numerics)
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Class scores, averaged over the time steps.
@@ -63,13 +64,16 @@ class Classifier(nn.Module):
           (B, num_classes) logits.
 
         Raises:
-          ValueError: the images do not fit the network.
+          ValueError: the images do not fit the network; or, when variables are drawn, a bits rule fits no
+            layer.
         """
         spikes = self._spikes(images, train)
         y = self.head(spikes, train)
-        if not self.distillation_head:
+        other = self.head_dist(spikes, train) if self.distillation_head else None
+        if self.is_initializing():
+            check_rules(self.backbone.bits_rules, self.variables["params"])
+        if other is None:
             return self._over_time(real(y))
-        other = self.head_dist(spikes, train)
         # Before the sum, as the deployed network has it folded.
         half = jnp.asarray(0.5, self.backbone.param_dtype)
         return self._over_time(real(y * half) + real(other * half))

@@ -94,7 +94,7 @@ def _product(
         kind=kind,
         macs=math.prod(y.shape[:-1]) * math.prod(shape),
         weights=math.prod(shape),
-        bits=module.numerics.bits,
+        bits=module.numerics.of(module.path).bits,
         spike_input=isinstance(x, Spikes),
         output_shape=y.shape[1:],
     )

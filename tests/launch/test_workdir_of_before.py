@@ -21,7 +21,7 @@ from configs.digits import get_config as digits
 def get_config():
     config = digits()
     config.model.update(channels=(8, 8, 8, 8), depth=2, num_heads=2, mlp_ratio=1)
-    config.model.module_bits.update(q=8, head=1)
+    config.model.bits_rules = (("block.*/attn/q_repconv/.*", 8), ("head(_dist)?", 1))
     config.data.update(image_size=(16, 16), digits_images=100)
     config.update(batch_size=50, epochs=20, ema_decay=0.0)
     config.eval.every_epochs = 20.0
