@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from qsdt_jax.core.affine import Affine, real
+from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.exact import attention_sum, check_sums, rounded
 from qsdt_jax.core.spikes import Spikes, values_of
 from qsdt_jax.layers import lowering
@@ -85,7 +85,7 @@ class QSDSA(nn.Module):
     rectify: Rectify = "bn"
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array | Affine:
+    def __call__(self, x: jax.Array, train: bool) -> Affine:
         """x (N, H, W, C) -> the same shape; in evaluation not yet scaled.
 
         Raises:
@@ -114,5 +114,5 @@ class QSDSA(nn.Module):
         y = BatchNorm(self.numerics, name=f"{name}_bn")(y, train)
         if self.rectify == "norm":
             y = HeadRectify(self.numerics, self.num_heads, name=f"{name}_rectify")(y, train)
-        tokens = real(y).reshape(y.shape[0], -1, y.shape[-1])
+        tokens = y.real.reshape(y.shape[0], -1, y.shape[-1])
         return SpikingNeuron(self.numerics, name=f"{name}_neuron")(tokens)

@@ -3,7 +3,6 @@
 import jax
 from flax import linen as nn
 
-from qsdt_jax.core.affine import real
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.quantized import QConv
@@ -40,4 +39,4 @@ class Downsample(nn.Module):
             use_bias=True,
             name="conv",
         )(inputs, train)
-        return real(BatchNorm(self.numerics, name="bn")(y, train))
+        return BatchNorm(self.numerics, name="bn")(y, train).real

@@ -22,9 +22,9 @@ class MLP(nn.Module):
     mlp_ratio: int = 4
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array | Affine:
+    def __call__(self, x: jax.Array, train: bool) -> Affine:
         """x (N, H, W, C) -> the same shape; in evaluation not yet scaled."""
-        channels, y = x.shape[-1], x
+        channels, y = x.shape[-1], Affine(x)
         for i, features in enumerate((self.mlp_ratio * channels, channels), start=1):
             spikes = SpikingNeuron(self.numerics, name=f"neuron{i}")(y)
             y = QConv(features, self.numerics, use_bias=True, name=f"fc{i}")(spikes, train)

@@ -42,8 +42,8 @@ class QConv(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Spikes | Affine | jax.Array, train: bool) -> jax.Array | Affine:
-        """x (N, H, W, I) spikes or real values -> (N, H', W', O) real, in evaluation not yet scaled."""
+    def __call__(self, x: Spikes | Affine | jax.Array, train: bool) -> Affine:
+        """x (N, H, W, I) spikes or real values -> (N, H', W', O), in evaluation not yet scaled."""
         x = x if isinstance(x, Spikes) else real(x)
         channels = _values_of(x).shape[-1]
         groups = channels if self.depthwise else 1
@@ -71,17 +71,16 @@ class QDense(nn.Module):
     numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: Spikes | jax.Array, train: bool) -> jax.Array | Affine:
-        """x (N, I) spikes or real values -> (N, O) real values, in evaluation not yet scaled."""
+    def __call__(self, x: Spikes | jax.Array, train: bool) -> Affine:
+        """x (N, I) spikes or real values -> (N, O), in evaluation not yet scaled."""
         numerics = self.numerics.of(self.path)
         weight = _quantized_kernel(self, numerics, (_values_of(x).shape[-1], self.features), head_init)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), numerics.param_dtype)
         pixels = jax.tree.map(lambda a: a[:, None, None, :], x)
         kernel = weight.replace(integers=weight.integers[None, None])
-        if train:
-            return _multiply(pixels, kernel, ConvGeometry(), numerics)[:, 0, 0, :] + bias
-        y = _multiply_unscaled(pixels, kernel, ConvGeometry(), numerics) + bias
-        return y.replace(values=y.values[:, 0, 0, :])
+        multiply = _multiply if train else _multiply_unscaled
+        y = multiply(pixels, kernel, ConvGeometry(), numerics)
+        return y.replace(values=y.values[:, 0, 0, :]) + bias
 
 
 def _values_of(x: Spikes | jax.Array) -> jax.Array:
@@ -101,12 +100,12 @@ def _quantized_kernel(module: nn.Module, numerics: Numerics, shape: tuple[int, .
 
 def _multiply(
     x: Spikes | jax.Array, weight: QuantizedWeight, geometry: ConvGeometry, numerics: Numerics
-) -> jax.Array:
+) -> Affine:
     """Integers first, one scale after; a real x is multiplied in the network's dtype."""
     scale = weight.scale.astype(numerics.real_dtype)
     if isinstance(x, Spikes):
         scale = scale * x.step
-    return _convolve(x, weight.integers, scale, geometry, numerics)
+    return Affine(_convolve(x, weight.integers, scale, geometry, numerics))
 
 
 def _multiply_unscaled(

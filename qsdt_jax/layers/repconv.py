@@ -20,8 +20,8 @@ class RepConv(nn.Module):
     numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: Spikes | jax.Array, train: bool) -> jax.Array | Affine:
-        """x (N, H, W, C) spikes -> (N, H, W, C) real values, in evaluation not yet scaled."""
+    def __call__(self, x: Spikes | jax.Array, train: bool) -> Affine:
+        """x (N, H, W, C) spikes -> (N, H, W, C), in evaluation not yet scaled."""
         numerics, channels = self.numerics, x.shape[-1]
         y = QConv(channels, numerics, name="conv1")(x, train)
         y = BatchNorm(numerics, border=1, name="bn1")(y, train)

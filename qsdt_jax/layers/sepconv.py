@@ -3,7 +3,7 @@
 import jax
 from flax import linen as nn
 
-from qsdt_jax.core.affine import Affine, real
+from qsdt_jax.core.affine import Affine
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.quantized import QConv
@@ -21,7 +21,7 @@ class SepConv(nn.Module):
     numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array | Affine:
+    def __call__(self, x: jax.Array, train: bool) -> Affine:
         """x (N, H, W, C) -> the same shape; in evaluation not yet scaled."""
         numerics, channels = self.numerics, x.shape[-1]
         wide = EXPANSION * channels
@@ -50,10 +50,10 @@ class ConvBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x (N, H, W, C) -> the same shape."""
         numerics, channels = self.numerics, x.shape[-1]
-        x = x + real(SepConv(numerics, name="sepconv")(x, train))
-        y = x
+        x = x + SepConv(numerics, name="sepconv")(x, train).real
+        y = Affine(x)
         for i, features in enumerate((self.mlp_ratio * channels, channels), start=1):
             spikes = SpikingNeuron(numerics, name=f"neuron{i}")(y)
             y = QConv(features, numerics, kernel_size=3, padding=1, name=f"conv{i}")(spikes, train)
             y = BatchNorm(numerics, name=f"bn{i}")(y, train)
-        return x + real(y)
+        return x + y.real

@@ -3,7 +3,6 @@
 import jax
 from flax import linen as nn
 
-from qsdt_jax.core.affine import real
 from qsdt_jax.devices import device_count, own_rows
 from qsdt_jax.layers.attention import QSDSA, Attention
 from qsdt_jax.layers.mlp import MLP
@@ -68,6 +67,6 @@ class TransformerBlock(nn.Module):
                 (x.shape[-1],),
                 numerics.param_dtype,
             )
-            y = real(branch(x, train) * layer_scale)
+            y = (branch(x, train) * layer_scale).real
             x = x + drop_path(y, train)
         return x

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from qsdt_jax.core.affine import real
 from qsdt_jax.core.exact import exact_mean
 from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.layers.bits_rules import check_rules
@@ -73,10 +72,10 @@ class Classifier(nn.Module):
         if self.is_initializing():
             check_rules(self.backbone.bits_rules, self.variables["params"])
         if other is None:
-            return self._over_time(real(y))
+            return self._over_time(y.real)
         # Before the sum, as the deployed network has it folded.
         half = jnp.asarray(0.5, self.backbone.param_dtype)
-        return self._over_time(real(y * half) + real(other * half))
+        return self._over_time((y * half).real + (other * half).real)
 
     def features(self, images: jax.Array, train: bool = False) -> dict[Stage, jax.Array]:
         """See `Backbone.features`."""
@@ -86,7 +85,7 @@ class Classifier(nn.Module):
         """As calling it, but the scores of each head: that of the labels, that of the teacher."""
         spikes = self._spikes(images, train)
         heads = (self.head, self.head_dist)
-        by_labels, by_teacher = (self._over_time(real(head(spikes, train))) for head in heads)
+        by_labels, by_teacher = (self._over_time(head(spikes, train).real) for head in heads)
         return by_labels, by_teacher
 
     def _spikes(self, images: jax.Array, train: bool) -> Spikes | jax.Array:

@@ -83,9 +83,7 @@ def macs_per_image(model: Backbone | Classifier, image_size: tuple[int, int]) ->
     return sum(layer.macs for layer in layer_operations(model, image_size))
 
 
-def _product(
-    module: QConv | QDense, x: Spikes | Affine | jax.Array, y: Affine | jax.Array
-) -> LayerOperations:
+def _product(module: QConv | QDense, x: Spikes | Affine | jax.Array, y: Affine) -> LayerOperations:
     """Each weight is used once for every output position of its channel."""
     shape = module.get_variable("params", "kernel").shape
     kind: Kind = "dense" if isinstance(module, QDense) else "depthwise" if module.depthwise else "conv"
