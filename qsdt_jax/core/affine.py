@@ -12,6 +12,7 @@ two agree to the bit. Training applies each map at once, so there y is all that 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from qsdt_jax.core.exact import rounded
@@ -45,6 +46,11 @@ class Affine(struct.PyTreeNode):
         if self.scale is None:
             return Affine(self.values * factor)
         return self.replace(scale=rounded(self.scale * factor), shift=rounded(self.shift * factor))
+
+    def padded(self, border: int) -> "Affine":
+        """With zeros around the pixels of the product, axes 1 and 2."""
+        edges = ((0, 0), (border, border), (border, border), (0, 0))
+        return self.replace(values=jnp.pad(self.values, edges))
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -96,17 +96,19 @@ class QSDSA(nn.Module):
             raise ValueError(f"{self.num_heads} heads do not divide {channels} channels")
         spikes = SpikingNeuron(numerics, name="neuron")(x)
         q, k, v = (self._project(spikes, name, train) for name in "qkv")
-        if self.attention == "softmax":
-            y = softmax_attention(q, k, v, self.num_heads)
-        else:
-            if numerics.neuron is not None and numerics.exact_evaluation:
-                largest = attention_sum(height * width, channels // self.num_heads, numerics.neuron.levels)
-                check_sums("/".join(self.path) or "attention", largest)
-            y = spike_attention(q, k, v, self.num_heads, self.scale)
-        y = y.reshape(n, height, width, channels)
+        if self.attention == "spiking" and numerics.neuron is not None and numerics.exact_evaluation:
+            largest = attention_sum(height * width, channels // self.num_heads, numerics.neuron.levels)
+            check_sums("/".join(self.path) or "attention", largest)
+        y = self.product(q, k, v).reshape(n, height, width, channels)
         spikes = SpikingNeuron(numerics, gain=ATTENTION_GAIN, name="attn_neuron")(y)
         y = RepConv(numerics, name="proj_repconv")(spikes, train)
         return BatchNorm(numerics, name="proj_bn")(y, train)
+
+    def product(self, q, k, v) -> jax.Array:
+        """The attention of q, k and v, (N, L, C) spikes or real values -> (N, L, C)."""
+        if self.attention == "softmax":
+            return softmax_attention(q, k, v, self.num_heads)
+        return spike_attention(q, k, v, self.num_heads, self.scale)
 
     def _project(self, spikes: Spikes | jax.Array, name: str, train: bool) -> Spikes | jax.Array:
         """q, k or v: (N, L, C) spikes."""

@@ -87,8 +87,7 @@ class BatchNorm(nn.Module):
                 _pad(y.real, jax.lax.stop_gradient(y.shift)[None], self.border) if self.border else y.real
             )
         y = normalize_by_running(x, scale, bias, mean, var)
-        edges = ((0, 0), (self.border, self.border), (self.border, self.border), (0, 0))
-        return y.replace(values=jnp.pad(y.values, edges)) if self.border else y
+        return y.padded(self.border) if self.border else y
 
     def _group_count(self, rows: int) -> int:
         per_group = self.numerics.norm_group * self.numerics.timesteps

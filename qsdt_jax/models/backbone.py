@@ -162,7 +162,7 @@ class Backbone(nn.Module):
         Raises:
           ValueError: the images have another rank, channel count, frame count or size.
         """
-        x = self._frames(images)
+        x = self.frames(images)
         x = self._block(self.conv_block1_1, self.downsample1_1(x, train), train)
         stem = x
         x = self._block(self.conv_block1_2, self.downsample1_2(x, train), train)
@@ -186,7 +186,7 @@ class Backbone(nn.Module):
         call: Any = type(block).__call__
         return nn.remat(call, static_argnums=(2,))(block, x, train)
 
-    def _frames(self, images: jax.Array) -> jax.Array:
+    def frames(self, images: jax.Array) -> jax.Array:
         """(B * T, H, W, C) in the real dtype, the time steps of an image next to each other."""
         if images.ndim not in (4, 5):
             raise ValueError(f"images have shape (B, H, W, C) or (B, T, H, W, C), got {images.shape}")

@@ -72,10 +72,10 @@ class Classifier(nn.Module):
         if self.is_initializing():
             check_rules(self.backbone.bits_rules, self.variables["params"])
         if other is None:
-            return self._over_time(y.real)
+            return self.over_time(y.real)
         # Before the sum, as the deployed network has it folded.
         half = jnp.asarray(0.5, self.backbone.param_dtype)
-        return self._over_time((y * half).real + (other * half).real)
+        return self.over_time((y * half).real + (other * half).real)
 
     def features(self, images: jax.Array, train: bool = False) -> dict[Stage, jax.Array]:
         """See `Backbone.features`."""
@@ -85,15 +85,19 @@ class Classifier(nn.Module):
         """As calling it, but the scores of each head: that of the labels, that of the teacher."""
         spikes = self._spikes(images, train)
         heads = (self.head, self.head_dist)
-        by_labels, by_teacher = (self._over_time(head(spikes, train).real) for head in heads)
+        by_labels, by_teacher = (self.over_time(head(spikes, train).real) for head in heads)
         return by_labels, by_teacher
 
     def _spikes(self, images: jax.Array, train: bool) -> Spikes | jax.Array:
         """What the heads take: (B * T, C4)."""
-        mean = jnp.mean if train else exact_mean
-        return self.head_neuron(mean(self.backbone.features(images, train)["stage4"], (1, 2)))
+        return self.head_neuron(self.pooled(self.backbone.features(images, train)["stage4"], train))
 
-    def _over_time(self, logits: jax.Array) -> jax.Array:
+    def pooled(self, x: jax.Array, train: bool) -> jax.Array:
+        """Mean over the pixels, (B * T, h, w, C) -> (B * T, C)."""
+        return (jnp.mean if train else exact_mean)(x, (1, 2))
+
+    def over_time(self, logits: jax.Array) -> jax.Array:
+        """Mean over the time steps, (B * T, K) -> (B, K)."""
         return mean_over_time(logits.reshape(-1, self.backbone.timesteps, self.num_classes))
 
 
