@@ -22,7 +22,7 @@ from qsdt_jax.core.affine import Affine, real
 from qsdt_jax.core.exact import rounded
 from qsdt_jax.core.lsq import quantize_by_bits
 from qsdt_jax.core.spikes import Spikes
-from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step
+from qsdt_jax.deploy.program import IMAGES, LOGITS, Add, Attend, Fire, Linear, Pool, Program, Step
 from qsdt_jax.deploy.validity import check_counts, check_sums
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.attention import QSDSA
@@ -35,8 +35,8 @@ from qsdt_jax.models.backbone import STRIDE
 SIDE = 2 * STRIDE  # Pixels of the image that the network is run on; steps do not depend on it.
 
 
-def fold(model: Classifier, variables: Mapping[str, Any]) -> Program:
-    """The program of a classifier.
+def fold(model: Classifier | Backbone, variables: Mapping[str, Any]) -> Program:
+    """The program of a classifier, whose output is called "logits", or of a backbone, whose are the stages.
 
     Args:
       model: with 1 to 8 weight bits.
@@ -47,7 +47,7 @@ def fold(model: Classifier, variables: Mapping[str, Any]) -> Program:
         or sums are too large for int8 and float32.
       ValueError: there are variables that the model does not have.
     """
-    backbone = model.backbone
+    backbone = model if isinstance(model, Backbone) else model.backbone
     if backbone.bits == 32:
         raise UserError(
             "the network has float weights (bits=32), so there are no integers to export; "
@@ -61,12 +61,12 @@ def fold(model: Classifier, variables: Mapping[str, Any]) -> Program:
             f"bits_rules={backbone.bits_rules}"
         )
     check_counts(backbone.levels)
-    single = model.clone(backbone=backbone.clone(dtype=jnp.float32, param_dtype=jnp.float32))
-    _check_names(single, variables)
+    single = backbone.clone(dtype=jnp.float32, param_dtype=jnp.float32)
+    network = single if isinstance(model, Backbone) else model.clone(backbone=single)
     # Quotients and square roots are rounded correctly on a CPU, and not everywhere else.
     with on_the_cpu():
-        steps = _steps(single, variables)
-    return Program(steps=steps, neuron=neuron, bits=backbone.bits)
+        steps, outputs = _run(network, single.in_channels, variables)
+    return Program(steps=steps, neuron=neuron, bits=backbone.bits, outputs=outputs)
 
 
 def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
@@ -81,20 +81,20 @@ def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
         ) from None
 
 
-def _check_names(model: Classifier, variables: Mapping[str, Any]) -> None:
-    images = jax.ShapeDtypeStruct((1, SIDE, SIDE, model.backbone.in_channels), jnp.float32)
-    known = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
-    if left := sorted(flatten_dict(dict(variables), sep="/").keys() - known.keys()):
-        raise ValueError(f"folding has no place for {', '.join(left)}")
-
-
-def _steps(model: Classifier, variables: Mapping[str, Any]) -> tuple[Step, ...]:
+def _run(model: Classifier | Backbone, channels: int, variables: Mapping[str, Any]):
+    """Steps and outputs of a network, of which it tells them itself."""
+    method = "features" if isinstance(model, Backbone) else "__call__"
+    image = jax.ShapeDtypeStruct((1, SIDE, SIDE, channels), jnp.float32)
+    expected = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, method=method), image)
+    left = flatten_dict(dict(variables), sep="/").keys() - flatten_dict(expected, sep="/").keys()
+    if left:
+        raise ValueError(f"folding has no place for {', '.join(sorted(left))}")
     folding = _Folding()
     single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), jax.device_get(dict(variables)))
-    images = Value(IMAGES, (1, SIDE, SIDE, model.backbone.in_channels), folding.add)
     with nn.intercept_methods(folding.intercept):
-        model.apply(single, images)
-    return tuple(folding.steps)
+        found: Any = model.apply(single, Value(IMAGES, image.shape, folding.add), method=method)
+    outputs = {LOGITS: found} if isinstance(found, Value) else found
+    return tuple(folding.steps), tuple((name, value.name) for name, value in outputs.items())
 
 
 @dataclasses.dataclass(frozen=True)

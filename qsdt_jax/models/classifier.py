@@ -117,7 +117,7 @@ def QSDTransformer(
 
 
 def mean_over_time(steps: jax.Array) -> jax.Array:
-    """Mean over axis 1 of (B, T, K), added up in the order of time."""
+    """Mean over axis 1 of (B, T, ...), added up in the order of time."""
     total = steps[:, 0]
     for t in range(1, steps.shape[1]):
         total = total + steps[:, t]
