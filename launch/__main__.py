@@ -63,8 +63,8 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
     # Imported late, so that --help and a mistyped verb answer at once.
     from launch.surroundings import explained, is_closed_pipe
     from qsdt_jax.errors import UserError
+    from qsdt_jax.processes.preemption import Preempted
     from qsdt_jax.progress import tell
-    from qsdt_jax.train.preemption import Preempted
 
     try:
         if not arguments or arguments[0] in ("--help", "-h"):

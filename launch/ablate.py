@@ -25,25 +25,25 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from launch.build import build_run
-from launch.distill import check_pair, with_teacher
 from launch.flags import DEFINED_OFTEN, closest, define_config, define_path
 from launch.information import information
-from launch.run import make_run
 from launch.study import METRIC, SPIKES_FILE, Run, Study, Variant, is_done, read_study, read_summary
-from launch.trained import load_trained
 from launch.workers import run_together
 from qsdt_jax import bounds
+from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.run import make_run
+from qsdt_jax.assemble.teachers import check_pair, with_teacher
+from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax.data.classes import named
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.comparison import Row, draw, markdown
 from qsdt_jax.files import locked, write_atomically
+from qsdt_jax.processes.preemption import POLL_SECONDS, Preempted, Preemption
 from qsdt_jax.progress import tell
 from qsdt_jax.retry import reason
-from qsdt_jax.train.classes import named
 from qsdt_jax.train.loop import train
-from qsdt_jax.train.nicety import nicety
-from qsdt_jax.train.preemption import POLL_SECONDS, Preempted, Preemption
-from qsdt_jax.train.workdir import CONFIG_FILE
+from qsdt_jax.workdir.nicety import nicety
+from qsdt_jax.workdir.workdir import CONFIG_FILE
 
 CONFIG = define_config()
 WORKDIR = define_path("workdir", "directory of the study")

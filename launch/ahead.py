@@ -59,6 +59,7 @@ def on_devices(
     """
     print(f"compiling for {len(parallel.devices)} devices ...", end=" ", file=sys.stderr, flush=True)
     start = time.monotonic()
+    images = next(iter(batch.values())).shape[0]
     state, batch = parallel.state_like(state), parallel.batch_like(batch)
     step = functools.partial(step, shards=parallel.shards_in_step)  # Task and seed are in it already.
     spread = parallel.train_step(lambda state, batch, task, seed: step(state, batch), state)
@@ -77,7 +78,6 @@ def on_devices(
     }
     needed = sum(parts.values()) / 1e9
     sent = collective_bytes(compiled.as_text() or "")
-    images = math.prod(batch["label"].shape)
     rates = [
         f"{100 * u:.0f} %: {u * peak_tflops * 1e12 * devices / flops_per_image:,.0f}" for u in UTILIZATIONS
     ]

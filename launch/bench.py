@@ -10,17 +10,17 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from configs.base import base_config
 from configs.imagenet_s import get_config as imagenet_s
 from launch.bench_input import input_table, measure_input
 from launch.bench_network import MODES, Bench, Result, network_table, say
-from launch.build import DTYPES, fit_step
 from launch.flags import DEFINED_OFTEN, POSITIONAL, define_config, define_path, require_writable
 from qsdt_jax import bounds
+from qsdt_jax.assemble.build import DTYPES, fit_step
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import SIZES
-from qsdt_jax.train.provenance import provenance
+from qsdt_jax.workdir.provenance import provenance
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 64
 

@@ -12,9 +12,9 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from launch.build_data import build_preprocess
+from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.cpus import usable_cpus
-from qsdt_jax.data.augment import random_flip, random_resized_crop
+from qsdt_jax.data.augment import draw_flip, draw_resized_crop
 from qsdt_jax.data.images import decode_image
 from qsdt_jax.data.pipeline import Preprocess, training_batches
 from qsdt_jax.data.sources import Example
@@ -121,10 +121,14 @@ def _stages(source: Jpegs, preprocess: Preprocess) -> dict[str, Callable[[int, n
 
     def crop_and_flip(i: int, generator: np.random.Generator) -> np.ndarray:
         image = source[i]["image"]
-        crop = random_resized_crop(
-            image, generator, preprocess.size, area=preprocess.crop_area, aspect=preprocess.crop_aspect
+        crop = draw_resized_crop(
+            generator,
+            image.shape[:2],
+            preprocess.size,
+            area=preprocess.crop_area,
+            aspect=preprocess.crop_aspect,
         )
-        return random_flip(crop, generator)
+        return draw_flip(generator, preprocess.size[1]).apply_image(crop.apply_image(image))
 
     def train(settings: Preprocess, i: int, generator: np.random.Generator) -> Example:
         return settings.train(source[i], generator)

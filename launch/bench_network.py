@@ -15,19 +15,19 @@ import ml_collections
 import numpy as np
 from jax.typing import DTypeLike
 
-from launch.build import DTYPES, build_optimizer, build_parallel, build_task
-from launch.build_data import build_preprocess, build_training_source, fake_source, input_shape
+from qsdt_jax.assemble.build import DTYPES, build_optimizer, build_parallel, build_task
+from qsdt_jax.assemble.data import build_preprocess, build_training_source, fake_source, input_shape
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.pipeline import HostBatch, training_batches
-from qsdt_jax.data.sources import Source
+from qsdt_jax.data.sources import LabelledSource
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.errors import UserError
 from qsdt_jax.memory import require_memory
 from qsdt_jax.models.operations import macs_per_image
+from qsdt_jax.processes.preemption import Background
 from qsdt_jax.train.loop import PLACED_AHEAD, step_function
-from qsdt_jax.train.preemption import Background
 from qsdt_jax.train.state import TrainState
 from qsdt_jax.train.step import initial_state, jit_once
 
@@ -54,7 +54,7 @@ class Bench:
     def __init__(self, config: ml_collections.ConfigDict, steps: int):
         self.config, self.steps, self.remarks = config, steps, []
         data = config.data
-        self.sources: dict[str, Source] = {"fake": fake_source(config)}
+        self.sources: dict[str, LabelledSource] = {"fake": fake_source(config)}
         if data.source != "fake":
             try:
                 self.sources[data.source] = build_training_source(config)

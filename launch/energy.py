@@ -13,9 +13,9 @@ from qsdt_jax.errors import UserError
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+    from qsdt_jax.data.classes import Classes
     from qsdt_jax.deploy.bundle import Bundle
     from qsdt_jax.energy.report import Report
-    from qsdt_jax.train.classes import Classes
 
 CONFIG = define_config()
 WORKDIR = define_path("workdir", "directory of a run or an import")
@@ -38,7 +38,7 @@ RASTERS = 5
 
 def main() -> None:
     """Measures as the flags say."""
-    from launch.split import Split
+    from qsdt_jax.assemble.split import Split
     from qsdt_jax.energy.rates import measure_activity
     from qsdt_jax.energy.report import console_table, csv_table, make_report, neurons_table, verdicts
     from qsdt_jax.files import write_atomically
@@ -81,8 +81,8 @@ def _check_flags() -> None:
 
 def _network() -> "tuple[str, Bundle, ConfigDict, Classes]":
     """What the flags name: title and bundle of the network, the configuration of its data, its classes."""
-    from launch.deployed import bundle_of, load_deployed, with_inputs_of
-    from launch.trained import load_trained, stored_config
+    from qsdt_jax.assemble.deployed import bundle_of, load_deployed, with_inputs_of
+    from qsdt_jax.assemble.trained import load_trained, stored_config
 
     if BUNDLE.value is None:
         trained = load_trained(WORKDIR.value or "", step=STEP.value, ema=EMA.value)
@@ -95,7 +95,7 @@ def _network() -> "tuple[str, Bundle, ConfigDict, Classes]":
 def _facts(name: str, bundle: "Bundle", report: "Report") -> list[str]:
     from qsdt_jax.deploy.bundle import bundle_bytes
     from qsdt_jax.energy.report import GIGA
-    from qsdt_jax.train.provenance import provenance
+    from qsdt_jax.workdir.provenance import provenance
 
     activity = report.activity
     sizes = bundle_bytes(bundle)

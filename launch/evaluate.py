@@ -12,7 +12,7 @@ from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from launch.trained import Trained
+    from qsdt_jax.assemble.trained import Trained
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
@@ -23,7 +23,7 @@ JSON = define_path("json", "file that gets the metrics as JSON")
 
 def main() -> None:
     """Evaluates as the flags say and prints one line for each metric."""
-    from launch.trained import load_trained
+    from qsdt_jax.assemble.trained import load_trained
 
     if WORKDIR.value is None:
         raise UserError("eval needs --workdir DIR")
@@ -46,7 +46,7 @@ def evaluate(trained: "Trained", split: str) -> dict[str, float]:
     """
     import jax
 
-    from launch.split import Split
+    from qsdt_jax.assemble.split import Split
     from qsdt_jax.evaluate.split import evaluate_split
     from qsdt_jax.train.step import evaluation_step
 

@@ -12,8 +12,8 @@ from qsdt_jax.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from launch.split import Split
-    from launch.trained import Trained
+    from qsdt_jax.assemble.split import Split
+    from qsdt_jax.assemble.trained import Trained
     from qsdt_jax.deploy.agreement import Comparison
     from qsdt_jax.deploy.bundle import Bundle
 
@@ -34,8 +34,8 @@ VERIFIED_AT_ONCE = 32  # Images; every count of theirs is held.
 
 def main() -> None:
     """Exports as the flags say."""
-    from launch.deployed import bundle_of
-    from launch.trained import load_trained
+    from qsdt_jax.assemble.deployed import bundle_of
+    from qsdt_jax.assemble.trained import load_trained
 
     chosen = {"out": OUT.value, "stablehlo": STABLEHLO.value, "onnx": ONNX.value}
     files = {flag: Path(file) for flag, file in chosen.items() if file}
@@ -58,7 +58,7 @@ def main() -> None:
 
 def _split(trained: "Trained", images: int) -> "Split":
     """The first images of the test split."""
-    from launch.split import Split
+    from qsdt_jax.assemble.split import Split
 
     config = trained.config.copy_and_resolve_references()
     config.eval.batch_size = min(config.eval.batch_size, VERIFIED_AT_ONCE)

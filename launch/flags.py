@@ -10,8 +10,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs.base import base_config
-from launch.checks import check_sizes
+from qsdt_jax.assemble.checks import check_sizes
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 

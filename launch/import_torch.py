@@ -64,14 +64,14 @@ def import_torch(
     """
     import optax
 
-    from launch.build import build_optimizer, build_task, plain
-    from launch.trained import use_float64_if_asked
+    from qsdt_jax.assemble.build import build_optimizer, build_task, plain
+    from qsdt_jax.assemble.trained import use_float64_if_asked
+    from qsdt_jax.data.classes import Classes, require_same_classes
     from qsdt_jax.interop import from_torch
     from qsdt_jax.interop.torch_file import load
-    from qsdt_jax.train.checkpoint import Checkpointer
-    from qsdt_jax.train.classes import Classes, require_same_classes
     from qsdt_jax.train.state import create_state, parameter_count
-    from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, Belongings, Workdir
+    from qsdt_jax.workdir.checkpoint import Checkpointer
+    from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, Belongings, Workdir
 
     use_float64_if_asked(config)
     tensors = load(checkpoint, ema=ema)
@@ -100,7 +100,7 @@ def import_torch(
 
 
 def _require_new(checkpoints: Path) -> None:
-    from qsdt_jax.train.stored import stored_steps
+    from qsdt_jax.workdir.stored import stored_steps
 
     if checkpoints.parent.is_dir() and (stored := stored_steps(checkpoints)):
         raise UserError(
@@ -125,7 +125,7 @@ def _outputs(checkpoint: str | Path, tensors: "Mapping[str, Any]") -> int:
 
 def _names_of_data(config: "ConfigDict") -> tuple[str, ...] | None:
     """The classes of the images, or None where they are not here; the test images alone will do."""
-    from launch.build_data import build_source
+    from qsdt_jax.assemble.data import build_source
 
     data = config.data
     if data.source in ("folder", "tfds") and not (data.path and Path(expanded(data.path)).is_dir()):

@@ -10,7 +10,7 @@ from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from launch.trained import Trained
+    from qsdt_jax.assemble.trained import Trained
     from qsdt_jax.evaluate.information import Information
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
@@ -24,7 +24,7 @@ HEADER = f"{'':22}{'head':>4}{'entropy (bit)':>18}{'mutual inf. (bit)':>20}{'bim
 
 def main() -> None:
     """Prints a line for each head, before -> after rectification."""
-    from launch.trained import load_trained
+    from qsdt_jax.assemble.trained import load_trained
 
     if WORKDIR.value is None:
         raise UserError("information needs --workdir DIR")
@@ -40,7 +40,7 @@ def main() -> None:
 
 def information(trained: "Trained", split: str) -> "Information":
     """What the spikes of a network carry on a split; raises UserError as evaluation does."""
-    from launch.split import Split
+    from qsdt_jax.assemble.split import Split
     from qsdt_jax.evaluate.information import measure
 
     batches = Split(trained.config, split, trained.classes).batches("measured")

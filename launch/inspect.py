@@ -15,15 +15,16 @@ from absl import flags
 from jax.extend.core import Literal
 
 from launch.ahead import force_devices, on_devices
-from launch.build import build_optimizer, build_parallel, build_task, fit_step
-from launch.build_data import build_source
 from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax import bounds
+from qsdt_jax.assemble.build import build_optimizer, build_parallel, build_task, fit_step
+from qsdt_jax.assemble.data import build_source
 from qsdt_jax.errors import UserError
 from qsdt_jax.models.operations import LayerOperations, layer_operations
-from qsdt_jax.train.classification import Classification
+from qsdt_jax.tasks.classification import Classification
+from qsdt_jax.tasks.task import Variables
 from qsdt_jax.train.parallel import Parallel
-from qsdt_jax.train.state import TrainState, Variables, parameter_count
+from qsdt_jax.train.state import TrainState, parameter_count
 from qsdt_jax.train.step import initial_state, train_step
 
 CONFIG = define_config()

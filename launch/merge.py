@@ -25,9 +25,9 @@ MERGED_BITS = (32, 8, 4)
 
 def main() -> None:
     """Prints one line for the network as it is, and one for each width of merged kernels."""
-    from launch.deployed import bundle_of
-    from launch.split import Split
-    from launch.trained import load_trained
+    from qsdt_jax.assemble.deployed import bundle_of
+    from qsdt_jax.assemble.split import Split
+    from qsdt_jax.assemble.trained import load_trained
     from qsdt_jax.deploy.merge import FloatArithmetic, merge
     from qsdt_jax.energy.rates import measure_activity
     from qsdt_jax.energy.report import MILLI_JOULE, make_report

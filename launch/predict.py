@@ -18,8 +18,8 @@ from qsdt_jax.progress import tell
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from launch.deployed import Deployed
-    from launch.trained import Trained
+    from qsdt_jax.assemble.deployed import Deployed
+    from qsdt_jax.assemble.trained import Trained
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
 BUNDLE = define_path("bundle", "file of an exported network, in place of a workdir")
@@ -103,10 +103,10 @@ def main() -> None:
 def _load() -> "Trained | Deployed":
     """The network that the flags name."""
     if WORKDIR.value is not None:
-        from launch.trained import load_trained
+        from qsdt_jax.assemble.trained import load_trained
 
         return load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
-    from launch.deployed import load_deployed
+    from qsdt_jax.assemble.deployed import load_deployed
 
     return load_deployed(BUNDLE.value or "")
 

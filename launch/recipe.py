@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from launch.build import REFERENCE_BATCH
+from qsdt_jax.assemble.build import REFERENCE_BATCH
 from qsdt_jax.train.optimizer import warmup_within
 from qsdt_jax.train.run import Run
 

@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from configs.base import base_config
-from launch.build import plain
-from launch.build_data import build_training_source
-from launch.checks import check_sizes
 from launch.flags import closest, config_keys
-from launch.sources import sources_now
+from qsdt_jax.assemble.build import plain
+from qsdt_jax.assemble.checks import check_sizes
+from qsdt_jax.assemble.data import build_training_source
+from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.sources import sources_now
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import read_json
-from qsdt_jax.train.stored import stored_steps
-from qsdt_jax.train.workdir import (
+from qsdt_jax.workdir.stored import stored_steps
+from qsdt_jax.workdir.workdir import (
     CHECKPOINT_FOLDER,
     SUMMARY_FILE,
     Belongings,

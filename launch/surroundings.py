@@ -32,19 +32,19 @@ def explained(error: BaseException) -> str | None:
     """The one line for an error that the machine is to blame for; None for a bug."""
     match error:
         case MemoryError():
-            return f"out of memory; a smaller batch or image size needs less{_told(error)}"
+            return f"out of memory; a smaller batch or image size needs less{_first_line(error)}"
         case ModuleNotFoundError() if error.name and error.name.split(".")[0] not in OURS:
             name = error.name.split(".")[0]
             return f"the package {name} is not installed here; see requirements.txt, or: pip install {name}"
         case ImportError() if (error.name or "").split(".")[0] not in OURS:
-            return f"a package cannot be loaded here{_told(error)}"
+            return f"a package cannot be loaded here{_first_line(error)}"
         case OSError() if "usable temporary directory" in str(error):
             return f"{error.strerror}; TMPDIR names one"
         case OSError() if error.errno is not None:
             where = f"{error.filename}: " if error.filename else ""
             return f"{where}{os.strerror(error.errno)}"
     if "RESOURCE_EXHAUSTED" in str(error):
-        return f"out of memory on the device; a smaller batch or image size needs less{_told(error)}"
+        return f"out of memory on the device; a smaller batch or image size needs less{_first_line(error)}"
     return _of_jax(error)
 
 
@@ -58,7 +58,7 @@ def _of_jax(error: BaseException) -> str | None:
     try:
         import jax  # noqa: F401
     except Exception:
-        return f"JAX cannot be loaded{_told(error)}; is an environment variable JAX_... wrong?"
+        return f"JAX cannot be loaded{_first_line(error)}; is an environment variable JAX_... wrong?"
     from qsdt_jax.devices import require_devices
 
     try:
@@ -68,7 +68,7 @@ def _of_jax(error: BaseException) -> str | None:
     return None
 
 
-def _told(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """The first line that an error says of itself."""
     lines = str(error).strip().splitlines()
     return f" ({lines[0][:200]})" if lines else ""
@@ -102,7 +102,7 @@ def _leave_out_a_cache_that_cannot_be_written() -> None:
 def _in_one_line(record: logging.LogRecord) -> bool:
     """Cuts the traceback that JAX logs of a plug-in that cannot start, as one without its driver."""
     if record.exc_info and record.exc_info[1] is not None:
-        kind, told = type(record.exc_info[1]).__name__, _told(record.exc_info[1])
+        kind, told = type(record.exc_info[1]).__name__, _first_line(record.exc_info[1])
         record.msg, record.args = f"{str(record.msg).partition(':')[0]}: {kind}{told}", ()
         record.exc_info = record.exc_text = None
     return True

@@ -6,18 +6,18 @@ import threading
 import jax
 from absl import flags
 
-from launch.build import plain
 from launch.flags import define_config, define_path
 from launch.recipe import recipe
-from launch.run import make_run
 from qsdt_jax import bounds
+from qsdt_jax.assemble.build import plain
+from qsdt_jax.assemble.run import make_run
 from qsdt_jax.errors import UserError
+from qsdt_jax.processes.joining import is_first, joined
+from qsdt_jax.processes.peers import Peers
 from qsdt_jax.progress import tell
 from qsdt_jax.train.loop import train
-from qsdt_jax.train.peers import Peers
-from qsdt_jax.train.processes import is_first, joined
-from qsdt_jax.train.provenance import code_version
 from qsdt_jax.train.run import Run
+from qsdt_jax.workdir.provenance import code_version
 
 CONFIG = define_config()
 WORKDIR = define_path("workdir", "directory for checkpoints, metrics and pictures")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qsdt_jax.errors import UserError
+from qsdt_jax.processes.preemption import POLL_SECONDS, Preemption
 from qsdt_jax.progress import tell
-from qsdt_jax.train.preemption import POLL_SECONDS, Preemption
 
 PROGRAM = [sys.executable, "-m", "launch"]
 # Counted in a process of its own: to look at an accelerator is to take hold of it.

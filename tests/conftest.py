@@ -1,6 +1,8 @@
-"""For all tests: how programs are compiled and where they are kept, and the order of the files."""
+"""For all tests: how programs are compiled, JAX's options that no test leaves changed, the order of files."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_resume.py")
 
 
+@contextlib.contextmanager
+def options_restored() -> Iterator[None]:
+    """Sets JAX's options back to what they were: a command that runs in this process sets some for itself."""
+    import jax
+
+    before = dict(jax.config.values)
+    yield
+    for name, value in jax.config.values.items():
+        if value != before[name]:
+            jax.config.update(name, before[name])
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs(request):
     """Compiles with optimizations where they matter; frees the programs of a file, all would be gigabytes."""
@@ -28,5 +42,13 @@ def programs(request):
     quickly = request.path.parent.name not in OPTIMIZED
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quickly))  # For processes that tests start.
     jax.config.update("jax_disable_most_optimizations", quickly)
-    yield
+    with options_restored():  # Fixtures of a file run commands as well.
+        yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def options():
+    """No test finds JAX's options as the one before has left them."""
+    with options_restored():
+        yield

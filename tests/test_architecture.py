@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from launch.build import build_run
-from launch.build_data import build_preprocess, build_source
+from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.data import build_preprocess, build_source
 
 ROOT = Path(__file__).parents[1]
 HOUSES = ("qsdt_jax", "launch", "configs")
@@ -32,13 +32,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": BESIDE | {"core", "layers"},
     "models": BESIDE | {"core", "layers"},
     "data": BESIDE,
+    "processes": BESIDE,
     "interop": NETWORK,
     "evaluate": NETWORK | {"data"},
-    "train": NETWORK | {"data", "evaluate"},
+    "tasks": NETWORK | {"data", "evaluate"},
+    "workdir": BESIDE | {"data", "processes"},
+    "train": NETWORK | {"data", "evaluate", "tasks", "processes", "workdir"},
     "deploy": NETWORK | {"data", "evaluate"},
-    "energy": NETWORK | {"data", "evaluate", "deploy"},
-    "configs": set(),
+    "energy": NETWORK | {"data", "evaluate", "tasks", "deploy"},
 }
+MAY_IMPORT["assemble"] = set(MAY_IMPORT)
+MAY_IMPORT["configs"] = {"assemble"}  # The defaults, in configs/base.py alone.
 MAY_IMPORT["launch"] = set(MAY_IMPORT)
 
 
@@ -130,17 +134,28 @@ def test_the_table_of_the_house_has_no_circle_itself():
             "def f():\n    import qsdt_jax.train",
             "evaluate.a imports qsdt_jax.train",
         ),
-        ("qsdt_jax/train/loop.py", "from launch import build", "train.loop imports launch.build"),
+        ("qsdt_jax/train/loop.py", "from launch import flags", "train.loop imports launch.flags"),
+        (
+            "qsdt_jax/train/loop.py",
+            "from qsdt_jax.assemble import build",
+            "train.loop imports qsdt_jax.assemble.build",
+        ),
+        ("qsdt_jax/assemble/build.py", "import configs.base", "assemble.build imports configs.base"),
         ("qsdt_jax/train/loop.py", "import tests.golden", "train.loop imports tests.golden"),
         ("qsdt_jax/errors.py", "import qsdt_jax.core", "errors imports qsdt_jax.core"),
         ("configs/digits.py", "import launch.flags", "configs.digits imports launch.flags"),
         ("configs/digits.py", "import qsdt_jax.errors", "configs.digits imports qsdt_jax.errors"),
+        (
+            "qsdt_jax/processes/peers.py",
+            "from qsdt_jax.train import loop",
+            "processes.peers imports qsdt_jax.train",
+        ),
         ("launch/train.py", "from tests import golden", "launch.train imports tests"),
     ],
 )
 def test_upward_arrows_are_found(tmp_path, module, line, arrow):
     """In all the ways of writing an import."""
-    for file in (module, "qsdt_jax/core/__init__.py", "launch/build.py"):
+    for file in (module, "qsdt_jax/core/__init__.py", "qsdt_jax/assemble/build.py", "launch/flags.py"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("")
     (tmp_path / module).write_text(f"import json\nfrom flax import struct\n{line}\n")

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
+from qsdt_jax.processes.preemption import Preemption
 from qsdt_jax.progress import Progress
-from qsdt_jax.train.preemption import Preemption
 
 
 class Clock:

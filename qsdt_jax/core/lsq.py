@@ -99,13 +99,20 @@ def _lsq_forward(w, step_size, bits):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _lsq_backward(bits, residuals, grads):
+    """Gradients of w and alpha from those of n = w_int and alpha, with w_q = alpha n and r = w / alpha.
+
+    The layer hands back  dL/dn = alpha dL/dw_q  and, for n as it stands,  dL/dalpha = sum(n dL/dw_q).
+    Rounding passes its gradient on:  dn/dw = 1 / alpha,  dn/dalpha = -r / alpha  inside, 0 outside.
+    w:      dL/dn dn/dw = dL/dw_q inside, 0 outside.
+    alpha:  sum(n dL/dw_q) + sum(dL/dn dn/dalpha) = sum((n - r) dL/dw_q) inside, sum(n dL/dw_q) outside,
+            where n is Qn or Qp. LSQ multiplies this by g = 1 / sqrt(numel(w) Qp).
+    """
     w, step_size = residuals
     grad_integers, grad_scale = grads
     smallest, largest = weight_range(bits)
     scale = _usable(step_size)
     ratio = w / scale
     inside = (ratio >= smallest) & (ratio <= largest)
-    # d integers / d w = 1 / alpha and d integers / d alpha = -w / alpha^2, inside the grid.
     grad_w = jnp.where(inside, grad_integers / scale, 0)
     grad_step_size = grad_scale - jnp.sum(grad_w * ratio, axis=range(w.ndim - 1))
     return grad_w, grad_step_size / (w.size * largest) ** 0.5
@@ -136,6 +143,12 @@ def _binarize_forward(w):
 
 
 def _binarize_backward(scale, grad):
+    """The gradient of w from that of n = sign(w), with w_q = s n and s = mean|w|.
+
+    The layer hands back  dL/dn = s dL/dw_q.
+    Straight through means  dL/dw = dL/dw_q = dL/dn / s.
+    The gradient of s is left out: s follows the weights and is no parameter.
+    """
     return (grad.integers / scale,)
 
 

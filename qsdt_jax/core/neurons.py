@@ -178,6 +178,12 @@ def _spike_count_forward(u, neuron):
 
 
 def _spike_count_backward(neuron, slope, grad):
+    """The gradient of u from that of c, with v = scale * u - (threshold - 1/2).
+
+    c(v) is a staircase, whose derivative is a sum of deltas. `core.surrogates` puts bumps in their place:
+    dc/dv := slope(v), kept by the forward pass;  dv/du = scale.  So  dL/du = dL/dc slope(v) scale.
+    With s = c step and step = 1 / scale, the straight-through slope gives ds/du = 1 for 0 < v < D, else 0.
+    """
     return (grad * slope.astype(grad.dtype) * neuron.scale,)
 
 

@@ -1,9 +1,8 @@
-"""Random changes of training images, each a pure function of its image and generator."""
+"""What is drawn for a training image: geometry, and random erasing. Each draw follows from its generator."""
 
 import numpy as np
-from PIL import Image
 
-from qsdt_jax.data.images import resize, to_picture, to_pixels
+from qsdt_jax.data.geometry import Affine, Crop, Flip, Geometry, Resize, Size, Steps
 
 TRIES = 10  # For a random box that fits.
 
@@ -11,26 +10,26 @@ Box = tuple[int, int, int, int]
 """(top, left, height, width) in pixels."""
 
 
-def random_affine(
-    image: np.ndarray,
+def draw_affine(
     generator: np.random.Generator,
+    size: Size,
     *,
     degrees: float = 10.0,
     translate: float = 0.1,
     scale: float = 0.1,
     shear: float = 0.1,
-) -> np.ndarray:
-    """A small random rotation, shift, zoom and shear about the centre; what comes in is black.
+) -> Affine:
+    """A small random rotation, shift, zoom and shear about the centre.
 
     Args:
-      image: uint8 (H, W, C) with C 1 or 3.
       generator: gives the five random numbers.
+      size: of the image, and of the result.
       degrees: rotation, uniform in +-degrees.
       translate: shift, uniform in +-translate of height and width.
       scale: zoom, uniform in 1 +- scale.
       shear: horizontal shear, uniform in +-shear.
     """
-    height, width = image.shape[:2]
+    height, width = size
     angle = np.deg2rad(generator.uniform(-degrees, degrees))
     zoom = 1 + generator.uniform(-scale, scale)
     slant = generator.uniform(-shear, shear)
@@ -39,46 +38,43 @@ def random_affine(
     inverse = rotate @ np.array([[1, slant], [0, 1]])
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     offset = centre - inverse @ (centre + np.array([dx, dy]))
-    matrix = (*inverse[0], offset[0], *inverse[1], offset[1])
-    picture = to_picture(image)
-    return to_pixels(
-        picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-    )
+    a, b, d, e = inverse.ravel().tolist()
+    c, f = offset.tolist()
+    return Affine(size, (a, b, c, d, e, f))
 
 
-def random_flip(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Mirrors left and right with probability one half."""
-    return image[:, ::-1] if generator.random() < 0.5 else image
+def draw_flip(generator: np.random.Generator, width: int) -> Geometry:
+    """Left and right change places with probability one half."""
+    return Flip(width) if generator.random() < 0.5 else Steps()
 
 
-def random_resized_crop(
-    image: np.ndarray,
+def draw_resized_crop(
     generator: np.random.Generator,
-    size: tuple[int, int],
+    before: Size,
+    size: Size,
     *,
     area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
-) -> np.ndarray:
-    """A random part of the image, resized to `size` (bicubic, antialiased).
+) -> Geometry:
+    """A random part of the image, resized.
 
     A random box, or where none was found the largest centred one of an allowed aspect ratio (Szegedy et al.
     2015, as torchvision and timm draw it).
 
     Args:
-      image: uint8 (H, W, C) with C 1 or 3.
       generator: gives the box.
-      size: (height, width) of the result.
+      before: of the image.
+      size: of the result.
       area: bounds of the box's share of the area.
       aspect: bounds of its width / height.
     """
-    height, width = image.shape[:2]
-    box = random_box(generator, (height, width), area=area, aspect=aspect)
+    height, width = before
+    box = random_box(generator, before, area=area, aspect=aspect)
     if box is None:
         w = min(width, round(height * aspect[1]))
         h = min(height, round(width / aspect[0]))
         box = (height - h) // 2, (width - w) // 2, h, w
-    top, left, h, w = box
-    return resize(image[top : top + h, left : left + w], size)
+    return Steps((Crop(*box), Resize(box[2:], size)))
 
 
 def random_erasing(

@@ -36,7 +36,7 @@ class EventPreprocess:
     roll: int = 0
 
     def train(self, example: Example, generator: np.random.Generator) -> Example:
-        """{"image": float32 (T, H, W, 2), "label"} with random augmentation, as the generator gives it."""
+        """The example with "image", float32 (T, H, W, 2), in place of events moved as the generator says."""
         events, (height, width) = _proven(example), example["sensor_size"]
         if self.augmentation == "flip_roll":
             events = random_flip(events, generator, width)
@@ -45,13 +45,13 @@ class EventPreprocess:
         return self._framed(events, example)
 
     def evaluate(self, example: Example) -> Example:
-        """{"image": float32 (T, H, W, 2), "label"}, nothing random."""
+        """The example with "image", float32 (T, H, W, 2), in place of its events; nothing random."""
         return self._framed(_proven(example), example)
 
     def _framed(self, events: np.ndarray, example: Example) -> Example:
-        sensor_size = example["sensor_size"]
-        frames = make_frames(events, sensor_size, self.size, self.timesteps, self.slicing)
-        return {"image": frames, "label": example["label"]}
+        frames = make_frames(events, example["sensor_size"], self.size, self.timesteps, self.slicing)
+        others = {name: value for name, value in example.items() if name not in ("events", "sensor_size")}
+        return {**others, "image": frames}
 
 
 def _proven(example: Example) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Reading image files and turning pixels into network inputs."""
 
 import io
-import math
 from pathlib import Path
 
 import numpy as np
@@ -86,29 +85,6 @@ def decode_reason(error: BaseException) -> str:
     """What was wrong with a file, in the words of one of `DECODE_ERRORS`."""
     # Pillow's own words name the object that holds the bytes, by its address.
     return "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
-
-
-def resize_and_crop(image: np.ndarray, size: tuple[int, int], crop_ratio: float = 1.0) -> np.ndarray:
-    """Scales the image (bicubic, antialiased) until it just covers a frame, and cuts out the middle.
-
-    Size 224 at a ratio of 0.875 is the usual evaluation on ImageNet: the short side becomes 256. Sizes and
-    offsets are rounded as torchvision does, which timm uses for square sizes.
-
-    Args:
-      image: uint8 (H, W, C) with C 1 or 3.
-      size: (height, width) of the result.
-      crop_ratio: size / frame, in (0, 1]; the frame is rounded down.
-    """
-    height, width = image.shape[:2]
-    frame_height, frame_width = (math.floor(side / crop_ratio) for side in size)
-    if height * frame_width <= width * frame_height:  # Flatter than the frame.
-        scaled = frame_height, width * frame_height // height
-    else:
-        scaled = height * frame_width // width, frame_width
-    if scaled != (height, width):
-        image = resize(image, scaled)
-    top, left = round((scaled[0] - size[0]) / 2), round((scaled[1] - size[1]) / 2)
-    return image[top : top + size[0], left : left + size[1]]
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,4 +1,9 @@
-"""Batches from a source: order and augmentation are pure functions of (seed, position)."""
+"""Batches from a source: order and augmentation are pure functions of (seed, position).
+
+An example is a dict. Every key that a preprocess returns reaches the batch, where its values stand one above
+the other with the dtype and the shape that they have; numbers of Python, which have no dtype, become int32
+and float32. A key has one shape in all examples.
+"""
 
 import dataclasses
 import functools
@@ -13,8 +18,9 @@ import grain
 import numpy as np
 
 from qsdt_jax.cpus import usable_cpus
-from qsdt_jax.data.augment import random_affine, random_erasing, random_flip, random_resized_crop
-from qsdt_jax.data.images import normalize, resize_and_crop
+from qsdt_jax.data.augment import draw_affine, draw_flip, draw_resized_crop, random_erasing
+from qsdt_jax.data.geometry import Geometry, Size, Steps, moved, resize_and_crop
+from qsdt_jax.data.images import normalize
 from qsdt_jax.data.randaugment import rand_augment
 from qsdt_jax.data.sources import Example, Source
 from qsdt_jax.errors import UserError
@@ -29,7 +35,8 @@ PART = 8  # Most examples that a thread or a process reads in one go.
 class Preprocess:
     """From a decoded image to a network input.
 
-    In training, in timm's order: geometry, RandAugment, normalisation, random erasing.
+    In training, in timm's order: geometry, RandAugment, normalisation, random erasing. Boxes and masks of an
+    example go where its image goes, see `geometry`.
 
     Attributes:
       size: (height, width) of the input in pixels.
@@ -56,8 +63,9 @@ class Preprocess:
     evaluation_crop_ratio: float = 1.0
 
     def train(self, example: Example, generator: np.random.Generator) -> Example:
-        """{"image": float32 (H, W, C), "label"} with random augmentation, as the generator gives it."""
-        image = self._moved(np.asarray(example["image"]), generator)
+        """The example with "image" as float32 (H, W, C), augmented as the generator gives it."""
+        example = moved(example, self._geometry(_size(example), generator))
+        image = example["image"]
         if self.randaugment_magnitude:
             image = rand_augment(
                 image,
@@ -69,32 +77,42 @@ class Preprocess:
         image = normalize(image, self.mean, self.std)
         if self.erase_probability:
             image = random_erasing(image, generator, probability=self.erase_probability)
-        return {"image": image, "label": example["label"]}
+        return {**example, "image": image}
 
     def evaluate(self, example: Example) -> Example:
-        """{"image": float32 (H, W, C), "label"}, nothing random."""
-        image = self.evaluation_view(np.asarray(example["image"]))
-        return {"image": normalize(image, self.mean, self.std), "label": example["label"]}
+        """The example with "image" as float32 (H, W, C), nothing random."""
+        example = moved(example, self._evaluated(_size(example)))
+        return {**example, "image": normalize(example["image"], self.mean, self.std)}
 
     def evaluation_view(self, image: np.ndarray) -> np.ndarray:
         """uint8 (H, W, C), the part of an image that is evaluated, at the size of the input."""
-        return resize_and_crop(image, self.size, self.evaluation_crop_ratio)
+        return self._evaluated(_size({"image": image})).apply_image(image)
 
-    def _moved(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    def _geometry(self, before: Size, generator: np.random.Generator) -> Geometry:
+        """Of a training image of that size."""
         match self.augmentation:
             case "none":
-                return resize_and_crop(image, self.size)
+                return resize_and_crop(before, self.size)
             case "affine":
-                return random_affine(resize_and_crop(image, self.size), generator)
+                return Steps((resize_and_crop(before, self.size), draw_affine(generator, self.size)))
             case "crop_flip":
-                crop = random_resized_crop(
-                    image, generator, self.size, area=self.crop_area, aspect=self.crop_aspect
+                crop = draw_resized_crop(
+                    generator, before, self.size, area=self.crop_area, aspect=self.crop_aspect
                 )
-                return random_flip(crop, generator)
+                return Steps((crop, draw_flip(generator, self.size[1])))
+
+    def _evaluated(self, before: Size) -> Geometry:
+        return resize_and_crop(before, self.size, self.evaluation_crop_ratio)
 
     def _fill(self, channels: int) -> tuple[int, ...]:
         """The mean colour in whole levels."""
         return tuple(min(255, round(255 * m)) for m in np.broadcast_to(self.mean, channels).tolist())
+
+
+def _size(example: Example) -> Size:
+    """Of its image."""
+    height, width = np.shape(example["image"])[:2]
+    return height, width
 
 
 def training_batches(
@@ -115,7 +133,8 @@ def training_batches(
 
     Args:
       source: the examples.
-      preprocess: of one example, with a generator that depends on (seed, position) only.
+      preprocess: from an example to what the batch holds of it, with a generator that depends on
+        (seed, position) only.
       seed: of order and augmentation.
       batch_size: B.
       first_step: number of batches to skip, at no cost.
@@ -125,7 +144,8 @@ def training_batches(
         on what else is read.
 
     Yields:
-      {"image": float32 (B, H, W, C), "label": int32 (B,)}, or as many rows as asked for.
+      Each key of the preprocess with B rows, or as many as asked for, e.g. {"image": float32 (B, H, W, C),
+      "label": int32 (B,)}.
     """
     dataset = (
         grain.MapDataset.source(source)  # pyright: ignore[reportArgumentType]
@@ -133,6 +153,7 @@ def training_batches(
         .shuffle()
         .repeat(None)
         .random_map(preprocess)
+        .map(_as_arrays)
     )
     if rows is not None:
         chosen: Any = _ChosenRows(dataset, batch_size, rows)
@@ -152,15 +173,20 @@ def evaluation_batches(
 
     Args:
       source: the examples.
-      preprocess: of one example.
+      preprocess: from an example to what the batch holds of it; the key "mask" is taken.
       batch_size: B.
       workers: as for training.
       rows: positions in each batch that are read, in this order; None for all.
 
     Yields:
-      {"image": float32 (B, H, W, C), "label": int32 (B,), "mask": int32 (B,)}, or as many rows as asked for.
+      Each key of the preprocess, and "mask" int32 (B,), with B rows, or as many as asked for. All of a row of
+      mask 0 is 0.
     """
-    dataset = grain.MapDataset.source(source).map(preprocess)  # pyright: ignore[reportArgumentType]
+    dataset = (
+        grain.MapDataset.source(source)  # pyright: ignore[reportArgumentType]
+        .map(preprocess)
+        .map(_as_arrays)
+    )
     chosen = range(batch_size) if rows is None else rows
     padded: Any = _PaddedRows(dataset, batch_size, chosen)
     return _batches(grain.MapDataset.source(padded), len(chosen), workers=workers)
@@ -188,7 +214,7 @@ def _batches(
         cores = usable_cpus()
         ahead = max(BATCHES_AHEAD * parts, cores)
         iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=cores, prefetch_buffer_size=ahead))
-    return _told(iter(iterable.batch(parts, batch_fn=_joined)), workers)
+    return _with_worker_errors_explained(iter(iterable.batch(parts, batch_fn=_joined)), workers)
 
 
 def _end_with_the_run(worker: int, workers: int) -> None:
@@ -204,7 +230,7 @@ def _end_with_the_run(worker: int, workers: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _told(batches: Iterator[HostBatch], workers: int) -> Iterator[HostBatch]:
+def _with_worker_errors_explained(batches: Iterator[HostBatch], workers: int) -> Iterator[HostBatch]:
     """The batches; the end of a process that reads them is told in one line."""
     try:
         yield from batches
@@ -213,16 +239,28 @@ def _told(batches: Iterator[HostBatch], workers: int) -> Iterator[HostBatch]:
             raise
         raise UserError(
             f"one of the {workers} processes that read the data has ended ({str(error).split('. ')[0]}); "
-            "fewer of them (config.data.workers) take less memory"
+            "fewer of them take less memory"
         ) from None
 
 
 def _joined(parts: Sequence[HostBatch]) -> HostBatch:
-    """One batch of its parts with all that the preprocessing gave; labels, where there are any, as int32."""
-    batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if "label" in batch:
-        batch["label"] = batch["label"].astype(np.int32)
-    return batch
+    """One batch of its parts."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _as_arrays(example: Example) -> HostBatch:
+    """The values as arrays that a device can hold."""
+    return {name: _as_array(name, value) for name, value in example.items()}
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, (int, float)) and not isinstance(value, (bool, np.generic)):
+        # NumPy alone would make 64 bits of them.
+        return np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
+    array = np.asarray(value)
+    if array.dtype.kind in "OSU":
+        raise ValueError(f"{name!r} of an example is {type(value).__name__}; expected numbers for an array")
+    return array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,9 +294,14 @@ class _PaddedRows:
         batch, row = divmod(index, len(self.rows))
         place = batch * self.batch_size + self.rows[row]
         if place < len(self.examples):
-            return {**self.examples[place], "mask": np.int32(1)}
-        return {**self._nothing, "mask": np.int32(0)}
+            return self._masked(self.examples[place], 1)
+        return self._masked(self._nothing, 0)
+
+    def _masked(self, example: HostBatch, mask: int) -> HostBatch:
+        if "mask" in example:
+            raise ValueError('"mask" tells rows from padding; what a preprocess gives needs another name')
+        return {**example, "mask": np.asarray(mask, np.int32)}
 
     @functools.cached_property
-    def _nothing(self) -> Example:
+    def _nothing(self) -> HostBatch:
         return {name: np.zeros_like(x) for name, x in self.examples[0].items()}

@@ -5,15 +5,18 @@ tries it again for a while and ends with an error, which goes through.
 """
 
 import threading
+from typing import Generic, TypeVar
 
 from absl import logging
 
-from qsdt_jax.data.sources import Example, Source
+from qsdt_jax.data.sources import Example, LabelledSource, Source
 from qsdt_jax.errors import CorruptRecord, UserError
 
+S = TypeVar("S", bound=Source, covariant=True)
 
-class SkipCorrupt:
-    """A source in which the next record takes the place of one that cannot be read, with its own label.
+
+class SkipCorrupt(Generic[S]):
+    """A source in which the next record takes the place of one that cannot be read, with all that it holds.
 
     Which record stands at an index depends on the source alone, not on the order of reading. Each corrupt
     record is logged once. Every process counts its own, so with worker processes up to `limit` in each are
@@ -24,11 +27,15 @@ class SkipCorrupt:
       limit: number of corrupt records that are borne.
     """
 
-    def __init__(self, source: Source, limit: int):
+    def __init__(self, source: S, limit: int):
         self._source, self._limit = source, limit
-        self.class_names = source.class_names
         self._corrupt: set[int] = set()
         self._lock = threading.Lock()
+
+    @property
+    def class_names(self: "SkipCorrupt[LabelledSource]") -> tuple[str, ...]:
+        """Those of a source that has classes."""
+        return self._source.class_names
 
     def __len__(self) -> int:
         return len(self._source)

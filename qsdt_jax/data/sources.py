@@ -1,8 +1,8 @@
 """Index-addressable sources: `len(source)` examples, `source[i]` one of them.
 
-An example is {"image": uint8 (H, W, C), "label": int}, or of an event camera {"events": (N,) of dtype
-`events.EVENT`, "sensor_size": (height, width) in pixels, "label": int}. Sources know their classes, and
-they pickle.
+An example is a dict. Those of the sources here are {"image": uint8 (H, W, C), "label": int}, or of an event
+camera {"events": (N,) of dtype `events.EVENT`, "sensor_size": (height, width) in pixels, "label": int}.
+Sources pickle, and those with labels know the names of their classes.
 """
 
 import dataclasses
@@ -33,12 +33,16 @@ DIGITS_WHITE = 16
 class Source(Protocol):
     """A split of a data set."""
 
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+
+class LabelledSource(Source, Protocol):
+    """A split whose examples have a "label", the index of one of its classes."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,6 +73,7 @@ class TfdsSource:
         name, label = self._name(index, record), record["label"]
         if label is None:  # What array_record gives out of a shard that is cut off.
             raise CorruptRecord(f"{name}: is empty")
+        label = int(label)
         if not 0 <= label < len(self.class_names):
             raise CorruptRecord(f"{name}: has the label {label}; expected 0..{len(self.class_names) - 1}")
         if self.kind == "events":

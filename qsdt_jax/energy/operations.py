@@ -2,13 +2,11 @@
 
 import dataclasses
 import math
-from typing import Literal
 
 from qsdt_jax.deploy.interpreter import shapes_of
 from qsdt_jax.deploy.merge import FloatArithmetic
 from qsdt_jax.deploy.program import Attend, Linear, Program
-
-Kind = Literal["conv", "depthwise", "attention"]
+from qsdt_jax.models.operations import Kind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

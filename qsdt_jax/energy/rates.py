@@ -12,8 +12,8 @@ import numpy as np
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import Arithmetic, class_scores, interpret
 from qsdt_jax.deploy.program import Fire, Program
-from qsdt_jax.evaluate.classification import accuracy_sums, summarize
 from qsdt_jax.evaluate.split import evaluate_split
+from qsdt_jax.tasks.accuracy import accuracy_sums, summarize
 
 
 @dataclasses.dataclass(frozen=True)

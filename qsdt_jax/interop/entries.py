@@ -47,10 +47,12 @@ def choose(content: Any, is_tensor: Callable[[Any], bool], *, ema: bool = False)
         average, place = beside, "names that begin with ema"
     if ema:
         if not average:
-            raise UserError("no moving average of the weights is in it; leave --ema")
+            raise UserError("no moving average of the weights is in it; leave ema=True")
         return Chosen(plain_names(average), None)
     if found:
-        beside_it = f"a moving average is beside the weights ({place}); --ema takes it" if average else None
+        beside_it = (
+            f"a moving average is beside the weights ({place}); ema=True takes it" if average else None
+        )
         return Chosen(plain_names(found), beside_it)
     if average:
         return Chosen(plain_names(average), f"it holds only a moving average ({place}), which is taken")

@@ -136,12 +136,19 @@ def _normalize_forward(x, scale, bias, everywhere):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _normalize_backward(everywhere, residuals, grads):
+    """Gradients of x, scale and bias, with x_hat = (x - mean) / std and y = scale x_hat + bias.
+
+    dL/dbias = sum(dy)  and  dL/dscale = sum(dy x_hat).  With g = dL/dx_hat = scale dy, over n pixels:
+    x moves y directly, through the mean (dmean/dx = 1/n) and through the variance (dvar/dx = 2 (x - mean)/n):
+    dL/dmean = -sum(g) / std,  as sum(x - mean) = 0;   dL/dvar = -sum(g x_hat) / (2 std^2).
+    Added up:  dL/dx = (g - mean(g) - x_hat mean(g x_hat)) / std
+                     = scale / std (dy - mean(dy) - x_hat mean(dy x_hat)).
+    The means go over the pixels of the statistics; the gradients of scale and bias stay this device's.
+    """
     x, mean, inverse, scale, bias = residuals
     dy, count = grads[0], x[0, ..., 0].size
     grad_bias = jnp.sum(dy, _pixels(x), keepdims=True)
     grad_scale = jnp.sum(dy * (x - mean), _pixels(x), keepdims=True) * inverse
-    # dx = scale / std * (dy - mean(dy) - x_hat * mean(dy * x_hat))
-    # with means over the pixels of the statistics; the gradients of scale and bias stay this device's.
     sum_scale, sum_bias = grad_scale, grad_bias
     if everywhere:
         sum_scale, sum_bias = mean_over_devices((grad_scale, grad_bias))

@@ -63,6 +63,13 @@ def _kept_dtype(operand_dtype: DTypeLike, gradient_dtype: DTypeLike, whole: Whol
 
 
 def _backward(geometry, operand_dtype, gradient_dtype, whole, residuals, dy):
+    """Gradients of x, the integers n and the scale, with z = conv(x, n) and y = z * scale.
+
+    dL/dz = dy * scale, and a convolution is linear in x and in n:
+    dL/dx = conv^T(dL/dz, n)  and  dL/dn = the correlation of x with dL/dz.
+    dL/dscale = sum(dy * z) over images and pixels. z is linear in n, so  sum(dL/dz * z) = sum(dL/dn * n),
+    which gives  dL/dscale = sum(dL/dn * n) / scale  from an array of the kernel's size; z is not kept.
+    """
     x, integers, scale = residuals
     real = dy.dtype
     dz = (dy * scale).astype(gradient_dtype)
@@ -70,7 +77,6 @@ def _backward(geometry, operand_dtype, gradient_dtype, whole, residuals, dy):
     grad_integers = lowering.weight_gradient(
         x.astype(gradient_dtype), dz, integers.shape, geometry, real
     ).astype(integers.dtype)
-    # sum(dy * z) per channel, from the kernel-sized gradient: the product z itself is not kept.
     grad_scale = jnp.sum(integers * grad_integers, axis=(0, 1, 2)) / scale
     return grad_x, grad_integers, grad_scale.astype(scale.dtype)
 
@@ -105,6 +111,11 @@ def _exact_forward(x, integers, geometry, bits):
 
 
 def _exact_backward(geometry, bits, residuals, dy):
+    """Gradients of x and the integers n, with y = conv(x, n).
+
+    The digits of x add up to x but for half a unit, so they are taken for x; rounding passes its gradient on.
+    A convolution is linear in both:  dL/dx = conv^T(dy, n),  dL/dn = the correlation of x with dy.
+    """
     x, integers = residuals
     return (
         lowering.input_gradient(dy, integers, x.shape, geometry, dy.dtype),

@@ -53,7 +53,10 @@ class CAFormer(nn.Module):
         """Logits (B, num_classes) of images (B, H, W, C), H and W at least 32 pixels."""
         x = Stem(self.channels[0], self.dtype, name="stem")(images)
         for i, mixer in enumerate(MIXERS):
-            x = Stage(self.channels[i], self.depths[i], mixer, i > 0, self.dtype, name=f"stages_{i}")(x)
+            stage = CAFormerStage(
+                self.channels[i], self.depths[i], mixer, i > 0, self.dtype, name=f"stages_{i}"
+            )
+            x = stage(x)
         return Head(self.num_classes, self.dtype, name="head")(x)
 
 
@@ -226,7 +229,7 @@ class ResidualScale(nn.Module):
         return x * self.param("scale", nn.initializers.ones, x.shape[-1:])
 
 
-class Stage(nn.Module):
+class CAFormerStage(nn.Module):
     """Down-sampling, where there is one, and blocks."""
 
     features: int

@@ -25,25 +25,26 @@ import jax
 import numpy as np
 import optax
 
+from qsdt_jax.data.classes import tell_trust
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.evaluate.split import evaluate_split
 from qsdt_jax.files import write_atomically
+from qsdt_jax.processes.joining import Vote, is_first, require_same
+from qsdt_jax.processes.peers import Peers
+from qsdt_jax.processes.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
 from qsdt_jax.progress import Progress
-from qsdt_jax.train.checkpoint import Checkpointer
-from qsdt_jax.train.classes import tell_trust
-from qsdt_jax.train.curves import draw_curves
-from qsdt_jax.train.metrics import MetricWriter
-from qsdt_jax.train.peers import Peers
-from qsdt_jax.train.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
-from qsdt_jax.train.processes import Vote, is_first, require_same
-from qsdt_jax.train.profiling import FOLDER as PROFILE_FOLDER
-from qsdt_jax.train.profiling import Profile
-from qsdt_jax.train.provenance import provenance
+from qsdt_jax.tasks.task import Variables
 from qsdt_jax.train.run import Run
-from qsdt_jax.train.state import TrainState, Variables, parameter_count
+from qsdt_jax.train.state import TrainState, parameter_count
 from qsdt_jax.train.step import evaluation_step, initial_state, train_step
-from qsdt_jax.train.stored import stored_steps
-from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, SOURCE_KEYS, SUMMARY_FILE, TRAINING, Workdir
+from qsdt_jax.workdir.checkpoint import Checkpointer
+from qsdt_jax.workdir.curves import draw_curves
+from qsdt_jax.workdir.metrics import MetricWriter
+from qsdt_jax.workdir.profiling import FOLDER as PROFILE_FOLDER
+from qsdt_jax.workdir.profiling import Profile
+from qsdt_jax.workdir.provenance import provenance
+from qsdt_jax.workdir.stored import stored_steps
+from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, SOURCE_KEYS, SUMMARY_FILE, TRAINING, Workdir
 
 PLACED_AHEAD = 2  # Batches on the devices before they are used.
 
@@ -81,7 +82,7 @@ def train(
     }
     require_same(lengths, seen="data")
     networks = {key: run.sources[key].checksum if key in run.sources else 0 for key in SOURCE_KEYS}
-    require_same({f"checksum of config.{key}": number for key, number in networks.items()}, seen="workdirs")
+    require_same({f"checksum of {key}": number for key, number in networks.items()}, seen="workdirs")
     checkpoints = Path(workdir) / CHECKPOINT_FOLDER
     directory = Workdir(workdir, writes=is_first())
     # Without a checkpoint nothing is lost by another run.

@@ -54,13 +54,11 @@ class Parallel:
             everyone = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
             object.__setattr__(self, "devices", tuple(everyone))
         if self.mode not in get_args(Mode):
-            raise UserError(f"config.parallel.mode={self.mode!r} is none of {', '.join(get_args(Mode))}")
+            raise UserError(f"mode={self.mode!r} is none of {', '.join(get_args(Mode))}")
         if self.fsdp < 1 or len(self.devices) % self.fsdp:
-            raise UserError(
-                f"config.parallel.fsdp={self.fsdp} does not divide the {len(self.devices)} devices"
-            )
+            raise UserError(f"fsdp={self.fsdp} does not divide the {len(self.devices)} devices")
         if self.mode == "pmap" and self.fsdp > 1:
-            raise UserError(f"config.parallel.fsdp={self.fsdp} needs config.parallel.mode='jit'; pmap copies")
+            raise UserError(f"fsdp={self.fsdp} needs mode='jit'; pmap copies")
 
     @property
     def mesh(self) -> Mesh:
@@ -89,12 +87,12 @@ class Parallel:
         shards = len(self.devices)
         if batch_size % (shards * accumulate):
             micro = f" in {accumulate} micro-batches" if accumulate > 1 else ""
-            raise UserError(f"config.batch_size={batch_size} does not divide over {shards} devices{micro}")
+            raise UserError(f"batch_size={batch_size} does not divide over {shards} devices{micro}")
         own = batch_size // shards // accumulate
         if self.mode == "pmap" and norm_group and own % norm_group:
             raise UserError(
-                f"config.model.norm_group={norm_group} does not divide the {own} images that a device has of "
-                "a (micro-)batch; with config.parallel.mode='jit' a group may lie on several devices"
+                f"norm_group={norm_group} does not divide the {own} images that a device has of "
+                "a (micro-)batch; with mode='jit' a group may lie on several devices"
             )
 
     def rows(self, batch_size: int, accumulate: int = 1) -> list[int]:

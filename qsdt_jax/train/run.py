@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import optax
 
+from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.train.parallel import Parallel
-from qsdt_jax.train.state import TrainState, Variables
+from qsdt_jax.train.state import TrainState
 from qsdt_jax.train.step import initial_state
-from qsdt_jax.train.task import Task
-from qsdt_jax.train.workdir import Belongings, Source
+from qsdt_jax.workdir.workdir import Belongings, Source
 
 HostBatches = Iterator[Mapping[str, np.ndarray]]
 

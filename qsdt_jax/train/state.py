@@ -1,13 +1,11 @@
 """The train state: all that a training run carries from step to step."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-Variables = dict[str, Any]
+from qsdt_jax.tasks.task import Variables
 
 
 class TrainState(struct.PyTreeNode):

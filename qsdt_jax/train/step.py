@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from qsdt_jax.devices import mean_over_devices, sum_over_devices
-from qsdt_jax.train.randomness import Purpose, key_for
-from qsdt_jax.train.state import TrainState, Variables, create_state
-from qsdt_jax.train.task import Batch, Task
+from qsdt_jax.randomness import Purpose, key_for
+from qsdt_jax.tasks.task import Batch, Task, Variables
+from qsdt_jax.train.state import TrainState, create_state
 
 
 def initial_state(
@@ -59,7 +59,7 @@ def train_step(
       The state after the step, and metrics of the step: those of the task and "grad_norm", the global norm
       before clipping.
     """
-    key = key_for(seed, Purpose.DROP_PATH, state.step)
+    key = key_for(seed, Purpose.STEP, state.step)
     if accumulate == 1:
         result = _gradients(task, state.variables, batch, key, state.step)
     else:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.integrity import leaves_of
-from qsdt_jax.train.state import Variables
+from qsdt_jax.tasks.task import Variables
+from qsdt_jax.workdir.integrity import leaves_of
 
 DISTILLATION_HEAD = "params/head_dist/"
 HEADS = ("params/head/", DISTILLATION_HEAD)

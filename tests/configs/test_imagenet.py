@@ -7,9 +7,9 @@ import pytest
 
 from configs import imagenet_l, imagenet_m, imagenet_s
 from launch import train
-from launch.build_data import build_preprocess
+from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.data.pipeline import Preprocess
-from qsdt_jax.train.workdir import config_differences
+from qsdt_jax.workdir.workdir import config_differences
 from tests.launch.tiny import launch
 
 SIZES = pytest.mark.parametrize("size", [imagenet_s, imagenet_m, imagenet_l])

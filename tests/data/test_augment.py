@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qsdt_jax.data.augment import (
-    random_affine,
-    random_box,
-    random_erasing,
-    random_flip,
-    random_resized_crop,
-)
+from qsdt_jax.data.augment import draw_affine, draw_flip, draw_resized_crop, random_box, random_erasing
 from qsdt_jax.data.images import resize
 from tests.golden.augmented import assert_golden, golden, names
 
@@ -95,7 +89,7 @@ def test_crop_is_the_box_drawn():
     for seed in range(20):
         top, left, h, w = random_box(np.random.default_rng(seed), (40, 50), **CROP)
         expected = resize(image[top : top + h, left : left + w], (16, 24))
-        found = random_resized_crop(image, np.random.default_rng(seed), (16, 24))
+        found = draw_resized_crop(np.random.default_rng(seed), (40, 50), (16, 24)).apply_image(image)
         np.testing.assert_array_equal(found, expected)
 
 
@@ -113,7 +107,8 @@ def test_largest_centred_box_where_none_fits(shape, box):
     image = noise((*shape, 1))
     top, left, h, w = box
     expected = resize(image[top : top + h, left : left + w], (16, 16))
-    found = random_resized_crop(image, np.random.default_rng(0), (16, 16), area=(2, 3))
+    crop = draw_resized_crop(np.random.default_rng(0), shape, (16, 16), area=(2, 3))
+    found = crop.apply_image(image)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -121,7 +116,7 @@ def test_flip_is_a_fair_coin():
     image, generator = noise((3, 4, 3)), np.random.default_rng(0)
     flipped = 0
     for _ in range(DRAWS):
-        found = random_flip(image, generator)
+        found = draw_flip(generator, 4).apply_image(image)
         if np.array_equal(found, image[:, ::-1]):
             flipped += 1
         else:
@@ -174,9 +169,9 @@ def test_nothing_is_erased_where_no_box_fits():
 def test_same_generator_same_image():
     image = noise((24, 24, 3))
     changes = [
-        random_affine,
-        random_flip,
-        lambda image, generator: random_resized_crop(image, generator, (16, 16)),
+        lambda image, generator: draw_affine(generator, (24, 24)).apply_image(image),
+        lambda image, generator: draw_flip(generator, 24).apply_image(image),
+        lambda image, generator: draw_resized_crop(generator, (24, 24), (16, 16)).apply_image(image),
         lambda image, generator: random_erasing(image.astype(np.float32), generator, probability=0.9),
     ]
     for change in changes:

@@ -12,11 +12,15 @@ import pytest
 from absl import flags
 from PIL import Image
 
+from qsdt_jax.data.frames import EventPreprocess
 from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
-from qsdt_jax.data.sources import FakeSource, FolderSource
+from qsdt_jax.data.skipping import SkipCorrupt
+from qsdt_jax.data.sources import FakeEvents, FakeSource, FolderSource
 from qsdt_jax.errors import UserError
 
 LENGTH = 10
+IMAGES = Preprocess(size=(16, 16), mean=(0.5,), std=(0.2,), augmentation="affine")
+EVENTS = EventPreprocess(size=(16, 16), timesteps=2, augmentation="flip_roll", roll=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,8 +247,7 @@ def test_evaluation_counts_every_example_once(batch_size):
 
 def test_evaluation_draws_nothing():
     source = FakeSource(5, (20, 20, 1), 3)
-    preprocess = Preprocess(size=(16, 16), mean=(0.5,), std=(0.2,), augmentation="affine")
-    first, again = (list(evaluation_batches(source, preprocess.evaluate, batch_size=4)) for _ in range(2))
+    first, again = (list(evaluation_batches(source, IMAGES.evaluate, batch_size=4)) for _ in range(2))
     assert_same(first, again)
 
 
@@ -270,19 +273,114 @@ def test_rows_of_the_evaluation(length):
         assert_same(part, [chosen(batch, rows) for batch in whole])
 
 
-# What a preprocess gives
+# Examples of other tasks
 
 
-def relabelled(example, *generator):
-    """Two keys of its own, and none that is called label."""
-    del generator
-    return {"image": example["image"], "boxes": np.full((2, 4), example["label"], np.float32)}
+@dataclasses.dataclass(frozen=True)
+class Boxed:
+    """Images with boxes, a target and a number of 64 bits, and no label; they have no classes."""
+
+    length: int = LENGTH
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return {
+            "image": np.full((2, 3, 1), index, np.uint8),
+            "boxes": np.full((5, 4), index, np.float32),
+            "target": np.full(3, index, np.float16),
+            "identity": np.int64(2**40 + index),
+            "crowd": np.array([index % 2 == 0, True]),
+            "weight": index / 2,
+        }
 
 
-def test_every_key_of_a_preprocess_reaches_the_batch_and_a_label_is_not_asked_for():
-    train = next(training_batches(Numbered(), relabelled, seed=0, batch_size=4))
-    assert set(train) == {"image", "boxes"} and train["boxes"].shape == (4, 2, 4)
-    np.testing.assert_array_equal(train["boxes"][:, 0, 0], train["image"][:, 0, 0, 0])
-    *_, last = evaluation_batches(Numbered(), relabelled, batch_size=4)
-    assert set(last) == {"image", "boxes", "mask"} and last["mask"].tolist() == [1, 1, 0, 0]
-    assert last["boxes"][:, 1, 3].tolist() == [8, 9, 0, 0]
+BOXED = {
+    "image": ((2, 3, 1), np.uint8),
+    "boxes": ((5, 4), np.float32),
+    "target": ((3,), np.float16),
+    "identity": ((), np.int64),
+    "crowd": ((2,), np.bool_),
+    "weight": ((), np.float32),
+    "drawn": ((2,), np.float64),
+}
+
+
+def drawn(example, generator=None):
+    """One more key, with random numbers in training."""
+    return {**example, "drawn": generator.random(2) if generator else np.zeros(2)}
+
+
+def assert_boxed(batch, rows: int, **more):
+    expected = {name: ((rows, *shape), dtype) for name, (shape, dtype) in (BOXED | more).items()}
+    assert {name: (x.shape, x.dtype) for name, x in batch.items()} == expected
+    index = batch["identity"] - 2**40
+    for name in ("image", "boxes", "target"):
+        whole = batch[name].reshape(rows, -1)
+        np.testing.assert_array_equal(whole, np.broadcast_to(index[:, None], whole.shape))
+    np.testing.assert_array_equal(batch["weight"], index / 2)
+    np.testing.assert_array_equal(batch["crowd"][:, 0], index % 2 == 0)
+
+
+def boxed_training(count: int, source=None, **options):
+    stream = training_batches(source or Boxed(), drawn, seed=3, batch_size=4, **options)
+    return list(itertools.islice(stream, count))
+
+
+def boxed_evaluation(**options):
+    """The rows that are there, and the padding of the last batch."""
+    *whole, last = evaluation_batches(Boxed(), drawn, batch_size=4, **options)
+    assert last["mask"].tolist() == [1, 1, 0, 0]
+    assert all(not x[2:].any() for x in last.values())
+    return [*whole, {name: x[:2] for name, x in last.items()}]
+
+
+def test_every_key_reaches_the_batch_with_its_type_and_shape():
+    for batch in boxed_training(6):
+        assert_boxed(batch, 4)
+    found = boxed_evaluation()
+    for batch, rows in zip(found, (4, 4, 2), strict=True):
+        assert_boxed(batch, rows, mask=((), np.int32))
+    order = np.concatenate([batch["identity"] for batch in found])
+    assert order.tolist() == [2**40 + i for i in range(LENGTH)]
+
+
+def test_other_keys_go_on_where_they_stopped_and_come_in_rows():
+    whole = boxed_training(7)
+    assert_same(boxed_training(4, first_step=3), whole[3:])
+    assert_same(boxed_training(7, rows=[3, 0]), [chosen(batch, [3, 0]) for batch in whole])
+    assert_same(boxed_training(2, SkipCorrupt(Boxed(), 0)), whole[:2])
+
+
+@pytest.mark.slow
+def test_processes_hand_over_every_key():
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS([sys.argv[0]])
+    assert_same(boxed_training(3, workers=2, first_step=2), boxed_training(5)[2:])
+    assert_same(boxed_evaluation(workers=2), boxed_evaluation())
+
+
+@pytest.mark.parametrize("preprocess", [IMAGES, EVENTS], ids=["images", "events"])
+def test_what_a_preprocess_does_not_know_it_leaves_alone(preprocess):
+    """And it asks for no label."""
+    source = FakeSource(6, (20, 18, 1), 5) if preprocess is IMAGES else FakeEvents(6, (16, 16), 5, 50)
+    example = {name: value for name, value in source[0].items() if name != "label"}
+    plain = preprocess.evaluate(example)
+    assert plain.keys() == {"image"}
+    target = np.arange(3)
+    for found in (
+        preprocess.evaluate({**example, "target": target}),
+        preprocess.train({**example, "target": target}, np.random.default_rng(0)),
+    ):
+        assert found.keys() == {"image", "target"} and found["target"] is target
+
+
+def test_what_is_no_number_is_named():
+    with pytest.raises(ValueError, match="'file' of an example is str; expected numbers for an array"):
+        next(evaluation_batches(Numbered(), lambda example: {**example, "file": "a.png"}, batch_size=2))
+
+
+def test_a_mask_of_its_own_is_no_padding():
+    with pytest.raises(ValueError, match='"mask" tells rows from padding'):
+        next(evaluation_batches(Numbered(), lambda example: {**example, "mask": 1}, batch_size=2))

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from qsdt_jax.data.augment import random_affine, random_erasing, random_flip, random_resized_crop
-from qsdt_jax.data.images import normalize, resize_and_crop
+from qsdt_jax.data.augment import draw_affine, draw_flip, draw_resized_crop, random_erasing
+from qsdt_jax.data.geometry import resize_and_crop
+from qsdt_jax.data.images import normalize
 from qsdt_jax.data.pipeline import Preprocess, training_batches
 from qsdt_jax.data.randaugment import rand_augment
 from qsdt_jax.data.sources import FakeSource
@@ -34,8 +35,9 @@ def test_order_of_training_is_that_of_timm():
     changed = set()
     for seed in range(30):
         generator = np.random.default_rng(seed)
-        crop = random_resized_crop(image(), generator, (32, 48), area=(0.2, 0.9), aspect=(0.5, 1.5))
-        flipped = random_flip(crop, generator)
+        crop = draw_resized_crop(generator, (60, 50), (32, 48), area=(0.2, 0.9), aspect=(0.5, 1.5))
+        crop = crop.apply_image(image())
+        flipped = draw_flip(generator, 48).apply_image(crop)
         augmented = rand_augment(flipped, generator, fill=(124, 116, 104), magnitude=8.0, magnitude_std=0.7)
         normal = normalize(augmented, MEAN, STD)
         erased = random_erasing(normal, generator, probability=0.6)
@@ -47,7 +49,7 @@ def test_order_of_training_is_that_of_timm():
 
 
 def test_evaluation_cuts_out_the_middle_and_draws_nothing():
-    view = resize_and_crop(image(), (32, 48), 0.875)
+    view = resize_and_crop((60, 50), (32, 48), 0.875).apply_image(image())
     np.testing.assert_array_equal(IMAGENET.evaluation_view(image()), view)
     found = IMAGENET.evaluate({"image": image(), "label": 5})
     np.testing.assert_array_equal(found["image"], normalize(view, MEAN, STD))
@@ -61,10 +63,12 @@ def test_by_default_only_the_geometry_is_random(augmentation):
     generator, other = np.random.default_rng(0), np.random.default_rng(0)
     grey = image((20, 20, 1))
     if augmentation == "crop_flip":
-        expected = random_flip(random_resized_crop(grey, other, (16, 16)), other)
+        expected = draw_resized_crop(other, (20, 20), (16, 16)).apply_image(grey)
+        expected = draw_flip(other, 16).apply_image(expected)
     else:
-        expected = resize_and_crop(grey, (16, 16))
-        expected = random_affine(expected, other) if augmentation == "affine" else expected
+        expected = resize_and_crop((20, 20), (16, 16)).apply_image(grey)
+        if augmentation == "affine":
+            expected = draw_affine(other, (16, 16)).apply_image(expected)
     found = preprocess.train({"image": grey, "label": 0}, generator)["image"]
     np.testing.assert_array_equal(found, normalize(expected, (0.3,), (0.4,)))
     assert generator.bit_generator.state == other.bit_generator.state

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.digits import get_config
-from launch.build_data import build_preprocess, build_source
+from qsdt_jax.assemble.data import build_preprocess, build_source
 from qsdt_jax.data.pipeline import evaluation_batches
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import read_bundle

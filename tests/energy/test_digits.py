@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from configs.digits import get_config
-from launch.split import Split
+from qsdt_jax.assemble.split import Split
+from qsdt_jax.data.classes import named
 from qsdt_jax.deploy.bundle import bundle_bytes, read_bundle
 from qsdt_jax.energy.rates import measure_activity
 from qsdt_jax.energy.report import make_report, totals_table
-from qsdt_jax.train.classes import named
 
 FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
 

@@ -94,7 +94,7 @@ def test_a_file_of_the_average_alone(tmp_path, content, capsys):
 
 
 def test_no_average(tmp_path):
-    with pytest.raises(UserError, match="no moving average of the weights is in it; leave --ema"):
+    with pytest.raises(UserError, match="no moving average of the weights is in it; leave ema=True"):
         torch_file.load(write(tmp_path, {"model": PLAIN}), ema=True)
 
 

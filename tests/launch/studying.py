@@ -14,7 +14,7 @@ from pathlib import Path
 import launch.ablate
 import launch.workers
 from launch.__main__ import main
-from qsdt_jax.train.preemption import Preemption
+from qsdt_jax.processes.preemption import Preemption
 
 
 def train(config, folder: Path) -> None:

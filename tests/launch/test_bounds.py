@@ -6,12 +6,12 @@ import time
 import ml_collections
 import pytest
 
-from configs.base import base_config
-from launch.build import build_model, build_run
-from launch.checks import LARGEST, value_of
 from launch.flags import config_keys
 from launch.study import Study, Variant
-from launch.trained import stored_config
+from qsdt_jax.assemble.build import build_model, build_run
+from qsdt_jax.assemble.checks import LARGEST, value_of
+from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.trained import stored_config
 from qsdt_jax.errors import UserError
 from tests.configs.tiny import get_config
 from tests.launch.processes import TINY

@@ -10,7 +10,7 @@ import launch.energy  # These define their flags before they are looked at.
 import launch.export
 import launch.information
 import launch.merge
-from qsdt_jax.train.checkpoint import Checkpointer
+from qsdt_jax.workdir.checkpoint import Checkpointer
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_data, write_pth
 
 pytestmark = pytest.mark.slow

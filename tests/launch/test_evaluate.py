@@ -11,15 +11,15 @@ import jax
 import numpy as np
 import pytest
 
-from launch.build import build_run
-from launch.build_data import build_preprocess
 from launch.evaluate import evaluate
-from launch.trained import load_trained, stored_config
+from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.trained import load_trained, stored_config
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.checkpoint import Checkpointer
 from qsdt_jax.train.loop import train
-from qsdt_jax.train.metrics import read_metrics
+from qsdt_jax.workdir.checkpoint import Checkpointer
+from qsdt_jax.workdir.metrics import read_metrics
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from PIL import Image
 
 from launch.export import require_agreement
 from launch.predict import SHEET_FILE
-from launch.trained import load_trained, scores
+from qsdt_jax.assemble.trained import load_trained, scores
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.deploy.agreement import Comparison
 from qsdt_jax.deploy.bundle import read_bundle

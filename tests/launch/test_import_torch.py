@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from launch.build import build_run
 from launch.import_torch import import_torch, read_names
-from launch.trained import load_trained, stored_config
+from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.trained import load_trained, stored_config
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.checkpoint import Checkpointer
-from qsdt_jax.train.workdir import Workdir
+from qsdt_jax.workdir.checkpoint import Checkpointer
+from qsdt_jax.workdir.workdir import Workdir
 from tests.launch.tiny import DIGITS, draw_variables, launch, tiny_config, write_pth
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import imagenet_l, imagenet_m, imagenet_s
-from launch.build import build_task
 from launch.inspect import block_rows, kept_bytes, layer_rows, stored_bytes
+from qsdt_jax.assemble.build import build_task
 from qsdt_jax.core.exact import Whole
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.product import scaled_convolution

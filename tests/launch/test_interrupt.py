@@ -18,7 +18,7 @@ MOMENTS = {
     "import for flags": ("import ml_collections.config_flags", [TINY]),
     "reading the config": ("call launch.flags:_check_config", [TINY]),
     "listing data": ("call qsdt_jax.data.sources:FolderSource.__init__", [TINY, FOLDER_DATA]),
-    "building": ("call launch.build:build_source", [TINY]),
+    "building": ("call qsdt_jax.assemble.build:build_source", [TINY]),
     "tracing": ("call qsdt_jax.models.backbone:Backbone.frames", [TINY]),
     "a verb that imports late": ("import qsdt_jax.deploy.bundle", ["predict", "--bundle=x.qsdt", "a.png"]),
     "help": ("import launch.export", ["export", "--help"]),
@@ -87,7 +87,7 @@ def test_an_interrupt_that_a_library_swallows_still_counts(swallow):
 
 TWICE = """
 import os
-from qsdt_jax.train.preemption import Preemption
+from qsdt_jax.processes.preemption import Preemption
 with Preemption():
     os.kill(os.getpid(), 2)
     os.kill(os.getpid(), 2)

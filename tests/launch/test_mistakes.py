@@ -108,7 +108,7 @@ def test_config_file_that_is_not_there(refusal, tmp_path):
 def changed(line: str) -> str:
     """A config file that changes the base in one line."""
     body = f"    c = base_config()\n    {line}\n    return c\n"
-    return f"from configs.base import base_config\ndef get_config():\n{body}"
+    return f"from qsdt_jax.assemble.defaults import base_config\ndef get_config():\n{body}"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,10 @@ def changed(line: str) -> str:
         ("def get_config(): return 4", "get_config() gave int, expected ConfigDict"),
         (changed("c.model.bitz = 2"), "unknown config key 'model.bitz'; did you mean 'model.bits'?"),
         (changed("c.optimiser = 'sgd'"), "unknown config key 'optimiser'"),
-        (changed("del c.model.bits"), "config key 'model.bits' is missing; begin with configs.base"),
+        (
+            changed("del c.model.bits"),
+            "config key 'model.bits' is missing; begin with configs.base",
+        ),
         (changed("c.epochs = 'many'"), "TypeError: Could not override field 'epochs'"),
     ],
 )

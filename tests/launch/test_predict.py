@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch.build_data import build_preprocess
 from launch.predict import SHEET_IMAGES, Prediction, draw_sheet, predict
-from launch.trained import load_trained, scores
-from qsdt_jax.data.images import resize_and_crop
+from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.trained import load_trained, scores
+from qsdt_jax.data.geometry import resize_and_crop
 from qsdt_jax.data.sources import DigitsSource
 from tests.launch.tiny import DIGITS, draw_variables, launch, make_state, tiny_config, write_workdir
 
@@ -87,7 +87,9 @@ def test_view_is_cut_out_as_in_evaluation(trained, predictions):
     inputs = build_preprocess(config).evaluate({"image": image, "label": 0})["image"]
     logits = scores(trained.task.model, trained.variables, inputs[None])
     (found,) = predict(dataclasses.replace(trained, config=config), [("0", image)])
-    np.testing.assert_array_equal(found.view, resize_and_crop(image, (32, 32), 0.5))
+    np.testing.assert_array_equal(
+        found.view, resize_and_crop(image.shape[:2], (32, 32), 0.5).apply_image(image)
+    )
     expected = jax.nn.softmax(np.asarray(logits, np.float64)[0])
     np.testing.assert_allclose(found.probabilities, expected[found.classes], rtol=1e-4)
     assert not np.array_equal(found.view, predictions[0].view)
@@ -151,7 +153,7 @@ def test_network_of_two_channels(trained, tmp_path, capsys, monkeypatch):
     config = trained.config.copy_and_resolve_references()
     config.data.channels = 2
     odd = dataclasses.replace(trained, config=config, workdir=tmp_path)
-    monkeypatch.setattr("launch.trained.load_trained", lambda *args, **kwargs: odd)
+    monkeypatch.setattr("qsdt_jax.assemble.trained.load_trained", lambda *args, **kwargs: odd)
     assert launch("predict", "--workdir", tmp_path, "a.png", "b.png") == 2
     told = capsys.readouterr().err
     assert told == "error: image files give 1 or 3 channels, but the network takes 2\n"
@@ -196,7 +198,7 @@ def test_sheet_of_two_classes_and_colour(tmp_path):
 def test_more_images_than_a_sheet_holds(trained, workdir, capsys, monkeypatch, tmp_path):
     image = tmp_path / "image.png"
     Image.new("L", (32, 32)).save(image)
-    monkeypatch.setattr("launch.trained.load_trained", lambda *args, **kwargs: trained)
+    monkeypatch.setattr("qsdt_jax.assemble.trained.load_trained", lambda *args, **kwargs: trained)
     monkeypatch.setattr("launch.predict.SHEET_IMAGES", 2)
     monkeypatch.setattr("launch.predict.predict", lambda trained, images: iter(drawn(3, len(DIGITS))))
     sheet = tmp_path / "sheet.png"

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from launch.build import build_run
-from launch.build_data import build_source, build_training_source
 from launch.prepare import find
+from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.data import build_source, build_training_source
 from qsdt_jax.data.prepare.writer import prepare
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.classification import Classification
-from qsdt_jax.train.workdir import config_differences
+from qsdt_jax.tasks.classification import Classification
+from qsdt_jax.workdir.workdir import config_differences
 from tests.data.prepare.files import (
     BROKEN,
     ODDITIES,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from configs import cifar10dvs, imagenet_s
-from launch.build import build_run
 from launch.recipe import recipe
+from qsdt_jax.assemble.build import build_run
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.run import Run
 from tests.launch.tiny import launch, tiny_config
@@ -20,7 +20,9 @@ SMALL = {"model.channels": (8, 8, 16, 16), "model.depth": 2, "model.num_heads": 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """A network takes seconds to trace, and the table does not need it."""
-    monkeypatch.setattr("launch.build.build_task", lambda *_: SimpleNamespace(best_metric="eval/top1"))
+    monkeypatch.setattr(
+        "qsdt_jax.assemble.build.build_task", lambda *_: SimpleNamespace(best_metric="eval/top1")
+    )
 
 
 def table(run: Run) -> dict[str, str]:

@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from configs import digits, digits_dvs, digits_transfer, imagenet_s
 from configs.ablations.small_digits import small_digits
-from launch.build import build_run
 from launch.recipe import recipe
+from qsdt_jax.assemble.build import build_run
 from qsdt_jax.train.run import Run
 from tests.configs import tiny
 
@@ -17,7 +17,9 @@ from tests.configs import tiny
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """A network takes seconds to trace, and the schedule does not need it."""
-    monkeypatch.setattr("launch.build.build_task", lambda *_: SimpleNamespace(best_metric="eval/top1"))
+    monkeypatch.setattr(
+        "qsdt_jax.assemble.build.build_task", lambda *_: SimpleNamespace(best_metric="eval/top1")
+    )
 
 
 def fake(config: ConfigDict, steps_an_epoch: int, **overrides) -> ConfigDict:

@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from configs.digits import get_config
 from launch.__main__ import VERBS, main
-from launch.build import build_optimizer, build_task
+from qsdt_jax.assemble.build import build_optimizer, build_task
 from qsdt_jax.interop import to_torch
-from qsdt_jax.train.checkpoint import Checkpointer
 from qsdt_jax.train.state import TrainState, create_state
+from qsdt_jax.workdir.checkpoint import Checkpointer
 from tests.interop.test_torch_file import opcodes, tensor
 
 DIGITS = tuple("0123456789")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qsdt_jax.interop import from_torch, to_torch
-from qsdt_jax.train.classification import Classification
+from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.optimizer import lamb, warmup_cosine
 from qsdt_jax.train.state import create_state
 from qsdt_jax.train.step import train_step

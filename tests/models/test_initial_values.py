@@ -20,7 +20,7 @@ import pytest
 from scipy import stats
 
 from configs import digits
-from launch.build import build_task
+from qsdt_jax.assemble.build import build_task
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.models.caformer import CAFormer
 from qsdt_jax.train.step import initial_state, jit_once

@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from qsdt_jax.losses.classification import cross_entropy
-from qsdt_jax.train.teacher import is_projection
+from qsdt_jax.tasks.teacher import is_projection
 from tests.golden.network import images, network, variables_of
 
 LABELS = jnp.array([0, 3, 1, 4])

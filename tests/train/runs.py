@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from qsdt_jax.train.checkpoint import restore_raw
-from qsdt_jax.train.integrity import leaves_of
-from qsdt_jax.train.metrics import read_metrics
-from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, SUMMARY_FILE
+from qsdt_jax.workdir.checkpoint import restore_raw
+from qsdt_jax.workdir.integrity import leaves_of
+from qsdt_jax.workdir.metrics import read_metrics
+from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, SUMMARY_FILE
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.py"
 DEADLINE = 300  # Seconds after which a run counts as hanging.
@@ -119,7 +119,7 @@ def _main(workdir: Path, cache: Path, flags: tuple[str, ...], signal: Signal | N
 
 def _install(signal: Signal, sent: Path) -> None:
     """Calls `reached` whenever the moment of the signal comes."""
-    from launch import run as command
+    from qsdt_jax.assemble import run as command
     from qsdt_jax.train import loop
 
     came = 0

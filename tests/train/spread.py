@@ -24,11 +24,11 @@ from qsdt_jax.layers.quantized import QDense
 from qsdt_jax.layers.repconv import RepConv
 from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.layers.transformer_block import DropPath
-from qsdt_jax.train.classification import Classification
-from qsdt_jax.train.integrity import host_leaves
+from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.optimizer import lamb
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.step import evaluation_step, initial_state, train_step
+from qsdt_jax.workdir.integrity import host_leaves
 
 DEVICES, BATCH, STEPS, CLASSES = 8, 32, 5, 6
 PREPROCESS = Preprocess(size=(8, 8), mean=(0.5,), std=(0.25,), augmentation="crop_flip")

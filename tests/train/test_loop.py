@@ -18,13 +18,14 @@ import optax
 import pytest
 
 from qsdt_jax.errors import CorruptRecord, UserError
-from qsdt_jax.train import loop, stored
-from qsdt_jax.train.checkpoint import Checkpointer, restore_raw
+from qsdt_jax.train import loop
 from qsdt_jax.train.loop import train
-from qsdt_jax.train.metrics import MetricWriter, read_metrics
 from qsdt_jax.train.run import Run
-from qsdt_jax.train.stored import best_step
-from qsdt_jax.train.workdir import CHECKPOINT_FOLDER, NOTHING_KNOWN, read_belongings
+from qsdt_jax.workdir import stored
+from qsdt_jax.workdir.checkpoint import Checkpointer, restore_raw
+from qsdt_jax.workdir.metrics import MetricWriter, read_metrics
+from qsdt_jax.workdir.stored import best_step
+from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, NOTHING_KNOWN, read_belongings
 
 METRIC, RATE = "eval/top1", "train/images_per_second"
 
@@ -350,7 +351,7 @@ def test_a_refused_start_renames_and_writes_nothing(tmp_path, monkeypatch, refus
     if damaged:
         (folder / "2" / "integrity" / "metadata").write_text("{")
         disk = types.SimpleNamespace(free=0)
-        monkeypatch.setattr("qsdt_jax.train.checkpoint.shutil.disk_usage", lambda path: disk)
+        monkeypatch.setattr("qsdt_jax.workdir.checkpoint.shutil.disk_usage", lambda path: disk)
     else:
         (tmp_path / "metrics.jsonl").unlink()
         (tmp_path / "metrics.jsonl").mkdir()

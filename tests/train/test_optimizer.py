@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from launch.build import build_optimizer
+from qsdt_jax.assemble.build import build_optimizer
 from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
 from tests.configs.tiny import get_config
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch.build import build_parallel
+from qsdt_jax.assemble.build import build_parallel
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.optimizer import lamb
 from qsdt_jax.train.parallel import Parallel
@@ -94,17 +94,17 @@ def test_rows_of_a_batch():
 @pytest.mark.parametrize(
     ("devices", "options", "batch", "told"),
     [
-        (8, {}, (100, 1, 0), "config.batch_size=100 does not divide over 8 devices"),
-        (8, {}, (24, 2, 0), "config.batch_size=24 does not divide over 8 devices in 2 micro-batches"),
-        (8, {"fsdp": 3}, (8, 1, 0), "config.parallel.fsdp=3 does not divide the 8 devices"),
+        (8, {}, (100, 1, 0), "batch_size=100 does not divide over 8 devices"),
+        (8, {}, (24, 2, 0), "batch_size=24 does not divide over 8 devices in 2 micro-batches"),
+        (8, {"fsdp": 3}, (8, 1, 0), "fsdp=3 does not divide the 8 devices"),
         (
             8,
             {"fsdp": 2, "mode": "pmap"},
             (8, 1, 0),
-            "config.parallel.fsdp=2 needs config.parallel.mode='jit'",
+            "fsdp=2 needs mode='jit'",
         ),
-        (1, {"mode": "tpu"}, (8, 1, 0), "config.parallel.mode='tpu' is none of jit, pmap"),
-        (2, {"mode": "pmap"}, (16, 2, 8), "config.model.norm_group=8 does not divide the 4 images"),
+        (1, {"mode": "tpu"}, (8, 1, 0), "mode='tpu' is none of jit, pmap"),
+        (2, {"mode": "pmap"}, (16, 2, 8), "norm_group=8 does not divide the 4 images"),
     ],
 )
 def test_what_does_not_divide_is_refused(devices, options, batch, told):
@@ -119,4 +119,10 @@ def test_config():
     assert build_parallel(config) == Parallel(mode="pmap")
     config.parallel.fsdp = 2
     with pytest.raises(UserError, match=r"config.parallel.fsdp=2 does not divide the 1 devices"):
+        build_parallel(config)
+    config.parallel.fsdp, config.batch_size, config.accumulate, config.model.norm_group = 1, 16, 2, 3
+    with pytest.raises(UserError, match=r"config.model.norm_group=3 does not divide the 8 images"):
+        build_parallel(config)
+    config.accumulate = 3
+    with pytest.raises(UserError, match=r"config.batch_size=16 does not divide over 1 devices in 3 micro"):
         build_parallel(config)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from qsdt_jax.train.randomness import Purpose, key_for
+from qsdt_jax.randomness import Purpose, key_for
 from qsdt_jax.train.state import create_state
 from qsdt_jax.train.step import train_step
 
@@ -88,7 +88,7 @@ def test_each_micro_batch_has_rows_and_a_key_of_its_own():
         steps(1, task=task, accumulate=3, shards=2, seed=7)
     rows = [ROWS[[0, 3]], ROWS[[1, 4]], ROWS[[2, 5]]]
     np.testing.assert_array_equal([batch for batch, _ in task.seen], rows)
-    key = key_for(7, Purpose.DROP_PATH, 0)
+    key = key_for(7, Purpose.STEP, 0)
     expected = [jax.random.key_data(jax.random.fold_in(key, part)) for part in range(3)]
     np.testing.assert_array_equal([jax.random.key_data(k) for _, k in task.seen], expected)
 

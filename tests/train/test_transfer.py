@@ -9,8 +9,8 @@ import pytest
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import QSDTransformer
-from qsdt_jax.train.integrity import leaves_of
 from qsdt_jax.train.transfer import STEM_KERNEL, transfer
+from qsdt_jax.workdir.integrity import leaves_of
 
 
 def drawn(seed: int, **changes) -> dict:

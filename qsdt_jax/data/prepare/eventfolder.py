@@ -26,7 +26,7 @@ def read_eventfolder(source: Path, sensor_size: tuple[int, ...]) -> DataSet:
     if len(sensor_size) != 2 or not all(1 <= size <= LARGEST_SENSOR for size in sensor_size):
         found = ",".join(map(str, sensor_size)) or "nothing"
         raise UserError(
-            f"--sensor_size: expected HEIGHT,WIDTH of 1 to {LARGEST_SENSOR} pixels, as 34,34 of N-MNIST; "
+            f"sensor_size: expected HEIGHT,WIDTH of 1 to {LARGEST_SENSOR} pixels, as 34,34 of N-MNIST; "
             f"found {found}"
         )
     dataset = read_folder(source, "event files", "STREAM.aedat", SUFFIXES)

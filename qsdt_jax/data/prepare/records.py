@@ -127,5 +127,5 @@ def check(dataset: DataSet, *, allow_partial: bool) -> None:
     if differences and not allow_partial:
         raise UserError(
             f"{dataset.source} is not the whole of {dataset.name}: found {', '.join(differences)}; "
-            "--allow_partial prepares what is there"
+            "allow_partial=True prepares what is there"
         )

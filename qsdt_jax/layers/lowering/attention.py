@@ -56,7 +56,13 @@ def _forward(q, k, v, heads, levels):
 
 
 def _backward(heads, levels, residuals, dy):
-    """The products with dy are real: float32 of full precision everywhere, since k^T v is one operand."""
+    """Gradients of q, k and v, with M = k^T v (d x d, a head) and y = q M.
+
+    dL/dq = dy M^T  and  dL/dM = q^T dy.  M is linear in k and in v:
+    dL/dk = v (dL/dM)^T  and  dL/dv = k dL/dM.
+    The products with dy are real: float32 of full precision everywhere, since M is one operand. They are
+    those of `real_attention`, whose value is the same, so autodiff of that writes them down.
+    """
     return jax.vjp(functools.partial(real_attention, heads=heads), *residuals)[1](dy)
 
 

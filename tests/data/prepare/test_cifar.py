@@ -90,7 +90,7 @@ def test_cifar100_has_its_fine_classes(tmp_path):
 
 def test_the_whole_is_asked_for(tmp_path):
     dataset = read_cifar(write(tmp_path, CIFAR10, "archive"), CIFAR10)
-    with pytest.raises(UserError, match="found 15 train of 50,000, 2 test of 10,000; --allow_partial"):
+    with pytest.raises(UserError, match="found 15 train of 50,000, 2 test of 10,000; allow_partial=True"):
         check(dataset, allow_partial=False)
 
 

@@ -1,0 +1,165 @@
+"""From a configuration to its data: the splits, and how an image or a stream of events becomes an input."""
+
+import math
+from pathlib import Path
+from typing import get_args
+
+import ml_collections
+
+from qsdt_jax.assemble.checks import bounds, check_within, choice, is_finite, whole_numbers
+from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess, Slicing
+from qsdt_jax.data.images import MODES
+from qsdt_jax.data.pipeline import Preprocess
+from qsdt_jax.data.randaugment import LARGEST_MAGNITUDE
+from qsdt_jax.data.simulated_events import DigitEvents
+from qsdt_jax.data.skipping import SkipCorrupt
+from qsdt_jax.data.sources import (
+    DIGITS,
+    DigitsSource,
+    FakeEvents,
+    FakeSource,
+    FolderSource,
+    LabelledSource,
+)
+from qsdt_jax.data.tfds_source import TfdsSource
+from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded
+from qsdt_jax.models.backbone import STRIDE
+
+FOLDER_SPLITS = {"train": "train", "test": "val"}
+
+
+def build_training_source(config: ml_collections.ConfigDict) -> LabelledSource:
+    """The "train" split as training reads it: beyond records that are corrupt; raises as `build_source`."""
+    return SkipCorrupt(build_source(config, "train"), config.data.corrupt_limit)
+
+
+def build_source(config: ml_collections.ConfigDict, split: str) -> LabelledSource:
+    """The "train" or "test" split.
+
+    Raises:
+      UserError: an unknown source, or files that are not there.
+    """
+    data = config.data
+    match data.source:
+        case "digits":
+            if data.channels != 1:
+                raise UserError(f"the digits have 1 channel, but config.data.channels={data.channels}")
+            names = tuple(data.classes) or DIGITS
+            if len(set(names)) < len(names) or not set(names) <= set(DIGITS):
+                raise UserError(f"config.data.classes={names} must be different ones of {''.join(DIGITS)}")
+            check_within(config, {"data.digits_images": (0, math.inf), "data.digits_noise": (0, math.inf)})
+            return DigitsSource(
+                "train" if split == "train" else "test",
+                max(image_size(config)),
+                names,
+                data.digits_images or None,
+                data.digits_noise,
+            )
+        case "folder":
+            if not data.path:
+                raise UserError("config.data.path is empty; a folder source needs the images' folder")
+            return FolderSource(Path(expanded(data.path)), FOLDER_SPLITS[split], data.channels)
+        case "tfds":
+            if not data.path:
+                raise UserError("config.data.path is empty; a tfds source needs the prepared directory")
+            source = TfdsSource(
+                Path(expanded(data.path)), "train" if split == "train" else "test", data.channels
+            )
+            if (source.kind == "events") != data.events:
+                raise UserError(
+                    f"{source.directory} holds {source.kind}, but config.data.events={data.events}"
+                )
+            return source
+        case "digits_dvs" | "motion_dvs":
+            if not data.events:
+                raise UserError(f"{data.source} are events, but config.data.events=False")
+            return DigitEvents(
+                "train" if split == "train" else "test",
+                "saccades" if data.source == "digits_dvs" else "sweep",
+                max(image_size(config)),
+            )
+        case "fake":
+            return fake_source(config)
+        case other:
+            names = "digits, folder, tfds, digits_dvs, motion_dvs, fake"
+            raise UserError(f"config.data.source={other!r} is none of {names}")
+
+
+def fake_source(config: ml_collections.ConfigDict) -> LabelledSource:
+    """Random images or events in the shape that a configuration expects."""
+    data = config.data
+    if data.events:
+        return FakeEvents(data.fake_images, image_size(config), data.fake_classes)
+    return FakeSource(data.fake_images, (*image_size(config), data.channels), data.fake_classes)
+
+
+def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess | EventPreprocess:
+    """From images or events to inputs; raises UserError for values out of range or unfit for the channels."""
+    data = config.data
+    if data.events:
+        return _build_event_preprocess(config)
+    choice("data.augmentation", data.augmentation, ("none", "affine", "crop_flip"))
+    for name in ("mean", "std"):
+        if len(data[name]) not in (1, data.channels):
+            raise UserError(f"config.data.{name} has {len(data[name])} values for {data.channels} channels")
+        if not all(is_finite(value) and (name == "mean" or value > 0) for value in data[name]):
+            kind = "numbers" if name == "mean" else "positive numbers"
+            raise UserError(f"config.data.{name}={tuple(data[name])} must be {kind}")
+    check_within(
+        config,
+        {
+            "data.randaugment_magnitude": (0, LARGEST_MAGNITUDE),
+            "data.randaugment_std": (0, math.inf),
+            "data.erase_probability": (0, 1),
+        },
+    )
+    if data.randaugment_magnitude and data.channels not in MODES:
+        raise UserError(f"RandAugment takes 1 or 3 channels, but config.data.channels={data.channels}")
+    if not 0 < data.eval_crop_ratio <= 1:
+        raise UserError(f"config.data.eval_crop_ratio={data.eval_crop_ratio} must lie in (0, 1]")
+    return Preprocess(
+        size=image_size(config),
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        augmentation=data.augmentation,
+        crop_area=bounds(config, "data.crop_area", 1),
+        crop_aspect=bounds(config, "data.crop_aspect", math.inf),
+        randaugment_magnitude=data.randaugment_magnitude,
+        randaugment_std=data.randaugment_std,
+        erase_probability=data.erase_probability,
+        evaluation_crop_ratio=data.eval_crop_ratio,
+    )
+
+
+def _build_event_preprocess(config: ml_collections.ConfigDict) -> EventPreprocess:
+    data = config.data
+    size = image_size(config)
+    choice("data.augmentation", data.augmentation, get_args(EventAugmentation))
+    choice("data.slicing", data.slicing, get_args(Slicing))
+    check_within(config, {"data.roll": (0, min(size))})
+    if data.channels != POLARITIES:
+        raise UserError(f"events have {POLARITIES} polarities, but config.data.channels={data.channels}")
+    return EventPreprocess(
+        size=size,
+        timesteps=config.model.timesteps,
+        slicing=data.slicing,
+        augmentation=data.augmentation,
+        roll=data.roll,
+    )
+
+
+def input_shape(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """Of one input: (H, W, C) of an image, (T, H, W, C) of the frames of events."""
+    frame = (*image_size(config), config.data.channels)
+    return (config.model.timesteps, *frame) if config.data.events else frame
+
+
+def image_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
+    """Height and width of an input in pixels; refuses what the strides do not divide."""
+    height, width = whole_numbers(config, "data.image_size", 2)
+    if height % STRIDE or width % STRIDE or height < STRIDE or width < STRIDE:
+        raise UserError(
+            f"config.data.image_size={(height, width)}: height and width must be multiples of {STRIDE}"
+        )
+    return height, width

@@ -1,0 +1,122 @@
+"""A deployed network as a bundle holds it, ready to predict with."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.trained import Trained
+from qsdt_jax.data.classes import Classes, numbers
+from qsdt_jax.data.pipeline import Preprocess
+from qsdt_jax.deploy.bundle import Bundle, read_bundle
+from qsdt_jax.deploy.fold import fold
+from qsdt_jax.deploy.integer import integer_forward
+from qsdt_jax.deploy.validity import check_program
+from qsdt_jax.errors import UserError
+from qsdt_jax.workdir.provenance import provenance
+
+# In a bundle's origin: whether its class names are known, and not numbers for want of names.
+KNOWN = "class_names_known"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """A bundle in its integer form; for predictions, what `qsdt_jax.assemble.trained.Trained` is.
+
+    Attributes:
+      path: of the file.
+      bundle: what it holds.
+    """
+
+    path: Path
+    bundle: Bundle
+
+    @property
+    def title(self) -> str:
+        return str(self.path)
+
+    @property
+    def classes(self) -> Classes:
+        """What is known of them: numbers are names only where the exporter knew them to be."""
+        names, origin = self.bundle.class_names, self.bundle.origin
+        known = names != numbers(len(names)) or (isinstance(origin, dict) and origin.get(KNOWN) is True)
+        return Classes(where=self.title, outputs=len(names), names=names if known else None)
+
+    @property
+    def channels(self) -> int:
+        return self.bundle.program.in_channels
+
+    @property
+    def preprocess(self) -> Preprocess:
+        bundle = self.bundle
+        return Preprocess(
+            size=bundle.image_size,
+            mean=bundle.mean,
+            std=bundle.std,
+            evaluation_crop_ratio=bundle.crop_ratio,
+        )
+
+    @functools.cached_property
+    def _forward(self):
+        return jax.jit(functools.partial(integer_forward, self.bundle.program))
+
+    def logits(self, images: np.ndarray) -> jax.Array:
+        """(B, K) of (B, H, W, C) inputs."""
+        return self._forward(images)
+
+
+def load_deployed(path: str | Path) -> Deployed:
+    """A bundle from its file; raises UserError as `read_bundle`."""
+    return Deployed(path=Path(path), bundle=read_bundle(path))
+
+
+def bundle_of(trained: Trained) -> Bundle:
+    """The network of a workdir, folded, with what is needed to feed and read it.
+
+    Raises:
+      UserError: its weights are float, or its sums too large.
+    """
+    config = trained.config
+    preprocess = build_preprocess(config)
+    images = isinstance(preprocess, Preprocess)  # Frames of events are taken as they are.
+    program = fold(trained.task.model, trained.variables)
+    check_program(program, preprocess.size)
+    return Bundle(
+        program=program,
+        class_names=trained.classes.shown,
+        image_size=preprocess.size,
+        crop_ratio=preprocess.evaluation_crop_ratio if images else 1.0,
+        mean=preprocess.mean if images else (0.0,),
+        std=preprocess.std if images else (1.0,),
+        architecture={**config.model.to_dict(), "channels": list(config.model.channels)},
+        origin={
+            "step": trained.step,
+            "ema": trained.ema,
+            KNOWN: trained.classes.names is not None,
+            **provenance(),
+        },
+    )
+
+
+def with_inputs_of(bundle: Bundle, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A configuration whose data become inputs as the bundle says, whatever it says of that itself.
+
+    Raises:
+      UserError: its data have another number of channels.
+    """
+    channels = bundle.program.in_channels
+    if config.data.channels != channels:
+        raise UserError(
+            f"the bundle takes {channels} channels, but the configuration of its data has "
+            f"config.data.channels={config.data.channels}"
+        )
+    config = config.copy_and_resolve_references()
+    config.data.image_size = bundle.image_size
+    config.data.mean, config.data.std = bundle.mean, bundle.std
+    config.data.eval_crop_ratio = bundle.crop_ratio
+    config.model.timesteps = bundle.program.neuron.timesteps
+    return config

@@ -1,0 +1,157 @@
+"""The networks that a run takes from elsewhere, a teacher and a starting point, and that they stay the same.
+
+A run notes the step and the checksum of each in its workdir. When it goes on, that checkpoint is what it asks
+for, wherever it lies by then.
+"""
+
+import contextlib
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from qsdt_jax.assemble.checks import value_of
+from qsdt_jax.assemble.trained import Trained, load_trained, stored_checksum
+from qsdt_jax.data.classes import class_difference, tell_trust
+from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded
+from qsdt_jax.progress import tell
+from qsdt_jax.tasks.task import Task, Variables
+from qsdt_jax.train.transfer import transfer
+from qsdt_jax.workdir.stored import stored_steps
+from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, TRAINING, Source, read_belongings
+
+START = "start_from"
+READ_AT_ONCE = 2**24  # Bytes.
+
+
+def noted_sources(workdir: str | Path) -> Mapping[str, Source] | None:
+    """The sources of the run in a workdir; None where none has begun there.
+
+    Raises:
+      UserError: a run has begun, but what it belongs to is missing or damaged.
+    """
+    workdir = Path(workdir)
+    begun = workdir.is_dir() and stored_steps(workdir / CHECKPOINT_FOLDER)
+    return read_belongings(workdir).sources if begun else None
+
+
+def load_source(config: ml_collections.ConfigDict, key: str, known: Source | None) -> tuple[Trained, Source]:
+    """The network of the workdir that a key of the configuration names.
+
+    Args:
+      config, key: where the workdir is named.
+      known: the checkpoint that it has to be; None for the newest.
+
+    Raises:
+      UserError: it cannot be read, or is another than the known one.
+    """
+    place = value_of(config, key)
+    if known is not None and known.step is None:
+        raise UserError(_other(key, place, known))
+    step = "latest" if known is None else str(known.step)
+    try:
+        trained = load_trained(expanded(place), step=step)
+    except UserError as error:
+        needed = "" if known is None else f", of which this run needs step {known.step}"
+        raise UserError(f"config.{key}={place}{needed}: {error}") from None
+    source = Source(place=place, step=trained.step, checksum=trained.checksum)
+    if known is not None and not known.is_same(source):
+        raise UserError(_other(key, place, known))
+    return trained, source
+
+
+def file_source(config: ml_collections.ConfigDict, key: str, file: Path, known: Source | None) -> Source:
+    """The file that a key of the configuration names; raises UserError where it is another than the known."""
+    checksum = 0
+    with file.open("rb") as stream:
+        while part := stream.read(READ_AT_ONCE):
+            checksum = zlib.crc32(part, checksum)
+    place = value_of(config, key)
+    source = Source(place=place, step=None, checksum=checksum)
+    if known is not None and not known.is_same(source):
+        raise UserError(_other(key, place, known))
+    return source
+
+
+def sources_now(config: ml_collections.ConfigDict, noted: Mapping[str, Source]) -> dict[str, Source]:
+    """What lies by now where a configuration says that the noted sources of a run do.
+
+    A source that is not there any more is as it was where its place is.
+    """
+    found = {}
+    for key, known in noted.items():
+        place = value_of(config, key)
+        if place == known.place:
+            found[key] = known
+        if known.step is not None and place:
+            with contextlib.suppress(UserError):  # By its record alone.
+                checksum = stored_checksum(expanded(place), known.step)
+                found[key] = Source(place=place, step=known.step, checksum=checksum)
+        elif place != known.place and (file := place.partition(":")[2]):
+            with contextlib.suppress(UserError, OSError):
+                found[key] = file_source(config, key, Path(expanded(file)), None)
+    return found
+
+
+def starting_point(
+    config: ml_collections.ConfigDict,
+    task: Task,
+    class_names: Sequence[str],
+    noted: Mapping[str, Source] | None,
+) -> tuple[Callable[[Variables], Variables] | None, Source | None]:
+    """What makes a new run start from the newest checkpoint in `config.start_from`, and that checkpoint.
+
+    The head is taken where the classes are the same, by their names or, where the checkpoint came without, by
+    their number. A run that goes on needs the checkpoint no more: it is looked for only where it is said to
+    have moved.
+
+    Args:
+      config, task, class_names: of the run.
+      noted: its sources so far, None for a new one.
+
+    Returns:
+      The function of freshly drawn variables and the checkpoint; None for what there is not.
+
+    Raises:
+      UserError: there is no checkpoint, or it does not fit.
+    """
+    place = config.start_from
+    if not place:
+        return None, None
+    if noted is not None:
+        known = noted.get(START)
+        if known is not None and place != known.place:
+            _, known = load_source(config, START, known)
+        return _vanished, known
+    trained, source = load_source(config, START, None)
+    difference = class_difference(class_names, trained.classes, what=TRAINING)
+    if difference is None:
+        tell_trust(class_names, trained.classes, what=TRAINING)
+    others = difference is not None
+    # Now, with shapes in place of variables: later a refusal would come when the workdir is another already.
+    transfer(trained.variables, jax.eval_shape(task.init, jax.random.key(0)), new_head=others)
+
+    def start(variables: Variables) -> Variables:
+        again, _ = load_source(config, START, source)  # Not held all the while, being as large as the run's.
+        taken, remarks = transfer(again.variables, variables, new_head=others)
+        why = [difference] if difference else []
+        lines = [f"starting from step {again.step} of {again.workdir}", *why, *remarks]
+        tell("\n  ".join(lines))
+        return taken
+
+    return start, source
+
+
+def _vanished(variables: Variables) -> Variables:
+    raise UserError("the checkpoints of this run have vanished while it began; give the command again")
+
+
+def _other(key: str, place: str, known: Source) -> str:
+    step = "" if known.step is None else f" of step {known.step}"
+    return (
+        f"config.{key}={place} is another network than the one that this run has taken so far: "
+        f"the checkpoint{step} in {known.place}, with checksum {known.checksum}; put that back"
+    )

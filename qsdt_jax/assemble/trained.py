@@ -1,0 +1,208 @@
+"""A trained network as it stands in a workdir: configuration, task, variables and class names."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from qsdt_jax.assemble.build import build_task, plain
+from qsdt_jax.assemble.checks import check_sizes
+from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.data.classes import Classes
+from qsdt_jax.data.pipeline import Preprocess
+from qsdt_jax.errors import UserError
+from qsdt_jax.models import Classifier
+from qsdt_jax.tasks.classification import Classification
+from qsdt_jax.tasks.task import Variables
+from qsdt_jax.workdir.checkpoint import restore_raw
+from qsdt_jax.workdir.integrity import state_checksum
+from qsdt_jax.workdir.stored import best_step, exactly, read_record
+from qsdt_jax.workdir.workdir import (
+    CHECKPOINT_FOLDER,
+    CONFIG_FILE,
+    DATA_FILE,
+    completed,
+    read_belongings,
+    read_config,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a workdir holds at one step.
+
+    Attributes:
+      workdir: where it was read.
+      step: of the checkpoint.
+      ema: whether the variables are the moving average.
+      config: of the run.
+      task: with the model, its number of classes taken from the checkpoint.
+      variables: "params" and "batch_stats", or their moving average.
+      classes: what is known of them.
+      checksum: of the checkpoint, for `workdir.Source`.
+    """
+
+    workdir: Path
+    step: int
+    ema: bool
+    config: ml_collections.ConfigDict
+    task: Classification
+    variables: Variables
+    classes: Classes
+    checksum: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.workdir}, step {self.step}"
+
+    @property
+    def channels(self) -> int:
+        return self.config.data.channels
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Of image files; raises UserError where the network takes events."""
+        preprocess = build_preprocess(self.config)
+        if not isinstance(preprocess, Preprocess):
+            raise UserError(f"predict takes image files, but the network of {self.workdir} takes events")
+        return preprocess
+
+    def logits(self, images: np.ndarray) -> jax.Array:
+        """(B, K) of (B, H, W, C) inputs."""
+        return scores(self.task.model, self.variables, images)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def scores(model: Classifier, variables: Variables, images: Any) -> jax.Array:
+    """(B, K) logits of (B, H, W, C) inputs."""
+    return model.apply(variables, images)  # pyright: ignore[reportReturnType]
+
+
+def load_trained(workdir: str | Path, *, step: str = "latest", ema: bool = False) -> Trained:
+    """A network from a workdir, of which nothing is changed.
+
+    Args:
+      workdir: of a training run or an import.
+      step: "latest" for the newest valid checkpoint, "best", or a number.
+      ema: whether to take the moving average of the variables.
+
+    Raises:
+      UserError: no workdir, no such step, a damaged checkpoint or one that does not fit the configuration,
+        no moving average.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise UserError(f"workdir {workdir}: no such directory")
+    config = stored_config(workdir)
+    use_float64_if_asked(config)
+    found, state = restore_raw(workdir / CHECKPOINT_FOLDER, _step_number(workdir, step))
+    checksum = stored_checksum(workdir, found)
+    variables = state.get("ema" if ema else "variables")
+    if variables is None:
+        raise UserError(f"workdir {workdir} keeps no moving average: config.ema_decay={config.ema_decay}")
+    outputs = _outputs(workdir, variables)
+    classes = _classes(workdir, outputs)
+    task = build_task(config, outputs)
+    _check_fit(workdir, task, variables)
+    return Trained(
+        workdir=workdir,
+        step=found,
+        ema=ema,
+        config=config,
+        task=task,
+        variables=jax.tree.map(jnp.asarray, variables),
+        classes=classes,
+        checksum=checksum,
+    )
+
+
+def stored_checksum(workdir: str | Path, step: int) -> int:
+    """Of the checkpoint of a step, by its record alone; raises UserError where it is missing or damaged."""
+    directory = Path(workdir) / CHECKPOINT_FOLDER
+    return exactly(directory, step, lambda step: state_checksum(read_record(directory, step)["leaves"]))
+
+
+def stored_config(workdir: str | Path) -> ml_collections.ConfigDict:
+    """The configuration of a workdir; keys that it lacks, being older, have their defaults.
+
+    Raises:
+      UserError: there is none, or a key is unknown or of another type than its default.
+    """
+    config, file = base_config().lock(), Path(workdir) / CONFIG_FILE
+    stored = completed(read_config(workdir), plain(config), file)
+    try:
+        config.update(stored)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = str(error.args[0] if error.args else error).split(" Other fields present")[0]
+        raise UserError(f"{file} is not of this version: {reason}") from None
+    try:
+        check_sizes(config)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    return config
+
+
+def use_float64_if_asked(config: ml_collections.ConfigDict) -> None:
+    """Lets JAX have 64-bit numbers where the configuration computes in them."""
+    if config.model.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+
+
+def _step_number(workdir: Path, step: str) -> int | None:
+    """None for the newest."""
+    match step:
+        case "latest":
+            return None
+        case "best":
+            best = best_step(workdir / CHECKPOINT_FOLDER, Classification.best_metric)
+            if best is None:
+                raise UserError(f"workdir {workdir} has no best step: no stored checkpoint was evaluated")
+            return best
+        case _ if step.isdecimal():
+            return int(step)
+        case _:
+            raise UserError(f"--step {step} is none of latest, best, or a number")
+
+
+def _outputs(workdir: Path, variables: Mapping[str, Any]) -> int:
+    try:
+        return variables["params"]["head"]["kernel"].shape[-1]
+    except KeyError:
+        raise UserError(f"the checkpoint in {workdir} is of no classifier: it has no head") from None
+
+
+def _classes(workdir: Path, outputs: int) -> Classes:
+    names = read_belongings(workdir).class_names
+    if names is not None and len(names) != outputs:
+        raise UserError(
+            f"{workdir / DATA_FILE}: expected {outputs} class names, one for each output; found {len(names)}"
+        )
+    where = f"the network in {workdir}"
+    return Classes(where=where, outputs=outputs, names=None if names is None else tuple(names))
+
+
+def _check_fit(workdir: Path, task: Classification, variables: Mapping[str, Any]) -> None:
+    """Refuses variables that the configuration's network does not have."""
+    expected = _kinds(jax.eval_shape(task.init, jax.random.key(0)))
+    found = _kinds(variables)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"the checkpoint in {workdir} does not fit its {CONFIG_FILE}: {name}: "
+                f"expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
+            )
+
+
+def _kinds(tree: Mapping[str, Any]) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
