@@ -20,6 +20,7 @@ from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_optimizer, build_parallel, build_task, fit_step
 from qsdt_jax.assemble.data import build_source
 from qsdt_jax.errors import UserError
+from qsdt_jax.models.classifier import HEADS
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.task import Variables
@@ -164,7 +165,7 @@ def totals(layers: list[LayerOperations], variables: Variables, batch: int) -> l
     macs = sum(layer.macs for layer in layers)
     attention = sum(layer.macs for layer in layers if layer.kind == "attention")
     spikes = sum(layer.macs for layer in layers if layer.spike_input)
-    words = sum(layer.weights * layer.bits / 32 for layer in layers if not layer.name.startswith("head"))
+    words = sum(layer.weights * layer.bits / 32 for layer in layers if layer.name not in HEADS)
     statistics = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
     return [
         ("live parameters", f"{live:,}, and {statistics:,} running statistics"),

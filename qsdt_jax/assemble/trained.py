@@ -19,6 +19,7 @@ from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import Classifier
+from qsdt_jax.models.classifier import HEAD
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.task import Variables
 from qsdt_jax.workdir.checkpoint import restore_raw
@@ -173,7 +174,7 @@ def _step_number(workdir: Path, step: str) -> int | None:
 
 def _outputs(workdir: Path, variables: Mapping[str, Any]) -> int:
     try:
-        return variables["params"]["head"]["kernel"].shape[-1]
+        return variables["params"][HEAD]["kernel"].shape[-1]
     except KeyError:
         raise UserError(f"the checkpoint in {workdir} is of no classifier: it has no head") from None
 

@@ -18,6 +18,7 @@ from qsdt_jax.layers.spiking import Rectify
 from qsdt_jax.layers.transformer_block import TransformerBlock
 
 STRIDE = 16  # Pixels of the image per pixel of the last two stages.
+STEM = "downsample1_1"  # Name of the layer that sees the image.
 Remat = Literal["none", "blocks"]  # Which activations the backward pass computes again.
 Stage = Literal["stem", "stage1", "stage2", "stage3", "stage4"]
 
@@ -93,6 +94,12 @@ class Backbone(nn.Module):
         """Number of transformer blocks of stages 3 and 4."""
         first = self.depth * 3 // 4
         return first, self.depth - first
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Names of the transformer blocks, first to last."""
+        in_stage3, in_stage4 = self.stage_depths
+        return (*(f"block3_{i}" for i in range(in_stage3)), *(f"block4_{i}" for i in range(in_stage4)))
 
     def _neuron(self) -> Neuron | None:
         if self.neuron == "relu":

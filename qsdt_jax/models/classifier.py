@@ -24,6 +24,10 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+# Names of the layers that give the classes; the second is there with a distillation head.
+HEADS = HEAD, DISTILLATION_HEAD = "head", "head_dist"
+
+
 class Classifier(nn.Module):
     """A backbone and, on its mean over the pixels, a neuron and a head.
 

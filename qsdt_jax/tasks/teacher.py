@@ -98,9 +98,6 @@ def projections(model: Classifier, intermediates: Mapping[str, Any], images: jax
         return jnp.mean(steps, axis=1)
 
     return [
-        Projections(
-            **{name: found(f"block{stage}_{i}", name) for name in "qkv"}, num_heads=backbone.num_heads
-        )
-        for stage, depth in zip((3, 4), backbone.stage_depths, strict=True)
-        for i in range(depth)
+        Projections(**{name: found(block, name) for name in "qkv"}, num_heads=backbone.num_heads)
+        for block in backbone.block_names
     ]
