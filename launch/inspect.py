@@ -20,6 +20,7 @@ from qsdt_jax.assemble.build import build_optimizer, build_parallel, build_task,
 from qsdt_jax.assemble.data import build_source
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.plan import force_devices, on_devices
+from qsdt_jax.models.classifier import HEADS
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.task import Variables
@@ -164,7 +165,7 @@ def totals(layers: list[LayerOperations], variables: Variables, batch: int) -> l
     macs = sum(layer.macs for layer in layers)
     attention = sum(layer.macs for layer in layers if layer.kind == "attention")
     spikes = sum(layer.macs for layer in layers if layer.spike_input)
-    words = sum(layer.weights * layer.bits / 32 for layer in layers if not layer.name.startswith("head"))
+    words = sum(layer.weights * layer.bits / 32 for layer in layers if layer.name not in HEADS)
     statistics = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
     return [
         ("live parameters", f"{live:,}, and {statistics:,} running statistics"),
@@ -223,12 +224,13 @@ def _memory(
     if not COMPILE.value:
         # The largest activation of the inference; of the training, all that waits for the backward pass.
         largest = max(math.prod(layer.output_shape) for layer in layers)
-        real = jnp.dtype(task.model.numerics.real_dtype).itemsize
-        if task.model.exact_evaluation and task.model.bits != 32:
+        backbone = task.model.backbone
+        real = jnp.dtype(backbone.numerics.real_dtype).itemsize
+        if backbone.exact_evaluation and backbone.bits != 32:
             # Real inputs are cut in two; behind the stem they are what the layer before has given.
             pairs = itertools.pairwise(layers)
             largest += 2 * max(math.prod(one.output_shape) for one, two in pairs if not two.spike_input)
-        activation = largest * real * task.model.timesteps * batch
+        activation = largest * real * backbone.timesteps * batch
         kept = kept_bytes(task, state.variables, _abstract_batch(task, batch // config.accumulate))
         forward = _bytes(state.variables) + _bytes(data["image"])
         backward = _bytes(state) + _bytes(data)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,9 +16,9 @@ from qsdt_jax.bounds import STEPS_OF_A_RUN
 from qsdt_jax.data.classes import named, require_same_classes
 from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.errors import UserError
-from qsdt_jax.layers.numerics import ModuleBits
+from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.memory import require_memory
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier, QSDTransformer
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
 from qsdt_jax.train.parallel import Parallel
@@ -116,7 +117,7 @@ def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
     return parallel
 
 
-def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTransformer:
+def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifier:
     """The classifier of a configuration.
 
     Raises:
@@ -124,11 +125,11 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
     """
     fields = plain(config.model)
     dtype = DTYPES[fields.pop("dtype")]
+    bits_rules = _bits_rules(fields.pop("bits_rules"))
     real = jnp.float64 if dtype is jnp.float64 else jnp.float32
-    module_bits = ModuleBits(**fields.pop("module_bits"))
     model = QSDTransformer(
         **{**fields, "channels": tuple(config.model.channels)},
-        module_bits=module_bits,
+        bits_rules=bits_rules,
         num_classes=num_classes,
         in_channels=config.data.channels,
         dtype=dtype,
@@ -144,6 +145,17 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     require_memory(held, "the weights of config.model")
     return model
+
+
+def _bits_rules(rules: Sequence[Any]) -> tuple[BitsRule, ...]:
+    """Of pairs, whose types the flag parser does not check."""
+    for rule in rules:
+        if not (isinstance(rule, tuple | list) and [type(part) for part in rule] == [str, int]):
+            raise UserError(f"config.model.bits_rules has {rule!r}; expected pairs like ('head', 8)")
+    try:
+        return tuple(BitsRule(pattern=pattern, bits=bits) for pattern, bits in rules)
+    except ValueError as error:
+        raise UserError(f"config.model.bits_rules: {error}") from None
 
 
 def build_task(config: ml_collections.ConfigDict, num_classes: int) -> Classification:

@@ -72,15 +72,10 @@ KEYS: Mapping[str, Key] = {
     "model.num_heads": Key(8, "attention heads, which divide C3 and C4", limit=bounds.FACTOR),
     "model.mlp_ratio": Key(4, "widening in conv blocks and MLPs", limit=bounds.FACTOR),
     "model.bits": Key(4, "of the weights: 1..8, 32 for float"),
-    "model.module_bits.stem": Key(0, "weight bits of stem; 0 for those of the rest"),
-    "model.module_bits.conv": Key(0, "weight bits of conv; 0 for those of the rest"),
-    "model.module_bits.down": Key(0, "weight bits of down; 0 for those of the rest"),
-    "model.module_bits.q": Key(0, "weight bits of q; 0 for those of the rest"),
-    "model.module_bits.k": Key(0, "weight bits of k; 0 for those of the rest"),
-    "model.module_bits.v": Key(0, "weight bits of v; 0 for those of the rest"),
-    "model.module_bits.proj": Key(0, "weight bits of proj; 0 for those of the rest"),
-    "model.module_bits.mlp": Key(0, "weight bits of mlp; 0 for those of the rest"),
-    "model.module_bits.head": Key(0, "weight bits of head; 0 for those of the rest"),
+    "model.bits_rules": Key(
+        (),
+        "pairs (regular expression, bits) of layers that differ; the first that matches a whole path counts",
+    ),
     "model.levels": Key(4, "D, largest spike count", limit=bounds.LEVELS),
     "model.timesteps": Key(1, "T, time steps", limit=bounds.TIMESTEPS),
     "model.neuron": Key("ie_lif", "ie_lif, i_lif, lif, quantized_relu; relu is none, for a float twin"),
@@ -100,6 +95,7 @@ KEYS: Mapping[str, Key] = {
     "model.norm_group": Key(
         0, "images that share batch-norm statistics; 0 for the whole batch", Within(0), limit=bounds.BATCH
     ),
+    "model.remat": Key("none", "none; blocks: computed again in the backward pass, less memory, more time"),
     "model.exact_evaluation": Key(True, "equal to the deployed network bit for bit, and slower"),
     "model.dtype": Key("float32", "operands of the products", OneOf(DTYPES)),
     "data.source": Key("digits", "where examples come from", OneOf(SOURCES)),

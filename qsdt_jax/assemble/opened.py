@@ -21,7 +21,7 @@ from qsdt_jax.data.images import DECODE_ERRORS, MODES, decode_reason, in_bytes, 
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
 from qsdt_jax.tasks.task import Variables
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -69,7 +69,7 @@ class Network:
 
     where: str
     config: ml_collections.ConfigDict
-    model: QSDTransformer
+    model: Classifier
     variables: Variables
     classes: Classes
     origin: Mapping[str, Any]
@@ -105,15 +105,14 @@ class Network:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _inputs(self, images: Picture | Sequence[Picture]) -> Iterator[np.ndarray]:
-        return inputs_of(images, self.preprocess, self.model.in_channels)
+        return inputs_of(images, self.preprocess, self.model.backbone.in_channels)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _features(model: QSDTransformer, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
+def _features(model: Classifier, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
     stages: Any = model.apply(variables, images, method="features")
-    return {
-        name: jnp.mean(x.reshape(-1, model.timesteps, *x.shape[1:]), axis=1) for name, x in stages.items()
-    }
+    timesteps = model.backbone.timesteps
+    return {name: jnp.mean(x.reshape(-1, timesteps, *x.shape[1:]), axis=1) for name, x in stages.items()}
 
 
 def inputs_of(

@@ -88,7 +88,7 @@ def load_saved(folder: Path) -> Network:
     variables = unflatten_dict({tuple(name.split("/")): jnp.asarray(x) for name, x in tensors.items()})
     outputs = about["outputs"]
     model = build_model(config, outputs)
-    images = jnp.zeros((1, STRIDE, STRIDE, model.in_channels))
+    images = jnp.zeros((1, STRIDE, STRIDE, model.backbone.in_channels))
     expected = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
     shapes = ({name: leaf.shape for name, leaf in tree.items()} for tree in (expected, tensors))
     check_fit(str(file), *shapes)
@@ -138,7 +138,7 @@ def _checksums(tensors: Mapping[str, np.ndarray], about: str) -> dict[str, int]:
 
 def model_card(network: Network, origin: Mapping[str, Any]) -> str:
     """The card in Markdown: what the network is, its data, its score, where it came from, how to load it."""
-    model, data, classes = network.model, network.config.data, network.classes
+    model, data, classes = network.model.backbone, network.config.data, network.classes
     height, width = data.image_size
     names = ", ".join(classes.shown[:SHOWN_CLASSES]) + (", ..." if classes.outputs > SHOWN_CLASSES else "")
     known = names if classes.names is not None else "their names are not known"
@@ -160,7 +160,7 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
             f"A classifier with {bits} weights and spiking neurons ({model.neuron}, D = {model.levels}, "
             f"T = {model.timesteps}): channels {', '.join(map(str, model.channels))}, {model.depth} "
             f"transformer blocks, {parameter_count(network.variables):,} parameters, "
-            f"{macs_per_image(model, (height, width)) / 1e9:.3f} G multiply-accumulates an image.",
+            f"{macs_per_image(network.model, (height, width)) / 1e9:.3f} G multiply-accumulates an image.",
             "",
             "## Data",
             "",

@@ -17,7 +17,8 @@ from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
+from qsdt_jax.models.classifier import HEAD
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.task import Variables
 from qsdt_jax.workdir.checkpoint import restore_raw
@@ -79,7 +80,7 @@ class Trained:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def scores(model: QSDTransformer, variables: Variables, images: Any) -> jax.Array:
+def scores(model: Classifier, variables: Variables, images: Any) -> jax.Array:
     """(B, K) logits of (B, H, W, C) inputs."""
     return model.apply(variables, images)  # pyright: ignore[reportReturnType]
 
@@ -172,7 +173,7 @@ def _step_number(workdir: Path, step: str) -> int | None:
 
 def _outputs(workdir: Path, variables: Mapping[str, Any]) -> int:
     try:
-        return variables["params"]["head"]["kernel"].shape[-1]
+        return variables["params"][HEAD]["kernel"].shape[-1]
     except KeyError:
         raise UserError(f"the checkpoint in {workdir} is of no classifier: it has no head") from None
 

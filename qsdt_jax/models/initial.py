@@ -17,24 +17,26 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from scipy.special import erfinv
 
 from qsdt_jax.models.backbone import STRIDE, Backbone
+from qsdt_jax.models.classifier import Classifier
 
 ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)  # Threefry's, in bits, of even and of odd groups of rounds.
 PARITY = np.uint32(0x1BD11BDA)
 AT_ONCE = 2**15  # Numbers drawn together: what fits the fastest cache.
 
 
-def init_variables(model: Backbone, seed: int = 0) -> dict[str, Any]:
+def init_variables(model: Backbone | Classifier, seed: int = 0) -> dict[str, Any]:
     """The variables that a network starts with, as of `model.init`: {"params": ..., "batch_stats": ...}.
 
     Args:
-      model: a backbone, or a network on one.
+      model: a backbone, or a classifier on one.
       seed: of the draws, 0 to 2^32 - 1; equal seeds give equal values.
 
     Raises:
       ValueError: a field of the model is out of range.
     """
-    images = jnp.zeros((1, STRIDE, STRIDE, model.in_channels), model.numerics.real_dtype)
-    method = model.__call__ if callable(model) else model.features
+    backbone = model.backbone if isinstance(model, Classifier) else model
+    images = jnp.zeros((1, STRIDE, STRIDE, backbone.in_channels), backbone.numerics.real_dtype)
+    method = model.__call__ if isinstance(model, Classifier) else model.features
 
     def init(key: jax.Array) -> dict[str, Any]:
         return dict(model.init(key, images, method=method))

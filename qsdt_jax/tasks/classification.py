@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from qsdt_jax.data.mixing import mix_batch
 from qsdt_jax.losses.classification import cross_entropy
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
 from qsdt_jax.randomness import Purpose
 from qsdt_jax.tasks.accuracy import accuracy_sums, summarize
 from qsdt_jax.tasks.task import Batch, Variables
@@ -26,7 +26,7 @@ class Classification:
       mixup_alpha, cutmix_alpha: of the Beta distributions of mixing in training; 0 for none.
     """
 
-    model: QSDTransformer
+    model: Classifier
     image_shape: tuple[int, ...]
     label_smoothing: float = 0.0
     mixup_alpha: float = 0.0
@@ -35,7 +35,7 @@ class Classification:
 
     def init(self, key: jax.Array) -> Variables:
         """Variables of the model, drawn with `key`."""
-        images = jnp.zeros((1, *self.image_shape), self.model.dtype)
+        images = jnp.zeros((1, *self.image_shape), self.model.backbone.dtype)
         return dict(self.model.init(key, images))
 
     def loss(

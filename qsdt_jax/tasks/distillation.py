@@ -9,7 +9,7 @@ from flax import struct
 
 from qsdt_jax.losses.distillation import Target, logit_distillation
 from qsdt_jax.losses.fgd import Normalization, fgd_loss
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.task import Batch, Variables
 from qsdt_jax.tasks.teacher import Teacher, is_projection, projections
@@ -73,7 +73,7 @@ class Distillation(struct.PyTreeNode):
         return self.student.image_shape
 
     @property
-    def model(self) -> QSDTransformer:
+    def model(self) -> Classifier:
         """The student."""
         return self.student.model
 

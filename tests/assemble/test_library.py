@@ -109,9 +109,9 @@ def test_a_published_file_tells_its_own_sizes(tmp_path):
     variables = draw_variables(CONFIG, 1)
     path = write_pth(tmp_path / "net.pth", variables)
     network = qsdt_jax.load(path, num_heads=4)
-    model = network.model
+    model = network.model.backbone
     assert (model.channels, model.depth, model.in_channels) == ((8, 8, 16, 16), 2, 1)
-    assert (model.num_classes, model.num_heads, model.bits) == (10, 4, 4)
+    assert (network.model.num_classes, model.num_heads, model.bits) == (10, 4, 4)
     np.testing.assert_array_equal(
         network.variables["params"]["head"]["kernel"], variables["params"]["head"]["kernel"]
     )

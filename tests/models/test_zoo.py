@@ -10,7 +10,7 @@ import pytest
 
 import qsdt_jax
 from qsdt_jax.errors import UserError
-from qsdt_jax.layers.numerics import ModuleBits
+from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.models import SIZES, QSDTransformer, create_model, init_variables, list_models
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.initial import threefry
@@ -24,8 +24,8 @@ def test_models_by_name():
     for name, size in zip(list_models(), SIZES.values(), strict=True):
         assert create_model(name) == QSDTransformer(**size)
     model = create_model("qsd_l12", num_classes=10, bits=2, depth=3)
-    assert (model.channels, model.depth) == (SIZES["L12"]["channels"], 3)
-    assert (model.num_classes, model.bits) == (10, 2)
+    assert (model.backbone.channels, model.backbone.depth) == (SIZES["L12"]["channels"], 3)
+    assert (model.num_classes, model.backbone.bits) == (10, 2)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,13 @@ def test_wrong_names_are_told_with_the_nearest(name, fields, told):
         create_model("qsd_s", num_classes=10, bits=1, rectify="norm", distillation_head=True, **SMALL),
         create_model("qsd_s", bits=32, neuron="relu", attention="softmax", in_channels=1, **SMALL),
         create_model(
-            "qsd_s", bits=8, module_bits=ModuleBits(head=32), timesteps=2, neuron="lif", levels=1, **SMALL
+            "qsd_s",
+            bits=8,
+            bits_rules=(BitsRule(pattern="head", bits=32),),
+            timesteps=2,
+            neuron="lif",
+            levels=1,
+            **SMALL,
         ),
         Backbone(**SMALL),
     ],
@@ -57,8 +63,9 @@ def test_wrong_names_are_told_with_the_nearest(name, fields, told):
 )
 def test_initial_variables_are_those_of_the_network(model):
     """Bit for bit what `init` draws; what is computed of many draws may be rounded otherwise."""
-    images = jnp.zeros((1, 32, 32, model.in_channels))
-    method = model.__call__ if callable(model) else model.features
+    backbone = model if isinstance(model, Backbone) else model.backbone
+    images = jnp.zeros((1, 32, 32, backbone.in_channels))
+    method = model.features if model is backbone else model.__call__
     expected = jit_once(lambda key: model.init(key, images, method=method))(jax.random.key(7))
     found = init_variables(model, seed=7)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
