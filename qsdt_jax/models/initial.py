@@ -36,7 +36,7 @@ def init_variables(model: Backbone | Classifier, seed: int = 0) -> dict[str, Any
     """
     backbone = model.backbone if isinstance(model, Classifier) else model
     images = jnp.zeros((1, STRIDE, STRIDE, backbone.in_channels), backbone.numerics.real_dtype)
-    method = model.__call__ if isinstance(model, Classifier) else model.features
+    method = "features" if model is backbone else "__call__"
 
     def init(key: jax.Array) -> dict[str, Any]:
         return dict(model.init(key, images, method=method))
