@@ -9,6 +9,11 @@ from typing import Any, Protocol
 class Rule(Protocol):
     """What the value of a key may be."""
 
+    @property
+    def allowed(self) -> str:
+        """Its good values in a few words, as "at least 0"."""
+        ...
+
     def fault(self, value: Any) -> str | None:
         """What is wrong, as it follows "config.KEY=VALUE "; None for a good value."""
         ...
@@ -21,11 +26,14 @@ class Within:
     smallest: float
     largest: float = math.inf
 
-    def fault(self, value: Any) -> str | None:
-        if is_finite(value) and self.smallest <= value <= self.largest:
-            return None
+    @property
+    def allowed(self) -> str:
         upper = f" and at most {self.largest:g}" if math.isfinite(self.largest) else ""
-        return f"must be at least {self.smallest}{upper}"
+        return f"at least {self.smallest}{upper}"
+
+    def fault(self, value: Any) -> str | None:
+        good = is_finite(value) and self.smallest <= value <= self.largest
+        return None if good else f"must be {self.allowed}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,18 +42,23 @@ class Share:
 
     with_one: bool
 
+    @property
+    def allowed(self) -> str:
+        return "in (0, 1]" if self.with_one else "in [0, 1)"
+
     def fault(self, value: Any) -> str | None:
-        if 0 < value <= 1 if self.with_one else 0 <= value < 1:
-            return None
-        return f"must lie in {'(0, 1]' if self.with_one else '[0, 1)'}"
+        good = 0 < value <= 1 if self.with_one else 0 <= value < 1
+        return None if good else f"must lie {self.allowed}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Positive:
     """A finite number above 0."""
 
+    allowed = "positive"
+
     def fault(self, value: Any) -> str | None:
-        return None if is_finite(value) and value > 0 else "must be positive"
+        return None if is_finite(value) and value > 0 else f"must be {self.allowed}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +67,12 @@ class OneOf:
 
     choices: Sequence[str]
 
+    @property
+    def allowed(self) -> str:
+        return ", ".join(self.choices)
+
     def fault(self, value: Any) -> str | None:
-        return None if value in self.choices else f"is none of {', '.join(self.choices)}"
+        return None if value in self.choices else f"is none of {self.allowed}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +81,14 @@ class Range:
 
     largest: float = math.inf
 
-    def fault(self, value: Any) -> str | None:
-        if len(value) == 2 and all(map(is_finite, value)) and 0 < value[0] <= value[1] <= self.largest:
-            return None
+    @property
+    def allowed(self) -> str:
         upper = f" <= {self.largest:g}" if math.isfinite(self.largest) else ""
-        return f"must be a pair 0 < low <= high{upper}"
+        return f"a pair 0 < low <= high{upper}"
+
+    def fault(self, value: Any) -> str | None:
+        good = len(value) == 2 and all(map(is_finite, value)) and 0 < value[0] <= value[1] <= self.largest
+        return None if good else f"must be {self.allowed}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,37 +97,46 @@ class Numbers:
 
     positive: bool
 
+    @property
+    def allowed(self) -> str:
+        return "positive numbers" if self.positive else "numbers"
+
     def fault(self, value: Any) -> str | None:
-        if all(is_finite(number) and (number > 0 or not self.positive) for number in value):
-            return None
-        return f"must be {'positive ' * self.positive}numbers"
+        good = all(is_finite(number) and (number > 0 or not self.positive) for number in value)
+        return None if good else f"must be {self.allowed}"
 
 
 @dataclasses.dataclass(frozen=True)
 class WholeNumbers:
-    """So many whole numbers, as channels or sides."""
+    """So many whole numbers, as channels have."""
 
     count: int
 
+    @property
+    def allowed(self) -> str:
+        return f"{self.count} whole numbers"
+
     def fault(self, value: Any) -> str | None:
         # The flag parser checks neither their number nor their types.
-        if len(value) == self.count and all(isinstance(number, int) for number in value):
-            return None
-        return f"must be {self.count} whole numbers"
+        good = len(value) == self.count and all(isinstance(number, int) for number in value)
+        return None if good else f"must be {self.allowed}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Sides(WholeNumbers):
+class Sides:
     """Height and width, which the strides of the network divide."""
 
     stride: int
 
+    @property
+    def allowed(self) -> str:
+        return f"multiples of {self.stride}"
+
     def fault(self, value: Any) -> str | None:
-        if fault := super().fault(value):
+        if fault := WholeNumbers(2).fault(value):
             return fault
-        if all(side >= self.stride and side % self.stride == 0 for side in value):
-            return None
-        return f": height and width must be multiples of {self.stride}"
+        good = all(side >= self.stride and side % self.stride == 0 for side in value)
+        return None if good else f": height and width must be {self.allowed}"
 
 
 def is_finite(value: Any) -> bool:

@@ -1,11 +1,13 @@
 """The table of all keys: complete, and true to the library that its plain data stand for."""
 
 import math
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from qsdt_jax.assemble.build import DTYPES, OPTIMIZERS
+from qsdt_jax.assemble.configuration_page import configuration_page
 from qsdt_jax.assemble.defaults import KEYS, base_config, check_config
 from qsdt_jax.assemble.keys import value_of
 from qsdt_jax.assemble.rules import OneOf, Sides, Within
@@ -47,7 +49,7 @@ def test_choices_are_those_of_the_library(key, choices):
 
 
 def test_numbers_are_those_of_the_library():
-    assert KEYS["data.image_size"].rule == Sides(2, STRIDE)
+    assert KEYS["data.image_size"].rule == Sides(STRIDE)
     assert KEYS["data.randaugment_magnitude"].rule == Within(0, LARGEST_MAGNITUDE)
 
 
@@ -60,3 +62,8 @@ def test_every_rule_refuses_something(name):
     with pytest.raises(UserError) as caught:
         check_config(config)
     assert str(caught.value).startswith(f"config.{name}={wrong!r}")
+
+
+def test_the_page_of_all_keys_is_up_to_date():
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    assert page.read_text() == configuration_page()
