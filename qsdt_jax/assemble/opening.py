@@ -184,7 +184,10 @@ def _of_published(path: Path, ema: bool, fields: Mapping[str, Any]) -> Network:
 def published_config(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The configuration of a published network with these fields; raises UserError for an unknown one."""
     config, fields = base_config().lock(), dict(fields)
-    config.data.update({**PUBLISHED_INPUT, "channels": fields.pop("in_channels")})
+    channels = fields.pop("in_channels")
+    config.data.update({**PUBLISHED_INPUT, "channels": channels})
+    if channels != len(config.data.mean):  # ImageNet's normalisation says nothing of other inputs.
+        config.data.mean, config.data.std = (0.0,), (1.0,)
     for name, value in fields.items():
         if name not in config.model:
             raise UserError(f"a network has no field {name!r}{nearest(name, list(config.model))}")

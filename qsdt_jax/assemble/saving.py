@@ -13,6 +13,7 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_model, plain
 from qsdt_jax.assemble.opened import Network
 from qsdt_jax.assemble.trained import stored_config, use_float64_if_asked
@@ -80,13 +81,16 @@ def load_saved(folder: Path) -> Network:
         raise UserError(f"{file} was not written by `qsdt_jax.save`: expected the format {FORMAT!r}")
     try:
         about, checksums = json.loads(metadata["about"]), json.loads(metadata["crc32"])
-        names, origin = about["class_names"], about["origin"]
+        names, outputs, origin = about["class_names"], about["outputs"], about["origin"]
+        if type(outputs) is not int or not 1 <= outputs <= bounds.CLASSES:
+            raise ValueError(f"{outputs!r} outputs")
+        if names is not None and [type(name) for name in names] != [str] * outputs:
+            raise ValueError(f"the names of its classes are not {outputs} texts")
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{file} is damaged ({type(error).__name__}: {error})") from None
     if _checksums(tensors, metadata["about"]) != checksums:
         raise UserError(f"{file} is damaged: its checksums differ; fetch it again")
     variables = unflatten_dict({tuple(name.split("/")): jnp.asarray(x) for name, x in tensors.items()})
-    outputs = about["outputs"]
     model = build_model(config, outputs)
     images = jnp.zeros((1, STRIDE, STRIDE, model.backbone.in_channels))
     expected = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")

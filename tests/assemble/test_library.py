@@ -1,6 +1,8 @@
 """Networks opened and saved as a library."""
 
+import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -138,16 +140,10 @@ def test_the_card_says_what_it_is(saved):
 
 
 def test_places_of_the_machine_stay_at_home(network, tmp_path):
-    network.config.copy_and_resolve_references()
     config = network.config.copy_and_resolve_references()
     config.data.path = "/secret/place"
-    qsdt_jax.save(network.__class__(**{**vars_of(network), "config": config}), tmp_path / "saved")
+    qsdt_jax.save(dataclasses.replace(network, config=config), tmp_path / "saved")
     assert all("secret" not in file.read_bytes().decode("latin1") for file in (tmp_path / "saved").iterdir())
-
-
-def vars_of(network) -> dict:
-    names = ("where", "config", "model", "variables", "classes", "origin")
-    return {name: getattr(network, name) for name in names}
 
 
 def damage(folder: Path, file: str, position: int) -> Path:
@@ -240,7 +236,10 @@ def test_the_installed_package_alone_is_enough(network, workdir, tmp_path):
     source = Path(qsdt_jax.__file__).parent
     shutil.copytree(source, packages / "qsdt_jax", ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(packages)!r})\n{INSTALLED}"]
-    done = subprocess.run([*command, str(workdir)], cwd=tmp_path, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [*command, str(workdir)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     image = np.arange(64, dtype=np.uint8).reshape(8, 8)
     assert json.loads(done.stdout) == network.predict(image).logits.tolist()
