@@ -52,7 +52,7 @@ def evaluate(trained: "Trained", split: str) -> dict[str, float]:
 
     found = Split(trained.config, split, trained.classes)
     title = f"{trained.workdir}: step {trained.step}, {found.images:,} images of the {found.name} split"
-    step = functools.partial(jax.jit(evaluation_step, static_argnames="task"), task=trained.task)
+    step = functools.partial(jax.jit(evaluation_step), task=trained.task)
     return evaluate_split(
         functools.partial(step, trained.variables), found.batches("evaluated", title), trained.task.summarize
     )

@@ -4,28 +4,18 @@ import functools
 import math
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
 
-from qsdt_jax.assemble.checks import check_within, choice, value_of, whole_numbers
-from qsdt_jax.assemble.data import (
-    build_preprocess,
-    build_source,
-    build_training_source,
-    image_size,
-    input_shape,
-)
+from qsdt_jax.assemble.checks import check_within, choice, value_of
+from qsdt_jax.assemble.data import build_preprocess, build_source, build_training_source, input_shape
 from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
 from qsdt_jax.data.classes import named, require_same_classes
 from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.errors import UserError
-from qsdt_jax.layers.numerics import ModuleBits
 from qsdt_jax.memory import require_memory
-from qsdt_jax.models import QSDTransformer
-from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.run import Run
@@ -39,7 +29,6 @@ KEYS_OF_PARALLEL = {
     "batch_size": "batch_size",
     "norm_group": "model.norm_group",
 }
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
 def build_run(config: ml_collections.ConfigDict) -> Run:
@@ -74,8 +63,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     return Run(
         config=plain(config),
         defaults=plain(base_config()),
-        task=build_task(config, len(training.class_names)),  # Last, because a network is traced.
-        class_names=training.class_names,
+        task=build_task(config, training.class_names),  # Last, because a network is traced.
         optimizer=optimizer,
         schedule=schedule,
         training_data=lambda first_step: training_batches(
@@ -121,48 +109,6 @@ def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
         name, _, rest = str(error).partition("=")
         raise UserError(f"config.{KEYS_OF_PARALLEL[name]}={rest}") from None
     return parallel
-
-
-def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTransformer:
-    """The classifier of a configuration.
-
-    Raises:
-      UserError: a value out of range.
-    """
-    fields = plain(config.model)
-    dtype = choice("model.dtype", fields.pop("dtype"), DTYPES)
-    real = jnp.float64 if dtype is jnp.float64 else jnp.float32
-    module_bits = ModuleBits(**fields.pop("module_bits"))
-    model = QSDTransformer(
-        **{**fields, "channels": whole_numbers(config, "model.channels", 4)},
-        module_bits=module_bits,
-        num_classes=num_classes,
-        in_channels=config.data.channels,
-        dtype=dtype,
-        param_dtype=real,
-    )
-    height, width = image_size(config)
-    batch = config.model.norm_group or 1
-    image = jax.ShapeDtypeStruct((batch, height, width, config.data.channels), real)
-    try:  # The network checks its own values; no array is made here.
-        shapes = jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), image)
-    except ValueError as error:
-        raise UserError(f"config.model: {error}") from None
-    held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    require_memory(held, "the weights of config.model")
-    return model
-
-
-def build_task(config: ml_collections.ConfigDict, num_classes: int) -> Classification:
-    """The task of a configuration; raises UserError as `build_model` does."""
-    check_within(config, {"data.mixup": (0, math.inf), "data.cutmix": (0, math.inf)})
-    return Classification(
-        model=build_model(config, num_classes),
-        image_shape=input_shape(config),
-        label_smoothing=config.loss.label_smoothing,
-        mixup_alpha=config.data.mixup,
-        cutmix_alpha=config.data.cutmix,
-    )
 
 
 def build_optimizer(

@@ -17,6 +17,7 @@ def base_config() -> ConfigDict:
             "epochs": 300,
             "batch_size": 256,  # images per update
             "accumulate": 1,  # micro-batches that an update is cut into
+            "task": {"name": "classification"},  # or a task of your own, MODULE:NAME of a TaskFactory
             "model": {
                 "channels": (64, 128, 256, 360),  # C1..C4
                 "depth": 8,  # transformer blocks, at least 2

@@ -19,7 +19,7 @@ class Split:
     Args:
       config: names the data and the size of the batches.
       name: "test" or "train".
-      network: its classes.
+      network: its classes; None where its outputs are none.
       images: how many; None for all.
 
     Attributes:
@@ -34,13 +34,14 @@ class Split:
         self,
         config: ml_collections.ConfigDict,
         name: str,
-        network: Classes,
+        network: Classes | None,
         images: int | None = None,
     ):
         self._config = config
         self._source = build_source(config, name)
         self.name: str = getattr(self._source, "split", name)
-        require_same_classes(self._source.class_names, network, what=f"the {name} split")
+        if network is not None:
+            require_same_classes(self._source.class_names, network, what=f"the {name} split")
         self._size = config.eval.batch_size
         if self._size < 1:
             raise UserError(f"config.eval.batch_size={self._size} must be at least 1")

@@ -1,13 +1,14 @@
 """All that defines a training run; the loop does the rest."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
+from qsdt_jax.metric import Metric
 from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.state import TrainState
@@ -24,7 +25,6 @@ class Run:
     Attributes:
       config: the configuration as plain data, stored in the workdir and compared on resume.
       task: model, loss, evaluation.
-      class_names: in the order of the outputs.
       optimizer: applied to the gradients.
       schedule: the optimiser's learning rate by step, for the log.
       training_data: batches from a given step on.
@@ -46,7 +46,6 @@ class Run:
 
     config: Mapping[str, Any]
     task: Task
-    class_names: Sequence[str]
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     training_data: Callable[[int], HostBatches]
@@ -70,11 +69,16 @@ class Run:
     defaults: Mapping[str, Any] | None = None
 
     @property
+    def metric(self) -> Metric:
+        """The number that decides which checkpoint is best."""
+        return self.task.metrics[0]
+
+    @property
     def belongings(self) -> Belongings:
         """What its checkpoints belong to."""
         return Belongings(
             config=self.config,
-            class_names=self.class_names,
+            class_names=self.task.class_names,
             training_images=self.training_images,
             sources=self.sources,
         )

@@ -18,6 +18,8 @@ import optax
 import pytest
 
 from qsdt_jax.errors import CorruptRecord, UserError
+from qsdt_jax.evaluate.split import Scored
+from qsdt_jax.metric import Metric
 from qsdt_jax.train import loop
 from qsdt_jax.train.loop import train
 from qsdt_jax.train.run import Run
@@ -42,7 +44,13 @@ class OneWeight:
 
     no_loss: int = 0
     no_gradient: int = 0
-    best_metric: str = METRIC
+    class_names: tuple[str, ...] = ("only",)
+    metrics = (Metric("top1", "top-1", "%"),)
+    model = None
+    loss_title = "the weight"
+
+    def batch_shapes(self, size):
+        return {"image": jax.ShapeDtypeStruct((size, 1), np.float32)}
 
     def init(self, key):
         return {"params": {"weight": jnp.ones(())}, "batch_stats": {}}
@@ -55,12 +63,15 @@ class OneWeight:
         loss = jnp.where(step + 1 == self.no_loss, jnp.nan, loss)
         return loss, ({}, {"loss": loss})
 
-    def evaluate(self, variables, batch):
-        return {"weight": variables["params"]["weight"]}
+    def outputs(self, variables, batch):
+        return variables["params"]["weight"]
 
-    def summarize(self, sums):
+    def score(self, outputs, batch):
+        return Scored(sums={"weight": outputs})
+
+    def summarize(self, total):
         """Best where the weight is 1/2."""
-        return {"top1": 100 - 100 * abs(float(sums["weight"]) - 0.5)}
+        return {"top1": 100 - 100 * abs(float(total.sums["weight"]) - 0.5)}
 
 
 def run(task: OneWeight, **settings) -> Run:
@@ -76,7 +87,6 @@ def run(task: OneWeight, **settings) -> Run:
     return Run(
         config={},
         task=task,
-        class_names=("only",),
         optimizer=optax.sgd(schedule),
         schedule=schedule,
         training_data=training_data,
@@ -206,7 +216,7 @@ def test_a_run_goes_on_where_classes_were_not_known(tmp_path, capsys):
     (tmp_path / "data.json").write_text(NOTHING_KNOWN)
     capsys.readouterr()
     with pytest.raises(UserError, match="order of their numbers"):
-        train(dataclasses.replace(first, class_names=("1", "0")), tmp_path)
+        train(run(OneWeight(class_names=("1", "0")), total_steps=2), tmp_path)
     assert (tmp_path / "data.json").read_text() == NOTHING_KNOWN and capsys.readouterr().err == ""
     train(first, tmp_path)
     assert capsys.readouterr().err.count("on trust") == 1
@@ -218,7 +228,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     train(first, tmp_path)
     for changes, told in (
         ({"training_images": 9}, "of 8 training images, these are 9"),
-        ({"class_names": ("other",)}, "'other' where the network has 'only'"),
+        ({"task": OneWeight(class_names=("other",))}, "'other' where the network has 'only'"),
     ):
         with pytest.raises(UserError, match=told):
             train(dataclasses.replace(first, **changes), tmp_path)
@@ -296,7 +306,7 @@ def test_the_summary_comes_before_the_picture(tmp_path, monkeypatch):
     """Whoever stops a run while it draws loses nothing."""
     seen = []
 
-    def interrupted(workdir, history):
+    def interrupted(workdir, history, metrics):
         seen.append((workdir / "summary.json").exists())
         raise KeyboardInterrupt
 
