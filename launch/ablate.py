@@ -209,7 +209,7 @@ def _write_results(study: Study, title: str) -> str:
     columns = {"images/s": _rates(records)}
     if study.spikes:
         columns["spikes an image"] = _means(records, "spikes")
-    heading = f"test {metric.label}"
+    heading = f"{study.base.eval.splits[0]} {metric.label}"
     table = markdown(rows, heading, columns, study.against, form=metric.form)
     write_atomically(study.workdir / "results.md", table)
     with nicety("results.png cannot be drawn"):

@@ -124,7 +124,7 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
     from qsdt_jax.energy.page import page
     from qsdt_jax.files import write_atomically
 
-    program, images = bundle.program, batch["image"][:SHOWN]
+    program, images = bundle.program, np.asarray(batch["image"])[:SHOWN]
     values = jax.device_get(
         jax.jit(lambda program, images: interpret(program, images, IntegerArithmetic()))(program, images)
     )

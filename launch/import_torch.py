@@ -126,16 +126,16 @@ def _outputs(checkpoint: str | Path, tensors: "Mapping[str, Any]") -> int:
 
 def _names_of_data(config: "ConfigDict") -> tuple[str, ...] | None:
     """The classes of the images, or None where they are not here; the test images alone will do."""
-    from qsdt_jax.assemble.data import build_source
+    from qsdt_jax.assemble.data import build_source, class_names_of
 
     data = config.data
     if data.source in ("folder", "tfds") and not (data.path and Path(expanded(data.path)).is_dir()):
         return None
     try:
-        return build_source(config, "train").class_names
+        return class_names_of(build_source(config, "train"))
     except UserError as error:
         with contextlib.suppress(UserError):
-            return build_source(config, "test").class_names
+            return class_names_of(build_source(config, "test"))
         raise error
 
 

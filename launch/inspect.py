@@ -18,7 +18,7 @@ from launch.ahead import force_devices, on_devices
 from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_optimizer, build_parallel, fit_step
-from qsdt_jax.assemble.data import build_source
+from qsdt_jax.assemble.data import build_source, class_names_of
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
@@ -298,7 +298,7 @@ def _class_count(config: ml_collections.ConfigDict) -> tuple[int, str]:
     if NUM_CLASSES.value is not None:
         return NUM_CLASSES.value, "--num_classes"
     try:
-        return len(build_source(config, "train").class_names), f"of the {config.data.source} data"
+        return len(class_names_of(build_source(config, "train")) or ()), f"of the {config.data.source} data"
     except UserError:
         if config.data.source not in ("folder", "tfds"):
             raise

@@ -16,7 +16,7 @@ import ml_collections
 from launch.flags import closest, config_keys
 from qsdt_jax.assemble.build import plain
 from qsdt_jax.assemble.checks import check_sizes
-from qsdt_jax.assemble.data import build_training_source
+from qsdt_jax.assemble.data import build_training_source, class_names_of
 from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.sources import sources_now
 from qsdt_jax.assemble.tasks import task_factory
@@ -252,7 +252,7 @@ def _require_own(study: Study, variant: Variant, seed: int, stored: Belongings) 
     # The place of the data may be another; what lies there may not.
     if config.data.path and config.data.path != stored.config["data"]["path"]:
         training = build_training_source(config)
-        now = dataclasses.replace(now, class_names=training.class_names, training_images=len(training))
+        now = dataclasses.replace(now, class_names=class_names_of(training), training_images=len(training))
         try:
             Workdir(study.run_folder(variant, seed)).require(now, _defaults())
         except UserError as error:

@@ -53,7 +53,8 @@ def base_config() -> ConfigDict:
                 "dtype": "float32",  # operands of the products: float32, bfloat16, float64
             },
             "data": {
-                "source": "digits",  # digits, folder, tfds, digits_dvs, motion_dvs, fake
+                # digits, folder, tfds, digits_dvs, motion_dvs, fake; or MODULE:NAME of a function
+                "source": "digits",
                 "path": "",  # folder: has train/CLASS/IMAGE.jpg and val/...; tfds: what `prepare` made
                 "classes": (),  # of digits, those to tell apart; none for all
                 "digits_images": 0,  # of digits, number of training images; 0 for all
@@ -104,7 +105,13 @@ def base_config() -> ConfigDict:
             },
             "profile": {"steps": ""},  # "10-15" writes a trace of these steps into the workdir
             "ema_decay": 0.0,  # moving average of all variables; 0 for none
-            "eval": {"every_epochs": 1.0, "batch_size": 256},
+            "eval": {
+                "every_epochs": 1.0,
+                "batch_size": 256,
+                # Of test and train. The first decides which checkpoint is best and is logged as eval/METRIC,
+                # another one as eval_SPLIT/METRIC.
+                "splits": ("test",),
+            },
             "log": {"every_steps": 1},
             "checkpoint": {
                 "every_steps": 1000,  # besides one after every evaluation

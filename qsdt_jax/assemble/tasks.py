@@ -1,23 +1,17 @@
 """The task of a configuration: one table from `config.task.name` to what makes a task.
 
-A task that is not in the table is named by where it lies, "module:NAME", as Python's packages name their
-commands and plug-ins. Such a name is plain data. So it goes through the command line and config.json, and
-whoever opens the workdir later finds the task again: a run that goes on, `eval`, the processes of `ablate`. A
-function argument, or a decorator that registers, would reach one process alone. The module has to be
-importable, from the current directory or installed; opening a workdir imports the module that its config.json
-names.
+A task that is not in the table is named by its place, see `assemble.imported`.
 """
 
 import dataclasses
-import importlib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
 
 from qsdt_jax.assemble.checks import check_within
 from qsdt_jax.assemble.data import input_shape
+from qsdt_jax.assemble.imported import imported_object
 from qsdt_jax.assemble.network import build_model
 from qsdt_jax.errors import UserError
 from qsdt_jax.metric import Metric
@@ -46,16 +40,9 @@ def task_factory(name: str) -> TaskFactory:
     """What makes the tasks of a name: one of `TASKS`, or "module:NAME"; raises UserError for any other."""
     if name in TASKS:
         return TASKS[name]
-    if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
-        raise UserError(f"config.task.name={name!r} is none of {', '.join(TASKS)}, nor MODULE:NAME")
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        raise UserError(f"config.task.name={name!r}: {error}") from None
+    found = imported_object("task.name", name, TASKS)
     if not isinstance(found, TaskFactory):
-        kind = "nothing" if found is None else type(found).__name__
-        raise UserError(f"config.task.name={name!r}: expected a TaskFactory, found {kind}")
+        raise UserError(f"config.task.name={name!r}: expected a TaskFactory, found {type(found).__name__}")
     return found
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ class Activity:
 
 def measure_activity(
     program: Program,
-    batches: Iterable[Mapping[str, np.ndarray]],
+    batches: Iterable[Mapping[str, Any]],
     arithmetic: Arithmetic | None = None,
     scorer: Scorer | None = None,
 ) -> Activity:
@@ -59,7 +60,7 @@ def measure_activity(
     histograms: dict[str, np.ndarray] = {}
     images = 0
 
-    def scored(batch: Mapping[str, np.ndarray]) -> Scored:
+    def scored(batch: Mapping[str, Any]) -> Scored:
         nonlocal images
         counts, found = step(program, dict(batch))
         for name, rows in counts.items():

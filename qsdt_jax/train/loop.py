@@ -34,7 +34,7 @@ from qsdt_jax.processes.peers import Peers
 from qsdt_jax.processes.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
 from qsdt_jax.progress import Progress
 from qsdt_jax.tasks.task import Variables
-from qsdt_jax.train.run import Run
+from qsdt_jax.train.run import HostBatches, Run
 from qsdt_jax.train.state import TrainState, parameter_count
 from qsdt_jax.train.step import evaluation_step, initial_state, train_step
 from qsdt_jax.workdir.checkpoint import Checkpointer
@@ -260,15 +260,20 @@ class _Session:
         self.checkpointer.add_metrics(self.step, logged or self._evaluate())
 
     def _evaluate(self) -> dict[str, float]:
-        metrics = self._evaluate_variables(self.state.variables, "eval")
-        if self.state.ema is not None:
-            metrics |= self._evaluate_variables(self.state.ema, "eval_ema")
+        metrics: dict[str, float] = {}
+        for number, (split, data) in enumerate(self.run.evaluation_data.items()):
+            suffix = f"_{split}" if number else ""
+            metrics |= self._evaluate_variables(self.state.variables, data, f"eval{suffix}")
+            if self.state.ema is not None:
+                metrics |= self._evaluate_variables(self.state.ema, data, f"eval_ema{suffix}")
         self.writer.write(self.step, metrics)
         return metrics
 
-    def _evaluate_variables(self, variables: Variables, prefix: str) -> dict[str, float]:
+    def _evaluate_variables(
+        self, variables: Variables, data: Callable[[], HostBatches], prefix: str
+    ) -> dict[str, float]:
         run = self.run
-        batches = Background(run.evaluation_data(), run.parallel.place, ahead=PLACED_AHEAD)
+        batches = Background(data(), run.parallel.place, ahead=PLACED_AHEAD)
         task, _ = self._arguments
 
         def step(batch):

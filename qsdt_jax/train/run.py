@@ -28,8 +28,10 @@ class Run:
       optimizer: applied to the gradients.
       schedule: the optimiser's learning rate by step, for the log.
       training_data: batches from a given step on.
-      evaluation_data: the evaluation split, each time anew.
-      training_images, evaluation_images: numbers of them.
+      evaluation_data: the splits that are evaluated by their names, each time anew. The metrics of the first
+        are logged as "eval/NAME" and decide which checkpoint is best, those of others as "eval_SPLIT/NAME";
+        of the moving average as "eval_ema/NAME" and "eval_ema_SPLIT/NAME".
+      training_images, evaluation_images: numbers of them, the latter of all splits together.
       total_steps: length of the run.
       batch_size: images per step.
       log_every, eval_every, save_every: in steps; each evaluation is followed by a checkpoint as well.
@@ -49,7 +51,7 @@ class Run:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     training_data: Callable[[int], HostBatches]
-    evaluation_data: Callable[[], HostBatches]
+    evaluation_data: Mapping[str, Callable[[], HostBatches]]
     training_images: int
     evaluation_images: int
     total_steps: int

@@ -37,7 +37,7 @@ def test_a_task_is_named_by_its_place(module):
         ("..own:TASK", "is none of classification, nor MODULE:NAME"),
         ("not_there_at_all:TASK", "'not_there_at_all:TASK': No module named 'not_there_at_all'"),
         ("broken:TASK", "'broken:TASK': No module named 'missing_library'"),
-        ("os:TASK", "'os:TASK': expected a TaskFactory, found nothing"),
+        ("os:TASK", "'os:TASK': there is no TASK in os"),
         ("os:system", "'os:system': expected a TaskFactory, found builtin_function_or_method"),
     ],
 )

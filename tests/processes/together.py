@@ -132,12 +132,14 @@ def build(start: Start) -> Run:
         optimizer=optax.sgd(0.05),
         schedule=optax.constant_schedule(0.05),
         training_data=training_data,
-        evaluation_data=lambda: evaluation_batches(
-            FakeSource(spread.SPLIT, (12, 12, 1), spread.CLASSES),
-            spread.PREPROCESS.evaluate,
-            batch_size=size,
-            rows=parallel.rows(size),
-        ),
+        evaluation_data={
+            "test": lambda: evaluation_batches(
+                FakeSource(spread.SPLIT, (12, 12, 1), spread.CLASSES),
+                spread.PREPROCESS.evaluate,
+                batch_size=size,
+                rows=parallel.rows(size),
+            )
+        },
         training_images=IMAGES,
         evaluation_images=spread.SPLIT + start.more_images,
         total_steps=STEPS,

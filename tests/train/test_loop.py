@@ -90,7 +90,7 @@ def run(task: OneWeight, **settings) -> Run:
         optimizer=optax.sgd(schedule),
         schedule=schedule,
         training_data=training_data,
-        evaluation_data=lambda: iter([{**batch, "mask": np.ones(2, np.int32)}]),
+        evaluation_data={"test": lambda: iter([{**batch, "mask": np.ones(2, np.int32)}])},
         training_images=8,
         evaluation_images=2,
         batch_size=2,
@@ -166,7 +166,7 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path):
         yield
 
     with pytest.raises(UserError) as error:
-        train(dataclasses.replace(good, evaluation_data=unreadable), tmp_path)
+        train(dataclasses.replace(good, evaluation_data={"test": unreadable}), tmp_path)
     assert str(error.value) == (
         "the evaluation needs all of its split, but val/a.jpg: truncated. "
         "Mend the data, and the same command goes on from step 3"
@@ -233,6 +233,22 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
         with pytest.raises(UserError, match=told):
             train(dataclasses.replace(first, **changes), tmp_path)
     train(first, tmp_path)
+
+
+def test_another_split_has_its_own_names_and_decides_nothing(tmp_path):
+    """It has a batch more than the first: its sums are twice as large, its scores others."""
+    first = run(OneWeight(), total_steps=3, ema_decay=0.5)
+    [batch] = first.evaluation_data["test"]()
+    data = {**first.evaluation_data, "train": lambda: iter([batch, batch])}
+    summary = train(dataclasses.replace(first, evaluation_data=data), tmp_path)
+    lines = [line for line in read_metrics(tmp_path) if METRIC in line]
+    assert [list(line) for line in lines] == [
+        ["step", METRIC, "eval_ema/top1", "eval_train/top1", "eval_ema_train/top1"]
+    ] * 3
+    assert [line[METRIC] for line in lines] == [75.0, 100.0, 75.0]
+    assert [line["eval_train/top1"] for line in lines] == [0.0, 50.0, 100.0]
+    assert summary["best"] == {METRIC: 100.0, "step": 2} and summary["final"] == {METRIC: 75.0}
+    assert best_step(tmp_path / CHECKPOINT_FOLDER, METRIC) == 2
 
 
 @pytest.mark.parametrize("keep_best", [0, 1])
@@ -377,9 +393,9 @@ def test_the_rate_is_that_of_training(tmp_path):
 
     def evaluation_data():
         time.sleep(0.5)
-        yield from fast.evaluation_data()
+        yield from fast.evaluation_data["test"]()
 
-    summary = train(dataclasses.replace(fast, evaluation_data=evaluation_data), tmp_path)
+    summary = train(dataclasses.replace(fast, evaluation_data={"test": evaluation_data}), tmp_path)
     rates = [line[RATE] for line in read_metrics(tmp_path) if RATE in line]
     assert len(rates) == 3 and min(rates) > 4
     assert summary["images_per_second"] == sorted(rates)[1]
