@@ -8,11 +8,17 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from launch.recipe import recipe
+from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.run import make_run
 from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax.core.neurons import fire
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.workdir.checkpoint import restore_raw
 from qsdt_jax.workdir.integrity import leaves_of
@@ -141,13 +147,19 @@ def test_a_study_of_two_scores_is_refused(folder, tmp_path, capsys):
     )
 
 
-def test_tables_of_a_run_name_no_classes(folder, workdir, capsys):
+def small(**overrides):
+    """The configuration of the runs here."""
+    config = importlib.import_module("small").get_config()
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def test_tables_of_a_run_name_no_classes(folder, capsys):
     assert launch("inspect", "--config", folder / "small.py") == 0
     assert capsys.readouterr().out.startswith("32x32x1 images, 4-bit weights, ")
-    assert launch("--config", folder / "small.py", "--workdir", folder / "again", "--config.epochs=1") == 0
-    told = capsys.readouterr().err
-    assert re.search(r"loss +mean squared error\n", told)
-    assert re.search(r"data +digits: 128 images at 32x32x1\n", told)
+    lines = [line.split(maxsplit=1) for line in recipe(build_run(small())).splitlines()]
+    table = {name: text for name, text in lines if name in ("data", "loss")}
+    assert table == {"data": "digits: 128 images at 32x32x1", "loss": "mean squared error"}
 
 
 @pytest.mark.parametrize(
@@ -167,9 +179,40 @@ def test_commands_of_classes_say_so(workdir, tmp_path, monkeypatch, capsys, word
     assert error.startswith("error: ") and error.count("\n") == 1 and told in error
 
 
-def test_a_starting_point_of_another_task(folder, workdir, tmp_path, capsys):
-    """Everything but the head is taken."""
-    words = [f"--config.start_from={workdir}", "--config.task.name=classification", "--config.epochs=1"]
+def test_a_data_source(folder, tmp_path, capsys):
+    words = ["--config.data.source=squares:source", "--config.epochs=2", "--config.data.workers=1"]
     assert launch("--config", folder / "small.py", "--workdir", tmp_path, *words) == 0
+    assert re.search(r"data +squares:source: 256 images at 32x32x1\n", capsys.readouterr().err)
+    assert list(scores(tmp_path)) == [4, 8]
+    assert launch("eval", "--workdir", tmp_path, "--split", "train") == 0
+    assert capsys.readouterr().out.startswith("rmse ")
+
+
+def test_a_neuron_and_a_layer(folder, tmp_path, capsys):
+    """The neuron fires where the page says; a network of the layer is trained and evaluated."""
+    own = importlib.import_module("own_network")
+    potentials = jnp.array([0.19, 0.21, 0.5, 0.54, 0.86, 0.88, 9.0])
+    spikes = fire(potentials, own.EAGER)
+    assert spikes.counts.tolist() == [0, 1, 1, 2, 2, 3, 3] and spikes.step == 1 / 3
+    words = ["--config.task.name=own_network:TASK", "--config.epochs=2", "--config.model.bits=2"]
+    assert launch("--config", folder / "small.py", "--workdir", tmp_path, *words) == 0
+    capsys.readouterr()
+    assert launch("eval", "--workdir", tmp_path) == 0
+    [logged] = [line for step, line in scores(tmp_path).items() if step == 4]
+    assert capsys.readouterr().out.splitlines()[0] == f"rmse {logged['eval/rmse']:.6g}"
+
+
+def test_a_starting_point_of_another_task(workdir, tmp_path, capsys):
+    """Everything but the head is taken."""
+    run = make_run(small(**{"start_from": str(workdir), "task.name": "classification"}), tmp_path)
+    shapes = jax.eval_shape(run.task.init, jax.random.key(0))
+    assert run.start_from is not None
+    taken = run.start_from(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
     told = capsys.readouterr().err
     assert "was trained for another task: 'digit_value:TASK', this is 'classification'" in told
+    before = load_trained(workdir).variables["params"]
+    for name, part in taken["params"].items():
+        if name == "head":
+            assert part["kernel"].shape[-1] == 10 and not np.any(part["kernel"])
+        else:
+            jax.tree.map(np.testing.assert_array_equal, part, before[name])
