@@ -25,7 +25,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from launch.flags import DEFINED_OFTEN, closest, define_config, define_path
+from launch.flags import DEFINED_OFTEN, define_config, define_path
 from launch.information import information
 from launch.study import SPIKES_FILE, Run, Study, Variant, is_done, read_study, read_summary
 from launch.workers import run_together
@@ -39,6 +39,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.comparison import Row, draw, markdown
 from qsdt_jax.files import locked, write_atomically
 from qsdt_jax.metric import Metric
+from qsdt_jax.nearest import nearest
 from qsdt_jax.processes.preemption import POLL_SECONDS, Preempted, Preemption
 from qsdt_jax.progress import tell
 from qsdt_jax.retry import reason
@@ -81,7 +82,7 @@ def main() -> None:
     names = ONLY.value or list(study.variants)
     for name in names:
         if name not in study.variants:
-            raise UserError(f"--only: no row {name!r}{closest(name, list(study.variants))}")
+            raise UserError(f"--only: no row {name!r}{nearest(name, list(study.variants))}")
     left = [run for run in study.in_order(names) if not is_done(study, *run)]
     for name in dict.fromkeys(variant.name for variant, _ in left):
         check(study, study.variants[name])

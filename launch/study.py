@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from launch.flags import closest, config_keys
+from launch.flags import config_keys
 from qsdt_jax.assemble.build import plain
 from qsdt_jax.assemble.checks import check_sizes
 from qsdt_jax.assemble.data import build_training_source, class_names_of
@@ -23,6 +23,7 @@ from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import read_json
 from qsdt_jax.metric import Metric
+from qsdt_jax.nearest import nearest
 from qsdt_jax.workdir.stored import stored_steps
 from qsdt_jax.workdir.workdir import (
     CHECKPOINT_FOLDER,
@@ -140,14 +141,14 @@ def read_study(file: str, base: ml_collections.ConfigDict, workdir: Path) -> Stu
     for variant in variants.values():
         for key, value in variant.overrides.items():
             if key not in known or key == "seed":
-                raise UserError(f"row {variant.name!r}: unknown config key {key!r}{closest(key, known)}")
+                raise UserError(f"row {variant.name!r}: unknown config key {key!r}{nearest(key, known)}")
             if key == "task.name":
                 _check_metric(variant, value, base.task.name)
             _check_reference(variant, value, variants)
     against = getattr(module, "AGAINST", {})
     for name in (*against, *against.values()):
         if name not in variants:
-            raise UserError(f"AGAINST: there is no row {name!r}{closest(name, list(variants))}")
+            raise UserError(f"AGAINST: there is no row {name!r}{nearest(name, list(variants))}")
     return Study(base, variants, seeds, against, getattr(module, "SPIKES", False), workdir)
 
 
@@ -167,7 +168,7 @@ def _check_reference(variant: Variant, value: Any, variants: Mapping[str, Varian
     if name is None:
         return
     if name not in variants:
-        raise UserError(f"row {variant.name!r}: there is no row {name!r}{closest(name, list(variants))}")
+        raise UserError(f"row {variant.name!r}: there is no row {name!r}{nearest(name, list(variants))}")
     if any(_reference(other) is not None for other in variants[name].overrides.values()):
         raise UserError(f"row {variant.name!r}: row {name!r} refers to another row itself")
 
