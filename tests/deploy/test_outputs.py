@@ -58,7 +58,7 @@ def with_neck(program: Program) -> Program:
     stages = dict(program.outputs)
     neck = [
         *convolution("coarse", stages["stage4"], 24, seed=1),
-        *convolution("fine", stages["stage2"], 16, seed=2),
+        *convolution("fine", stages["stage2"], 8, seed=2),
         Resize(name="enlarged", input="coarse/conv", factor=2),
         Add(name="sum", left="fine/conv", right="enlarged"),
         *convolution("smooth", "sum", WIDTH, seed=3, size=3),
