@@ -99,7 +99,8 @@ class Bench:
 
     def inference(self, *, exact: bool) -> Result:
         """The jitted network on a batch that is on one device already; `exact`: see `exact_evaluation`."""
-        model = self.task.model.clone(exact_evaluation=exact)
+        model = self.task.model
+        model = model.clone(backbone=model.backbone.clone(exact_evaluation=exact))
         name = "exact inference" if exact else "inference"
         return self._forward(name, model.apply, self._initial_state().variables)
 

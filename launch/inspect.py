@@ -22,6 +22,7 @@ from qsdt_jax.assemble.data import build_source, class_names_of
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
+from qsdt_jax.models.classifier import HEADS
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.train.parallel import Parallel
@@ -166,7 +167,7 @@ def totals(layers: list[LayerOperations], variables: Variables, batch: int) -> l
     macs = sum(layer.macs for layer in layers)
     attention = sum(layer.macs for layer in layers if layer.kind == "attention")
     spikes = sum(layer.macs for layer in layers if layer.spike_input)
-    words = sum(layer.weights * layer.bits / 32 for layer in layers if not layer.name.startswith("head"))
+    words = sum(layer.weights * layer.bits / 32 for layer in layers if layer.name not in HEADS)
     statistics = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
     return [
         ("live parameters", f"{live:,}, and {statistics:,} running statistics"),
@@ -225,12 +226,13 @@ def _memory(
     if not COMPILE.value:
         # The largest activation of the inference; of the training, all that waits for the backward pass.
         largest = max(math.prod(layer.output_shape) for layer in layers)
-        real = jnp.dtype(task.model.numerics.real_dtype).itemsize
-        if task.model.exact_evaluation and task.model.bits != 32:
+        backbone = task.model.backbone
+        real = jnp.dtype(backbone.numerics.real_dtype).itemsize
+        if backbone.exact_evaluation and backbone.bits != 32:
             # Real inputs are cut in two; behind the stem they are what the layer before has given.
             pairs = itertools.pairwise(layers)
             largest += 2 * max(math.prod(one.output_shape) for one, two in pairs if not two.spike_input)
-        activation = largest * real * task.model.timesteps * batch
+        activation = largest * real * backbone.timesteps * batch
         kept = kept_bytes(task, state.variables, task.batch_shapes(batch // config.accumulate))
         forward = _bytes(state.variables) + _bytes(data["image"])
         backward = _bytes(state) + _bytes(data)

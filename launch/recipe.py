@@ -38,7 +38,7 @@ def recipe(run: Run) -> str:
 
 def _network(model: Mapping[str, Any]) -> str:
     weights = "float weights" if model["bits"] == 32 else f"{model['bits']}-bit weights"
-    parts = ", ".join(f"{part} {bits}" for part, bits in model["module_bits"].items() if bits)
+    parts = ", ".join(f"{bits} in {pattern}" for pattern, bits in model["bits_rules"])
     return (
         f"channels {', '.join(map(str, model['channels']))}, {model['depth']} blocks, "
         f"{weights}{f' ({parts})' if parts else ''}, "

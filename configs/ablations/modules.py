@@ -11,12 +11,26 @@ from ml_collections import ConfigDict
 from configs.ablations.base import study_base
 
 SEEDS = 3
-PARTS = ("stem", "conv", "down", "q", "k", "v", "proj", "mlp", "head")
+# The layers of each part.
+PARTS = {
+    "stem": "downsample1_1/conv",
+    "conv": "conv_block.*",
+    "down": "downsample(1_2|2|3|4)/conv",
+    **{name: f"block.*/attn/{name}_repconv/.*" for name in ("q", "k", "v", "proj")},
+    "mlp": "block.*/mlp/.*",
+    "head": "head(_dist)?",
+}
 ROWS = (
     ("all 4 bits", {"model.bits": 4}),
     ("all float", {"model.bits": 32}),
-    *((f"{part} float", {"model.bits": 4, f"model.module_bits.{part}": 32}) for part in PARTS),
-    *((f"only {part} 4 bits", {"model.bits": 32, f"model.module_bits.{part}": 4}) for part in PARTS),
+    *(
+        (f"{part} float", {"model.bits": 4, "model.bits_rules": ((pattern, 32),)})
+        for part, pattern in PARTS.items()
+    ),
+    *(
+        (f"only {part} 4 bits", {"model.bits": 32, "model.bits_rules": ((pattern, 4),)})
+        for part, pattern in PARTS.items()
+    ),
 )
 AGAINST = {f"only {part} 4 bits": "all float" for part in PARTS}
 

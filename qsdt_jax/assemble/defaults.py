@@ -24,18 +24,9 @@ def base_config() -> ConfigDict:
                 "num_heads": 8,
                 "mlp_ratio": 4,
                 "bits": 4,  # of the weights: 1..8, 32 for float
-                # Bits of a part, where they differ; 0 for the same as the rest.
-                "module_bits": {
-                    "stem": 0,
-                    "conv": 0,
-                    "down": 0,
-                    "q": 0,
-                    "k": 0,
-                    "v": 0,
-                    "proj": 0,
-                    "mlp": 0,
-                    "head": 0,
-                },
+                # Pairs (regular expression, bits) of layers that differ: the first that matches the whole
+                # path counts. Such as ((r"block.*/attn/[qk]_repconv/.*", 8), ("head", 32)).
+                "bits_rules": (),
                 "levels": 4,  # D, largest spike count
                 "timesteps": 1,  # T
                 "neuron": "ie_lif",  # ie_lif, i_lif, lif, quantized_relu; relu: none, float
@@ -49,6 +40,7 @@ def base_config() -> ConfigDict:
                 "drop_path": 0.0,
                 "distillation_head": False,  # a second head for distill.kd, as DeiT; the mean of both answers
                 "norm_group": 0,  # images that share batch-norm statistics; 0 for the whole batch
+                "remat": "none",  # none; blocks: computed again in the backward pass, less memory, more time
                 "exact_evaluation": True,  # equal to the deployed network bit for bit, and slower
                 "dtype": "float32",  # operands of the products: float32, bfloat16, float64
             },

@@ -2,6 +2,8 @@
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +12,14 @@ import ml_collections
 from qsdt_jax.assemble.checks import choice, whole_numbers
 from qsdt_jax.assemble.data import image_size
 from qsdt_jax.errors import UserError
-from qsdt_jax.layers.numerics import ModuleBits
+from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.memory import require_memory
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier, QSDTransformer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
-def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTransformer:
+def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifier:
     """The classifier of a configuration.
 
     Raises:
@@ -25,11 +27,11 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
     """
     fields = config.model.to_dict()
     dtype = choice("model.dtype", fields.pop("dtype"), DTYPES)
+    bits_rules = _bits_rules(fields.pop("bits_rules"))
     real = jnp.float64 if dtype is jnp.float64 else jnp.float32
-    module_bits = ModuleBits(**fields.pop("module_bits"))
     model = QSDTransformer(
         **{**fields, "channels": whole_numbers(config, "model.channels", 4)},
-        module_bits=module_bits,
+        bits_rules=bits_rules,
         num_classes=num_classes,
         in_channels=config.data.channels,
         dtype=dtype,
@@ -45,3 +47,14 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> QSDTrans
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     require_memory(held, "the weights of config.model")
     return model
+
+
+def _bits_rules(rules: Sequence[Any]) -> tuple[BitsRule, ...]:
+    """Of pairs, whose types the flag parser does not check."""
+    for rule in rules:
+        if not (isinstance(rule, tuple | list) and [type(part) for part in rule] == [str, int]):
+            raise UserError(f"config.model.bits_rules has {rule!r}; expected pairs like ('head', 8)")
+    try:
+        return tuple(BitsRule(pattern=pattern, bits=bits) for pattern, bits in rules)
+    except ValueError as error:
+        raise UserError(f"config.model.bits_rules: {error}") from None

@@ -134,9 +134,10 @@ def _trained(config: ml_collections.ConfigDict, class_names: Sequence[str], know
     classes = dataclasses.replace(trained.require_classes(), where=f"the teacher in {trained.workdir}")
     check_pair(config, class_names, trained.config, classes)
     model = trained.task.model
+    fast = model.backbone.clone(dtype=DTYPES[config.distill.dtype], exact_evaluation=False)
     return Found(
         title=trained.title,
-        teacher=OwnTeacher(model.clone(dtype=DTYPES[config.distill.dtype], exact_evaluation=False)),
+        teacher=OwnTeacher(model.clone(backbone=fast)),
         variables=trained.variables,
         macs=macs_per_image(model, _size(config)),
         source=source,

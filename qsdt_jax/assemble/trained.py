@@ -19,7 +19,7 @@ from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
 from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.workdir.checkpoint import restore_raw
 from qsdt_jax.workdir.integrity import state_checksum
@@ -87,7 +87,7 @@ class Trained:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def scores(model: QSDTransformer, variables: Variables, images: Any) -> jax.Array:
+def scores(model: Classifier, variables: Variables, images: Any) -> jax.Array:
     """(B, K) logits of (B, H, W, C) inputs."""
     return model.apply(variables, images)  # pyright: ignore[reportReturnType]
 

@@ -16,7 +16,7 @@ from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.interpreter import Arithmetic, class_scores, interpret
 from qsdt_jax.deploy.program import Fire, Program
 from qsdt_jax.layers.spiking import SpikingNeuron
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
 
 Form = Callable[[Any], tuple[Any, dict[str, Any]]]
 
@@ -37,7 +37,7 @@ class Comparison:
     different_logits: int = 0
 
 
-def training_form(model: QSDTransformer, variables: Mapping[str, Any]) -> Form:
+def training_form(model: Classifier, variables: Mapping[str, Any]) -> Form:
     """The network as it is trained, in evaluation."""
 
     @jax.jit

@@ -14,14 +14,21 @@ from qsdt_jax import bounds
 from qsdt_jax.core.neurons import Neuron, Reset
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.packing import layer_bytes, pack
-from qsdt_jax.deploy.program import Add, Attend, Fire, Linear, Pool, Program, Step
+from qsdt_jax.deploy.program import LOGITS, Add, Attend, Fire, Linear, Pool, Program, Resize, Step
 from qsdt_jax.deploy.validity import check_counts, check_program
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.models.backbone import STRIDE
 
-KINDS: dict[str, type[Step]] = {"linear": Linear, "fire": Fire, "attend": Attend, "add": Add, "pool": Pool}
+KINDS: dict[str, type[Step]] = {
+    "linear": Linear,
+    "fire": Fire,
+    "attend": Attend,
+    "add": Add,
+    "pool": Pool,
+    "resize": Resize,
+}
 # What of a neuron inference needs; the step of a spike is in the scales, the surrogate is training's.
 NEURON_FIELDS = ("levels", "scale", "threshold", "timesteps", "decay", "reset")
 # The normal numbers of float32, in which a manifest's become arithmetic.
@@ -85,6 +92,9 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     try:
         bundle = _from_manifest(reference.read(path))
         check_program(bundle.program, bundle.image_size)
+        found, expected = len(bundle.class_names), bundle.program.num_classes
+        if found != expected:
+            raise ValueError(f"{found} class names, but {expected} class scores")
         return bundle
     except OSError as error:
         raise UserError(f"bundle {path} cannot be read: {error.strerror}") from None
@@ -114,6 +124,7 @@ def _content(bundle: Bundle) -> bytes:
             "std": list(bundle.std),
         },
         "steps": [_record(step, tensors, program.bits) for step in program.steps],
+        "outputs": dict(program.outputs),
     }
     manifest["data_bytes"] = len(tensors.data)
     text = json.dumps(manifest, separators=(",", ":")).encode()
@@ -156,13 +167,13 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
         steps=tuple(map(_step, manifest["steps"])),
         neuron=_neuron(manifest["neuron"]),
         bits=manifest["bits"],
+        outputs=tuple(reference.outputs_of(manifest).items()),
     )
     classes, image = manifest["classes"], manifest["image"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("its class names are no list of texts")
-    if not program.layers or len(classes) != program.num_classes:
-        outputs = program.num_classes if program.layers else 0
-        raise ValueError(f"{len(classes)} class names, but {outputs} class scores")
+    if not program.layers or [name for name, _ in program.outputs] != [LOGITS]:
+        raise ValueError("its network is no classifier: expected layers, and one output, the logits")
     _check_image(image, program.in_channels)
     return Bundle(
         program=program,

@@ -1,33 +1,42 @@
-"""Folding: the variables of a trained classifier -> a program of integers, scales and shifts.
+"""Folding: the variables of a trained network -> a program of integers, scales and shifts.
 
-Each scale and shift is composed by the functions that evaluation uses (`core.affine`, `layers.batch_norm`),
-in the same order, one rounded operation at a time. So the folded network gives the bits of the evaluated one.
+The network itself tells its steps: it is run in evaluation, with names (`Value`) in the place of arrays. A
+product waits as a `Product` until all that follows it is composed into its scale and shift, by the code of
+evaluation, in the same order, one rounded operation at a time. So the folded network gives the bits of the
+evaluated one.
 """
 
 import contextlib
-from collections.abc import Mapping
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from qsdt_jax.core.affine import Affine
+from qsdt_jax.core.affine import Affine, real
 from qsdt_jax.core.exact import rounded
 from qsdt_jax.core.lsq import quantize_by_bits
-from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step
+from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.deploy.program import IMAGES, LOGITS, Add, Attend, Fire, Linear, Pool, Program, Step
 from qsdt_jax.deploy.validity import check_counts, check_sums
 from qsdt_jax.errors import UserError
-from qsdt_jax.layers.attention import ATTENTION_GAIN
-from qsdt_jax.layers.batch_norm import normalize_by_running
+from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.lowering import ConvGeometry
-from qsdt_jax.layers.numerics import ModuleBits
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.layers.quantized import QConv, QDense
+from qsdt_jax.layers.spiking import SpikingNeuron
+from qsdt_jax.models import Backbone, Classifier
+from qsdt_jax.models.backbone import STRIDE
+
+SIDE = 2 * STRIDE  # Pixels of the image that the network is run on; steps do not depend on it.
 
 
-def fold(model: QSDTransformer, variables: Mapping[str, Any]) -> Program:
-    """The program of a classifier.
+def fold(model: Classifier | Backbone, variables: Mapping[str, Any]) -> Program:
+    """The program of a classifier, whose output is called "logits", or of a backbone, whose are the stages.
 
     Args:
       model: with 1 to 8 weight bits.
@@ -36,24 +45,28 @@ def fold(model: QSDTransformer, variables: Mapping[str, Any]) -> Program:
     Raises:
       UserError: the weights are float or of mixed bits, there are no spikes or they do not attend, or counts
         or sums are too large for int8 and float32.
+      ValueError: there are variables that the model does not have.
     """
-    if model.bits == 32:
+    backbone = model if isinstance(model, Backbone) else model.backbone
+    if backbone.bits == 32:
         raise UserError(
             "the network has float weights (bits=32), so there are no integers to export; "
             "expected a network trained with 1 to 8 bits"
         )
-    neuron = model.numerics.neuron
-    if neuron is None or model.attention != "spiking" or model.module_bits != ModuleBits():
+    neuron = backbone.numerics.neuron
+    if neuron is None or backbone.attention != "spiking" or backbone.bits_rules:
         raise UserError(
             "only networks with spiking neurons, spiking attention and the same bits in all layers can be "
-            f"exported; found neuron={model.neuron}, attention={model.attention}, {model.module_bits}"
+            f"exported; found neuron={backbone.neuron}, attention={backbone.attention}, "
+            f"bits_rules={backbone.bits_rules}"
         )
-    check_counts(model.levels)
+    check_counts(backbone.levels)
+    single = backbone.clone(dtype=jnp.float32, param_dtype=jnp.float32)
+    network = single if isinstance(model, Backbone) else model.clone(backbone=single)
     # Quotients and square roots are rounded correctly on a CPU, and not everywhere else.
     with on_the_cpu():
-        folding = _Folding(model, neuron.step, variables)
-        folding.classifier()
-    return Program(steps=tuple(folding.steps), neuron=neuron, bits=model.bits)
+        steps, outputs = _run(network, single.in_channels, variables)
+    return Program(steps=steps, neuron=neuron, bits=backbone.bits, outputs=outputs)
 
 
 def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
@@ -68,175 +81,165 @@ def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
         ) from None
 
 
-class _Folding:
-    """Walks through the network as its modules do, and appends a step for each operation."""
+def _run(model: Classifier | Backbone, channels: int, variables: Mapping[str, Any]):
+    """Steps and outputs of a network, of which it tells them itself."""
+    method = "features" if isinstance(model, Backbone) else "__call__"
+    image = jax.ShapeDtypeStruct((1, SIDE, SIDE, channels), jnp.float32)
+    expected = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, method=method), image)
+    left = flatten_dict(dict(variables), sep="/").keys() - flatten_dict(expected, sep="/").keys()
+    if left:
+        raise ValueError(f"folding has no place for {', '.join(sorted(left))}")
+    folding = _Folding()
+    single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), jax.device_get(dict(variables)))
+    with nn.intercept_methods(folding.intercept):
+        found: Any = model.apply(single, Value(IMAGES, image.shape, folding.add), method=method)
+    outputs = {LOGITS: found} if isinstance(found, Value) else found
+    return tuple(folding.steps), tuple((name, value.name) for name, value in outputs.items())
 
-    def __init__(self, model: QSDTransformer, step_size: float, variables: Mapping[str, Any]):
-        self.model = model
-        self.step_size = step_size
-        self.steps: list[Step] = []
-        flat = flatten_dict(jax.device_get(dict(variables)), sep="/")
-        self.left = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in flat.items()}
 
-    def classifier(self) -> None:
-        model = self.model
-        x = self.downsample("downsample1_1", IMAGES, ConvGeometry(2, 3), spikes=False)
-        x = self.conv_block("conv_block1_1", x)
-        x = self.downsample("downsample1_2", x, ConvGeometry(2, 1))
-        x = self.conv_block("conv_block1_2", x)
-        x = self.downsample("downsample2", x, ConvGeometry(2, 1))
-        x = self.conv_block("conv_block2_2", self.conv_block("conv_block2_1", x))
-        x = self.downsample("downsample3", x, ConvGeometry(2, 1))
-        in_stage3, in_stage4 = model.stage_depths
-        for i in range(in_stage3):
-            x = self.transformer_block(f"block3_{i}", x)
-        x = self.downsample("downsample4", x, ConvGeometry(1, 1))
-        for i in range(in_stage4):
-            x = self.transformer_block(f"block4_{i}", x)
-        x = self.add(Pool(name="pool", input=x))
-        spikes = self.fire("head_neuron", x)
-        if model.distillation_head:
-            halves = (self.linear(name, spikes, factor=0.5) for name in ("head", "head_dist"))
-            self.residual("logits", *halves)
-        else:
-            self.linear("head", spikes)
-        if self.left:
-            raise ValueError(f"folding has no place for {', '.join(self.left)}")
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """The result of a step, in the place of an array.
 
-    def downsample(self, path: str, x: str, geometry: ConvGeometry, *, spikes: bool = True) -> str:
-        inputs = self.fire(f"{path}/neuron", x) if spikes else x
-        return self.linear(f"{path}/conv", inputs, geometry, norms=[f"{path}/bn"], spikes=spikes)
+    Attributes:
+      name: of the result; the same for any shape, since a step says itself what it does with the axes.
+      shape: as the network sees it, of one frame.
+      plus: what makes a step of the sum with another one.
+    """
 
-    def conv_block(self, path: str, x: str) -> str:
-        x = self.residual(f"{path}/residual1", x, self.sepconv(f"{path}/sepconv", x))
-        y = x
-        for i in (1, 2):
-            spikes = self.fire(f"{path}/neuron{i}", y)
-            y = self.linear(f"{path}/conv{i}", spikes, ConvGeometry(1, 1), norms=[f"{path}/bn{i}"])
-        return self.residual(f"{path}/residual2", x, y)
+    name: str
+    shape: tuple[int, ...]
+    plus: Callable[["Value", "Value"], "Value"]
 
-    def sepconv(self, path: str, x: str) -> str:
-        y = self.linear(f"{path}/pwconv1", self.fire(f"{path}/neuron1", x), norms=[f"{path}/bn1"])
-        y = self.depthwise(f"{path}/dwconv", self.fire(f"{path}/neuron2", y), padding=3)
-        return self.linear(f"{path}/pwconv2", y, norms=[f"{path}/bn2"], spikes=False)
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
 
-    def transformer_block(self, path: str, x: str) -> str:
-        y = self.attention(f"{path}/attn", x, layer_scale=f"{path}/layer_scale1")
-        x = self.residual(f"{path}/residual1", x, y)
-        y = self.mlp(f"{path}/mlp", x, layer_scale=f"{path}/layer_scale2")
-        return self.residual(f"{path}/residual2", x, y)
+    def __add__(self, other: "Value") -> "Value":
+        return self.plus(self, other)
 
-    def attention(self, path: str, x: str, layer_scale: str) -> str:
-        model, spikes = self.model, self.fire(f"{path}/neuron", x)
-        q, k, v = (self._projection(f"{path}/{name}", spikes) for name in "qkv")
-        scale = model.attention_scale * self.step_size * self.step_size * self.step_size
-        y = self.add(Attend(name=path, q=q, k=k, v=v, heads=model.num_heads, scale=scale))
-        y = self.fire(f"{path}/attn_neuron", y)
-        step = ATTENTION_GAIN * self.step_size
-        return self.repconv(f"{path}/proj", y, [f"{path}/proj_bn"], step=step, layer_scale=layer_scale)
+    def reshape(self, *shape: int) -> "Value":
+        return dataclasses.replace(self, shape=np.broadcast_to(0, self.shape).reshape(shape).shape)
 
-    def _projection(self, path: str, spikes: str) -> str:
-        norms = [f"{path}_bn"] + ([f"{path}_rectify/norm"] if self.model.rectify == "norm" else [])
-        return self.fire(f"{path}_neuron", self.repconv(path, spikes, norms))
 
-    def repconv(
-        self,
-        path: str,
-        spikes: str,
-        norms: list[str],
-        *,
-        step: float | None = None,
-        layer_scale: str | None = None,
-    ) -> str:
-        """The border is what the batch norm gives to a product of zero, so padding the spikes makes it."""
-        path = f"{path}_repconv"
-        y = self.linear(f"{path}/conv1", spikes, ConvGeometry(1, 1), norms=[f"{path}/bn1"], step=step)
-        y = self.depthwise(f"{path}/dwconv", y, spikes=False)
-        norms = [f"{path}/bn2", *norms]
-        return self.linear(f"{path}/conv2", y, norms=norms, spikes=False, layer_scale=layer_scale)
+class Product(Affine):
+    """A product of integers, whose scale and shift are still being composed.
 
-    def mlp(self, path: str, x: str, layer_scale: str) -> str:
-        y = self.linear(f"{path}/fc1", self.fire(f"{path}/neuron1", x), norms=[f"{path}/bn1"])
-        y = self.fire(f"{path}/neuron2", y)
-        return self.linear(f"{path}/fc2", y, norms=[f"{path}/bn2"], layer_scale=layer_scale)
+    `values` has the shape of the result; when it is asked for its real values, it becomes a step.
+    """
 
-    def fire(self, name: str, x: str) -> str:
-        return self.add(Fire(name=name, input=x))
+    layer: Any = None
+    finish: Any = None
 
-    def residual(self, name: str, x: str, branch: str) -> str:
-        return self.add(Add(name=name, left=x, right=branch))
+    @property
+    def real(self) -> Value:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.finish(self)
 
-    def depthwise(self, name: str, x: str, *, padding: int = 0, spikes: bool = True) -> str:
-        channels = self.left[f"params/{name}/kernel"].shape[-1]
-        return self.linear(name, x, ConvGeometry(1, padding, channels), spikes=spikes)
-
-    def linear(
-        self,
-        name: str,
-        x: str,
-        geometry: ConvGeometry = ConvGeometry(),  # noqa: B008 (frozen)
-        *,
-        spikes: bool = True,
-        step: float | None = None,
-        norms: list[str] = [],  # noqa: B006 (read only)
-        layer_scale: str | None = None,
-        factor: float = 1.0,
-    ) -> str:
-        """A product and what follows it up to the next neuron, sum or product.
-
-        Args:
-          name: of the layer.
-          x: name of its input.
-          geometry: of the convolution.
-          spikes: whether the input is spikes.
-          step: value of one spike; None for that of the neuron.
-          norms: batch norms that follow.
-          layer_scale: parameter that follows them.
-          factor: that follows it, a power of two.
-        """
-        kernel, step_size = self.take(f"params/{name}/kernel"), self.find(f"params/{name}/step_size")
-        weight = quantize_by_bits(kernel, step_size, self.model.bits)
-        scale = weight.scale
-        if spikes:
-            scale = rounded(scale * (self.step_size if step is None else step))
-        y = Affine(values=None, scale=scale, shift=jnp.zeros_like(scale))
-        bias = self.find(f"params/{name}/bias")
-        y = y if bias is None else y + bias
-        for norm in norms:
-            y = self.normalize(y, norm)
-        if layer_scale is not None:
-            y = y * self.take(f"params/{layer_scale}")
-        y = y * jnp.float32(factor)
-        weights = np.asarray(weight.integers, np.int8)
-        if weights.ndim == 2:  # A dense layer is a 1x1 convolution.
-            weights = weights[None, None]
-        if spikes:
-            check_sums(name, weights, self.model.levels)
-        linear = Linear(
-            name=name,
-            input=x,
-            spikes=spikes,
-            geometry=geometry,
-            weights=weights,
-            scale=np.asarray(y.scale),
-            shift=np.asarray(y.shift),
+    def padded(self, border: int) -> "Product":
+        """Zeros around a product without taps are what zeros around its spikes give."""
+        assert self.layer["weights"].shape[:2] == (1, 1) and self.layer["spikes"]
+        geometry = self.layer["geometry"]
+        geometry = dataclasses.replace(geometry, padding=geometry.padding + border)
+        n, height, width, channels = self.values.shape
+        shape = (n, height + 2 * border, width + 2 * border, channels)
+        return self.replace(
+            layer={**self.layer, "geometry": geometry}, values=dataclasses.replace(self.values, shape=shape)
         )
-        return self.add(linear)
 
-    def normalize(self, y: Affine, path: str) -> Affine:
-        vectors = [self.take(f"params/{path}/{name}") for name in ("scale", "bias")]
-        vectors += [self.take(f"batch_stats/{path}/{name}") for name in ("mean", "var")]
-        channels = y.scale.shape[0]
-        return normalize_by_running(y, *(jnp.repeat(v, channels // v.shape[0]) for v in vectors))
 
-    def take(self, name: str) -> jax.Array:
-        """A variable, which is thereby used up."""
-        return self.left.pop(name)
+class _Folding:
+    """Appends a step for each operation of the network that is run."""
 
-    def find(self, name: str) -> jax.Array | None:
-        """A variable, which is thereby used up, or None where there is none."""
-        return self.left.pop(name, None)
+    def __init__(self):
+        self.steps: list[Step] = []
+        self.path: tuple[str, ...] = ()
+        self.sums: Counter[tuple[str, ...]] = Counter()
 
-    def add(self, step: Step) -> str:
+    def intercept(self, call, args, kwargs, context) -> Any:
+        """In the place of a method of a module of the network, for `nn.intercept_methods`."""
+        module, method = context.module, context.method_name
+        match module, method:
+            case ((QConv() | QDense()), "__call__"):
+                return self.product(module, args[0])
+            case SpikingNeuron(), "__call__":
+                return self.fire(module, args[0])
+            case QSDSA(), QSDSA.product.__name__:
+                return self.attend(module, *args)
+            case Backbone(), Backbone.frames.__name__:
+                return args[0]
+            case Classifier(), Classifier.pooled.__name__:
+                return self.append(Pool(name="pool", input=args[0].name), args[0].shape[::3])
+            case Classifier(), Classifier.over_time.__name__:
+                return args[0]
+        outer, self.path = self.path, module.path
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.path = outer
+
+    def product(self, module: QConv | QDense, x: Spikes | Affine | Value) -> Product:
+        """A product, to which the layer's bias is added."""
+        spikes = isinstance(x, Spikes)
+        value: Any = x.counts if spikes else real(x)  # pyright: ignore[reportArgumentType]
+        kernel, step_size, bias = (
+            module.get_variable("params", name) for name in ("kernel", "step_size", "bias")
+        )
+        weight = quantize_by_bits(kernel, step_size, module.numerics.bits)
+        scale = rounded(weight.scale * x.step) if spikes else weight.scale
+        weights = np.asarray(weight.integers, np.int8)
+        geometry = ConvGeometry()
+        if isinstance(module, QConv):
+            groups = value.shape[-1] if module.depthwise else 1
+            geometry = ConvGeometry(module.stride, module.padding, groups)
+        else:
+            weights = weights[None, None]  # A dense layer is a 1x1 convolution.
+        name = "/".join(module.path)
+        if spikes:
+            check_sums(name, weights, x.levels)
+        pixels = (
+            (size + 2 * geometry.padding - taps) // geometry.stride + 1
+            for size, taps in zip(value.shape[1:-1], weights.shape, strict=False)
+        )
+        y = Product(
+            values=dataclasses.replace(value, shape=(1, *pixels, weights.shape[-1])),
+            scale=scale,
+            shift=jnp.zeros_like(scale),
+            layer={
+                "name": name,
+                "input": value.name,
+                "spikes": spikes,
+                "geometry": geometry,
+                "weights": weights,
+            },
+            finish=self.linear,
+        )
+        return y if bias is None else y + bias  # pyright: ignore[reportReturnType]
+
+    def linear(self, product: Product) -> Value:
+        """The step of a product and all that was composed with it."""
+        scale, shift = np.asarray(product.scale), np.asarray(product.shift)
+        return self.append(Linear(**product.layer, scale=scale, shift=shift), product.values.shape)
+
+    def fire(self, module: SpikingNeuron, x: Affine | Value) -> Spikes:
+        value: Any = real(x)  # pyright: ignore[reportArgumentType]
+        counts: Any = self.append(Fire(name="/".join(module.path), input=value.name), value.shape)
+        neuron = module.numerics.neuron
+        assert neuron is not None
+        return Spikes(counts=counts, step=module.gain * neuron.step, levels=neuron.levels)
+
+    def attend(self, module: QSDSA, q: Spikes, k: Spikes, v: Spikes) -> Value:
+        counts: list[Any] = [x.counts for x in (q, k, v)]
+        names = {name: x.name for name, x in zip("qkv", counts, strict=True)}
+        scale = module.scale * (q.step * k.step * v.step)
+        step = Attend(name="/".join(module.path), **names, heads=module.num_heads, scale=scale)
+        return self.append(step, counts[0].shape)
+
+    def add(self, left: Value, right: Value) -> Value:
+        """The sum, called after the module that takes it."""
+        self.sums[self.path] += 1
+        name = "/".join((*self.path, f"residual{self.sums[self.path]}"))
+        return self.append(Add(name=name, left=left.name, right=right.name), left.shape)
+
+    def append(self, step: Step, shape: tuple[int, ...]) -> Value:
         self.steps.append(step)
-        return step.name
+        return Value(step.name, shape, self.add)

@@ -8,7 +8,19 @@ import jax.numpy as jnp
 from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.exact import exact_mean, rounded
 from qsdt_jax.core.neurons import fire
-from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step, inputs_of
+from qsdt_jax.deploy.program import (
+    IMAGES,
+    LOGITS,
+    Add,
+    Attend,
+    Fire,
+    Linear,
+    Pool,
+    Program,
+    Resize,
+    Step,
+    inputs_of,
+)
 from qsdt_jax.layers.product import exact_convolution
 from qsdt_jax.models.classifier import mean_over_time
 
@@ -31,7 +43,7 @@ def interpret(program: Program, images: jax.Array, arithmetic: Arithmetic) -> Va
     """Every value of a program by name: counts as int8, all others float32.
 
     Args:
-      program: a folded classifier.
+      program: a folded network.
       images: (B, H, W, C), shown in every time step, or (B, T, H, W, C) frames; H and W multiples of 16.
       arithmetic: the form.
     """
@@ -41,10 +53,17 @@ def interpret(program: Program, images: jax.Array, arithmetic: Arithmetic) -> Va
     return values
 
 
+def outputs_of(program: Program, values: Values) -> Values:
+    """(B, H, W, C) of each output by name, averaged over the time steps, from the values of `interpret`."""
+    found = {name: values[value] for name, value in program.outputs}
+    timesteps = program.neuron.timesteps
+    return {name: mean_over_time(y.reshape(-1, timesteps, *y.shape[1:])) for name, y in found.items()}
+
+
 def class_scores(program: Program, values: Values) -> jax.Array:
-    """(B, K) logits, averaged over the time steps, from the values of `interpret`."""
-    y = values[program.steps[-1].name]
-    return mean_over_time(y.reshape(-1, program.neuron.timesteps, y.shape[-1]))
+    """(B, K) logits of a classifier, from the values of `interpret`."""
+    y = outputs_of(program, values)[LOGITS]
+    return y.reshape(-1, y.shape[-1])
 
 
 def logits(program: Program, images: jax.Array, arithmetic: Arithmetic) -> jax.Array:
@@ -97,6 +116,9 @@ def _run(step: Step, values: Values, program: Program, arithmetic: Arithmetic) -
             return values[step.left] + values[step.right]
         case Pool():
             return exact_mean(values[step.input], (1, 2))[:, None, None]
+        case Resize():
+            wide = jnp.repeat(values[step.input], step.factor, axis=2)
+            return jnp.repeat(wide, step.factor, axis=1)
 
 
 def _product(layer: Linear, x: jax.Array, program: Program, arithmetic: Arithmetic) -> jax.Array:

@@ -29,7 +29,7 @@ def merge(program: Program, bits: int = 32) -> Program:
     """The program with every chain merged.
 
     Args:
-      program: a folded classifier.
+      program: a folded network.
       bits: of the merged kernels, rounded to the grid that fits each output channel; 32 keeps them float32.
         The other layers keep theirs.
 
@@ -37,7 +37,8 @@ def merge(program: Program, bits: int = 32) -> Program:
       A program for `FloatArithmetic`; with up to 8 bits the integer and the spike-driven form run it as well.
     """
     linears = {step.name: step for step in program.steps if isinstance(step, Linear)}
-    continued = {step.input for step in linears.values()}
+    # Of a chain, the values that only its next convolution reads.
+    continued = {step.input for step in linears.values()} - {value for _, value in program.outputs}
     merged: list[Step] = []
     for step in program.steps:
         if isinstance(step, Linear):

@@ -36,14 +36,25 @@ import numpy as np
 from qsdt_jax.core.exact import LARGEST_FLOAT32, attention_sum
 from qsdt_jax.deploy.onnx_nodes import Nodes
 from qsdt_jax.deploy.packing import pack
-from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step, inputs_of
+from qsdt_jax.deploy.program import (
+    IMAGES,
+    LOGITS,
+    Add,
+    Attend,
+    Fire,
+    Linear,
+    Pool,
+    Program,
+    Resize,
+    Step,
+    inputs_of,
+)
 from qsdt_jax.errors import UserError
 
 if TYPE_CHECKING:
     import onnx
 
 OPSET, IR_VERSION = 21, 10  # The first with INT4; ONNX Runtime has read them since 1.20.
-LOGITS = "logits"
 FLOAT_BITS = 24
 EXPONENTS = np.arange(-64, 128)  # Of the units: what is smaller than 2^-64 counts as that.
 LEAST_FLOAT = np.finfo(np.float32).min
@@ -58,11 +69,11 @@ def export_onnx(
 ) -> bytes:
     """The serialized model, weights included, for batches of any size.
 
-    Its input is "images", float32 (B, H, W, C), or (B, T, H, W, C) frames where T > 1; its output "logits",
-    float32 (B, K).
+    Its input is "images", float32 (B, H, W, C), or (B, T, H, W, C) frames where T > 1; its outputs are the
+    program's, float32 (B, H', W', C'), of which "logits" is (B, K).
 
     Args:
-      program: a folded classifier.
+      program: a folded network.
       image_size: (height, width) in pixels, multiples of 16.
       metadata: texts by name that are stored with the model.
       also: names of `Fire` steps whose counts, UINT8 (B * T, H', W', C'), are outputs as well.
@@ -97,15 +108,18 @@ class _Graph(Nodes):
         """The graph of all steps."""
         helper, types = self.onnx.helper, self.onnx.TensorProto
         neuron = self.program.neuron
-        size, classes = self.sizes[IMAGES], self.program.num_classes
+        size = self.sizes[IMAGES]
         values, shape = {IMAGES: IMAGES}, ("batch", *size)
         if neuron.timesteps > 1:
             shape = ("batch", neuron.timesteps, *size)
             values[IMAGES] = self.op("Reshape", IMAGES, self.whole([-1, *size]))
         for step in self.program.steps:
             values[step.name] = self.step(step, values)
-        self.mean_over_time(values[self.program.steps[-1].name])
-        outputs = [helper.make_tensor_value_info(LOGITS, types.FLOAT, ("batch", classes))]
+        outputs = []
+        for name, value in self.program.outputs:
+            kept = self.sizes[value][2:] if name == LOGITS else self.sizes[value]
+            self.mean_over_time(values[value], kept, name)
+            outputs.append(helper.make_tensor_value_info(name, types.FLOAT, ("batch", *kept)))
         for name in also:
             self.op("Identity", values[name], name=name)
             outputs.append(helper.make_tensor_value_info(name, types.UINT8, ("frames", *self.sizes[name])))
@@ -134,6 +148,8 @@ class _Graph(Nodes):
                 result = self.op("Add", *inputs)
             case Pool():
                 result, size = self.mean(*inputs, size=size), (1, 1, size[-1])
+            case Resize(factor=factor):
+                result, size = self.resize(*inputs, factor), (size[0] * factor, size[1] * factor, size[2])
         self.sizes[step.name] = size
         return result
 
@@ -263,14 +279,19 @@ class _Graph(Nodes):
         total = self.sum([self.op("ReduceSum", digit, self.whole([1, 2])) for digit in digits])
         return self.op("Mul", total, self.op("Mul", unit, self.real(1 / count)))
 
-    def mean_over_time(self, y: str) -> None:
-        """The logits (B, K), added up in the order of time."""
-        timesteps, classes = self.program.neuron.timesteps, self.program.num_classes
-        steps = self.op("Reshape", y, self.whole([-1, timesteps, classes]))
+    def resize(self, x: str, factor: int) -> str:
+        """Nearest neighbours, each pixel of x several times."""
+        modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+        return self.op("Resize", x, "", self.real([1, factor, factor, 1]), **modes)
+
+    def mean_over_time(self, y: str, size: tuple[int, ...], name: str) -> None:
+        """An output (B, *size), added up in the order of time."""
+        timesteps = self.program.neuron.timesteps
+        steps = self.op("Reshape", y, self.whole([-1, timesteps, *size]))
         total = self.op("Gather", steps, self.whole(0), axis=1)
         for t in range(1, timesteps):
             total = self.op("Add", total, self.op("Gather", steps, self.whole(t), axis=1))
-        self.op("Mul", total, self.real(1 / timesteps), name=LOGITS)
+        self.op("Mul", total, self.real(1 / timesteps), name=name)
 
     # --- Real values as digits ---------------------------------------------------------------------------
 
@@ -321,5 +342,6 @@ def _potentials(program: Program) -> set[str]:
     if neuron.timesteps > 1 or math.frexp(neuron.scale)[0] != 0.5:
         return set()
     readers = Counter(name for step in program.steps for name in inputs_of(step))
+    readers.update(value for _, value in program.outputs)
     fired = {step.input for step in program.steps if isinstance(step, Fire)}
     return {layer.name for layer in program.layers if layer.name in fired and readers[layer.name] == 1}

@@ -1,11 +1,12 @@
 """A folded network as plain data: a straight line of steps on named values.
 
 This is what is deployed. Weights are integers, everything real between a product and the next neuron is one
-scale and one shift per channel, and five kinds of steps are all there is. The integer form and the spike-
+scale and one shift per channel, and six kinds of steps are all there is. The integer form and the spike-
 driven form interpret the same program, and so does any reader of a bundle.
 
-The first value is the images, frame by frame (B * T, H, W, C); the last one, averaged over the T time steps,
-is the logits. Names of layers are those of the modules in `models`, such as "block3_0/attn/q_repconv/conv1".
+The first value is the images, frame by frame (B * T, H, W, C). An output is a value averaged over the T time
+steps; a classifier's is called "logits". Names of layers are those of the modules in `models`, such as
+"block3_0/attn/q_repconv/conv1".
 """
 
 import jax
@@ -18,6 +19,7 @@ from qsdt_jax.layers.lowering import ConvGeometry
 Array = np.ndarray | jax.Array
 
 IMAGES = "images"
+LOGITS = "logits"
 
 
 class Linear(struct.PyTreeNode):
@@ -69,7 +71,7 @@ class Attend(struct.PyTreeNode):
 
 
 class Add(struct.PyTreeNode):
-    """left + right, real values of one shape: the membrane shortcut."""
+    """left + right, real values of one shape: the membrane shortcut, or the sum of two maps."""
 
     name: str = struct.field(pytree_node=False)
     left: str = struct.field(pytree_node=False)
@@ -83,7 +85,20 @@ class Pool(struct.PyTreeNode):
     input: str = struct.field(pytree_node=False)
 
 
-Step = Linear | Fire | Attend | Add | Pool
+class Resize(struct.PyTreeNode):
+    """Nearest neighbours: each pixel `factor` times along both axes, (N, H, W, C) -> (N, f H, f W, C).
+
+    Attributes:
+      name, input: of the result, of the real values that come in.
+      factor: a whole number.
+    """
+
+    name: str = struct.field(pytree_node=False)
+    input: str = struct.field(pytree_node=False)
+    factor: int = struct.field(pytree_node=False)
+
+
+Step = Linear | Fire | Attend | Add | Pool | Resize
 
 
 def inputs_of(step: Step) -> tuple[str, ...]:
@@ -98,17 +113,19 @@ def inputs_of(step: Step) -> tuple[str, ...]:
 
 
 class Program(struct.PyTreeNode):
-    """A folded classifier.
+    """A folded network.
 
     Attributes:
       steps: in the order in which they run; each uses results of steps before it, or the images.
       neuron: of every `Fire`.
       bits: of the weights, 1 to 8.
+      outputs: pairs of a name and of the value, real, whose mean over the time steps it is.
     """
 
     steps: tuple[Step, ...]
     neuron: Neuron = struct.field(pytree_node=False)
     bits: int = struct.field(pytree_node=False)
+    outputs: tuple[tuple[str, str], ...] = struct.field(pytree_node=False)
 
     @property
     def layers(self) -> list[Linear]:
@@ -121,4 +138,8 @@ class Program(struct.PyTreeNode):
 
     @property
     def num_classes(self) -> int:
-        return self.layers[-1].weights.shape[3]
+        """Of a classifier."""
+        steps, name = {step.name: step for step in self.steps}, dict(self.outputs)[LOGITS]
+        while not isinstance(step := steps[name], Linear):
+            name = inputs_of(step)[0]
+        return step.weights.shape[3]

@@ -9,11 +9,11 @@ Layout of a bundle (`model.qsdt`), all numbers little-endian:
     4 bytes   version of the format
     4 bytes   length of the manifest
     4 bytes   crc32 of the 8 bytes before and of the manifest
-    manifest  JSON: architecture, neuron, classes, image, steps, and for each tensor its offset and crc32
+    manifest  JSON: architecture, neuron, classes, image, steps, outputs, and of each tensor offset and crc32
     data      from the next multiple of 64: tensors, each at a multiple of 4
 
-A step is a dictionary; its result is known by its name, the images are called "images", and the last result,
-averaged over the time steps, is the logits:
+A step is a dictionary; its result is known by its name, the images are called "images". "outputs" tells by
+name which results, averaged over the time steps, are the answers; without it the last result is the "logits":
 
     {"kind": "linear", "name", "input", "spikes", "stride", "padding", "groups", "weights", "scale", "shift"}
         convolution of spike counts or real values with integer weights, times scale, plus shift
@@ -21,6 +21,7 @@ averaged over the time steps, is the logits:
     {"kind": "attend", "name", "q", "k", "v", "heads", "scale"}     scale * q (k^T v) on counts
     {"kind": "add", "name", "left", "right"}
     {"kind": "pool", "name", "input"}        mean over the pixels
+    {"kind": "resize", "name", "input", "factor"}      each pixel repeated along both axes
 
 A tensor is {"offset", "shape", "crc32"}, the offset counted from the start of the data. Scale and shift are
 float32. Weights are packed integers of "bits" bits in two's complement, lowest bit first, without gaps: at 4
@@ -142,14 +143,26 @@ def forward(bundle: Manifest, images: np.ndarray) -> np.ndarray:
 
 
 def class_scores(bundle: Manifest, values: dict[str, np.ndarray]) -> np.ndarray:
-    """The logits of `forward`, the mean over the time steps, from the values of `run`."""
-    timesteps = bundle["neuron"]["timesteps"]
-    y = values[bundle["steps"][-1]["name"]]
-    steps = y.reshape(-1, timesteps, y.shape[-1])
-    total = steps[:, 0]
-    for t in range(1, timesteps):
-        total = total + steps[:, t]
-    return total * np.float32(1 / timesteps)
+    """The logits of `forward` from the values of `run`."""
+    y = answers(bundle, values)["logits"]
+    return y.reshape(-1, y.shape[-1])
+
+
+def answers(bundle: Manifest, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """(B, H, W, C) of each output, the mean over the time steps, from the values of `run`."""
+    timesteps, found = bundle["neuron"]["timesteps"], {}
+    for name, value in outputs_of(bundle).items():
+        steps = values[value].reshape(-1, timesteps, *values[value].shape[1:])
+        total = steps[:, 0]
+        for t in range(1, timesteps):
+            total = total + steps[:, t]
+        found[name] = total * np.float32(1 / timesteps)
+    return found
+
+
+def outputs_of(bundle: Manifest) -> dict[str, str]:
+    """The name of the value behind each output."""
+    return bundle.get("outputs") or {"logits": bundle["steps"][-1]["name"]}
 
 
 def run(bundle: Manifest, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -180,6 +193,8 @@ def _run(step: Manifest, values: dict[str, np.ndarray], bundle: Manifest) -> np.
             return values[step["left"]] + values[step["right"]]
         case "pool":
             return _mean(values[step["input"]])
+        case "resize":
+            return values[step["input"]].repeat(step["factor"], axis=1).repeat(step["factor"], axis=2)
         case other:
             raise ValueError(f"unknown kind of step {other!r}")
 

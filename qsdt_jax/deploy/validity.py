@@ -23,12 +23,13 @@ from qsdt_jax import bounds
 from qsdt_jax.core.exact import LARGEST_FLOAT32, LARGEST_INT32, attention_sum
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import shapes_of
-from qsdt_jax.deploy.program import IMAGES, Array, Attend, Linear, Program, Step, inputs_of
+from qsdt_jax.deploy.program import IMAGES, LOGITS, Array, Attend, Linear, Program, Resize, Step, inputs_of
 from qsdt_jax.errors import UserError
 from qsdt_jax.memory import require_memory
 
 TRACED_TIMESTEPS = 2
 LARGEST_COUNT = 127
+FACTOR = 64  # Largest of a resize.
 
 
 def check_program(program: Program, image_size: tuple[int, int]) -> None:
@@ -36,9 +37,10 @@ def check_program(program: Program, image_size: tuple[int, int]) -> None:
 
     Raises:
       UserError: a step reads what none before it gives, or something of a kind or shape that it cannot use;
-        the last step gives no class scores; a scale or shift is not finite; counts or sums are too large.
+        an output is no real value of it; the logits have more than one pixel; a scale or shift is not finite;
+        counts or sums are too large.
     """
-    _check_steps(program.steps)
+    _check_steps(program)
     check_counts(program.neuron.levels)
     for layer in program.layers:
         _check_layer(layer, program.neuron.levels)
@@ -55,9 +57,14 @@ def check_program(program: Program, image_size: tuple[int, int]) -> None:
             _check_attention(step, shapes[step.k], program.neuron.levels)
     largest = max(math.prod(value.shape) * value.dtype.itemsize for value in shapes.values())
     require_memory(largest * program.neuron.timesteps // steps, "one image in this network")
-    found = shapes[program.steps[-1].name].shape
-    if found[1:3] != (1, 1):
-        raise UserError(f"its last step gives {found[1]}x{found[2]} class scores for an image; expected one")
+    for name, value in program.outputs:
+        found = shapes[value]
+        if found.dtype == np.int8:
+            raise UserError(f"its output {name} is {value}, which gives spikes; expected real values")
+        if name == LOGITS and found.shape[1:3] != (1, 1):
+            raise UserError(
+                f"{value} gives {found.shape[1]}x{found.shape[2]} class scores for an image; expected one"
+            )
 
 
 def check_counts(levels: int) -> None:
@@ -76,9 +83,9 @@ def check_sums(name: str, weights: Array, levels: int) -> None:
         )
 
 
-def _check_steps(steps: tuple[Step, ...]) -> None:
+def _check_steps(program: Program) -> None:
     known = {IMAGES}
-    for step in steps:
+    for step in program.steps:
         for name in inputs_of(step):
             if name not in known:
                 raise UserError(f"step {step.name} reads {name}, which no step before it gives")
@@ -87,8 +94,13 @@ def _check_steps(steps: tuple[Step, ...]) -> None:
         known.add(step.name)
         if isinstance(step, Attend) and (type(step.heads) is not int or step.heads < 1):
             raise UserError(f"step {step.name} has {step.heads!r} heads; expected a positive whole number")
-    if not steps or not isinstance(steps[-1], Linear):
-        raise UserError("its last step is no layer, so it gives no class scores")
+        if isinstance(step, Resize) and (type(step.factor) is not int or not 1 <= step.factor <= FACTOR):
+            raise UserError(f"step {step.name} has the factor {step.factor!r}; expected 1 to {FACTOR}")
+    if not program.outputs:
+        raise UserError("it has no output")
+    for name, value in program.outputs:
+        if value not in known - {IMAGES}:
+            raise UserError(f"its output {name} is {value}, which no step gives")
 
 
 def _check_layer(layer: Linear, levels: int) -> None:

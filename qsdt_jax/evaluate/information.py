@@ -30,7 +30,7 @@ from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.spiking import SpikingNeuron
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
 
 LOWEST, HIGHEST, BINS_PER_UNIT = -1.0, 2.0, 8
 BINS = round((HIGHEST - LOWEST) * BINS_PER_UNIT)  # The outermost hold all that lies beyond.
@@ -92,7 +92,7 @@ def entropy(histogram: np.ndarray) -> np.ndarray:
 
 
 def measure(
-    model: QSDTransformer, variables: Mapping[str, Any], batches: Iterable[Mapping[str, Any]]
+    model: Classifier, variables: Mapping[str, Any], batches: Iterable[Mapping[str, Any]]
 ) -> Information:
     """Distributions and spikes of a network in evaluation.
 
@@ -104,7 +104,7 @@ def measure(
     Raises:
       UserError: the network has no spiking neurons.
     """
-    if model.neuron == "relu":
+    if model.backbone.neuron == "relu":
         raise UserError("the network has no spiking neurons (neuron=relu), so there are no spikes to measure")
     total, images = None, 0
     for batch in batches:
@@ -126,12 +126,12 @@ def measure(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _sums(model: QSDTransformer, variables: Mapping[str, Any], images: jax.Array, mask: jax.Array):
+def _sums(model: Classifier, variables: Mapping[str, Any], images: jax.Array, mask: jax.Array):
     """Sums over a batch: {"before" or "after": {projection: (joint, powers)}} and {neuron layer: spikes}."""
-    weight = jnp.repeat(mask.astype(jnp.float32), model.timesteps)
-    neuron = model.numerics.neuron
+    weight = jnp.repeat(mask.astype(jnp.float32), model.backbone.timesteps)
+    neuron = model.backbone.numerics.neuron
     assert neuron is not None
-    rectify = "bn" if model.rectify == "bn" else "rectify"
+    rectify = "bn" if model.backbone.rectify == "bn" else "rectify"
     distributions: dict[str, dict[str, Any]] = {"before": {}, "after": {}}
     spikes: dict[str, jax.Array] = {}
 
@@ -146,7 +146,7 @@ def _sums(model: QSDTransformer, variables: Mapping[str, Any], images: jax.Array
         projection, _, role = (module.name or "").partition("_")
         if isinstance(module.parent, QSDSA) and projection in ("q", "k", "v") and role in (rectify, "neuron"):
             when = "after" if role == "neuron" else "before"
-            found = _head_sums(real(args[0]), weight, model.num_heads, neuron)
+            found = _head_sums(real(args[0]), weight, model.backbone.num_heads, neuron)
             distributions[when]["/".join((*module.path[:-1], projection))] = found
         return y
 

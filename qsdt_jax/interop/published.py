@@ -18,7 +18,7 @@ from qsdt_jax.interop import torch_file
 from qsdt_jax.interop.entries import plain_names
 from qsdt_jax.interop.fit import check_fit, first
 from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
 
 Path = tuple[str, ...]
 
@@ -65,7 +65,7 @@ def torch_name(flax_path: Path) -> str:
 
 
 def from_torch(
-    model: QSDTransformer,
+    model: Classifier,
     source: str | os.PathLike[str] | Mapping[str, Any],
     *,
     ema: bool = False,
@@ -128,8 +128,8 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def _expected(model: QSDTransformer) -> Mapping[Path, Any]:
-    images = jnp.zeros((1, 32, 32, model.in_channels))
+def _expected(model: Classifier) -> Mapping[Path, Any]:
+    images = jnp.zeros((1, 32, 32, model.backbone.in_channels))
     return flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images))
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from qsdt_jax.core.affine import Affine, real
+from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.exact import attention_sum, check_sums, rounded
 from qsdt_jax.core.spikes import Spikes, values_of
 from qsdt_jax.layers import lowering
@@ -85,7 +85,7 @@ class QSDSA(nn.Module):
     rectify: Rectify = "bn"
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array | Affine:
+    def __call__(self, x: jax.Array, train: bool) -> Affine:
         """x (N, H, W, C) -> the same shape; in evaluation not yet scaled.
 
         Raises:
@@ -95,24 +95,26 @@ class QSDSA(nn.Module):
         if channels % self.num_heads:
             raise ValueError(f"{self.num_heads} heads do not divide {channels} channels")
         spikes = SpikingNeuron(numerics, name="neuron")(x)
-        q, k, v = (self._project(spikes, name, train=train) for name in "qkv")
-        if self.attention == "softmax":
-            y = softmax_attention(q, k, v, self.num_heads)
-        else:
-            if numerics.neuron is not None and numerics.exact_evaluation:
-                largest = attention_sum(height * width, channels // self.num_heads, numerics.neuron.levels)
-                check_sums("/".join(self.path) or "attention", largest)
-            y = spike_attention(q, k, v, self.num_heads, self.scale)
-        y = y.reshape(n, height, width, channels)
+        q, k, v = (self._project(spikes, name, train) for name in "qkv")
+        if self.attention == "spiking" and numerics.neuron is not None and numerics.exact_evaluation:
+            largest = attention_sum(height * width, channels // self.num_heads, numerics.neuron.levels)
+            check_sums("/".join(self.path) or "attention", largest)
+        y = self.product(q, k, v).reshape(n, height, width, channels)
         spikes = SpikingNeuron(numerics, gain=ATTENTION_GAIN, name="attn_neuron")(y)
-        y = RepConv(numerics.of("proj"), name="proj_repconv")(spikes, train=train)
-        return BatchNorm(numerics, name="proj_bn")(y, train=train)
+        y = RepConv(numerics, name="proj_repconv")(spikes, train)
+        return BatchNorm(numerics, name="proj_bn")(y, train)
 
-    def _project(self, spikes: Spikes | jax.Array, name: str, *, train: bool) -> Spikes | jax.Array:
+    def product(self, q, k, v) -> jax.Array:
+        """The attention of q, k and v, (N, L, C) spikes or real values -> (N, L, C)."""
+        if self.attention == "softmax":
+            return softmax_attention(q, k, v, self.num_heads)
+        return spike_attention(q, k, v, self.num_heads, self.scale)
+
+    def _project(self, spikes: Spikes | jax.Array, name: str, train: bool) -> Spikes | jax.Array:
         """q, k or v: (N, L, C) spikes."""
-        y = RepConv(self.numerics.of(name), name=f"{name}_repconv")(spikes, train=train)
-        y = BatchNorm(self.numerics, name=f"{name}_bn")(y, train=train)
+        y = RepConv(self.numerics, name=f"{name}_repconv")(spikes, train)
+        y = BatchNorm(self.numerics, name=f"{name}_bn")(y, train)
         if self.rectify == "norm":
-            y = HeadRectify(self.numerics, self.num_heads, name=f"{name}_rectify")(y, train=train)
-        tokens = real(y).reshape(y.shape[0], -1, y.shape[-1])
+            y = HeadRectify(self.numerics, self.num_heads, name=f"{name}_rectify")(y, train)
+        tokens = y.real.reshape(y.shape[0], -1, y.shape[-1])
         return SpikingNeuron(self.numerics, name=f"{name}_neuron")(tokens)

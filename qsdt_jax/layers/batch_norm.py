@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from qsdt_jax.core.affine import Affine, real
+from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.exact import rounded
 from qsdt_jax.devices import device_count, mean_over_devices
 from qsdt_jax.layers.numerics import Numerics
@@ -25,8 +25,8 @@ class BatchNorm(nn.Module):
     With `norm_group = 0` the whole batch is one group, on whatever devices it lies. In a pmapped step the
     mean over groups is that of this device's groups, and the step takes the mean over devices.
 
-    In evaluation it is an affine map per channel and can be composed with what is before and behind it: of a
-    product that is not yet scaled (`Affine`) it makes another one, whose border is the product's zeros.
+    In evaluation it is an affine map per channel and is composed with what is before and behind it: of a
+    product that is not yet scaled it makes another one, whose border is the product's zeros.
 
     Attributes:
       numerics: shared numerical choices.
@@ -44,7 +44,7 @@ class BatchNorm(nn.Module):
     bias_init: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array | Affine, *, train: bool) -> jax.Array | Affine:
+    def __call__(self, x: Affine, train: bool) -> Affine:
         """x (N, ..., C) -> the same shape, padded by `border` on axes 1 and 2.
 
         Raises:
@@ -61,8 +61,9 @@ class BatchNorm(nn.Module):
             vectors = (scale, bias, running_mean.value, running_var.value)
             return self._evaluate(x, *(jnp.repeat(v, self.shared) for v in vectors))
 
-        x = real(x)
-        groups = x.reshape(self._group_count(x.shape[0]), -1, *x.shape[1:-1], *features, self.shared)
+        values = x.real
+        per_group = (self._group_count(x.shape[0]), -1, *x.shape[1:-1])
+        groups = values.reshape(*per_group, *features, self.shared)
         everywhere = not self.numerics.norm_group
         y, mean, var = _normalize_by_batch(groups.swapaxes(-1, -2), scale, bias, everywhere)
         y = y.swapaxes(-1, -2).reshape(x.shape)
@@ -74,18 +75,19 @@ class BatchNorm(nn.Module):
             running_mean.value = jnp.mean(group_mean, 0)
             running_var.value = jnp.mean(group_var, 0)
         if not self.border:
-            return y
+            return Affine(y)
         zero = bias - group_mean * (jax.lax.rsqrt(group_var + EPSILON) * scale)
-        return _pad(y, jax.lax.stop_gradient(zero), self.border)
+        return Affine(_pad(y, jax.lax.stop_gradient(zero), self.border))
 
-    def _evaluate(self, x: jax.Array | Affine, scale, bias, mean, var) -> jax.Array | Affine:
-        if isinstance(x, Affine):
-            y = normalize_by_running(x, scale, bias, mean, var)
-            edges = ((0, 0), (self.border, self.border), (self.border, self.border), (0, 0))
-            return y.replace(values=jnp.pad(y.values, edges)) if self.border else y
-        unscaled = Affine(values=x, scale=jnp.ones_like(scale), shift=jnp.zeros_like(scale))
-        y = normalize_by_running(unscaled, scale, bias, mean, var)
-        return _pad(y.real, jax.lax.stop_gradient(y.shift)[None], self.border) if self.border else y.real
+    def _evaluate(self, x: Affine, scale, bias, mean, var) -> Affine:
+        if x.scale is None:
+            unscaled = Affine(x.values, scale=jnp.ones_like(scale), shift=jnp.zeros_like(scale))
+            y = normalize_by_running(unscaled, scale, bias, mean, var)
+            return Affine(
+                _pad(y.real, jax.lax.stop_gradient(y.shift)[None], self.border) if self.border else y.real
+            )
+        y = normalize_by_running(x, scale, bias, mean, var)
+        return y.padded(self.border) if self.border else y
 
     def _group_count(self, rows: int) -> int:
         per_group = self.numerics.norm_group * self.numerics.timesteps

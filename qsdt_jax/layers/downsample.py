@@ -3,7 +3,6 @@
 import jax
 from flax import linen as nn
 
-from qsdt_jax.core.affine import real
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.quantized import QConv
@@ -28,7 +27,7 @@ class Downsample(nn.Module):
     spiking: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x (N, H, W, C) -> (N, H / stride, W / stride, features)."""
         inputs = SpikingNeuron(self.numerics, name="neuron")(x) if self.spiking else x
         y = QConv(
@@ -39,5 +38,5 @@ class Downsample(nn.Module):
             padding=self.padding,
             use_bias=True,
             name="conv",
-        )(inputs, train=train)
-        return real(BatchNorm(self.numerics, name="bn")(y, train=train))
+        )(inputs, train)
+        return BatchNorm(self.numerics, name="bn")(y, train).real

@@ -22,11 +22,11 @@ class MLP(nn.Module):
     mlp_ratio: int = 4
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array | Affine:
+    def __call__(self, x: jax.Array, train: bool) -> Affine:
         """x (N, H, W, C) -> the same shape; in evaluation not yet scaled."""
-        channels, y = x.shape[-1], x
+        channels, y = x.shape[-1], Affine(x)
         for i, features in enumerate((self.mlp_ratio * channels, channels), start=1):
             spikes = SpikingNeuron(self.numerics, name=f"neuron{i}")(y)
-            y = QConv(features, self.numerics, use_bias=True, name=f"fc{i}")(spikes, train=train)
-            y = BatchNorm(self.numerics, name=f"bn{i}")(y, train=train)
+            y = QConv(features, self.numerics, use_bias=True, name=f"fc{i}")(spikes, train)
+            y = BatchNorm(self.numerics, name=f"bn{i}")(y, train)
         return y

@@ -1,36 +1,14 @@
 """The numerical choices that every layer of one network shares."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from qsdt_jax.core.lsq import weight_range
 from qsdt_jax.core.neurons import Neuron, make_neuron
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModuleBits:
-    """Weight bits of parts of the network, where they differ from the rest; 0 for the same as the rest.
-
-    Attributes:
-      stem: the convolution on the image.
-      conv: the conv blocks.
-      down: the other down-sampling convolutions.
-      q, k, v, proj: the RepConvs of attention.
-      mlp: the MLPs.
-      head: the classifier's dense layer.
-    """
-
-    stem: int = 0
-    conv: int = 0
-    down: int = 0
-    q: int = 0
-    k: int = 0
-    v: int = 0
-    proj: int = 0
-    mlp: int = 0
-    head: int = 0
+from qsdt_jax.layers.bits_rules import FLOAT_BITS, BitsRule, bits_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +17,7 @@ class Numerics:
 
     Attributes:
       bits: weight bits 1..8, or 32 for float weights.
-      module_bits: the parts of the network with other bits, see `of`.
+      bits_rules: of the layers with other bits; the first whose pattern matches counts.
       neuron: the spiking neuron; None for the ReLU of a float network.
       dtype: operand type of the matrix products. Everything between them (membranes, residual stream,
         normalisation) stays in `real_dtype`, so bfloat16 loses nothing in products of spikes.
@@ -52,7 +30,7 @@ class Numerics:
     """
 
     bits: int = 4
-    module_bits: ModuleBits = ModuleBits()
+    bits_rules: tuple[BitsRule, ...] = ()
     neuron: Neuron | None = dataclasses.field(default_factory=make_neuron)
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -61,16 +39,17 @@ class Numerics:
     exact_evaluation: bool = True
 
     def __post_init__(self):
-        if self.bits != 32:
+        if self.bits != FLOAT_BITS:
             weight_range(self.bits)  # Raises when out of range.
         if self.norm_group < 0:
             raise ValueError(f"norm_group must not be negative, got {self.norm_group}")
-        self._check_spike_dtype()
+        for bits in {self.bits, *(rule.bits for rule in self.bits_rules)}:
+            self._check_spike_dtype(bits)
 
-    def of(self, part: str) -> "Numerics":
-        """The numerical choices of one part of the network, a field of `ModuleBits`."""
-        bits = getattr(self.module_bits, part) or self.bits
-        return dataclasses.replace(self, bits=bits, module_bits=ModuleBits())
+    def of(self, path: Sequence[str]) -> "Numerics":
+        """The numerical choices of one layer, which no rule changes any more."""
+        bits = bits_of("/".join(path), self.bits_rules, otherwise=self.bits)
+        return dataclasses.replace(self, bits=bits, bits_rules=())
 
     @property
     def timesteps(self) -> int:
@@ -86,10 +65,10 @@ class Numerics:
     def spike_operand_dtype(self) -> DTypeLike:
         return self.dtype if self.spike_dtype is None else self.spike_dtype
 
-    def _check_spike_dtype(self):
-        if self.bits == 32:
+    def _check_spike_dtype(self, bits: int):
+        if bits == FLOAT_BITS:
             return
-        smallest, largest = weight_range(self.bits)
+        smallest, largest = weight_range(bits)
         dtype = jnp.dtype(self.spike_operand_dtype)
         if jnp.issubdtype(dtype, jnp.integer):
             exact = int(jnp.iinfo(dtype).min), int(jnp.iinfo(dtype).max)
@@ -100,5 +79,5 @@ class Numerics:
         if smallest < exact[0] or max(largest, levels) > exact[1]:
             raise ValueError(
                 f"{dtype} holds the integers {exact[0]}..{exact[1]} exactly: too few for "
-                f"{self.bits}-bit weights and counts up to {levels}"
+                f"{bits}-bit weights and counts up to {levels}"
             )

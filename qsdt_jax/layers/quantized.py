@@ -42,19 +42,20 @@ class QConv(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Spikes | Affine | jax.Array, *, train: bool) -> jax.Array | Affine:
-        """x (N, H, W, I) spikes or real values -> (N, H', W', O) real, in evaluation not yet scaled."""
+    def __call__(self, x: Spikes | Affine | jax.Array, train: bool) -> Affine:
+        """x (N, H, W, I) spikes or real values -> (N, H', W', O), in evaluation not yet scaled."""
         x = x if isinstance(x, Spikes) else real(x)
         channels = _values_of(x).shape[-1]
         groups = channels if self.depthwise else 1
         kernel_shape = (self.kernel_size, self.kernel_size, channels // groups, self.features)
-        weight = _quantized_kernel(self, kernel_shape, conv_init)
+        numerics = self.numerics.of(self.path)
+        weight = _quantized_kernel(self, numerics, kernel_shape, conv_init)
         multiply = _multiply if train else _multiply_unscaled
-        y = multiply(x, weight, ConvGeometry(self.stride, self.padding, groups), self.numerics)
+        y = multiply(x, weight, ConvGeometry(self.stride, self.padding, groups), numerics)
         if not self.use_bias:
             return y
         bound = 1 / math.sqrt(math.prod(kernel_shape[:3]))
-        bias = self.param("bias", _uniform(bound), (self.features,), self.numerics.param_dtype)
+        bias = self.param("bias", _uniform(bound), (self.features,), numerics.param_dtype)
         return y + bias
 
 
@@ -70,25 +71,24 @@ class QDense(nn.Module):
     numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: Spikes | jax.Array, *, train: bool) -> jax.Array | Affine:
-        """x (N, I) spikes or real values -> (N, O) real values, in evaluation not yet scaled."""
-        weight = _quantized_kernel(self, (_values_of(x).shape[-1], self.features), head_init)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.numerics.param_dtype)
+    def __call__(self, x: Spikes | jax.Array, train: bool) -> Affine:
+        """x (N, I) spikes or real values -> (N, O), in evaluation not yet scaled."""
+        numerics = self.numerics.of(self.path)
+        weight = _quantized_kernel(self, numerics, (_values_of(x).shape[-1], self.features), head_init)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), numerics.param_dtype)
         pixels = jax.tree.map(lambda a: a[:, None, None, :], x)
         kernel = weight.replace(integers=weight.integers[None, None])
-        if train:
-            return _multiply(pixels, kernel, ConvGeometry(), self.numerics)[:, 0, 0, :] + bias
-        y = _multiply_unscaled(pixels, kernel, ConvGeometry(), self.numerics) + bias
-        return y.replace(values=y.values[:, 0, 0, :])
+        multiply = _multiply if train else _multiply_unscaled
+        y = multiply(pixels, kernel, ConvGeometry(), numerics)
+        return y.replace(values=y.values[:, 0, 0, :]) + bias
 
 
 def _values_of(x: Spikes | jax.Array) -> jax.Array:
     return x.counts if isinstance(x, Spikes) else x
 
 
-def _quantized_kernel(module: nn.Module, shape: tuple[int, ...], init) -> QuantizedWeight:
+def _quantized_kernel(module: nn.Module, numerics: Numerics, shape: tuple[int, ...], init) -> QuantizedWeight:
     """The layer's kernel and step size as parameters, quantised as its numerics ask."""
-    numerics: Numerics = module.numerics
     kernel = module.param("kernel", init, shape, numerics.param_dtype)
     if numerics.bits in (1, 32):
         return quantize_by_bits(kernel, None, numerics.bits)
@@ -100,12 +100,12 @@ def _quantized_kernel(module: nn.Module, shape: tuple[int, ...], init) -> Quanti
 
 def _multiply(
     x: Spikes | jax.Array, weight: QuantizedWeight, geometry: ConvGeometry, numerics: Numerics
-) -> jax.Array:
+) -> Affine:
     """Integers first, one scale after; a real x is multiplied in the network's dtype."""
     scale = weight.scale.astype(numerics.real_dtype)
     if isinstance(x, Spikes):
         scale = scale * x.step
-    return _convolve(x, weight.integers, scale, geometry, numerics)
+    return Affine(_convolve(x, weight.integers, scale, geometry, numerics))
 
 
 def _multiply_unscaled(

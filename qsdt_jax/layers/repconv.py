@@ -20,11 +20,11 @@ class RepConv(nn.Module):
     numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: Spikes | jax.Array, *, train: bool) -> jax.Array | Affine:
-        """x (N, H, W, C) spikes -> (N, H, W, C) real values, in evaluation not yet scaled."""
+    def __call__(self, x: Spikes | jax.Array, train: bool) -> Affine:
+        """x (N, H, W, C) spikes -> (N, H, W, C), in evaluation not yet scaled."""
         numerics, channels = self.numerics, x.shape[-1]
-        y = QConv(channels, numerics, name="conv1")(x, train=train)
-        y = BatchNorm(numerics, border=1, name="bn1")(y, train=train)
-        y = QConv(channels, numerics, kernel_size=3, depthwise=True, name="dwconv")(y, train=train)
-        y = QConv(channels, numerics, name="conv2")(y, train=train)
-        return BatchNorm(numerics, name="bn2")(y, train=train)
+        y = QConv(channels, numerics, name="conv1")(x, train)
+        y = BatchNorm(numerics, border=1, name="bn1")(y, train)
+        y = QConv(channels, numerics, kernel_size=3, depthwise=True, name="dwconv")(y, train)
+        y = QConv(channels, numerics, name="conv2")(y, train)
+        return BatchNorm(numerics, name="bn2")(y, train)

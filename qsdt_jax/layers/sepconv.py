@@ -3,7 +3,7 @@
 import jax
 from flax import linen as nn
 
-from qsdt_jax.core.affine import Affine, real
+from qsdt_jax.core.affine import Affine
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.quantized import QConv
@@ -21,18 +21,18 @@ class SepConv(nn.Module):
     numerics: Numerics
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array | Affine:
+    def __call__(self, x: jax.Array, train: bool) -> Affine:
         """x (N, H, W, C) -> the same shape; in evaluation not yet scaled."""
         numerics, channels = self.numerics, x.shape[-1]
         wide = EXPANSION * channels
         spikes = SpikingNeuron(numerics, name="neuron1")(x)
-        y = QConv(wide, numerics, name="pwconv1")(spikes, train=train)
-        y = BatchNorm(numerics, name="bn1")(y, train=train)
+        y = QConv(wide, numerics, name="pwconv1")(spikes, train)
+        y = BatchNorm(numerics, name="bn1")(y, train)
         spikes = SpikingNeuron(numerics, name="neuron2")(y)
         depthwise = QConv(wide, numerics, kernel_size=7, padding=3, depthwise=True, name="dwconv")
-        y = depthwise(spikes, train=train)
-        y = QConv(channels, numerics, name="pwconv2")(y, train=train)
-        return BatchNorm(numerics, name="bn2")(y, train=train)
+        y = depthwise(spikes, train)
+        y = QConv(channels, numerics, name="pwconv2")(y, train)
+        return BatchNorm(numerics, name="bn2")(y, train)
 
 
 class ConvBlock(nn.Module):
@@ -47,13 +47,13 @@ class ConvBlock(nn.Module):
     mlp_ratio: int = 4
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x (N, H, W, C) -> the same shape."""
         numerics, channels = self.numerics, x.shape[-1]
-        x = x + real(SepConv(numerics, name="sepconv")(x, train=train))
-        y = x
+        x = x + SepConv(numerics, name="sepconv")(x, train).real
+        y = Affine(x)
         for i, features in enumerate((self.mlp_ratio * channels, channels), start=1):
             spikes = SpikingNeuron(numerics, name=f"neuron{i}")(y)
-            y = QConv(features, numerics, kernel_size=3, padding=1, name=f"conv{i}")(spikes, train=train)
-            y = BatchNorm(numerics, name=f"bn{i}")(y, train=train)
-        return x + real(y)
+            y = QConv(features, numerics, kernel_size=3, padding=1, name=f"conv{i}")(spikes, train)
+            y = BatchNorm(numerics, name=f"bn{i}")(y, train)
+        return x + y.real

@@ -49,8 +49,8 @@ class HeadRectify(nn.Module):
     num_heads: int
 
     @nn.compact
-    def __call__(self, x: jax.Array | Affine, *, train: bool) -> jax.Array | Affine:
+    def __call__(self, x: Affine, train: bool) -> Affine:
         """x (N, H, W, C) -> the same shape."""
         head_width = x.shape[-1] // self.num_heads
         norm = BatchNorm(self.numerics, shared=head_width, scale_init=0.25, bias_init=0.5, name="norm")
-        return norm(x, train=train)
+        return norm(x, train)

@@ -3,7 +3,6 @@
 import jax
 from flax import linen as nn
 
-from qsdt_jax.core.affine import real
 from qsdt_jax.devices import device_count, own_rows
 from qsdt_jax.layers.attention import QSDSA, Attention
 from qsdt_jax.layers.mlp import MLP
@@ -21,7 +20,7 @@ class DropPath(nn.Module):
     timesteps: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x (B * T, ...) -> the same shape; kept branches are divided by 1 - rate."""
         if not train or self.rate == 0:
             return x
@@ -53,13 +52,13 @@ class TransformerBlock(nn.Module):
     drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x (N, H, W, C) -> the same shape."""
         numerics = self.numerics
         attention = QSDSA(
             numerics, self.num_heads, self.attention, self.attention_scale, self.rectify, name="attn"
         )
-        mlp = MLP(numerics.of("mlp"), self.mlp_ratio, name="mlp")
+        mlp = MLP(numerics, self.mlp_ratio, name="mlp")
         drop_path = DropPath(self.drop_path, numerics.timesteps, name="drop_path")
         for i, branch in enumerate((attention, mlp), start=1):
             layer_scale = self.param(
@@ -68,6 +67,6 @@ class TransformerBlock(nn.Module):
                 (x.shape[-1],),
                 numerics.param_dtype,
             )
-            y = real(branch(x, train=train) * layer_scale)
-            x = x + drop_path(y, train=train)
+            y = (branch(x, train) * layer_scale).real
+            x = x + drop_path(y, train)
         return x

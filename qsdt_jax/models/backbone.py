@@ -1,6 +1,6 @@
 """The backbone: four stages of conv blocks and spike-driven transformer blocks."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,16 @@ from jax.typing import DTypeLike
 from qsdt_jax.core.neurons import Neuron, NeuronKind, Reset, make_neuron
 from qsdt_jax.core.surrogates import Surrogate
 from qsdt_jax.layers.attention import Attention
+from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.layers.downsample import Downsample
-from qsdt_jax.layers.numerics import ModuleBits, Numerics
+from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.sepconv import ConvBlock
 from qsdt_jax.layers.spiking import Rectify
 from qsdt_jax.layers.transformer_block import TransformerBlock
 
 STRIDE = 16  # Pixels of the image per pixel of the last two stages.
+STEM = "downsample1_1"  # Name of the layer that sees the image.
+Remat = Literal["none", "blocks"]  # Which activations the backward pass computes again.
 Stage = Literal["stem", "stage1", "stage2", "stage3", "stage4"]
 
 
@@ -32,7 +35,7 @@ class Backbone(nn.Module):
       num_heads: attention heads; must divide C3 and C4.
       mlp_ratio: widening in conv blocks and MLPs.
       in_channels: channels of the image.
-      bits: weight bits 1..8, 32 for float; module_bits: of the parts that differ.
+      bits: weight bits 1..8, 32 for float; bits_rules: of the layers that differ.
       levels: D, largest spike count; timesteps: T.
       neuron, decay, reset, surrogate: see `core.neurons`; decay None takes the neuron's usual value. The
         neuron "relu" is none: with it, 32 bits and softmax attention this is the float twin.
@@ -42,6 +45,8 @@ class Backbone(nn.Module):
       layer_scale_init: initial layer scale of the transformer blocks.
       drop_path: probability at the last block, rising linearly from 0 at the first.
       norm_group: images per group of batch-norm statistics, 0 for the whole batch.
+      remat: "none", or "blocks" for a training that keeps of each block its input alone and computes what is
+        inside again in the backward pass: less memory, more time, the same numbers to rounding.
       exact_evaluation, dtype, param_dtype, spike_dtype: see `layers.numerics.Numerics`.
     """
 
@@ -51,7 +56,7 @@ class Backbone(nn.Module):
     mlp_ratio: int = 4
     in_channels: int = 3
     bits: int = 4
-    module_bits: ModuleBits = ModuleBits()
+    bits_rules: tuple[BitsRule, ...] = ()
     levels: int = 4
     timesteps: int = 1
     neuron: NeuronKind | Literal["relu"] = "ie_lif"
@@ -64,6 +69,7 @@ class Backbone(nn.Module):
     layer_scale_init: float = 1e-6
     drop_path: float = 0.0
     norm_group: int = 0
+    remat: Remat = "none"
     exact_evaluation: bool = True
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -74,7 +80,7 @@ class Backbone(nn.Module):
         """The numerical choices shared by all layers; raises ValueError for values out of range."""
         return Numerics(
             bits=self.bits,
-            module_bits=self.module_bits,
+            bits_rules=self.bits_rules,
             neuron=self._neuron(),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
@@ -88,6 +94,12 @@ class Backbone(nn.Module):
         """Number of transformer blocks of stages 3 and 4."""
         first = self.depth * 3 // 4
         return first, self.depth - first
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Names of the transformer blocks, first to last."""
+        in_stage3, in_stage4 = self.stage_depths
+        return (*(f"block3_{i}" for i in range(in_stage3)), *(f"block4_{i}" for i in range(in_stage4)))
 
     def _neuron(self) -> Neuron | None:
         if self.neuron == "relu":
@@ -111,20 +123,20 @@ class Backbone(nn.Module):
         for name in ("num_heads", "mlp_ratio", "in_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, allowed in (("rectify", get_args(Rectify)), ("attention", get_args(Attention))):
+        for name, choices in (("rectify", Rectify), ("attention", Attention), ("remat", Remat)):
+            allowed = get_args(choices)
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         numerics, ratio = self.numerics, self.mlp_ratio
-        conv, down = numerics.of("conv"), numerics.of("down")
         c1, c2, c3, c4 = self.channels
-        self.downsample1_1 = Downsample(c1 // 2, numerics.of("stem"), kernel_size=7, padding=3, spiking=False)
-        self.conv_block1_1 = ConvBlock(conv, ratio)
-        self.downsample1_2 = Downsample(c1, down)
-        self.conv_block1_2 = ConvBlock(conv, ratio)
-        self.downsample2 = Downsample(c2, down)
-        self.conv_block2_1 = ConvBlock(conv, ratio)
-        self.conv_block2_2 = ConvBlock(conv, ratio)
-        self.downsample3 = Downsample(c3, down)
+        self.downsample1_1 = Downsample(c1 // 2, numerics, kernel_size=7, padding=3, spiking=False)
+        self.conv_block1_1 = ConvBlock(numerics, ratio)
+        self.downsample1_2 = Downsample(c1, numerics)
+        self.conv_block1_2 = ConvBlock(numerics, ratio)
+        self.downsample2 = Downsample(c2, numerics)
+        self.conv_block2_1 = ConvBlock(numerics, ratio)
+        self.conv_block2_2 = ConvBlock(numerics, ratio)
+        self.downsample3 = Downsample(c3, numerics)
         blocks = [
             TransformerBlock(
                 numerics,
@@ -140,10 +152,10 @@ class Backbone(nn.Module):
         ]
         in_stage3, _ = self.stage_depths
         self.block3 = blocks[:in_stage3]
-        self.downsample4 = Downsample(c4, down, stride=1)
+        self.downsample4 = Downsample(c4, numerics, stride=1)
         self.block4 = blocks[in_stage3:]
 
-    def features(self, images: jax.Array, *, train: bool = False) -> dict[Stage, jax.Array]:
+    def features(self, images: jax.Array, train: bool = False) -> dict[Stage, jax.Array]:
         """The real-valued residual stream after each stage.
 
         Args:
@@ -157,24 +169,31 @@ class Backbone(nn.Module):
         Raises:
           ValueError: the images have another rank, channel count, frame count or size.
         """
-        x = self._frames(images)
-        x = self.conv_block1_1(self.downsample1_1(x, train=train), train=train)
+        x = self.frames(images)
+        x = self._block(self.conv_block1_1, self.downsample1_1(x, train), train)
         stem = x
-        x = self.conv_block1_2(self.downsample1_2(x, train=train), train=train)
+        x = self._block(self.conv_block1_2, self.downsample1_2(x, train), train)
         stage1 = x
-        x = self.downsample2(x, train=train)
-        x = self.conv_block2_2(self.conv_block2_1(x, train=train), train=train)
+        x = self.downsample2(x, train)
+        for block in (self.conv_block2_1, self.conv_block2_2):
+            x = self._block(block, x, train)
         stage2 = x
-        x = self.downsample3(x, train=train)
+        x = self.downsample3(x, train)
         for block in self.block3:
-            x = block(x, train=train)
+            x = self._block(block, x, train)
         stage3 = x
-        x = self.downsample4(x, train=train)
+        x = self.downsample4(x, train)
         for block in self.block4:
-            x = block(x, train=train)
+            x = self._block(block, x, train)
         return {"stem": stem, "stage1": stage1, "stage2": stage2, "stage3": stage3, "stage4": x}
 
-    def _frames(self, images: jax.Array) -> jax.Array:
+    def _block(self, block: ConvBlock | TransformerBlock, x: jax.Array, train: bool) -> jax.Array:
+        if not train or self.remat == "none":
+            return block(x, train)
+        call: Any = type(block).__call__
+        return nn.remat(call, static_argnums=(2,))(block, x, train)
+
+    def frames(self, images: jax.Array) -> jax.Array:
         """(B * T, H, W, C) in the real dtype, the time steps of an image next to each other."""
         if images.ndim not in (4, 5):
             raise ValueError(f"images have shape (B, H, W, C) or (B, T, H, W, C), got {images.shape}")

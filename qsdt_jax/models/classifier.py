@@ -4,13 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
-from qsdt_jax.core.affine import real
 from qsdt_jax.core.exact import exact_mean
 from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.layers.bits_rules import check_rules
 from qsdt_jax.layers.quantized import QDense
 from qsdt_jax.layers.spiking import SpikingNeuron
-from qsdt_jax.models.backbone import Backbone
+from qsdt_jax.models.backbone import Backbone, Stage
 
 # Widths and depth of the published sizes. S, M, L are the paper's; the rest stand in the published file.
 SIZES: dict[str, dict[str, Any]] = {
@@ -23,28 +24,36 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-class QSDTransformer(Backbone):
-    """Quantized spike-driven transformer for classification.
+# Names of the layers that give the classes; the second is there with a distillation head.
+HEADS = HEAD, DISTILLATION_HEAD = "head", "head_dist"
 
-    The attributes are those of `Backbone`, and:
+
+class Classifier(nn.Module):
+    """A backbone and, on its mean over the pixels, a neuron and a head.
+
+    The head's variables stand beside the backbone's, not above them ("head", "block3_0", ...): the same
+    backbone in another network has the same names.
 
     Attributes:
+      backbone: gives the features.
       num_classes: outputs of the head.
       distillation_head: a second head, which a teacher's answers train instead of the labels (DeiT, Touvron
         et al., 2021). The network answers with the mean of both.
     """
 
+    backbone: Backbone
     num_classes: int = 1000
     distillation_head: bool = False
 
     def setup(self):
-        super().setup()
+        nn.share_scope(self, self.backbone)
         if self.num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {self.num_classes}")
-        self.head_neuron = SpikingNeuron(self.numerics)
-        self.head = QDense(self.num_classes, self.numerics.of("head"))
+        numerics = self.backbone.numerics
+        self.head_neuron = SpikingNeuron(numerics)
+        self.head = QDense(self.num_classes, numerics)
         if self.distillation_head:
-            self.head_dist = QDense(self.num_classes, self.numerics.of("head"))
+            self.head_dist = QDense(self.num_classes, numerics)
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Class scores, averaged over the time steps.
@@ -58,34 +67,61 @@ class QSDTransformer(Backbone):
           (B, num_classes) logits.
 
         Raises:
-          ValueError: the images do not fit the network.
+          ValueError: the images do not fit the network; or, when variables are drawn, a bits rule fits no
+            layer.
         """
         spikes = self._spikes(images, train)
-        y = self.head(spikes, train=train)
-        if not self.distillation_head:
-            return self._over_time(real(y))
-        other = self.head_dist(spikes, train=train)
-        half = jnp.asarray(0.5, self.param_dtype)  # Before the sum, as the deployed network has it folded.
-        return self._over_time(real(y * half) + real(other * half))
+        y = self.head(spikes, train)
+        other = self.head_dist(spikes, train) if self.distillation_head else None
+        if self.is_initializing():
+            check_rules(self.backbone.bits_rules, self.variables["params"])
+        if other is None:
+            return self.over_time(y.real)
+        # Before the sum, as the deployed network has it folded.
+        half = jnp.asarray(0.5, self.backbone.param_dtype)
+        return self.over_time((y * half).real + (other * half).real)
+
+    def features(self, images: jax.Array, train: bool = False) -> dict[Stage, jax.Array]:
+        """See `Backbone.features`."""
+        return self.backbone.features(images, train)
 
     def both_heads(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """As calling it, but the scores of each head: that of the labels, that of the teacher."""
         spikes = self._spikes(images, train)
         heads = (self.head, self.head_dist)
-        by_labels, by_teacher = (self._over_time(real(head(spikes, train=train))) for head in heads)
+        by_labels, by_teacher = (self.over_time(head(spikes, train).real) for head in heads)
         return by_labels, by_teacher
 
     def _spikes(self, images: jax.Array, train: bool) -> Spikes | jax.Array:
         """What the heads take: (B * T, C4)."""
-        mean = jnp.mean if train else exact_mean
-        return self.head_neuron(mean(self.features(images, train=train)["stage4"], (1, 2)))
+        return self.head_neuron(self.pooled(self.backbone.features(images, train)["stage4"], train))
 
-    def _over_time(self, logits: jax.Array) -> jax.Array:
-        return mean_over_time(logits.reshape(-1, self.timesteps, self.num_classes))
+    def pooled(self, x: jax.Array, train: bool) -> jax.Array:
+        """Mean over the pixels, (B * T, h, w, C) -> (B * T, C)."""
+        return (jnp.mean if train else exact_mean)(x, (1, 2))
+
+    def over_time(self, logits: jax.Array) -> jax.Array:
+        """Mean over the time steps, (B * T, K) -> (B, K)."""
+        return mean_over_time(logits.reshape(-1, self.backbone.timesteps, self.num_classes))
+
+
+def QSDTransformer(
+    *, num_classes: int = 1000, distillation_head: bool = False, **backbone: Any
+) -> Classifier:
+    """The quantized spike-driven transformer for classification.
+
+    Args:
+      num_classes, distillation_head: see `Classifier`.
+      **backbone: the attributes of `Backbone`.
+
+    Raises:
+      TypeError: one of them is none of these.
+    """
+    return Classifier(Backbone(**backbone), num_classes, distillation_head)
 
 
 def mean_over_time(steps: jax.Array) -> jax.Array:
-    """Mean over axis 1 of (B, T, K), added up in the order of time."""
+    """Mean over axis 1 of (B, T, ...), added up in the order of time."""
     total = steps[:, 0]
     for t in range(1, steps.shape[1]):
         total = total + steps[:, t]

@@ -16,6 +16,7 @@ from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.quantized import QConv, QDense
 from qsdt_jax.models.backbone import Backbone
+from qsdt_jax.models.classifier import Classifier
 
 Kind = Literal["conv", "depthwise", "dense", "attention"]
 
@@ -45,14 +46,14 @@ class LayerOperations:
     output_shape: tuple[int, ...]
 
 
-def layer_operations(model: Backbone, image_size: tuple[int, int]) -> list[LayerOperations]:
+def layer_operations(model: Backbone | Classifier, image_size: tuple[int, int]) -> list[LayerOperations]:
     """The operations of every layer of a network, found by tracing it.
 
     No array is made: the forward pass is traced with one image, and each quantised layer and attention that
     it calls is recorded, in the order in which they end.
 
     Args:
-      model: a backbone, or a network on one.
+      model: a backbone, or a classifier.
       image_size: (height, width) in pixels, multiples of 16.
 
     Raises:
@@ -69,21 +70,20 @@ def layer_operations(model: Backbone, image_size: tuple[int, int]) -> list[Layer
                 found.extend(_attention(context.module, args[0]))
         return y
 
-    image = jax.ShapeDtypeStruct((1, *image_size, model.in_channels), model.numerics.real_dtype)
-    method = model.__call__ if callable(model) else model.features
+    backbone = model if isinstance(model, Backbone) else model.backbone
+    image = jax.ShapeDtypeStruct((1, *image_size, backbone.in_channels), backbone.numerics.real_dtype)
+    method = "features" if model is backbone else "__call__"
     with nn.intercept_methods(record):
         jax.eval_shape(lambda x: model.init(jax.random.key(0), x, method=method), image)
     return found
 
 
-def macs_per_image(model: Backbone, image_size: tuple[int, int]) -> int:
+def macs_per_image(model: Backbone | Classifier, image_size: tuple[int, int]) -> int:
     """Multiply-accumulates of all layers; arguments as for `layer_operations`."""
     return sum(layer.macs for layer in layer_operations(model, image_size))
 
 
-def _product(
-    module: QConv | QDense, x: Spikes | Affine | jax.Array, y: Affine | jax.Array
-) -> LayerOperations:
+def _product(module: QConv | QDense, x: Spikes | Affine | jax.Array, y: Affine) -> LayerOperations:
     """Each weight is used once for every output position of its channel."""
     shape = module.get_variable("params", "kernel").shape
     kind: Kind = "dense" if isinstance(module, QDense) else "depthwise" if module.depthwise else "conv"
@@ -92,7 +92,7 @@ def _product(
         kind=kind,
         macs=math.prod(y.shape[:-1]) * math.prod(shape),
         weights=math.prod(shape),
-        bits=module.numerics.bits,
+        bits=module.numerics.of(module.path).bits,
         spike_input=isinstance(x, Spikes),
         output_shape=y.shape[1:],
     )

@@ -190,6 +190,6 @@ def _number(name: str, text: str) -> int:
 
 def _unknown(reason: str) -> UserError:
     return UserError(
-        f"--coordinator=auto: JAX finds no cluster here ({reason}); "
-        "give --coordinator=HOST:PORT --num_processes=N --process_id=I"
+        f"coordinator=auto: JAX finds no cluster here ({reason}); "
+        "give coordinator=HOST:PORT num_processes=N process_id=I"
     )

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from qsdt_jax.data.mixing import mix_batch
 from qsdt_jax.losses.classification import cross_entropy
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
+from qsdt_jax.models.classifier import HEAD
 from qsdt_jax.randomness import Purpose
 from qsdt_jax.tasks.accuracy import Accuracy
 from qsdt_jax.tasks.task import Batch, Variables
@@ -27,7 +28,7 @@ class Classification(Accuracy):
       mixup_alpha, cutmix_alpha: of the Beta distributions of mixing in training; 0 for none.
     """
 
-    model: QSDTransformer
+    model: Classifier
     image_shape: tuple[int, ...]
     class_names: tuple[str, ...] = dataclasses.field(compare=False)
     label_smoothing: float = 0.0
@@ -47,7 +48,7 @@ class Classification(Accuracy):
 
     def init(self, key: jax.Array) -> Variables:
         """Variables of the model, drawn with `key`."""
-        images = jnp.zeros((1, *self.image_shape), self.model.dtype)
+        images = jnp.zeros((1, *self.image_shape), self.model.backbone.dtype)
         return dict(self.model.init(key, images))
 
     def loss(
@@ -93,5 +94,5 @@ class Classification(Accuracy):
 
 def class_count(variables: Variables) -> int | None:
     """Number of classes that the variables of a classifier tell apart; None for those of another network."""
-    head = variables["params"].get("head")
+    head = variables["params"].get(HEAD)
     return None if head is None else head["kernel"].shape[-1]

@@ -11,7 +11,7 @@ from qsdt_jax.evaluate.split import Scored
 from qsdt_jax.losses.distillation import Target, logit_distillation
 from qsdt_jax.losses.fgd import Normalization, fgd_loss
 from qsdt_jax.metric import Metric
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.task import Batch, Variables
 from qsdt_jax.tasks.teacher import Teacher, is_projection, projections
@@ -71,7 +71,7 @@ class Distillation(struct.PyTreeNode):
         return self.student.metrics
 
     @property
-    def model(self) -> QSDTransformer:
+    def model(self) -> Classifier:
         """The student."""
         return self.student.model
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from qsdt_jax.core.spikes import values_of
 from qsdt_jax.losses.fgd import Projections
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier
 from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.models.caformer import HEAD_WIDTH, MIXERS, CAFormer
 from qsdt_jax.tasks.task import Variables
@@ -30,7 +30,7 @@ class Teacher(Protocol):
 class OwnTeacher:
     """A network of this project, trained on the same inputs as the student."""
 
-    model: QSDTransformer
+    model: Classifier
 
     def __call__(self, variables: Variables, images: jax.Array) -> tuple[jax.Array, list[Projections]]:
         """See `Teacher`."""
@@ -83,23 +83,21 @@ def is_projection(module: nn.Module, method: str) -> bool:
     return module.name in ("q_neuron", "k_neuron", "v_neuron")
 
 
-def projections(
-    model: QSDTransformer, intermediates: Mapping[str, Any], images: jax.Array
-) -> list[Projections]:
+def projections(model: Classifier, intermediates: Mapping[str, Any], images: jax.Array) -> list[Projections]:
     """q, k and v of all blocks, first to last, from what `is_projection` let through.
 
     Spikes count with their values, and of several time steps the mean, the firing rate, is taken.
     """
+    backbone = model.backbone
     height, width = (side // STRIDE for side in images.shape[-3:-1])
 
     def found(block: str, name: str) -> jax.Array:
         [output] = intermediates[block]["attn"][f"{name}_neuron"]["__call__"]
         values = values_of(output)
-        steps = values.reshape(-1, model.timesteps, height, width, values.shape[-1])
+        steps = values.reshape(-1, backbone.timesteps, height, width, values.shape[-1])
         return jnp.mean(steps, axis=1)
 
     return [
-        Projections(**{name: found(f"block{stage}_{i}", name) for name in "qkv"}, num_heads=model.num_heads)
-        for stage, depth in zip((3, 4), model.stage_depths, strict=True)
-        for i in range(depth)
+        Projections(**{name: found(block, name) for name in "qkv"}, num_heads=backbone.num_heads)
+        for block in backbone.block_names
     ]

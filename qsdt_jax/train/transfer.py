@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from qsdt_jax.errors import UserError
+from qsdt_jax.models.backbone import STEM
+from qsdt_jax.models.classifier import DISTILLATION_HEAD, HEADS
 from qsdt_jax.tasks.task import Variables
 from qsdt_jax.workdir.integrity import leaves_of
 
-DISTILLATION_HEAD = "params/head_dist/"
-HEADS = ("params/head/", DISTILLATION_HEAD)
-STEM_KERNEL = "params/downsample1_1/conv/kernel"
+STEM_KERNEL = f"params/{STEM}/conv/kernel"
 SHOWN = 3
 
 
@@ -41,10 +41,11 @@ def transfer(
     given, _ = leaves_of({name: source[name] for name in ("params", "batch_stats") if name in source})
     wanted, structure = leaves_of(target)
     new_heads = tuple(
-        head
+        f"params/{head}/"
         for head in HEADS
         for name, leaf in wanted.items()
-        if name.startswith(head) and (new_head or name not in given or jnp.shape(given[name]) != leaf.shape)
+        if name.startswith(f"params/{head}/")
+        and (new_head or name not in given or jnp.shape(given[name]) != leaf.shape)
     )
     taken, remarks, wrong = {}, [], []
     for name, leaf in wanted.items():
@@ -61,7 +62,7 @@ def transfer(
         else:
             wrong.append(f"{name}: expected {list(leaf.shape)}, found {list(jnp.shape(given[name]))}")
     for name in sorted(given.keys() - wanted.keys()):
-        left_out = name.startswith(DISTILLATION_HEAD)
+        left_out = name.startswith(f"params/{DISTILLATION_HEAD}/")
         (remarks if left_out else wrong).append(
             f"{name}: {'left out' if left_out else 'not in this network'}"
         )

@@ -13,6 +13,7 @@ from qsdt_jax.data.classes import Classes, class_difference, named
 from qsdt_jax.differences import changes
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import locked, read_json, write_atomically
+from qsdt_jax.workdir.older_config import in_todays_keys
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
@@ -26,7 +27,7 @@ NOTHING_KNOWN = '{"class_names": null, "training_images": null}'
 # Sections and keys that change nothing about the numbers of a run, but their rounding: a resumed run may
 # change them. So may the place of the data, of which classes and number are compared.
 FREE_SECTIONS = ("log", "checkpoint", "parallel", "profile")
-FREE_KEYS = ("data.path", "data.workers", "data.corrupt_limit", "eval.batch_size")
+FREE_KEYS = ("data.path", "data.workers", "data.corrupt_limit", "eval.batch_size", "model.remat")
 # Keys that name a place with a checkpoint, which may move: what counts is the checkpoint.
 SOURCE_KEYS = ("distill.teacher", "start_from")
 
@@ -209,14 +210,18 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def completed(
-    stored: Mapping[str, Any], defaults: Mapping[str, Any], file: Path, prefix: str = ""
-) -> dict[str, Any]:
-    """A stored configuration with defaults for the keys that it lacks, being older.
+def completed(stored: Mapping[str, Any], defaults: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """A stored configuration in today's keys, with defaults for those that it lacks, being older.
 
     Raises:
       UserError: a key is unknown, or its value of another type than its default.
     """
+    return _completed(in_todays_keys(stored), defaults, file, "")
+
+
+def _completed(
+    stored: Mapping[str, Any], defaults: Mapping[str, Any], file: Path, prefix: str
+) -> dict[str, Any]:
     for key in stored:
         if key not in defaults:
             raise UserError(f"{file} is not of this version: it has the unknown key {prefix + key!r}")
@@ -224,7 +229,7 @@ def completed(
     for key, default in defaults.items():
         value = stored.get(key, default)
         if isinstance(default, Mapping) and isinstance(value, Mapping):
-            value = completed(value, default, file, f"{prefix}{key}.")
+            value = _completed(value, default, file, f"{prefix}{key}.")
         elif not _is_like(value, default):
             like = "keys and values" if isinstance(default, Mapping) else f"a value like {default!r}"
             found = textwrap.shorten(repr(value), SHOWN_CHARACTERS)

@@ -10,11 +10,24 @@ from PIL import Image
 from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.data import build_preprocess, build_source
 from qsdt_jax.errors import UserError
+from qsdt_jax.layers.bits_rules import BitsRule
 from tests.launch.tiny import tiny_config
 
 # Values that the networks and the library refuse themselves; one of each kind, since each traces a network.
 MODEL = [
     ({"model.bits": 0}, "config.model: weights have 1 to 8 bits (32 for float), got 0"),
+    (
+        {"model.bits_rules": (("neck", 8),)},
+        "config.model: the pattern 'neck' of a bits rule matches no layer; layers are called like 'head'",
+    ),
+    (
+        {"model.bits_rules": (("head", 9),)},
+        "config.model.bits_rules: weights have 1 to 8 bits (32 for float), got 9",
+    ),
+    (
+        {"model.bits_rules": (("head", 8), ("conv", "8"))},
+        "config.model.bits_rules has ('conv', '8'); expected pairs like ('head', 8)",
+    ),
     ({"model.bits": 9}, "config.model: weights have 1 to 8 bits (32 for float), got 9"),
     (
         {"model.levels": 1000},
@@ -132,22 +145,24 @@ def test_every_value_of_a_recipe_arrives():
     network = {"num_heads": 8, "mlp_ratio": 3, "bits": 5, "levels": 3, "timesteps": 2, "decay": 0.6}
     network |= {"neuron": "i_lif", "reset": "hard", "surrogate": "arctan", "rectify": "norm"}
     network |= {"attention": "softmax", "attention_scale": 0.7, "layer_scale_init": 0.01, "drop_path": 0.35}
-    network |= {"distillation_head": True, "norm_group": 4, "exact_evaluation": False}
+    network |= {"distillation_head": True, "norm_group": 4, "exact_evaluation": False, "remat": "blocks"}
     overrides = {f"model.{name}": value for name, value in network.items()}
     overrides |= {"loss.label_smoothing": 0.2, "data.mixup": 0.3, "data.cutmix": 0.9, "ema_decay": 0.8}
     overrides |= {"accumulate": 2, "seed": 5, "log.every_steps": 3, "checkpoint.every_steps": 6}
     overrides |= {"checkpoint.keep_latest": 7, "checkpoint.keep_best": 4, "profile.steps": "8-11"}
-    config = tiny_config(**overrides, **{"model.module_bits.q": 2})
+    config = tiny_config(**overrides, **{"model.bits_rules": (("head", 2),)})
     run = build_run(config)
     task: Any = run.task
     assert (task.label_smoothing, task.mixup_alpha, task.cutmix_alpha) == (0.2, 0.3, 0.9)
     assert (run.ema_decay, run.accumulate, run.seed, run.log_every, run.save_every) == (0.8, 2, 5, 3, 6)
     assert (run.keep_latest, run.keep_best, run.profile_steps) == (7, 4, (8, 11))
-    assert {name: getattr(task.model, name) for name in network} == network
-    assert (task.model.channels, task.model.depth) == ((8, 8, 16, 16), 2)
-    assert (task.model.num_classes, task.model.in_channels) == (10, 1)
-    assert (task.model.module_bits.q, task.model.module_bits.k) == (2, 0)
-    untested = {"channels", "depth", "module_bits", "dtype"}
+    backbone = task.model.backbone
+    found = {**vars(backbone), "distillation_head": task.model.distillation_head}
+    assert {name: found[name] for name in network} == network
+    assert (backbone.channels, backbone.depth) == ((8, 8, 16, 16), 2)
+    assert (task.model.num_classes, backbone.in_channels) == (10, 1)
+    assert backbone.bits_rules == (BitsRule(pattern="head", bits=2),)
+    untested = {"channels", "depth", "bits_rules", "dtype"}
     assert {*network, *untested} == {*config.model}
 
 

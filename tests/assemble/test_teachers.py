@@ -44,7 +44,8 @@ def test_without_a_teacher_the_task_is_as_it_was():
 def test_a_teacher_that_fits(teacher, capsys):
     task = with_teacher(student(teacher, **{"distill.kd": 2.0}), TASK, STEPS)
     assert isinstance(task, Distillation)
-    assert (task.teacher.model.bits, str(task.teacher.model.dtype)) == (32, "<class 'jax.numpy.bfloat16'>")
+    backbone = task.teacher.model.backbone
+    assert (backbone.bits, str(backbone.dtype)) == (32, "<class 'jax.numpy.bfloat16'>")
     assert (task.weights.fgd, task.weights.kd, task.weights.total_steps) == (0.1, 2.0, STEPS)
     assert len(jax.tree.leaves(task)) == len(jax.tree.leaves(task.teacher_variables)) > 100
     assert "M MACs an image in evaluation; the student has" in capsys.readouterr().err

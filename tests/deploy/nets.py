@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier, QSDTransformer
 
 TINY: dict[str, Any] = {
     "channels": (8, 8, 16, 24),
@@ -20,14 +20,14 @@ TINY: dict[str, Any] = {
 RANGES = {"var": (0.5, 1.5), "scale": (0.5, 1.5), "layer_scale1": (0.1, 1), "layer_scale2": (0.1, 1)}
 
 
-def tiny_net(**overrides) -> QSDTransformer:
+def tiny_net(**overrides) -> Classifier:
     return QSDTransformer(**{**TINY, **overrides})
 
 
-def draw_variables(model: QSDTransformer, seed: int = 23) -> dict:
+def draw_variables(model: Classifier, seed: int = 23) -> dict:
     """Variables of the size of trained ones; no two entries alike, so that a mix-up shows."""
     generator = np.random.default_rng(seed)
-    image = jax.ShapeDtypeStruct((1, 32, 32, model.in_channels), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, 32, 32, model.backbone.in_channels), jnp.float32)
     shapes = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), image))
 
     def draw(path: tuple[str, ...]) -> np.ndarray:
@@ -38,7 +38,8 @@ def draw_variables(model: QSDTransformer, seed: int = 23) -> dict:
         std = np.sqrt(2 / np.prod(shapes[(*layer, "kernel")].shape[:-1]))
         if name == "kernel":
             return generator.normal(0, std, shape)
-        return generator.uniform(2, 3, shape) * std / 2 ** (model.bits - 1)  # A few weights are clipped.
+        largest = 2 ** (model.backbone.bits - 1)
+        return generator.uniform(2, 3, shape) * std / largest  # A few weights are clipped.
 
     return unflatten_dict({path: draw(path).astype(leaf.dtype) for path, leaf in shapes.items()})
 

@@ -17,13 +17,13 @@ from qsdt_jax.deploy.bundle import Bundle, bundle_bytes, read_bundle, write_bund
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.errors import UserError
-from qsdt_jax.models import SIZES, QSDTransformer
+from qsdt_jax.models import SIZES, Classifier, QSDTransformer
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 MEGABYTE = 1e6
 
 
-def bundle_of(model: QSDTransformer, variables: dict) -> Bundle:
+def bundle_of(model: Classifier, variables: dict) -> Bundle:
     return Bundle(
         program=fold(model, variables),
         class_names=tuple(f"class {i}" for i in range(model.num_classes)),
@@ -61,6 +61,16 @@ def test_everything_comes_back(bundle, file):
     assert found.program.neuron == bundle.program.neuron
     jax.tree.map(np.testing.assert_array_equal, found.program, bundle.program)
     assert [p.name for p in file.parent.iterdir()] == ["model.qsdt"]
+
+
+def test_two_heads_come_back(tmp_path):
+    """The last step is their sum, and no layer."""
+    model = tiny_net(distillation_head=True)
+    written = bundle_of(model, draw_variables(model))
+    write_bundle(tmp_path / "model.qsdt", written)
+    found = read_bundle(tmp_path / "model.qsdt").program
+    assert found.outputs == written.program.outputs == (("logits", "residual1"),)
+    assert found.num_classes == 10
 
 
 @pytest.mark.slow
@@ -160,6 +170,10 @@ def signed(content: bytes, old: bytes = b"", new: bytes = b"", *, version: int =
         (b'"bits":3', b'"bats":3', "its manifest is not that of a bundle (KeyError: 'bits')"),
         (b'"input":"pool"', b'"input":"loop"', "step head_neuron reads loop, which no step before it gives"),
         (b'"class 0",', b"          ", "9 class names, but 10 class scores"),
+        (b'{"logits":"head"}', b'{"logits":"haed"}', "its output logits is haed, which no step gives"),
+        (b'{"logits":"head"}', b'{"logits":"head_neuron"}', "which gives spikes; expected real values"),
+        (b'{"logits":"head"}', b'{"logits":"block3_0/residual1"}', "gives 2x3 class scores for an image"),
+        (b'{"logits":"head"}', b'{"scores":"head"}', "is no classifier: expected layers, and one output"),
         (b'"size":[32,48]', b'"size":[30,48]', "images of 30x48 pixels; expected multiples of 16"),
         (b'"size":[32,48]', b'"size":["32",48]', "images of 32x48 pixels; expected multiples of 16"),
         (b'"channels":3', b'"channels":1', "images of 1 channels, but its first layer takes 3"),

@@ -68,12 +68,12 @@ def bundle_of(program: Program, file) -> reference.Manifest:
 def assert_forms_agree(model, variables, images, file) -> None:
     logits, counts = training_form(model, variables)(images)
     program = fold(model, variables)
-    assert_spikes_flow(counts, model.levels)
+    assert_spikes_flow(counts, model.backbone.levels)
     assert np.mean(np.ptp(np.asarray(logits), axis=0) > 1e-3) > 0.8 or len(images) == 1  # The images differ.
 
     for name, arithmetic in {
         "integer": IntegerArithmetic(),
-        "spike-driven": SpikeArithmetic(model.levels),
+        "spike-driven": SpikeArithmetic(model.backbone.levels),
     }.items():
 
         @jax.jit
@@ -116,7 +116,7 @@ def assert_spikes_flow(counts, levels) -> None:
 def test_forms_agree_to_the_bit(fields, tmp_path):
     """Where there are frames, another image in every time step."""
     model = tiny_net(**fields)
-    shape = (2, 3, 48, 16, 2) if model.in_channels == 2 else (3, 32, 48, 3)
+    shape = (2, 3, 48, 16, 2) if model.backbone.in_channels == 2 else (3, 32, 48, 3)
     assert_forms_agree(model, draw_variables(model), draw_images(*shape), tmp_path / "model.qsdt")
 
 
@@ -155,12 +155,12 @@ def test_without_exact_evaluation_the_last_bits_differ():
     def stage(model, variables, images):
         return jax.jit(lambda v, x: model.apply(v, x, method="features")["stage1"])(variables, images)
 
-    fast = model.clone(exact_evaluation=False)
+    fast = model.clone(backbone=model.backbone.clone(exact_evaluation=False))
     assert not np.array_equal(stage(model, variables, images), stage(fast, variables, images))
     with jax.enable_x64(True):
         model = tiny_net(dtype=jnp.float64, param_dtype=jnp.float64)
         double = jax.tree.map(lambda x: x.astype(np.float64), (variables, images))
-        fast = model.clone(exact_evaluation=False)
+        fast = model.clone(backbone=model.backbone.clone(exact_evaluation=False))
         np.testing.assert_allclose(stage(fast, *double), stage(model, *double), rtol=0, atol=1e-12)
 
 

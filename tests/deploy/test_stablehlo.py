@@ -28,7 +28,7 @@ print(exported.platforms, sorted(name for name in ("flax", "qsdt_jax", "launch")
 @pytest.mark.parametrize("fields", [{}, {"bits": 2, "levels": 3, "timesteps": 2, "rectify": "norm"}], ids=str)
 def test_runs_without_the_project_and_gives_the_same_bits(fields, tmp_path):
     model = tiny_net(**fields)
-    frames = (model.timesteps,) if model.timesteps > 1 else ()
+    frames = (model.backbone.timesteps,) if model.backbone.timesteps > 1 else ()
     program, images = fold(model, draw_variables(model)), draw_images(3, *frames, 32, 48, 3)
     (tmp_path / "model.stablehlo").write_bytes(export_stablehlo(program, (32, 48)))
     np.save(tmp_path / "images.npy", images)

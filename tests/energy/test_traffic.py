@@ -33,6 +33,7 @@ def small_program() -> Program:
         ),
         neuron=make_neuron(levels=4),
         bits=4,
+        outputs=(("logits", "head"),),
     )
 
 

@@ -13,20 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from qsdt_jax.interop import to_torch
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Classifier, QSDTransformer
 
 FOLDER = Path(__file__).parent
 TINY = {"channels": (16, 32, 48, 64), "depth": 4, "num_heads": 8, "num_classes": 10}
 
 
-def tiny_model(**overrides) -> QSDTransformer:
+def tiny_model(**overrides) -> Classifier:
     """The net of all reference outputs, in float64."""
     return QSDTransformer(**{"dtype": jnp.float64, "param_dtype": jnp.float64, **TINY, **overrides})
 
 
-def draw_weights(model: QSDTransformer, seed: int) -> dict[str, np.ndarray]:
+def draw_weights(model: Classifier, seed: int) -> dict[str, np.ndarray]:
     """All parameters and running statistics under their PyTorch names and in PyTorch's layout."""
-    images = jnp.zeros((1, 32, 32, model.in_channels))
+    images = jnp.zeros((1, 32, 32, model.backbone.in_channels))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
     names = {name: value.shape for name, value in to_torch(empty).items()}

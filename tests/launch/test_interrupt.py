@@ -19,7 +19,7 @@ MOMENTS = {
     "reading the config": ("call launch.flags:_check_config", [TINY]),
     "listing data": ("call qsdt_jax.data.sources:FolderSource.__init__", [TINY, FOLDER_DATA]),
     "building": ("call qsdt_jax.assemble.build:build_source", [TINY]),
-    "tracing": ("call qsdt_jax.models.backbone:Backbone._frames", [TINY]),
+    "tracing": ("call qsdt_jax.models.backbone:Backbone.frames", [TINY]),
     "a verb that imports late": ("import qsdt_jax.deploy.bundle", ["predict", "--bundle=x.qsdt", "a.png"]),
     "help": ("import launch.export", ["export", "--help"]),
 }

@@ -72,7 +72,7 @@ def test_unknown_verb(refusal):
         ),
         (
             [DIGITS, "--workdir=w", "--coordinator=a:1", "--num_processes=2", "--process_id=2"],
-            "--coordinator=a:1 needs --num_processes=N and --process_id=0..N-1, found 2 and 2",
+            "coordinator=a:1 needs num_processes=N and process_id=0..N-1, found 2 and 2",
         ),
         (["--config.epochs=2"], "--config.KEY=VALUE needs --config FILE before it"),
         (

@@ -9,7 +9,7 @@ from scipy import stats
 from qsdt_jax.core.neurons import make_neuron
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.transformer_block import DropPath, TransformerBlock
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Backbone
 
 IMAGES = 4000
 
@@ -78,6 +78,6 @@ def test_both_branches_of_a_block_are_drawn_apart():
 
 def test_rate_rises_from_block_to_block():
     """Linearly, from 0 at the first to what is asked for at the last."""
-    model = QSDTransformer(channels=(8, 8, 16, 16), depth=5, num_heads=2, drop_path=0.4).bind({})
+    model = Backbone(channels=(8, 8, 16, 16), depth=5, num_heads=2, drop_path=0.4).bind({})
     rates = [block.drop_path for block in (*model.block3, *model.block4)]
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-12)

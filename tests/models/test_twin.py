@@ -1,21 +1,21 @@
 """The float twin, and bits by module."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from configs.ablations.modules import PARTS
 from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.attention import softmax_attention
-from qsdt_jax.layers.numerics import ModuleBits
+from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.models.operations import layer_operations
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
+HEAD = BitsRule(pattern="head", bits=8)
 TWIN = {"neuron": "relu", "bits": 32, "attention": "softmax"}
 
 
@@ -66,8 +66,8 @@ def test_a_float_network_has_no_steps_of_quantisation():
 @pytest.mark.slow
 def test_each_part_has_its_own_bits():
     found = {}
-    for part in dataclasses.asdict(ModuleBits()):
-        model = tiny_net(bits=32, module_bits=ModuleBits(**{part: 3}))
+    for part, pattern in PARTS.items():
+        model = tiny_net(bits=32, bits_rules=(BitsRule(pattern=pattern, bits=3),))
         layers = layer_operations(model, (32, 32))
         found[part] = {layer.name for layer in layers if layer.bits == 3}
     layers = {layer.name for layer in layers if layer.weights}
@@ -79,7 +79,7 @@ def test_each_part_has_its_own_bits():
 
 
 def test_step_sizes_follow_the_bits_of_the_part():
-    model = tiny_net(bits=4, module_bits=ModuleBits(v=32))
+    model = tiny_net(bits=4, bits_rules=(BitsRule(pattern=".*/v_repconv/.*", bits=32),))
     names = {"/".join(path) for path in flatten_dict(draw_variables(model)["params"])}
     assert "block3_0/attn/q_repconv/conv1/step_size" in names
     assert "block3_0/attn/v_repconv/conv1/step_size" not in names
@@ -90,7 +90,10 @@ def test_step_sizes_follow_the_bits_of_the_part():
     [
         ({"neuron": "relu", "timesteps": 2}, "a relu has no time steps: timesteps must be 1, got 2"),
         ({"attention": "linear"}, "attention must be one of spiking, softmax; got 'linear'"),
-        ({"module_bits": ModuleBits(q=9)}, "weights have 1 to 8 bits"),
+        ({"remat": "all"}, "remat must be one of none, blocks; got 'all'"),
+        ({"bits_rules": (HEAD, BitsRule(pattern="neck", bits=8))}, "'neck' of a bits rule matches no layer"),
+        ({"bits_rules": (HEAD, HEAD)}, "'head' matches only layers that earlier bits rules match"),
+        ({"bits_rules": (HEAD,), "spike_dtype": jnp.int4}, "too few for 8-bit weights"),
     ],
 )
 def test_values_out_of_range(changes, told):
@@ -98,9 +101,7 @@ def test_values_out_of_range(changes, told):
         jax.eval_shape(tiny_net(**changes).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"neuron": "relu"}, {"attention": "softmax"}, {"module_bits": ModuleBits(q=8)}]
-)
+@pytest.mark.parametrize("changes", [{"neuron": "relu"}, {"attention": "softmax"}, {"bits_rules": (HEAD,)}])
 def test_what_is_not_spike_driven_is_not_exported(changes):
     with pytest.raises(UserError, match="only networks with spiking neurons"):
         fold(tiny_net(**changes), {})

@@ -5,6 +5,7 @@ import pytest
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.processes import cluster, joining
+from qsdt_jax.processes.meeting import Meeting
 
 NODES = {"SLURM_JOB_ID": "4097", "SLURM_STEP_NODELIST": "gpu[07-08]"}
 EIGHT = {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
@@ -45,7 +46,7 @@ def passed(monkeypatch, environment: dict[str, str], count: int, index: int) -> 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **named: told.update(named))
-    joining._initialize(5.0, "127.0.0.1:1", count, index)
+    joining._initialize("127.0.0.1:1", Meeting(index, count, {}))
     assert told["cluster_detection_method"] == "deactivate"
     return told["local_device_ids"]
 

@@ -1,9 +1,13 @@
 """Processes that have met agree, part, and leave together when one of them has to."""
 
+import functools
+import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
+from jax._src.lib import _jax
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.processes import peers
@@ -33,19 +37,38 @@ def left(monkeypatch) -> Left:
         threading.Event().wait()
 
     monkeypatch.setattr(peers, "_exit", leave)
+    monkeypatch.setattr(peers, "_silence", lambda: None)
     monkeypatch.setattr(peers, "LEAVE_SECONDS", 0.5)  # Connections of threads do not end with them.
     return left
 
 
 @pytest.fixture
-def three(left) -> list[Peers]:
+def three(left) -> Iterator[list[Peers]]:
+    """In this process, over a service of its own."""
     address = f"127.0.0.1:{free_port()}"
     processes = [Process(address, index, 3) for index in range(3)]
     assert [process.answer() for process in processes] == [""] * 3
+    service = _jax.get_distributed_runtime_service(address, 3)
+    clients = [
+        _jax.get_distributed_runtime_client(address, index, init_timeout=SECONDS) for index in range(3)
+    ]
+    at_once(*[client.connect for client in clients])
     found = [Peers(process.meeting) for process in processes if process.meeting]
-    for one in found:
+    for one, client in zip(found, clients, strict=True):
         one.watch()
-    return found
+        one.connect(client)
+    yield found
+    at_once(*[client.shutdown for client in clients])
+    service.shutdown()
+
+
+def at_once(*calls: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=call, daemon=True) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+        assert not thread.is_alive()
 
 
 def answer(one: Peers, *, ready: bool, stop: bool = False) -> bool:
@@ -63,12 +86,32 @@ def answers(peers: list[Peers], **how) -> list[bool]:
     def one(i: int) -> None:
         found[i] = answer(peers[i], **{name: value[i] for name, value in how.items()})
 
-    threads = [threading.Thread(target=one, args=(i,), daemon=True) for i in range(len(peers))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(SECONDS)
+    at_once(*[functools.partial(one, i) for i in range(len(peers))])
     return found
+
+
+def end(one: Peers) -> None:
+    """Its connections, as the system does when its process ends."""
+    for connection in one.meeting.connections.values():
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def test_the_same_facts_are_no_matter(three, left):
+    facts = {"config": {"model": {"bits": 4, "channels": (8, 8)}}}
+    at_once(*[functools.partial(one.require_same, facts) for one in three])
+    assert left == []
+
+
+def test_other_configuration_or_code_ends_all(three, left, capsys):
+    mine, other = {"config": {"bits": 4}, "code": "a"}, {"config": {"bits": 2}, "code": "b"}
+    line = "processes 0 and 1 run different things: code is 'a' and 'b'; config.bits is 4 and 2"
+    three[0].require_same(mine)
+    three[2].require_same(mine)
+    with pytest.raises(UserError) as error:
+        three[1].require_same(other)
+    threading.Thread(target=three[1].refuse, args=(error.value,), daemon=True).start()
+    assert left.wait(3) == [2, 2, 2]
+    assert capsys.readouterr().err.splitlines() == [f"error: {line}"] * 3
 
 
 def test_all_go_on_once_all_are_ready(three):
@@ -78,6 +121,16 @@ def test_all_go_on_once_all_are_ready(three):
         assert answers(three, ready=[True] * 3) == [True] * 3
     # One that stops after the decision stops the next round, also for those that are ready.
     assert answers(three, ready=[True, False, True], stop=[False, True, False]) == [False] * 3
+
+
+def test_a_decision_holds_for_one_that_wants_to_stop_after_it(three):
+    assert three[0].agree(True, False) is None
+    assert three[1].agree(True, False) is None
+    assert three[2].agree(True, False) is True
+    assert three[0].agree(True, True) is True
+    assert three[0].agree(True, True) is False
+    assert three[1].agree(True, False) is True
+    assert three[1].agree(False, False) is False
 
 
 @pytest.mark.parametrize("who", [0, 1])
@@ -92,7 +145,7 @@ def test_all_part_together(three, left, who):
     for thread in threads:
         thread.join(SECONDS)
         assert not thread.is_alive()
-    three[1].meeting.lines[0].close()
+    end(three[1])
     time.sleep(0.2)
     assert left == []
 
@@ -112,8 +165,7 @@ def test_a_refusal_is_told_by_all_and_the_save_under_way_finished(three, left, w
 @pytest.mark.parametrize("who", [0, 2])
 def test_a_death_ends_the_others(three, left, who, capsys):
     three[who]._leaving.acquire()  # A dead one says nothing.
-    for line in three[who].meeting.lines.values():
-        line.close()
+    end(three[who])
     assert left.wait(2) == [1, 1]
     told = capsys.readouterr().err
     for i in {0, 1, 2} - {who}:

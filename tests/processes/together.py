@@ -45,6 +45,7 @@ class Start:
       devices: of this process.
       mode: "jit" or "pmap"; fsdp with "jit".
       count, index, address: of the processes.
+      code: of which this process says to be.
       more_images: how many more to evaluate this process finds.
       signal, at: what this process sends itself when it reads the batch of this step; 0 for nothing.
       compiling: instead, it does so in this of its compilations, from 1, which then never ends.
@@ -57,6 +58,7 @@ class Start:
     count: int = 1
     index: int = 0
     address: str = ""
+    code: str = ""
     more_images: int = 0
     signal: int = 0
     at: int = 0
@@ -127,7 +129,7 @@ def build(start: Start) -> Run:
 
     size = parallel.evaluation_batch_size(EVALUATED)
     return Run(
-        config={"steps": STEPS},
+        config={"steps": STEPS, "code": start.code},
         task=Taught(student=spread.task(), teacher=jnp.ones(3)),
         optimizer=optax.sgd(0.05),
         schedule=optax.constant_schedule(0.05),
@@ -175,7 +177,8 @@ def main(start: Start) -> int:
         stop_compiling(start)
     processes: contextlib.AbstractContextManager[Peers | None] = contextlib.nullcontext()
     if start.address:
-        processes = joined(start.address, start.count, start.index, {"steps": STEPS}, timeout=60)
+        facts = {"steps": STEPS, "code": start.code}
+        processes = joined(start.address, start.count, start.index, facts, timeout=60)
     try:
         with processes as peers:
             train(build(start), start.workdir, peers=peers)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from qsdt_jax.core.affine import real
 from qsdt_jax.core.neurons import make_neuron
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
@@ -53,10 +52,10 @@ class Net(nn.Module):
         x = Downsample(8, numerics, kernel_size=3, padding=1, spiking=False)(
             images.astype(self.dtype), train=train
         )
-        y = real(RepConv(numerics)(SpikingNeuron(numerics)(x), train=train))
+        y = RepConv(numerics)(SpikingNeuron(numerics)(x), train).real
         x = x + DropPath(self.drop_path)(y, train=train)
-        spikes = SpikingNeuron(numerics)(jnp.mean(real(x), (1, 2)))
-        return real(QDense(self.num_classes, numerics)(spikes, train=train))
+        spikes = SpikingNeuron(numerics)(jnp.mean(x, (1, 2)))
+        return QDense(self.num_classes, numerics)(spikes, train).real
 
 
 @jax.tree_util.register_static

@@ -23,7 +23,7 @@ def drawn(seed: int, **changes) -> dict:
 def shapes(**changes) -> dict:
     options = {"channels": (8, 8, 16, 16), "depth": 2, "num_heads": 2, "num_classes": 6, **changes}
     model = QSDTransformer(**options)
-    image = jnp.zeros((1, 16, 16, model.in_channels))
+    image = jnp.zeros((1, 16, 16, model.backbone.in_channels))
     return dict(jax.eval_shape(model.init, jax.random.key(0), image))
 
 

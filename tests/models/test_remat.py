@@ -1,0 +1,68 @@
+"""Blocks that are computed again in the backward pass: less memory, the same network."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from qsdt_jax.losses.classification import cross_entropy
+from qsdt_jax.tasks.teacher import is_projection
+from tests.golden.network import images, network, variables_of
+
+LABELS = jnp.array([0, 3, 1, 4])
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def gradients(remat: str, variables: dict[str, Any]):
+    """Loss, gradients, new running statistics, and q, k and v of a training step with drop path."""
+    model = network(remat=remat)
+
+    def loss(params):
+        logits, updates = model.apply(
+            {**variables, "params": params},
+            images(),
+            train=True,
+            rngs={"drop_path": jax.random.key(9)},
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=is_projection,
+        )
+        return jnp.mean(cross_entropy(logits, LABELS, 0.1)), updates
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+
+@pytest.mark.slow
+def test_names_values_and_gradients_are_equal():
+    """To rounding, and the drop path drops the same branches; what a teacher sees is seen too."""
+    plain, variables = (variables_of(network(remat=remat)) for remat in ("none", "blocks"))
+    assert jax.tree.structure(plain) == jax.tree.structure(variables)
+    jax.tree.map(np.testing.assert_array_equal, plain, variables)
+    ((loss, updates), grads), expected = (gradients(remat, plain) for remat in ("blocks", "none"))
+    (expected_loss, expected_updates), expected_grads = expected
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
+    assert len(jax.tree.leaves(updates["intermediates"])) == 3 * 3
+    for found, wanted in ((updates, expected_updates), (grads, expected_grads)):
+        assert jax.tree.structure(found) == jax.tree.structure(wanted)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12), found, wanted)
+    assert min(float(jnp.abs(g).max()) for path, g in flatten_dict(grads).items() if path[-1] == "kernel") > 0
+
+
+@pytest.mark.parametrize("remat", ["none", "blocks"])
+def test_what_is_computed_again(remat):
+    """Each block of a training step stands under a checkpoint, of an evaluation none."""
+    model = network(remat=remat)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images())
+    rngs = {"drop_path": jax.random.key(9)}
+    for train, blocks in ((True, 4 + 3 if remat == "blocks" else 0), (False, 0)):
+        apply = functools.partial(model.apply, train=train, mutable=["batch_stats"], rngs=rngs)
+        program = jax.make_jaxpr(apply)(variables, images())
+        assert sum(equation.primitive.name == "remat2" for equation in program.eqns) == blocks
