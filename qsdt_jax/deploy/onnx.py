@@ -149,7 +149,7 @@ class _Graph(Nodes):
             case Pool():
                 result, size = self.mean(*inputs, size=size), (1, 1, size[-1])
             case Resize(factor=factor):
-                result, size = self.resize(*inputs, factor), (size[0] * factor, size[1] * factor, size[2])
+                result, size = self.resize(inputs[0], factor), (size[0] * factor, size[1] * factor, size[2])
         self.sizes[step.name] = size
         return result
 

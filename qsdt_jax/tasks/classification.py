@@ -48,7 +48,7 @@ class Classification(Accuracy):
 
     def init(self, key: jax.Array) -> Variables:
         """Variables of the model, drawn with `key`."""
-        images = jnp.zeros((1, *self.image_shape), self.model.backbone.dtype)
+        images = jnp.zeros((1, *self.image_shape), jnp.float32)
         return dict(self.model.init(key, images))
 
     def loss(
