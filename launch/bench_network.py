@@ -23,7 +23,7 @@ from qsdt_jax.assemble.data import (
     fake_source,
     input_shape,
 )
-from qsdt_jax.assemble.network import DTYPES
+from qsdt_jax.assemble.network import DTYPES, require_classifier
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.pipeline import HostBatch, training_batches
@@ -75,7 +75,9 @@ class Bench:
         require_memory(4 * config.batch_size * pixels, f"a batch of {config.batch_size} images")
         self.task = build_task(config, class_names_of(self.sources[self.data]))
         self.optimizer = build_optimizer(config, lambda step: LEARNING_RATE)
-        self.macs = macs_per_image(self.task.model, tuple(data.image_size))
+        self.macs = macs_per_image(
+            require_classifier(self.task.model, "the configuration"), tuple(data.image_size)
+        )
 
     def setting(self) -> Result:
         """What is timed."""

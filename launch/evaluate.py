@@ -38,7 +38,9 @@ def main() -> None:
 
 
 def evaluate(trained: "Trained", split: str) -> dict[str, float]:
-    """The metrics of the "test" or "train" split on all devices, by training's step: equal to what it logged.
+    """The metrics of the "test" or "train" split on all devices, by training's step.
+
+    Counts are those that training has logged, on however many devices; sums of real numbers are to rounding.
 
     Raises:
       UserError: the data cannot be read, or have other classes than the network.

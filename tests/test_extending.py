@@ -200,6 +200,13 @@ def test_a_neuron_and_a_layer(folder, tmp_path, capsys):
     assert launch("eval", "--workdir", tmp_path) == 0
     [logged] = [line for step, line in scores(tmp_path).items() if step == 4]
     assert capsys.readouterr().out.splitlines()[0] == f"rmse {logged['eval/rmse']:.6g}"
+    for command in (
+        ["information", "--workdir", tmp_path],
+        ["inspect", "--config", folder / "small.py", words[0]],
+    ):
+        assert launch(*command) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and "has a network of its own, Network" in told
 
 
 def test_a_starting_point_of_another_task(workdir, tmp_path, capsys):

@@ -83,7 +83,7 @@ def bundle_of(trained: Trained) -> Bundle:
     config, classes = trained.config, trained.require_classes()
     preprocess = build_preprocess(config)
     images = isinstance(preprocess, Preprocess)  # Frames of events are taken as they are.
-    program = fold(trained.task.model, trained.variables)
+    program = fold(trained.classifier, trained.variables)
     check_program(program, preprocess.size)
     return Bundle(
         program=program,

@@ -19,6 +19,13 @@ from qsdt_jax.models import Classifier, QSDTransformer
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
+def require_classifier(model: Any, where: str) -> Classifier:
+    """A task's network, for whoever looks inside of it; raises UserError where it is of another kind."""
+    if not isinstance(model, Classifier):
+        raise UserError(f"{where} has a network of its own, {type(model).__name__}; expected a Classifier")
+    return model
+
+
 def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifier:
     """The classifier of a configuration.
 

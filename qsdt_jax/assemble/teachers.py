@@ -133,7 +133,7 @@ def _trained(config: ml_collections.ConfigDict, class_names: Sequence[str], know
     trained, source = load_source(config, TEACHER, known)
     classes = dataclasses.replace(trained.require_classes(), where=f"the teacher in {trained.workdir}")
     check_pair(config, class_names, trained.config, classes)
-    model = trained.task.model
+    model = trained.classifier
     fast = model.backbone.clone(dtype=DTYPES[config.distill.dtype], exact_evaluation=False)
     return Found(
         title=trained.title,

@@ -15,6 +15,7 @@ from qsdt_jax.assemble.build import plain
 from qsdt_jax.assemble.checks import check_sizes
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.network import require_classifier
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.pipeline import Preprocess
@@ -73,6 +74,11 @@ class Trained:
         if not isinstance(preprocess, Preprocess):
             raise UserError(f"predict takes image files, but the network of {self.workdir} takes events")
         return preprocess
+
+    @property
+    def classifier(self) -> Classifier:
+        """Its network, to look inside of; raises UserError where the task has a network of its own."""
+        return require_classifier(self.task.model, str(self.workdir))
 
     def require_classes(self) -> Classes:
         """What is known of its classes; raises UserError where it has none."""

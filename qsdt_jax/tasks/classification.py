@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from qsdt_jax.data.mixing import mix_batch
 from qsdt_jax.losses.classification import cross_entropy
 from qsdt_jax.models import Classifier
+from qsdt_jax.models.classifier import HEAD
 from qsdt_jax.randomness import Purpose
 from qsdt_jax.tasks.accuracy import Accuracy
 from qsdt_jax.tasks.task import Batch, Variables
@@ -93,5 +94,5 @@ class Classification(Accuracy):
 
 def class_count(variables: Variables) -> int | None:
     """Number of classes that the variables of a classifier tell apart; None for those of another network."""
-    head = variables["params"].get("head")
+    head = variables["params"].get(HEAD)
     return None if head is None else head["kernel"].shape[-1]
