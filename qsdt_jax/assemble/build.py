@@ -2,30 +2,27 @@
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
 
-from qsdt_jax.assemble.data import build_data, input_shape
+from qsdt_jax.assemble.data import build_data, class_names_of
 from qsdt_jax.assemble.defaults import base_config, check_config
+from qsdt_jax.assemble.split import Split
+from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
-from qsdt_jax.data.classes import named, require_same_classes
-from qsdt_jax.data.pipeline import evaluation_batches, training_batches
+from qsdt_jax.data.classes import named
+from qsdt_jax.data.pipeline import training_batches
 from qsdt_jax.errors import UserError
-from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.memory import require_memory
-from qsdt_jax.models import Classifier, QSDTransformer
-from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.run import Run
 from qsdt_jax.workdir.workdir import TRAINING
 
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
+SPLITS = ("test", "train")
 OPTIMIZERS = {"lamb": lamb, "adamw": adamw}
 KEYS_OF_PARALLEL = {
     "mode": "parallel.mode",
@@ -33,7 +30,6 @@ KEYS_OF_PARALLEL = {
     "batch_size": "batch_size",
     "norm_group": "model.norm_group",
 }
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
 def build_run(config: ml_collections.ConfigDict) -> Run:
@@ -44,11 +40,18 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     """
     check_config(config)
     data = build_data(config)
-    training, test, preprocess = data.training, data.test, data.preprocess
-    require_same_classes(test.class_names, named(TRAINING, training.class_names), what="the test split")
-    _check_batch(config, len(training))
+    training, preprocess = data.training, data.preprocess
+    _check_division(config)
     parallel = build_parallel(config)
-    evaluation_batch = parallel.evaluation_batch_size(config.eval.batch_size)
+    names = class_names_of(training)
+    classes = None if names is None else named(TRAINING, names)
+    splits = {
+        name: Split(config, name, classes, parallel=parallel, source=source)
+        for name, source in data.evaluated.items()
+    }
+    if len(training) < config.batch_size:
+        raise UserError(f"config.batch_size={config.batch_size} exceeds the {len(training)} training images")
+    evaluation_batch = max(split.batch_size for split in splits.values())
     for key, size in (("batch_size", config.batch_size), ("eval.batch_size", evaluation_batch)):
         require_memory(4 * size * math.prod(data.input_shape), f"the images of config.{key}={size}")
     epoch = len(training) // config.batch_size
@@ -68,8 +71,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     return Run(
         config=plain(config),
         defaults=plain(base_config()),
-        task=build_task(config, len(training.class_names)),  # Last, because a network is traced.
-        class_names=training.class_names,
+        task=build_task(config, names),  # Last, because a network is traced.
         optimizer=optimizer,
         schedule=schedule,
         training_data=lambda first_step: training_batches(
@@ -81,16 +83,9 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
             workers=config.data.workers,
             rows=parallel.rows(config.batch_size, config.accumulate),
         ),
-        evaluation_data=functools.partial(
-            evaluation_batches,
-            test,
-            preprocess.evaluate,
-            batch_size=evaluation_batch,
-            workers=config.data.workers,
-            rows=parallel.rows(evaluation_batch),
-        ),
+        evaluation_data={name: split.host_batches for name, split in splits.items()},
         training_images=len(training),
-        evaluation_images=len(test),
+        evaluation_images=sum(split.images for split in splits.values()),
         total_steps=total_steps,
         batch_size=config.batch_size,
         log_every=config.log.every_steps,
@@ -115,58 +110,6 @@ def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
         name, _, rest = str(error).partition("=")
         raise UserError(f"config.{KEYS_OF_PARALLEL[name]}={rest}") from None
     return parallel
-
-
-def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifier:
-    """The classifier of a configuration.
-
-    Raises:
-      UserError: a value out of range.
-    """
-    fields = plain(config.model)
-    dtype = DTYPES[fields.pop("dtype")]
-    bits_rules = _bits_rules(fields.pop("bits_rules"))
-    real = jnp.float64 if dtype is jnp.float64 else jnp.float32
-    model = QSDTransformer(
-        **{**fields, "channels": tuple(config.model.channels)},
-        bits_rules=bits_rules,
-        num_classes=num_classes,
-        in_channels=config.data.channels,
-        dtype=dtype,
-        param_dtype=real,
-    )
-    height, width = config.data.image_size
-    batch = config.model.norm_group or 1
-    image = jax.ShapeDtypeStruct((batch, height, width, config.data.channels), real)
-    try:  # The network checks its own values; no array is made here.
-        shapes = jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), image)
-    except ValueError as error:
-        raise UserError(f"config.model: {error}") from None
-    held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    require_memory(held, "the weights of config.model")
-    return model
-
-
-def _bits_rules(rules: Sequence[Any]) -> tuple[BitsRule, ...]:
-    """Of pairs, whose types the flag parser does not check."""
-    for rule in rules:
-        if not (isinstance(rule, tuple | list) and [type(part) for part in rule] == [str, int]):
-            raise UserError(f"config.model.bits_rules has {rule!r}; expected pairs like ('head', 8)")
-    try:
-        return tuple(BitsRule(pattern=pattern, bits=bits) for pattern, bits in rules)
-    except ValueError as error:
-        raise UserError(f"config.model.bits_rules: {error}") from None
-
-
-def build_task(config: ml_collections.ConfigDict, num_classes: int) -> Classification:
-    """The task of a configuration; raises UserError as `build_model` does."""
-    return Classification(
-        model=build_model(config, num_classes),
-        image_shape=input_shape(config),
-        label_smoothing=config.loss.label_smoothing,
-        mixup_alpha=config.data.mixup,
-        cutmix_alpha=config.data.cutmix,
-    )
 
 
 def build_optimizer(
@@ -223,11 +166,9 @@ def _profile_steps(config: ml_collections.ConfigDict, total_steps: int) -> tuple
     return int(first), int(last)
 
 
-def _check_batch(config: ml_collections.ConfigDict, images: int) -> None:
-    """Refuses a batch that the data cannot fill or that does not divide as it should."""
+def _check_division(config: ml_collections.ConfigDict) -> None:
+    """Refuses a batch that does not divide as it should."""
     batch, parts, group = config.batch_size, config.accumulate, config.model.norm_group
-    if images < batch:
-        raise UserError(f"config.batch_size={batch} exceeds the {images} training images")
     if batch % parts:
         raise UserError(f"config.accumulate={parts} does not divide config.batch_size={batch}")
     if group and batch // parts % group:

@@ -1,10 +1,12 @@
 """From a configuration to its data: the splits, and how an image or a stream of events becomes an input."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import ml_collections
 
+from qsdt_jax.assemble.imported import imported_object
 from qsdt_jax.assemble.rules import OneOf, Rule, Within
 from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess
 from qsdt_jax.data.images import MODES
@@ -18,19 +20,28 @@ from qsdt_jax.data.sources import (
     FakeSource,
     FolderSource,
     LabelledSource,
+    Source,
 )
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 
+SOURCES = ("digits", "folder", "tfds", "digits_dvs", "motion_dvs", "fake")
 FOLDER_SPLITS = {"train": "train", "test": "val"}
 
 
 class Data(NamedTuple):
-    """The data of a run: both splits, how an example becomes an input, and the shape of one."""
+    """The data of a run: training, the splits to evaluate, and how an example becomes an input.
 
-    training: LabelledSource
-    test: LabelledSource
+    Attributes:
+      training: as training reads it.
+      evaluated: by the name of the split, the one that decides first.
+      preprocess: of an example.
+      input_shape: of one input.
+    """
+
+    training: Source
+    evaluated: Mapping[str, Source]
     preprocess: Preprocess | EventPreprocess
     input_shape: tuple[int, ...]
 
@@ -43,19 +54,22 @@ def build_data(config: ml_collections.ConfigDict) -> Data:
     """
     return Data(
         training=build_training_source(config),
-        test=build_source(config, "test"),
+        evaluated={name: build_source(config, name) for name in config.eval.splits},
         preprocess=build_preprocess(config),
         input_shape=input_shape(config),
     )
 
 
-def build_training_source(config: ml_collections.ConfigDict) -> LabelledSource:
+def build_training_source(config: ml_collections.ConfigDict) -> Source:
     """The "train" split as training reads it: beyond records that are corrupt; raises as `build_source`."""
     return SkipCorrupt(build_source(config, "train"), config.data.corrupt_limit)
 
 
-def build_source(config: ml_collections.ConfigDict, split: str) -> LabelledSource:
+def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
     """The "train" or "test" split.
+
+    A source of one's own is named by its place, see `assemble.imported`: a function of the configuration and
+    of "train" or "test".
 
     Raises:
       UserError: an unknown source, or files that are not there.
@@ -101,7 +115,16 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> LabelledSourc
         case "fake":
             return fake_source(config)
         case other:
-            raise AssertionError(f"unknown source {other!r}")  # `check_config` knows all of them.
+            build = imported_object("data.source", other, SOURCES)
+            if not callable(build):
+                raise UserError(f"config.data.source={other!r}: expected a function of config and split")
+            source: Any = build(config, split)
+            return source
+
+
+def class_names_of(source: Source) -> tuple[str, ...] | None:
+    """What a source calls the classes of its labels; None where it has none."""
+    return getattr(source, "class_names", None)
 
 
 def fake_source(config: ml_collections.ConfigDict) -> LabelledSource:

@@ -26,6 +26,7 @@ from qsdt_jax.assemble.rules import (
     Rule,
     Share,
     Sides,
+    SomeOf,
     WholeNumbers,
     Within,
 )
@@ -34,7 +35,6 @@ from qsdt_jax.errors import UserError
 FLOAT32 = 3.4e38  # About its largest number.
 # Here as plain data, so that reading a config loads no library; tests hold them to the library's own.
 DTYPES = ("float32", "bfloat16", "float64")
-SOURCES = ("digits", "folder", "tfds", "digits_dvs", "motion_dvs", "fake")
 SLICINGS = ("count", "time", "sum")
 
 
@@ -65,6 +65,7 @@ KEYS: Mapping[str, Key] = {
     "epochs": Key(300, "passes through the training images", Within(1), limit=bounds.STEPS_OF_A_RUN),
     "batch_size": Key(256, "images per update", Within(1), limit=bounds.BATCH),
     "accumulate": Key(1, "micro-batches that an update is cut into", Within(1), limit=bounds.BATCH),
+    "task.name": Key("classification", "or a task of your own, MODULE:NAME of a TaskFactory"),
     "model.channels": Key(
         (64, 128, 256, 360), "C1..C4, widths of the stages", WholeNumbers(4), limit=bounds.CHANNELS
     ),
@@ -98,7 +99,10 @@ KEYS: Mapping[str, Key] = {
     "model.remat": Key("none", "none; blocks: computed again in the backward pass, less memory, more time"),
     "model.exact_evaluation": Key(True, "equal to the deployed network bit for bit, and slower"),
     "model.dtype": Key("float32", "operands of the products", OneOf(DTYPES)),
-    "data.source": Key("digits", "where examples come from", OneOf(SOURCES)),
+    "data.source": Key(
+        "digits",
+        "digits, folder, tfds, digits_dvs, motion_dvs, fake; or MODULE:NAME, a function of config and split",
+    ),
     "data.path": Key("", "folder: has train/CLASS/IMAGE.jpg and val/...; tfds: what `prepare` made"),
     "data.classes": Key((), "of digits, those to tell apart; none for all"),
     "data.digits_images": Key(
@@ -191,6 +195,12 @@ KEYS: Mapping[str, Key] = {
     "ema_decay": Key(0.0, "of the moving average of all variables; 0 for none", Share(with_one=False)),
     "eval.every_epochs": Key(1.0, "an evaluation, and one at the end", Positive()),
     "eval.batch_size": Key(256, "images at a time in evaluation", Within(1), limit=bounds.BATCH),
+    "eval.splits": Key(
+        ("test",),
+        "of test and train; the first decides which checkpoint is best and is logged as eval/METRIC, another "
+        "one as eval_SPLIT/METRIC",
+        SomeOf(("test", "train")),
+    ),
     "log.every_steps": Key(1, "a line of metrics", Within(1)),
     "checkpoint.every_steps": Key(1000, "a checkpoint, besides one after every evaluation", Within(1)),
     "checkpoint.keep_latest": Key(2, "newest checkpoints that stay", Within(1)),

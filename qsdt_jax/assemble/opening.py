@@ -8,9 +8,9 @@ from typing import Any
 
 import ml_collections
 
-from qsdt_jax.assemble.build import build_model
 from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.deployed import Deployed, load_deployed
+from qsdt_jax.assemble.network import build_model
 from qsdt_jax.assemble.opened import Network, Picture, Predictions, inputs_of, predictions
 from qsdt_jax.assemble.saving import MODEL_FILE, load_saved
 from qsdt_jax.assemble.trained import load_trained
@@ -146,9 +146,9 @@ def _of_workdir(path: Path, step: str, ema: bool) -> Network:
     return Network(
         where=trained.title,
         config=trained.config,
-        model=trained.task.model,
+        model=trained.classifier,
         variables=trained.variables,
-        classes=trained.classes,
+        classes=trained.require_classes(),
         origin={"step": trained.step, "ema": ema, **_told_by_run(path, trained.step)},
     )
 

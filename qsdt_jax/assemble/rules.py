@@ -76,6 +76,21 @@ class OneOf:
 
 
 @dataclasses.dataclass(frozen=True)
+class SomeOf:
+    """One or more of some texts, each once."""
+
+    choices: Sequence[str]
+
+    @property
+    def allowed(self) -> str:
+        return f"one or more of {', '.join(self.choices)}, each once"
+
+    def fault(self, value: Any) -> str | None:
+        good = value and len(set(value)) == len(value) and set(value) <= set(self.choices)
+        return None if good else f"must be {self.allowed}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Range:
     """A pair 0 < low <= high <= largest."""
 

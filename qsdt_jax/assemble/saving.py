@@ -14,7 +14,8 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qsdt_jax import bounds
-from qsdt_jax.assemble.build import build_model, plain
+from qsdt_jax.assemble.build import plain
+from qsdt_jax.assemble.network import build_model
 from qsdt_jax.assemble.opened import Network
 from qsdt_jax.assemble.trained import stored_config, use_float64_if_asked
 from qsdt_jax.data.classes import Classes

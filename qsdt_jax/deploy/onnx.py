@@ -149,7 +149,10 @@ class _Graph(Nodes):
             case Pool():
                 result, size = self.mean(*inputs, size=size), (1, 1, size[-1])
             case Resize(factor=factor):
-                result, size = self.resize(*inputs, factor), (size[0] * factor, size[1] * factor, size[2])
+                result, size = (
+                    self.resize(*inputs, factor=factor),
+                    (size[0] * factor, size[1] * factor, size[2]),
+                )
         self.sizes[step.name] = size
         return result
 
@@ -279,7 +282,7 @@ class _Graph(Nodes):
         total = self.sum([self.op("ReduceSum", digit, self.whole([1, 2])) for digit in digits])
         return self.op("Mul", total, self.op("Mul", unit, self.real(1 / count)))
 
-    def resize(self, x: str, factor: int) -> str:
+    def resize(self, x: str, *, factor: int) -> str:
         """Nearest neighbours, each pixel of x several times."""
         modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
         return self.op("Resize", x, "", self.real([1, factor, factor, 1]), **modes)

@@ -28,13 +28,13 @@ def init_variables(model: Backbone | Classifier, seed: int = 0) -> dict[str, Any
     """The variables that a network starts with, as of `model.init`: {"params": ..., "batch_stats": ...}.
 
     Args:
-      model: a backbone, or a classifier on one.
+      model: a backbone, or a classifier.
       seed: of the draws, 0 to 2^32 - 1; equal seeds give equal values.
 
     Raises:
       ValueError: a field of the model is out of range.
     """
-    backbone = model.backbone if isinstance(model, Classifier) else model
+    backbone = model if isinstance(model, Backbone) else model.backbone
     images = jnp.zeros((1, STRIDE, STRIDE, backbone.in_channels), backbone.numerics.real_dtype)
     method = "features" if model is backbone else "__call__"
 
@@ -79,7 +79,8 @@ def _elementwise(function: Callable[..., Any]) -> Callable[..., np.ndarray]:
     """An operation that NumPy has as a function of arrays, its result in the type of the program."""
 
     def compute(operation: JaxprEqn, *given: Any) -> np.ndarray:
-        return np.asarray(function(*given), operation.outvars[0].aval.dtype)
+        result: Any = operation.outvars[0].aval
+        return np.asarray(function(*given), result.dtype)
 
     return compute
 

@@ -29,9 +29,8 @@ def create_model(name: str, **fields: Any) -> Classifier:
     models = dict(zip(list_models(), SIZES.values(), strict=True))
     if name not in models:
         raise UserError(f"no model {name!r}; there are {', '.join(models)}{nearest(name, models)}")
-    kinds = Classifier, Backbone
-    known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
-    known -= {"backbone", "parent", "name"}
+    fields_of = (*dataclasses.fields(Backbone), *dataclasses.fields(Classifier))
+    known = {field.name for field in fields_of} - {"backbone", "parent", "name"}
     for field in fields:
         if field not in known:
             raise UserError(f"a network has no field {field!r}{nearest(field, sorted(known))}")

@@ -58,7 +58,7 @@ def with_neck(program: Program) -> Program:
     stages = dict(program.outputs)
     neck = [
         *convolution("coarse", stages["stage4"], 24, seed=1),
-        *convolution("fine", stages["stage2"], 16, seed=2),
+        *convolution("fine", stages["stage2"], 8, seed=2),
         Resize(name="enlarged", input="coarse/conv", factor=2),
         Add(name="sum", left="fine/conv", right="enlarged"),
         *convolution("smooth", "sum", WIDTH, seed=3, size=3),
@@ -82,7 +82,8 @@ def by_form(program: Program, images: np.ndarray, file) -> dict[str, dict[str, n
     manifest = reference.read(file)
     found["NumPy"] = reference.answers(manifest, reference.run(manifest, images))
     session = onnxruntime.InferenceSession(export_onnx(program, images.shape[1:3]))
-    frames = np.repeat(images[:, None], TIMESTEPS, axis=1)
+    timesteps = program.neuron.timesteps
+    frames = np.repeat(images[:, None], timesteps, axis=1) if timesteps > 1 else images
     names = [output.name for output in session.get_outputs()]
     found["ONNX"] = dict(zip(names, session.run(None, {IMAGES: frames}), strict=True))
     return found
@@ -114,6 +115,20 @@ def test_a_neck(backbone, tmp_path):
     values = jax.jit(lambda p, x: interpreter.interpret(p, x, IntegerArithmetic()))(program, images)
     coarse, fine = (np.asarray(values[f"{name}/conv"]) for name in ("coarse", "fine"))
     np.testing.assert_array_equal(values["sum"], fine + np.kron(coarse, np.ones((1, 2, 2, 1), np.float32)))
+
+
+@pytest.mark.slow
+def test_an_output_that_a_neuron_reads_too(tmp_path):
+    """ONNX counts in spikes what a neuron alone reads; an output has its own unit."""
+    model = tiny_net()
+    program = fold(model, draw_variables(model))
+    outputs = (("current", "block3_0/attn/q_repconv/conv2"), *program.outputs)
+    program, images = program.replace(outputs=outputs), draw_images(2, 32, 32, 3)
+    found = by_form(program, images, tmp_path / "o.qsdt")
+    shapes = {form: y["current"].shape for form, y in found.items()}
+    assert set(shapes.values()) == {(2, 2, 2, 16)}
+    for form, outputs in found.items():
+        np.testing.assert_array_equal(outputs["current"], found["integer"]["current"], err_msg=form)
 
 
 @pytest.mark.parametrize(

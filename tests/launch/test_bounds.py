@@ -6,9 +6,10 @@ import time
 import ml_collections
 import pytest
 
-from qsdt_jax.assemble.build import build_model, build_run
+from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.defaults import KEYS, base_config
 from qsdt_jax.assemble.keys import config_keys, value_of
+from qsdt_jax.assemble.network import build_model
 from qsdt_jax.assemble.study import Study, Variant
 from qsdt_jax.assemble.trained import stored_config
 from qsdt_jax.errors import UserError

@@ -241,7 +241,7 @@ def test_a_run_reads_it(directory):
     assert (run_.task.model.num_classes, run_.total_steps) == (3, run_.config["epochs"] * (37 // 5))
     batch = next(run_.training_data(0))
     assert batch["image"].shape == (5, 32, 32, 1)
-    masks = [b["mask"].sum() for b in run_.evaluation_data()]
+    masks = [b["mask"].sum() for b in run_.evaluation_data["test"]()]
     assert sum(masks) == 6
 
 
@@ -262,7 +262,7 @@ def test_training_goes_beyond_a_corrupt_record_and_evaluation_does_not(directory
     for _ in range(2 * (37 // 5) + 1):
         next(batches)
     with pytest.raises(UserError, match=r"validation record \d+: cannot be read"):
-        list(run_.evaluation_data())
+        list(run_.evaluation_data["test"]())
     strict = build_training_source(config_of(copy, **{"data.corrupt_limit": 0}))
     with pytest.raises(UserError, match=r"1 records .* at most 0; the last: .*, train record \d+: cannot"):
         for i in range(len(strict)):
@@ -275,7 +275,7 @@ def test_config_mistakes(directory):
     with pytest.raises(UserError, match=r"config\.data\.corrupt_limit=-1 must be at least 0"):
         build_run(config_of(directory, **{"data.corrupt_limit": -1}))
     with pytest.raises(UserError, match="is none of digits, folder, tfds, digits_dvs, motion_dvs, fake"):
-        build_run(config_of(directory, **{"data.source": "tfrecord"}))
+        build_source(config_of(directory, **{"data.source": "tfrecord"}), "train")
 
 
 def test_a_run_goes_on_with_a_higher_limit_and_more_workers(directory):

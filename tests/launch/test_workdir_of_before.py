@@ -47,10 +47,13 @@ def test_its_network_opens(workdir):
 
 
 @pytest.mark.slow
-def test_its_run_goes_on(workdir):
+@pytest.mark.parametrize("remat", ["none", "blocks"])
+def test_its_run_goes_on(workdir, remat):
+    """With any `remat`, which changes no number but in its last digits."""
     (workdir.parent / "config.py").write_text(CONFIG)
     expected = [json.loads(line) for line in (workdir / "expected.jsonl").read_text().splitlines()]
-    assert launch("--config", workdir.parent / "config.py", "--workdir", workdir) == 0
+    config = workdir.parent / "config.py"
+    assert launch("--config", config, "--workdir", workdir, f"--config.model.remat={remat}") == 0
     metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     found = [line for line in metrics if "train/loss" in line]
     assert [line["step"] for line in found] == [line["step"] for line in expected] == list(range(31, 41))
