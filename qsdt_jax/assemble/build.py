@@ -49,12 +49,14 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
         name: Split(config, name, classes, parallel=parallel, source=source)
         for name, source in data.evaluated.items()
     }
-    if len(training) < config.batch_size:
-        raise UserError(f"config.batch_size={config.batch_size} exceeds the {len(training)} training images")
+    if data.training_images < config.batch_size:
+        raise UserError(
+            f"config.batch_size={config.batch_size} exceeds the {data.training_images} training images"
+        )
     evaluation_batch = max(split.batch_size for split in splits.values())
     for key, size in (("batch_size", config.batch_size), ("eval.batch_size", evaluation_batch)):
         require_memory(4 * size * math.prod(data.input_shape), f"the images of config.{key}={size}")
-    epoch = len(training) // config.batch_size
+    epoch = data.training_images // config.batch_size
     total_steps = config.epochs * epoch
     if total_steps > STEPS_OF_A_RUN:
         raise UserError(
@@ -84,7 +86,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
             rows=parallel.rows(config.batch_size, config.accumulate),
         ),
         evaluation_data={name: split.host_batches for name, split in splits.items()},
-        training_images=len(training),
+        training_images=data.training_images,
         evaluation_images=sum(split.images for split in splits.values()),
         total_steps=total_steps,
         batch_size=config.batch_size,

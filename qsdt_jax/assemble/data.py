@@ -34,13 +34,14 @@ class Data(NamedTuple):
     """The data of a run: training, the splits to evaluate, and how an example becomes an input.
 
     Attributes:
-      training: as training reads it.
+      training: as training reads it; training_images: their number.
       evaluated: by the name of the split, the one that decides first.
       preprocess: of an example.
       input_shape: of one input.
     """
 
     training: Source
+    training_images: int
     evaluated: Mapping[str, Source]
     preprocess: Preprocess | EventPreprocess
     input_shape: tuple[int, ...]
@@ -52,8 +53,10 @@ def build_data(config: ml_collections.ConfigDict) -> Data:
     Raises:
       UserError: values that do not fit each other, or files that are not there.
     """
+    training = build_training_source(config)
     return Data(
-        training=build_training_source(config),
+        training=training,
+        training_images=len(training),
         evaluated={name: build_source(config, name) for name in config.eval.splits},
         preprocess=build_preprocess(config),
         input_shape=input_shape(config),
