@@ -48,9 +48,8 @@ def save(network: Network, folder: str | Path) -> None:
       UserError: a bundle; a folder that holds something else, or cannot be written.
     """
     if not isinstance(network, Network):
-        raise UserError(
-            f"save takes a network of `load`, found {type(network).__name__}; copy a bundle's file"
-        )
+        found = type(network).__name__
+        raise UserError(f"save takes a network with variables, found {found}; a bundle is a file already")
     folder = Path(expanded(str(folder)))
     _require_own(folder)
     config = plain(network.config)

@@ -61,7 +61,8 @@ MODEL = [
 DATA = [
     (
         {"data.source": "tfrecord"},
-        "config.data.source='tfrecord' is none of digits, folder, tfds, digits_dvs, motion_dvs, fake",
+        "config.data.source='tfrecord' is none of digits, folder, tfds, digits_dvs, motion_dvs, fake, "
+        "nor MODULE:NAME",
     ),
     ({"data.source": "folder"}, "config.data.path is empty; a folder source needs the images' folder"),
     (

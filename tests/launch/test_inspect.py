@@ -137,7 +137,7 @@ def test_estimates_lie_below_what_the_compiler_takes(capsys):
         ([DIGITS_CONFIG, "--config.batch_size=0"], "config.batch_size=0 must be at least 1"),
         ([DIGITS_CONFIG, "--devices=2", "--compile"], "--devices compiles the train step already; leave --c"),
         (  # Told before the network is traced, whose mistake would come first else.
-            [DIGITS_CONFIG, "--devices=1", "--config.parallel.fsdp=2", "--config.data.image_size=(32, 40)"],
+            [DIGITS_CONFIG, "--devices=1", "--config.parallel.fsdp=2", "--config.model.num_heads=3"],
             "config.parallel.fsdp=2 does not divide the 1 devices",
         ),
         (
