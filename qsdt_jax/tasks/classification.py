@@ -35,7 +35,7 @@ class Classification:
 
     def init(self, key: jax.Array) -> Variables:
         """Variables of the model, drawn with `key`."""
-        images = jnp.zeros((1, *self.image_shape), self.model.backbone.dtype)
+        images = jnp.zeros((1, *self.image_shape), self.model.dtype)
         return dict(self.model.init(key, images))
 
     def loss(
