@@ -25,9 +25,9 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from launch.flags import DEFINED_OFTEN, closest, define_config, define_path
+from launch.flags import DEFINED_OFTEN, define_config, define_path
 from launch.information import information
-from launch.study import METRIC, SPIKES_FILE, Run, Study, Variant, is_done, read_study, read_summary
+from launch.study import SPIKES_FILE, Run, Study, Variant, is_done, read_study, read_summary
 from launch.workers import run_together
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_run
@@ -38,6 +38,8 @@ from qsdt_jax.data.classes import named
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.comparison import Row, draw, markdown
 from qsdt_jax.files import locked, write_atomically
+from qsdt_jax.metric import Metric
+from qsdt_jax.nearest import nearest
 from qsdt_jax.processes.preemption import POLL_SECONDS, Preempted, Preemption
 from qsdt_jax.progress import tell
 from qsdt_jax.retry import reason
@@ -58,18 +60,9 @@ ONLY = flags.DEFINE_multi_string(
 FAILURE_FILE = "failure.txt"
 RESULTS_LOCK = "results.lock"
 SECONDS_FILE = "seconds.json"
-METRIC_TITLE = "test top-1 (%)"
-CSV_FIELDS: tuple[str, ...] = (
-    "row",
-    "seed",
-    "top1",
-    "images_per_second",
-    "seconds",
-    "spikes",
-    "parameters",
-    "commit",
-    "failure",
-)
+# Columns of results.csv, with the metric of the study after the seed.
+CSV_RUN = ("row", "seed")
+CSV_FACTS = ("images_per_second", "seconds", "spikes", "parameters", "commit", "failure")
 
 
 def main() -> None:
@@ -89,7 +82,7 @@ def main() -> None:
     names = ONLY.value or list(study.variants)
     for name in names:
         if name not in study.variants:
-            raise UserError(f"--only: no row {name!r}{closest(name, list(study.variants))}")
+            raise UserError(f"--only: no row {name!r}{nearest(name, list(study.variants))}")
     left = [run for run in study.in_order(names) if not is_done(study, *run)]
     for name in dict.fromkeys(variant.name for variant, _ in left):
         check(study, study.variants[name])
@@ -164,11 +157,12 @@ def check(study: Study, variant: Variant) -> None:
     try:
         run = build_run(config)
         if teacher is None:
-            with_teacher(config, run.task, run.class_names, run.total_steps)
+            with_teacher(config, run.task, run.total_steps)
         else:
             other = study.config(teacher, 0)
-            classes = named(f"the teacher, row {teacher.name!r},", build_run(other).class_names)
-            check_pair(config, run.class_names, other, classes)
+            names = build_run(other).task.class_names or ()
+            classes = named(f"the teacher, row {teacher.name!r},", names)
+            check_pair(config, run.task.class_names, other, classes)
     except UserError as error:
         raise UserError(f"row {variant.name!r}: {error}") from None
 
@@ -205,32 +199,39 @@ def _write_results(study: Study, title: str) -> str:
     records = [
         _record(study, variant, seed) for variant in study.variants.values() for seed in range(study.seeds)
     ]
-    stream = io.StringIO(newline="")
-    writer: csv.DictWriter[str] = csv.DictWriter(stream, CSV_FIELDS)
+    metric, stream = study.metric, io.StringIO(newline="")
+    writer: csv.DictWriter[str] = csv.DictWriter(stream, _columns(metric))
     writer.writeheader()
-    writer.writerows(record for record in records if record["top1"] != "" or record["failure"])
+    writer.writerows(record for record in records if record[metric.name] != "" or record["failure"])
     write_atomically(study.workdir / "results.csv", stream.getvalue())
-    rows = [_row(name, [record for record in records if record["row"] == name]) for name in study.variants]
+    rows = [
+        _row(name, metric, [record for record in records if record["row"] == name]) for name in study.variants
+    ]
     columns = {"images/s": _rates(records)}
     if study.spikes:
         columns["spikes an image"] = _means(records, "spikes")
-    table = markdown(rows, METRIC_TITLE, columns, study.against)
+    heading = f"{study.base.eval.splits[0]} {metric.label}"
+    table = markdown(rows, heading, columns, study.against, form=metric.form)
     write_atomically(study.workdir / "results.md", table)
     with nicety("results.png cannot be drawn"):
-        draw(rows, METRIC_TITLE, title, study.workdir / "results.png")
+        draw(rows, heading, title, study.workdir / "results.png")
     return table
+
+
+def _columns(metric: Metric) -> tuple[str, ...]:
+    return (*CSV_RUN, metric.name, *CSV_FACTS)
 
 
 def _record(study: Study, variant: Variant, seed: int) -> dict[str, Any]:
     folder = study.run_folder(variant, seed)
-    record: dict[str, Any] = {**dict.fromkeys(CSV_FIELDS, ""), "row": variant.name, "seed": seed}
+    record: dict[str, Any] = {**dict.fromkeys(_columns(study.metric), ""), "row": variant.name, "seed": seed}
     try:
         summary = read_summary(study, variant, seed)
     except UserError as error:  # It belongs into no table, but the others do.
         record["failure"] = str(error)
         return record
     if summary is not None:
-        record["top1"] = summary["final"][METRIC]
+        record[study.metric.name] = summary["final"][study.metric.logged]
         record |= {name: summary[name] for name in ("images_per_second", "parameters", "commit")}
         for name, file in (("seconds", SECONDS_FILE), ("spikes", SPIKES_FILE)):
             if (folder / file).exists():
@@ -253,8 +254,8 @@ def _number(file: Path) -> float | str:
     return ""
 
 
-def _row(name: str, records: list[dict[str, Any]]) -> Row:
-    scores = {record["seed"]: record["top1"] for record in records if record["top1"] != ""}
+def _row(name: str, metric: Metric, records: list[dict[str, Any]]) -> Row:
+    scores = {record["seed"]: record[metric.name] for record in records if record[metric.name] != ""}
     return Row(name=name, scores=scores, failures=sum(bool(record["failure"]) for record in records))
 
 

@@ -15,8 +15,9 @@ from launch.bench_input import input_table, measure_input
 from launch.bench_network import MODES, Bench, Result, network_table, say
 from launch.flags import DEFINED_OFTEN, POSITIONAL, define_config, define_path, require_writable
 from qsdt_jax import bounds
-from qsdt_jax.assemble.build import DTYPES, fit_step
+from qsdt_jax.assemble.build import fit_step
 from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.network import DTYPES
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import SIZES

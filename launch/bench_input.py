@@ -35,13 +35,12 @@ class Jpegs:
     """JPEGs in memory, cut out of scikit-learn's two photographs, as a source."""
 
     encoded: tuple[bytes, ...]
-    class_names: tuple[str, ...] = ("photograph",)
 
     def __len__(self) -> int:
         return len(self.encoded)
 
     def __getitem__(self, index: int) -> Example:
-        return {"image": decode_image(self.encoded[index], 3, str(index)), "label": 0}
+        return {"image": decode_image(self.encoded[index], 3, str(index))}
 
 
 def jpegs() -> Jpegs:

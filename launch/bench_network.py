@@ -15,11 +15,19 @@ import ml_collections
 import numpy as np
 from jax.typing import DTypeLike
 
-from qsdt_jax.assemble.build import DTYPES, build_optimizer, build_parallel, build_task
-from qsdt_jax.assemble.data import build_preprocess, build_training_source, fake_source, input_shape
+from qsdt_jax.assemble.build import build_optimizer, build_parallel
+from qsdt_jax.assemble.data import (
+    build_preprocess,
+    build_training_source,
+    class_names_of,
+    fake_source,
+    input_shape,
+)
+from qsdt_jax.assemble.network import DTYPES, require_classifier
+from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.pipeline import HostBatch, training_batches
-from qsdt_jax.data.sources import LabelledSource
+from qsdt_jax.data.sources import Source
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.onnx import export_onnx
@@ -54,7 +62,7 @@ class Bench:
     def __init__(self, config: ml_collections.ConfigDict, steps: int):
         self.config, self.steps, self.remarks = config, steps, []
         data = config.data
-        self.sources: dict[str, LabelledSource] = {"fake": fake_source(config)}
+        self.sources: dict[str, Source] = {"fake": fake_source(config)}
         if data.source != "fake":
             try:
                 self.sources[data.source] = build_training_source(config)
@@ -65,9 +73,11 @@ class Bench:
         self.preprocess = build_preprocess(config)
         pixels = math.prod(input_shape(config))
         require_memory(4 * config.batch_size * pixels, f"a batch of {config.batch_size} images")
-        self.task = build_task(config, len(self.sources[self.data].class_names))
+        self.task = build_task(config, class_names_of(self.sources[self.data]))
         self.optimizer = build_optimizer(config, lambda step: LEARNING_RATE)
-        self.macs = macs_per_image(self.task.model, tuple(data.image_size))
+        self.macs = macs_per_image(
+            require_classifier(self.task.model, "the configuration"), tuple(data.image_size)
+        )
 
     def setting(self) -> Result:
         """What is timed."""
@@ -207,10 +217,15 @@ class Bench:
 
     @functools.cached_property
     def _batch(self) -> dict[str, np.ndarray]:
-        """Normal pixels and label 0."""
-        size = self.config.batch_size
-        images = np.random.default_rng(0).standard_normal((size, *self.task.image_shape), dtype=np.float32)
-        return {"image": images, "label": np.zeros(size, np.int32)}
+        """Of the task's shapes: real numbers are normal ones, whole numbers 0."""
+        generator, shapes = np.random.default_rng(0), self.task.batch_shapes(self.config.batch_size)
+
+        def draw(rows: jax.ShapeDtypeStruct) -> np.ndarray:
+            if not jnp.issubdtype(rows.dtype, jnp.floating):
+                return np.zeros(rows.shape, rows.dtype)
+            return generator.standard_normal(rows.shape, dtype=np.float32).astype(rows.dtype)
+
+        return {name: draw(rows) for name, rows in shapes.items()}
 
     def _batches(self, name: str) -> Iterator[HostBatch]:
         return training_batches(

@@ -86,7 +86,7 @@ def _network() -> "tuple[str, Bundle, ConfigDict, Classes]":
 
     if BUNDLE.value is None:
         trained = load_trained(WORKDIR.value or "", step=STEP.value, ema=EMA.value)
-        return trained.title, bundle_of(trained), trained.config, trained.classes
+        return trained.title, bundle_of(trained), trained.config, trained.require_classes()
     deployed = load_deployed(BUNDLE.value)
     config = stored_config(WORKDIR.value) if WORKDIR.value else CONFIG.value
     return BUNDLE.value, deployed.bundle, with_inputs_of(deployed.bundle, config), deployed.classes
@@ -95,15 +95,17 @@ def _network() -> "tuple[str, Bundle, ConfigDict, Classes]":
 def _facts(name: str, bundle: "Bundle", report: "Report") -> list[str]:
     from qsdt_jax.deploy.bundle import bundle_bytes
     from qsdt_jax.energy.report import GIGA
+    from qsdt_jax.tasks.accuracy import Accuracy
     from qsdt_jax.workdir.provenance import provenance
 
-    activity = report.activity
+    activity, metric = report.activity, Accuracy.metrics[0]
     sizes = bundle_bytes(bundle)
     parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
     floats = 4 * sum(layer.weights.size for layer in bundle.program.layers)
     return [
         f"{name}: {report.bits}-bit weights, D = {report.levels}, T = {report.timesteps}",
-        f"{activity.images:,} images of the {SPLIT.value} split, top-1 {activity.metrics['top1']:.2f} %",
+        f"{activity.images:,} images of the {SPLIT.value} split, "
+        f"{metric.title} {metric.text(activity.metrics[metric.name])}",
         f"{report.macs / GIGA:.4g} GMACs, as spikes {report.additions / GIGA:.4g} G additions and "
         f"{report.multiplications / GIGA:.4g} G multiply-accumulates of real values",
         f"{sum(sizes.values()):,} bytes as a bundle ({parts}); the weights in float32: {floats:,}",
@@ -122,7 +124,7 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
     from qsdt_jax.energy.page import page
     from qsdt_jax.files import write_atomically
 
-    program, images = bundle.program, batch["image"][:SHOWN]
+    program, images = bundle.program, np.asarray(batch["image"])[:SHOWN]
     values = jax.device_get(
         jax.jit(lambda program, images: interpret(program, images, IntegerArithmetic()))(program, images)
     )

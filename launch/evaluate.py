@@ -1,6 +1,5 @@
 """evaluate a checkpoint on a split: every image once, as training does it."""
 
-import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,20 +38,21 @@ def main() -> None:
 
 
 def evaluate(trained: "Trained", split: str) -> dict[str, float]:
-    """The metrics of the "test" or "train" split, in training's batches and so equal to what it logged.
+    """The metrics of the "test" or "train" split on all devices, by training's step.
+
+    Counts are those that training has logged, on however many devices; sums of real numbers are to rounding.
 
     Raises:
       UserError: the data cannot be read, or have other classes than the network.
     """
-    import jax
-
     from qsdt_jax.assemble.split import Split
     from qsdt_jax.evaluate.split import evaluate_split
     from qsdt_jax.train.step import evaluation_step
 
     found = Split(trained.config, split, trained.classes)
     title = f"{trained.workdir}: step {trained.step}, {found.images:,} images of the {found.name} split"
-    step = functools.partial(jax.jit(evaluation_step, static_argnames="task"), task=trained.task)
+    step = found.parallel.evaluation_step(evaluation_step)
+    variables, task = found.parallel.put_everywhere((trained.variables, trained.task))
     return evaluate_split(
-        functools.partial(step, trained.variables), found.batches("evaluated", title), trained.task.summarize
+        lambda batch: step(variables, batch, task), found.batches("evaluated", title), task.summarize
     )

@@ -77,7 +77,7 @@ def _verify(trained: "Trained", bundle: "Bundle", file: Path | None, split: "Spl
 
     program = bundle.program
     forms = {
-        "training form": agreement.training_form(trained.task.model, trained.variables),
+        "training form": agreement.training_form(trained.classifier, trained.variables),
         "integer form": agreement.deployed_form(program, IntegerArithmetic()),
         "spike-driven form": agreement.deployed_form(program, SpikeArithmetic(program.neuron.levels)),
     }

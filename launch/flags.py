@@ -1,6 +1,5 @@
 """Parsing of flags, with one clear line for every mistake."""
 
-import difflib
 import itertools
 import re
 import tempfile
@@ -14,6 +13,7 @@ from qsdt_jax.assemble.checks import check_sizes
 from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
+from qsdt_jax.nearest import nearest
 
 flags.disclaim_key_flags()  # What is defined by a function of this file belongs to the verb that calls it.
 # Flag that receives the arguments without a name, where a verb defines it; its help says how to write them.
@@ -67,7 +67,7 @@ def parse(verb: str, description: str, arguments: list[str]) -> bool:
         rest = flags.FLAGS([f"launch {verb}", *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         names = [flag.name for flag in _own_flags()]
-        raise UserError(f"unknown flag --{error.flagname}{closest(error.flagname, names)}") from None
+        raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, names)}") from None
     except flags.Error as error:
         raise UserError(str(error)) from None
     if "config" in flags.FLAGS and isinstance(config := flags.FLAGS["config"].value, ConfigDict):
@@ -111,18 +111,18 @@ def _check_config(arguments: list[str]) -> None:
     path = Path(file.split(":", 1)[0])
     if not path.is_file():
         others = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        raise UserError(f"--config {path}: no such file{closest(str(path), others)}")
+        raise UserError(f"--config {path}: no such file{nearest(str(path), others)}")
     known, complete = config_keys(_load(file)), config_keys(base_config())
     for key in known:
         if key not in complete:
-            raise UserError(f"--config {path}: unknown config key {key!r}{closest(key, complete)}")
+            raise UserError(f"--config {path}: unknown config key {key!r}{nearest(key, complete)}")
     for key in complete:
         if key not in known:
             raise UserError(f"--config {path}: config key {key!r} is missing; begin with configs.base")
     for argument in arguments:
         match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
         if match and match[1] not in known:
-            raise UserError(f"unknown config key {match[1]!r}{closest(match[1], known)}")
+            raise UserError(f"unknown config key {match[1]!r}{nearest(match[1], known)}")
 
 
 def _load(file: str) -> ConfigDict:
@@ -168,12 +168,3 @@ def _value_of(name: str, arguments: list[str]) -> str | None:
         if argument.startswith(f"--{name}="):
             return argument.split("=", 1)[1]
     return None
-
-
-def closest(word: str, known: list[str]) -> str:
-    """ ", did you mean ...?", or nothing."""
-    tails = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
-    close = difflib.get_close_matches(word, known, 1, 0.6)
-    if not close:
-        close = [tails[t] for t in difflib.get_close_matches(word.rsplit(".", 1)[-1], tails, 1, 0.6)]
-    return f"; did you mean {close[0]!r}?" if close else ""

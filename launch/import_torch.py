@@ -64,9 +64,10 @@ def import_torch(
     """
     import optax
 
-    from qsdt_jax.assemble.build import build_optimizer, build_task, plain
+    from qsdt_jax.assemble.build import build_optimizer, plain
+    from qsdt_jax.assemble.tasks import build_task
     from qsdt_jax.assemble.trained import use_float64_if_asked
-    from qsdt_jax.data.classes import Classes, require_same_classes
+    from qsdt_jax.data.classes import Classes, numbers, require_same_classes
     from qsdt_jax.interop import from_torch
     from qsdt_jax.interop.torch_file import load
     from qsdt_jax.train.state import create_state, parameter_count
@@ -82,7 +83,7 @@ def import_torch(
     if names and not class_names:
         unnamed = Classes(where=str(checkpoint), outputs=outputs, names=None)
         require_same_classes(names, unnamed, what="the data")
-    task = build_task(config, outputs)
+    task = build_task(config, names or numbers(outputs))
     variables = from_torch(task.model, tensors, label=str(checkpoint))
     # The schedule leaves no trace in the state, so any will do.
     optimizer = build_optimizer(config, optax.constant_schedule(0.0))
@@ -92,7 +93,7 @@ def import_torch(
     _require_new(checkpoints)
     with Workdir(workdir) as directory:
         _require_new(checkpoints)  # Again under the lock.
-        with Checkpointer(checkpoints, best_metric=task.best_metric) as checkpointer:
+        with Checkpointer(checkpoints) as checkpointer:
             checkpointer.require_room(0, state)
             directory.claim(run)
             checkpointer.save(0, state, wait=True)
@@ -125,16 +126,16 @@ def _outputs(checkpoint: str | Path, tensors: "Mapping[str, Any]") -> int:
 
 def _names_of_data(config: "ConfigDict") -> tuple[str, ...] | None:
     """The classes of the images, or None where they are not here; the test images alone will do."""
-    from qsdt_jax.assemble.data import build_source
+    from qsdt_jax.assemble.data import build_source, class_names_of
 
     data = config.data
     if data.source in ("folder", "tfds") and not (data.path and Path(expanded(data.path)).is_dir()):
         return None
     try:
-        return build_source(config, "train").class_names
+        return class_names_of(build_source(config, "train"))
     except UserError as error:
         with contextlib.suppress(UserError):
-            return build_source(config, "test").class_names
+            return class_names_of(build_source(config, "test"))
         raise error
 
 

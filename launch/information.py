@@ -44,7 +44,7 @@ def information(trained: "Trained", split: str) -> "Information":
     from qsdt_jax.evaluate.information import measure
 
     batches = Split(trained.config, split, trained.classes).batches("measured")
-    return measure(trained.task.model, trained.variables, batches)
+    return measure(trained.classifier, trained.variables, batches)
 
 
 def in_order(found: "Information") -> list[str]:

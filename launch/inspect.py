@@ -17,13 +17,15 @@ from jax.extend.core import Literal
 from launch.ahead import force_devices, on_devices
 from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax import bounds
-from qsdt_jax.assemble.build import build_optimizer, build_parallel, build_task, fit_step
-from qsdt_jax.assemble.data import build_source
+from qsdt_jax.assemble.build import build_optimizer, build_parallel, fit_step
+from qsdt_jax.assemble.data import build_source, class_names_of
+from qsdt_jax.assemble.network import require_classifier
+from qsdt_jax.assemble.tasks import build_task
+from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
 from qsdt_jax.models.classifier import HEADS
 from qsdt_jax.models.operations import LayerOperations, layer_operations
-from qsdt_jax.tasks.classification import Classification
-from qsdt_jax.tasks.task import Variables
+from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.state import TrainState, parameter_count
 from qsdt_jax.train.step import initial_state, train_step
@@ -85,13 +87,15 @@ def main() -> None:
     batch, remarks = config.batch_size, fit_step(config)
     parallel = _parallel(config)  # Before all that takes seconds.
     classes, origin = _class_count(config)
-    task = build_task(config, classes)
+    task = build_task(config, numbers(classes))
+    require_classifier(task.model, "the configuration")
     state = _abstract_state(config, task)
     layers = layer_operations(task.model, tuple(config.data.image_size))
 
     height, width = config.data.image_size
+    outputs = "" if task.class_names is None else f"{classes} classes ({origin}), "
     print(
-        f"{height}x{width}x{config.data.channels} images, {classes} classes ({origin}), "
+        f"{height}x{width}x{config.data.channels} images, {outputs}"
         f"{config.model.bits}-bit weights, D = {config.model.levels}, T = {config.model.timesteps}\n"
     )
     rows = layer_rows(layers, state.variables) if LAYERS.value else block_rows(layers, state.variables)
@@ -104,7 +108,7 @@ def main() -> None:
             *remarks,
             sep="\n",
         )
-        step, data = _train_step(config, task), _abstract_batch(task, batch)
+        step, data = _train_step(config, task), task.batch_shapes(batch)
         rows = on_devices(
             step, state, data, parallel, 6 * macs, memory_gb=MEMORY_GB.value, peak_tflops=PEAK_TFLOPS.value
         )
@@ -194,7 +198,7 @@ def stored_bytes(layers: list[LayerOperations], variables: Variables) -> tuple[i
     return packed + 4 * (scales + rest), 4 * (weights + rest)
 
 
-def kept_bytes(task: Classification, variables: Variables, batch: Mapping[str, Any]) -> int:
+def kept_bytes(task: Task, variables: Variables, batch: Mapping[str, Any]) -> int:
     """Bytes that differentiation keeps from the forward for the backward pass, each value counted once."""
 
     def backward(variables, batch):
@@ -214,13 +218,13 @@ def kept_bytes(task: Classification, variables: Variables, batch: Mapping[str, A
 
 def _memory(
     config: ml_collections.ConfigDict,
-    task: Classification,
+    task: Task,
     state: TrainState,
     layers: list[LayerOperations],
     batch: int,
 ) -> list[tuple[str, str]]:
     """Rows (step, megabytes): a bound, or with --compile what the compiler reports."""
-    data = _abstract_batch(task, batch)
+    data = task.batch_shapes(batch)
     if not COMPILE.value:
         # The largest activation of the inference; of the training, all that waits for the backward pass.
         largest = max(math.prod(layer.output_shape) for layer in layers)
@@ -231,7 +235,7 @@ def _memory(
             pairs = itertools.pairwise(layers)
             largest += 2 * max(math.prod(one.output_shape) for one, two in pairs if not two.spike_input)
         activation = largest * real * backbone.timesteps * batch
-        kept = kept_bytes(task, state.variables, _abstract_batch(task, batch // config.accumulate))
+        kept = kept_bytes(task, state.variables, task.batch_shapes(batch // config.accumulate))
         forward = _bytes(state.variables) + _bytes(data["image"])
         backward = _bytes(state) + _bytes(data)
         return [
@@ -247,7 +251,7 @@ def _memory(
     ]
 
 
-def _train_step(config: ml_collections.ConfigDict, task: Classification) -> functools.partial:
+def _train_step(config: ml_collections.ConfigDict, task: Task) -> functools.partial:
     """The train step of a configuration, on one device unless its `shards` are given."""
     return functools.partial(
         train_step,
@@ -282,17 +286,10 @@ def _compiled(name: str, function, *arguments) -> str:
     )
 
 
-def _abstract_state(config: ml_collections.ConfigDict, task: Classification) -> TrainState:
+def _abstract_state(config: ml_collections.ConfigDict, task: Task) -> TrainState:
     """The shapes of the train state."""
     optimizer = build_optimizer(config, _constant_rate)
     return jax.eval_shape(lambda: initial_state(task, optimizer, ema=config.ema_decay > 0))
-
-
-def _abstract_batch(task: Classification, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    return {
-        "image": jax.ShapeDtypeStruct((size, *task.image_shape), jnp.float32),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
-    }
 
 
 def _constant_rate(step) -> float:
@@ -305,7 +302,7 @@ def _class_count(config: ml_collections.ConfigDict) -> tuple[int, str]:
     if NUM_CLASSES.value is not None:
         return NUM_CLASSES.value, "--num_classes"
     try:
-        return len(build_source(config, "train").class_names), f"of the {config.data.source} data"
+        return len(class_names_of(build_source(config, "train")) or ()), f"of the {config.data.source} data"
     except UserError:
         if config.data.source not in ("folder", "tfds"):
             raise

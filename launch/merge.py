@@ -31,6 +31,7 @@ def main() -> None:
     from qsdt_jax.deploy.merge import FloatArithmetic, merge
     from qsdt_jax.energy.rates import measure_activity
     from qsdt_jax.energy.report import MILLI_JOULE, make_report
+    from qsdt_jax.tasks.accuracy import Accuracy
 
     if WORKDIR.value is None:
         raise UserError("merge needs --workdir DIR")
@@ -38,14 +39,17 @@ def main() -> None:
     bundle = bundle_of(trained)
     program = bundle.program
     split = Split(trained.config, SPLIT.value, trained.classes, IMAGES.value)
-    print(f"{'':<20}{'top-1 %':>9}{'MB':>10}{'weights':>13}{'additions':>15}{'real MACs':>14}{'mJ':>11}")
+    metric = Accuracy.metrics[0]
+    score = f"{metric.title} {metric.unit}"
+    print(f"{'':<20}{score:>9}{'MB':>10}{'weights':>13}{'additions':>15}{'real MACs':>14}{'mJ':>11}")
     for bits in (None, *MERGED_BITS):
         name = f"merged, {bits} bits" if bits else f"{program.bits} bits, as trained"
         form = merge(program, bits) if bits else program
         activity = measure_activity(form, split.batches("measured"), FloatArithmetic())
         report = make_report(form, bundle.image_size, activity)
         print(
-            f"{name:<20}{activity.metrics['top1']:>9.2f}{_bytes(form, program, bits) / 1e6:>10.3f}"
+            f"{name:<20}{activity.metrics[metric.name]:>9{metric.form}}"
+            f"{_bytes(form, program, bits) / 1e6:>10.3f}"
             f"{sum(layer.weights.size for layer in form.layers):>13,}{report.additions:>15,.0f}"
             f"{report.multiplications:>14,}{MILLI_JOULE * report.totals['as computed'].spiking:>11.5f}",
             flush=True,

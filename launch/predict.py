@@ -79,9 +79,12 @@ def main() -> None:
         raise UserError(f"--sheet {sheet}: expected a file name that ends in .png")
     network = _load()
     require_writable("sheet", sheet)
-    names = network.classes.shown
-    if network.classes.names is None:
-        tell(f"the classes of {network.classes.where} are not known: they are shown as numbers")
+    classes = network.classes
+    if classes is None:
+        raise UserError(f"predict shows classes, and the outputs of {network.title} are none")
+    names = classes.shown
+    if classes.names is None:
+        tell(f"the classes of {classes.where} are not known: they are shown as numbers")
 
     shown: list[Prediction] = []
     unreadable: list[str] = []

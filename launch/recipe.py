@@ -21,7 +21,7 @@ def recipe(run: Run) -> str:
         "length": _length(run),
         "learning rate": _learning_rate(run),
         "optimiser": _optimizer(run.config["optimizer"]),
-        "loss": ", ".join(_loss(run.config)),
+        "loss": ", ".join(_loss(run)),
         "moving average": f"of {run.ema_decay:g}, evaluated beside the variables"
         if run.ema_decay
         else "none",
@@ -51,7 +51,9 @@ def _data(run: Run) -> str:
     shape = "x".join(map(str, (*data["image_size"], data["channels"])))
     kind = f"streams in frames of {shape}" if data["events"] else f"images at {shape}"
     place = f" {data['path']}" if data["path"] else ""
-    return f"{data['source']}{place}: {run.training_images:,} {kind}, {len(run.class_names):,} classes"
+    names = run.task.class_names
+    classes = "" if names is None else f", {len(names):,} classes"
+    return f"{data['source']}{place}: {run.training_images:,} {kind}{classes}"
 
 
 def _augmentation(data: Mapping[str, Any]) -> list[str]:
@@ -120,8 +122,8 @@ def _optimizer(optimizer: Mapping[str, Any]) -> str:
     )
 
 
-def _loss(config: Mapping[str, Any]) -> list[str]:
-    named = [f"cross-entropy, label smoothing {config['loss']['label_smoothing']:g}"]
+def _loss(run: Run) -> list[str]:
+    config, named = run.config, [run.task.loss_title]
     if config["model"]["drop_path"]:
         named.append(f"drop path {config['model']['drop_path']:g}")
     distill = config["distill"]

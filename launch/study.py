@@ -13,14 +13,17 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from launch.flags import closest, config_keys
+from launch.flags import config_keys
 from qsdt_jax.assemble.build import plain
 from qsdt_jax.assemble.checks import check_sizes
-from qsdt_jax.assemble.data import build_training_source
+from qsdt_jax.assemble.data import build_training_source, class_names_of
 from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.sources import sources_now
+from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import read_json
+from qsdt_jax.metric import Metric
+from qsdt_jax.nearest import nearest
 from qsdt_jax.workdir.stored import stored_steps
 from qsdt_jax.workdir.workdir import (
     CHECKPOINT_FOLDER,
@@ -35,7 +38,6 @@ from qsdt_jax.workdir.workdir import (
 )
 
 ROW_PREFIX = "row:"
-METRIC = "eval/top1"
 SPIKES_FILE = "spikes.json"  # Of a run, where its study counts them.
 
 
@@ -62,6 +64,11 @@ class Study(NamedTuple):
     against: Mapping[str, str]
     spikes: bool
     workdir: Path
+
+    @property
+    def metric(self) -> Metric:
+        """The number of a run that its rows are compared by."""
+        return task_factory(self.base.task.name).metrics[0]
 
     def run_folder(self, variant: Variant, seed: int) -> Path:
         return self.workdir / "runs" / variant.folder / f"seed{seed}"
@@ -134,13 +141,25 @@ def read_study(file: str, base: ml_collections.ConfigDict, workdir: Path) -> Stu
     for variant in variants.values():
         for key, value in variant.overrides.items():
             if key not in known or key == "seed":
-                raise UserError(f"row {variant.name!r}: unknown config key {key!r}{closest(key, known)}")
+                raise UserError(f"row {variant.name!r}: unknown config key {key!r}{nearest(key, known)}")
+            if key == "task.name":
+                _check_metric(variant, value, base.task.name)
             _check_reference(variant, value, variants)
     against = getattr(module, "AGAINST", {})
     for name in (*against, *against.values()):
         if name not in variants:
-            raise UserError(f"AGAINST: there is no row {name!r}{closest(name, list(variants))}")
+            raise UserError(f"AGAINST: there is no row {name!r}{nearest(name, list(variants))}")
     return Study(base, variants, seeds, against, getattr(module, "SPIKES", False), workdir)
+
+
+def _check_metric(variant: Variant, task: str, base: str) -> None:
+    """Refuses a task that is scored otherwise than the other rows'."""
+    found, expected = (task_factory(name).metrics[0] for name in (task, base))
+    if found != expected:
+        raise UserError(
+            f"row {variant.name!r}: the task {task!r} is scored by its {found.label}, "
+            f"the other rows by their {expected.label}"
+        )
 
 
 def _check_reference(variant: Variant, value: Any, variants: Mapping[str, Variant]) -> None:
@@ -149,7 +168,7 @@ def _check_reference(variant: Variant, value: Any, variants: Mapping[str, Varian
     if name is None:
         return
     if name not in variants:
-        raise UserError(f"row {variant.name!r}: there is no row {name!r}{closest(name, list(variants))}")
+        raise UserError(f"row {variant.name!r}: there is no row {name!r}{nearest(name, list(variants))}")
     if any(_reference(other) is not None for other in variants[name].overrides.values()):
         raise UserError(f"row {variant.name!r}: row {name!r} refers to another row itself")
 
@@ -198,7 +217,8 @@ def read_summary(study: Study, variant: Variant, seed: int) -> Mapping[str, Any]
     try:
         stored = dict(summary["config"] if "config" in summary else read_config(folder))
         sources = {key: Source(**source) for key, source in summary.get("sources", {}).items()}
-        for value in (summary["final"][METRIC], summary["images_per_second"] or 0, summary["parameters"]):
+        score = summary["final"][study.metric.logged]
+        for value in (score, summary["images_per_second"] or 0, summary["parameters"]):
             if type(value) not in (int, float):
                 raise TypeError(f"{value!r} is no number")
         if not isinstance(summary["commit"], str):
@@ -233,7 +253,7 @@ def _require_own(study: Study, variant: Variant, seed: int, stored: Belongings) 
     # The place of the data may be another; what lies there may not.
     if config.data.path and config.data.path != stored.config["data"]["path"]:
         training = build_training_source(config)
-        now = dataclasses.replace(now, class_names=training.class_names, training_images=len(training))
+        now = dataclasses.replace(now, class_names=class_names_of(training), training_images=len(training))
         try:
             Workdir(study.run_folder(variant, seed)).require(now, _defaults())
         except UserError as error:

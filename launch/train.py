@@ -40,12 +40,12 @@ def main() -> None:
     with _processes() as peers:
         run = make_run(CONFIG.value, WORKDIR.value)
         summary = train(run, WORKDIR.value, begin=_show_recipe, peers=peers)
-        writes = is_first()
+        form, writes = run.metric.form, is_first()
     if not writes:
         return
     final, best = summary["final"], summary["best"]
     for name, value in final.items():
-        print(f"{name} {value:.2f} (best {best[name]:.2f} at step {best['step']})")
+        print(f"{name} {value:{form}} (best {best[name]:{form}} at step {best['step']})")
     print(f"{WORKDIR.value}: summary.json, metrics.jsonl, curves.png, checkpoints, tensorboard")
 
 

@@ -60,6 +60,11 @@ def sum_over_devices(tree: T) -> T:
     return tree if device_count() == 1 else lax.psum(tree, AXIS)
 
 
+def gather_over_devices(tree: T) -> T:
+    """Rows (..., of this device) of each leaf -> those of the whole batch, on every device."""
+    return tree if device_count() == 1 else lax.all_gather(tree, AXIS, tiled=True)
+
+
 def own_rows(rows: jax.Array) -> jax.Array:
     """This device's part of (B, ...) for the whole batch, which each device has computed alike."""
     count = device_count()

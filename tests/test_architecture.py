@@ -238,7 +238,7 @@ def test_config_builds(name):
     assert 0 < run.schedule(run.total_steps // 2) < 1
     example, preprocess = build_source(config, "test")[0], build_preprocess(config)
     for ready in (preprocess.evaluate(example), preprocess.train(example, np.random.default_rng(0))):
-        assert np.shape(ready["image"]) == run.task.image_shape
+        assert np.shape(ready["image"]) == run.task.batch_shapes(1)["image"].shape[1:]
 
 
 @configs

@@ -2,37 +2,28 @@
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
 
-from qsdt_jax.assemble.checks import check_within, choice, value_of, whole_numbers
-from qsdt_jax.assemble.data import (
-    build_preprocess,
-    build_source,
-    build_training_source,
-    image_size,
-    input_shape,
-)
+from qsdt_jax.assemble.checks import check_within, choice, value_of
+from qsdt_jax.assemble.data import build_preprocess, build_training_source, class_names_of, input_shape
 from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.split import Split
+from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
-from qsdt_jax.data.classes import named, require_same_classes
-from qsdt_jax.data.pipeline import evaluation_batches, training_batches
+from qsdt_jax.data.classes import named
+from qsdt_jax.data.pipeline import training_batches
 from qsdt_jax.errors import UserError
-from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.memory import require_memory
-from qsdt_jax.models import Classifier, QSDTransformer
-from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.run import Run
 from qsdt_jax.workdir.workdir import TRAINING
 
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
+SPLITS = ("test", "train")
 OPTIMIZERS = {"lamb": lamb, "adamw": adamw}
 KEYS_OF_PARALLEL = {
     "mode": "parallel.mode",
@@ -40,7 +31,6 @@ KEYS_OF_PARALLEL = {
     "batch_size": "batch_size",
     "norm_group": "model.norm_group",
 }
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
 def build_run(config: ml_collections.ConfigDict) -> Run:
@@ -50,11 +40,15 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
       UserError: a value out of range, or data that cannot be read.
     """
     _check_positive(config)
-    training, test = build_training_source(config), build_source(config, "test")
-    require_same_classes(test.class_names, named(TRAINING, training.class_names), what="the test split")
-    _check_batch(config, len(training))
+    training = build_training_source(config)
+    _check_division(config)
     parallel = build_parallel(config)
-    evaluation_batch = parallel.evaluation_batch_size(config.eval.batch_size)
+    names = class_names_of(training)
+    classes = None if names is None else named(TRAINING, names)
+    splits = {name: Split(config, name, classes, parallel=parallel) for name in _evaluated(config)}
+    if len(training) < config.batch_size:
+        raise UserError(f"config.batch_size={config.batch_size} exceeds the {len(training)} training images")
+    evaluation_batch = max(split.batch_size for split in splits.values())
     for key, size in (("batch_size", config.batch_size), ("eval.batch_size", evaluation_batch)):
         require_memory(4 * size * math.prod(input_shape(config)), f"the images of config.{key}={size}")
     preprocess = build_preprocess(config)
@@ -75,8 +69,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     return Run(
         config=plain(config),
         defaults=plain(base_config()),
-        task=build_task(config, len(training.class_names)),  # Last, because a network is traced.
-        class_names=training.class_names,
+        task=build_task(config, names),  # Last, because a network is traced.
         optimizer=optimizer,
         schedule=schedule,
         training_data=lambda first_step: training_batches(
@@ -88,16 +81,9 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
             workers=config.data.workers,
             rows=parallel.rows(config.batch_size, config.accumulate),
         ),
-        evaluation_data=functools.partial(
-            evaluation_batches,
-            test,
-            preprocess.evaluate,
-            batch_size=evaluation_batch,
-            workers=config.data.workers,
-            rows=parallel.rows(evaluation_batch),
-        ),
+        evaluation_data={name: split.host_batches for name, split in splits.items()},
         training_images=len(training),
-        evaluation_images=len(test),
+        evaluation_images=sum(split.images for split in splits.values()),
         total_steps=total_steps,
         batch_size=config.batch_size,
         log_every=config.log.every_steps,
@@ -122,59 +108,6 @@ def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
         name, _, rest = str(error).partition("=")
         raise UserError(f"config.{KEYS_OF_PARALLEL[name]}={rest}") from None
     return parallel
-
-
-def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifier:
-    """The classifier of a configuration.
-
-    Raises:
-      UserError: a value out of range.
-    """
-    fields = plain(config.model)
-    dtype = choice("model.dtype", fields.pop("dtype"), DTYPES)
-    bits_rules = _bits_rules(fields.pop("bits_rules"))
-    real = jnp.float64 if dtype is jnp.float64 else jnp.float32
-    model = QSDTransformer(
-        **{**fields, "channels": whole_numbers(config, "model.channels", 4)},
-        bits_rules=bits_rules,
-        num_classes=num_classes,
-        in_channels=config.data.channels,
-        dtype=dtype,
-        param_dtype=real,
-    )
-    height, width = image_size(config)
-    batch = config.model.norm_group or 1
-    image = jax.ShapeDtypeStruct((batch, height, width, config.data.channels), real)
-    try:  # The network checks its own values; no array is made here.
-        shapes = jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), image)
-    except ValueError as error:
-        raise UserError(f"config.model: {error}") from None
-    held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    require_memory(held, "the weights of config.model")
-    return model
-
-
-def _bits_rules(rules: Sequence[Any]) -> tuple[BitsRule, ...]:
-    """Of pairs, whose types the flag parser does not check."""
-    for rule in rules:
-        if not (isinstance(rule, tuple | list) and [type(part) for part in rule] == [str, int]):
-            raise UserError(f"config.model.bits_rules has {rule!r}; expected pairs like ('head', 8)")
-    try:
-        return tuple(BitsRule(pattern=pattern, bits=bits) for pattern, bits in rules)
-    except ValueError as error:
-        raise UserError(f"config.model.bits_rules: {error}") from None
-
-
-def build_task(config: ml_collections.ConfigDict, num_classes: int) -> Classification:
-    """The task of a configuration; raises UserError as `build_model` does."""
-    check_within(config, {"data.mixup": (0, math.inf), "data.cutmix": (0, math.inf)})
-    return Classification(
-        model=build_model(config, num_classes),
-        image_shape=input_shape(config),
-        label_smoothing=config.loss.label_smoothing,
-        mixup_alpha=config.data.mixup,
-        cutmix_alpha=config.data.cutmix,
-    )
 
 
 def build_optimizer(
@@ -234,11 +167,17 @@ def _profile_steps(config: ml_collections.ConfigDict, total_steps: int) -> tuple
     return int(first), int(last)
 
 
-def _check_batch(config: ml_collections.ConfigDict, images: int) -> None:
-    """Refuses a batch that the data cannot fill or that does not divide as it should."""
+def _evaluated(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The splits that are evaluated, the one that decides first."""
+    names = tuple(config.eval.splits)
+    if not names or len(set(names)) < len(names) or not set(names) <= set(SPLITS):
+        raise UserError(f"config.eval.splits={names} must be one or more of {', '.join(SPLITS)}, each once")
+    return names
+
+
+def _check_division(config: ml_collections.ConfigDict) -> None:
+    """Refuses a batch that does not divide as it should."""
     batch, parts, group = config.batch_size, config.accumulate, config.model.norm_group
-    if images < batch:
-        raise UserError(f"config.batch_size={batch} exceeds the {images} training images")
     if batch % parts:
         raise UserError(f"config.accumulate={parts} does not divide config.batch_size={batch}")
     if group and batch // parts % group:

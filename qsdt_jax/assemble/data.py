@@ -2,11 +2,12 @@
 
 import math
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import ml_collections
 
 from qsdt_jax.assemble.checks import bounds, check_within, choice, is_finite, whole_numbers
+from qsdt_jax.assemble.imported import imported_object
 from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess, Slicing
 from qsdt_jax.data.images import MODES
 from qsdt_jax.data.pipeline import Preprocess
@@ -20,22 +21,27 @@ from qsdt_jax.data.sources import (
     FakeSource,
     FolderSource,
     LabelledSource,
+    Source,
 )
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.models.backbone import STRIDE
 
+SOURCES = ("digits", "folder", "tfds", "digits_dvs", "motion_dvs", "fake")
 FOLDER_SPLITS = {"train": "train", "test": "val"}
 
 
-def build_training_source(config: ml_collections.ConfigDict) -> LabelledSource:
+def build_training_source(config: ml_collections.ConfigDict) -> Source:
     """The "train" split as training reads it: beyond records that are corrupt; raises as `build_source`."""
     return SkipCorrupt(build_source(config, "train"), config.data.corrupt_limit)
 
 
-def build_source(config: ml_collections.ConfigDict, split: str) -> LabelledSource:
+def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
     """The "train" or "test" split.
+
+    A source of one's own is named by its place, see `assemble.imported`: a function of the configuration and
+    of "train" or "test".
 
     Raises:
       UserError: an unknown source, or files that are not there.
@@ -82,8 +88,16 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> LabelledSourc
         case "fake":
             return fake_source(config)
         case other:
-            names = "digits, folder, tfds, digits_dvs, motion_dvs, fake"
-            raise UserError(f"config.data.source={other!r} is none of {names}")
+            build = imported_object("data.source", other, SOURCES)
+            if not callable(build):
+                raise UserError(f"config.data.source={other!r}: expected a function of config and split")
+            source: Any = build(config, split)
+            return source
+
+
+def class_names_of(source: Source) -> tuple[str, ...] | None:
+    """What a source calls the classes of its labels; None where it has none."""
+    return getattr(source, "class_names", None)
 
 
 def fake_source(config: ml_collections.ConfigDict) -> LabelledSource:

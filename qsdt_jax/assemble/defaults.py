@@ -17,6 +17,7 @@ def base_config() -> ConfigDict:
             "epochs": 300,
             "batch_size": 256,  # images per update
             "accumulate": 1,  # micro-batches that an update is cut into
+            "task": {"name": "classification"},  # or a task of your own, MODULE:NAME of a TaskFactory
             "model": {
                 "channels": (64, 128, 256, 360),  # C1..C4
                 "depth": 8,  # transformer blocks, at least 2
@@ -44,7 +45,8 @@ def base_config() -> ConfigDict:
                 "dtype": "float32",  # operands of the products: float32, bfloat16, float64
             },
             "data": {
-                "source": "digits",  # digits, folder, tfds, digits_dvs, motion_dvs, fake
+                # digits, folder, tfds, digits_dvs, motion_dvs, fake; or MODULE:NAME of a function
+                "source": "digits",
                 "path": "",  # folder: has train/CLASS/IMAGE.jpg and val/...; tfds: what `prepare` made
                 "classes": (),  # of digits, those to tell apart; none for all
                 "digits_images": 0,  # of digits, number of training images; 0 for all
@@ -95,7 +97,13 @@ def base_config() -> ConfigDict:
             },
             "profile": {"steps": ""},  # "10-15" writes a trace of these steps into the workdir
             "ema_decay": 0.0,  # moving average of all variables; 0 for none
-            "eval": {"every_epochs": 1.0, "batch_size": 256},
+            "eval": {
+                "every_epochs": 1.0,
+                "batch_size": 256,
+                # Of test and train. The first decides which checkpoint is best and is logged as eval/METRIC,
+                # another one as eval_SPLIT/METRIC.
+                "splits": ("test",),
+            },
             "log": {"every_steps": 1},
             "checkpoint": {
                 "every_steps": 1000,  # besides one after every evaluation

@@ -78,16 +78,16 @@ def bundle_of(trained: Trained) -> Bundle:
     """The network of a workdir, folded, with what is needed to feed and read it.
 
     Raises:
-      UserError: its weights are float, or its sums too large.
+      UserError: its weights are float, its sums too large, or its outputs no classes.
     """
-    config = trained.config
+    config, classes = trained.config, trained.require_classes()
     preprocess = build_preprocess(config)
     images = isinstance(preprocess, Preprocess)  # Frames of events are taken as they are.
-    program = fold(trained.task.model, trained.variables)
+    program = fold(trained.classifier, trained.variables)
     check_program(program, preprocess.size)
     return Bundle(
         program=program,
-        class_names=trained.classes.shown,
+        class_names=classes.shown,
         image_size=preprocess.size,
         crop_ratio=preprocess.evaluation_crop_ratio if images else 1.0,
         mean=preprocess.mean if images else (0.0,),
@@ -96,7 +96,7 @@ def bundle_of(trained: Trained) -> Bundle:
         origin={
             "step": trained.step,
             "ema": trained.ema,
-            KNOWN: trained.classes.names is not None,
+            KNOWN: classes.names is not None,
             **provenance(),
         },
     )

@@ -23,8 +23,8 @@ def make_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Run:
         starting point that is another by now.
     """
     run, noted = build_run(config), noted_sources(workdir)
-    teacher = find_teacher(config, run.class_names, (noted or {}).get(TEACHER))
-    start, origin = starting_point(config, run.task, run.class_names, noted)
+    teacher = find_teacher(config, run.task.class_names, (noted or {}).get(TEACHER))
+    start, origin = starting_point(config, run.task, noted)
     sources = {TEACHER: teacher and teacher.source, START: origin}
     return dataclasses.replace(
         run,

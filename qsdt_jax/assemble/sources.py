@@ -6,7 +6,7 @@ for, wherever it lies by then.
 
 import contextlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -99,17 +99,16 @@ def sources_now(config: ml_collections.ConfigDict, noted: Mapping[str, Source]) 
 def starting_point(
     config: ml_collections.ConfigDict,
     task: Task,
-    class_names: Sequence[str],
     noted: Mapping[str, Source] | None,
 ) -> tuple[Callable[[Variables], Variables] | None, Source | None]:
     """What makes a new run start from the newest checkpoint in `config.start_from`, and that checkpoint.
 
-    The head is taken where the classes are the same, by their names or, where the checkpoint came without, by
-    their number. A run that goes on needs the checkpoint no more: it is looked for only where it is said to
-    have moved.
+    The head is taken where the task and the classes are the same, by their names or, where the checkpoint
+    came without, by their number. A run that goes on needs the checkpoint no more: it is looked for only
+    where it is said to have moved.
 
     Args:
-      config, task, class_names: of the run.
+      config, task: of the run.
       noted: its sources so far, None for a new one.
 
     Returns:
@@ -127,9 +126,7 @@ def starting_point(
             _, known = load_source(config, START, known)
         return _vanished, known
     trained, source = load_source(config, START, None)
-    difference = class_difference(class_names, trained.classes, what=TRAINING)
-    if difference is None:
-        tell_trust(class_names, trained.classes, what=TRAINING)
+    difference = _other_outputs(config, task, trained)
     others = difference is not None
     # Now, with shapes in place of variables: later a refusal would come when the workdir is another already.
     transfer(trained.variables, jax.eval_shape(task.init, jax.random.key(0)), new_head=others)
@@ -143,6 +140,19 @@ def starting_point(
         return taken
 
     return start, source
+
+
+def _other_outputs(config: ml_collections.ConfigDict, task: Task, trained: Trained) -> str | None:
+    """Why the outputs of a network mean something else than those of a task; None where they do not."""
+    before, now = trained.config.task.name, config.task.name
+    if before != now:
+        return f"the network in {trained.workdir} was trained for another task: {before!r}, this is {now!r}"
+    if task.class_names is None or trained.classes is None:
+        return None
+    difference = class_difference(task.class_names, trained.classes, what=TRAINING)
+    if difference is None:
+        tell_trust(task.class_names, trained.classes, what=TRAINING)
+    return difference
 
 
 def _vanished(variables: Variables) -> Variables:

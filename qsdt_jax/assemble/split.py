@@ -1,30 +1,35 @@
-"""A split of the data as evaluation sees it, in training's batches and with progress."""
+"""A split of the data as evaluation sees it: in batches over all devices, for training and for commands."""
 
 import itertools
 from collections.abc import Iterator
 
+import jax
 import ml_collections
 import numpy as np
 
-from qsdt_jax.assemble.data import build_preprocess, build_source
+from qsdt_jax.assemble.data import build_preprocess, build_source, class_names_of
 from qsdt_jax.data.classes import Classes, require_same_classes
 from qsdt_jax.data.pipeline import HostBatch, evaluation_batches
 from qsdt_jax.errors import UserError
 from qsdt_jax.progress import Progress
+from qsdt_jax.train.parallel import Parallel
 
 
 class Split:
-    """All images of a split, or its first ones.
+    """All images of a split, or its first ones, each once.
 
     Args:
       config: names the data and the size of the batches.
       name: "test" or "train".
-      network: its classes.
+      network: its classes; None where its outputs are none.
       images: how many; None for all.
+      parallel: the devices that batches are spread over; all there are unless given.
 
     Attributes:
       name: what the data call the split; the test split of ImageNet is its "validation".
       images: their number.
+      batch_size: `config.eval.batch_size`, or a little more, which divides over the devices.
+      parallel: the devices.
 
     Raises:
       UserError: the data cannot be read, or have other classes than the network.
@@ -34,42 +39,54 @@ class Split:
         self,
         config: ml_collections.ConfigDict,
         name: str,
-        network: Classes,
+        network: Classes | None,
         images: int | None = None,
+        parallel: Parallel | None = None,
     ):
         self._config = config
         self._source = build_source(config, name)
         self.name: str = getattr(self._source, "split", name)
-        require_same_classes(self._source.class_names, network, what=f"the {name} split")
-        self._size = config.eval.batch_size
-        if self._size < 1:
-            raise UserError(f"config.eval.batch_size={self._size} must be at least 1")
+        if network is not None:
+            require_same_classes(class_names_of(self._source) or (), network, what=f"the {name} split")
+        size = config.eval.batch_size
+        if size < 1:
+            raise UserError(f"config.eval.batch_size={size} must be at least 1")
         self.images = len(self._source)
         if images is not None:
             self.images = min(self.images, images)
-            self._size = min(self._size, self.images)
+            size = min(size, self.images)
+        self.parallel = parallel or Parallel()
+        self.batch_size = self.parallel.evaluation_batch_size(size)
 
-    def batches(self, done: str, title: str = "") -> Iterator[HostBatch]:
-        """Batches of one size; rows beyond the last image have mask 0.
+    def host_batches(self) -> Iterator[HostBatch]:
+        """The rows of the whole split that this process reads, batch by batch; padding has mask 0."""
+        return evaluation_batches(
+            self._source,
+            build_preprocess(self._config).evaluate,
+            batch_size=self.batch_size,
+            workers=self._config.data.workers,
+            rows=self.parallel.rows(self.batch_size),
+        )
+
+    def batches(self, done: str, title: str = "") -> Iterator[dict[str, jax.Array]]:
+        """Batches of one size, spread over the devices; rows beyond the last image have mask 0.
+
+        For one process, and with "jit": what is jitted and takes a batch runs on all devices.
 
         Args:
           done: what has been done with a batch when the next one is asked for, e.g. "measured".
           title: a line above the progress.
         """
-        size = self._size
+        size = self.batch_size
         steps = -(-self.images // size)
         progress = Progress(steps, 0, size)
         if title:
             progress.say(title)
-        preprocess = build_preprocess(self._config)
-        stream = evaluation_batches(
-            self._source, preprocess.evaluate, batch_size=size, workers=self._config.data.workers
-        )
         try:
-            for number, batch in enumerate(itertools.islice(stream, steps), start=1):
+            for number, batch in enumerate(itertools.islice(self.host_batches(), steps), start=1):
                 mask = np.array(batch["mask"])
                 mask[max(0, self.images - (number - 1) * size) :] = 0
-                yield {**batch, "mask": mask}
+                yield self.parallel.place({**batch, "mask": mask})
                 progress.update(number, done)
         finally:
             progress.close()

@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 import ml_collections
 import numpy as np
 
-from qsdt_jax.assemble.build import DTYPES
+from qsdt_jax.assemble.network import DTYPES
 from qsdt_jax.assemble.sources import file_source, load_source
 from qsdt_jax.data.classes import Classes, require_same_classes
 from qsdt_jax.errors import UserError
@@ -33,19 +33,17 @@ TEACHER = "distill.teacher"
 SMALLEST = 32  # Pixels a side of CAFormer's last stage.
 
 
-def with_teacher(
-    config: ml_collections.ConfigDict, task: Task, class_names: Sequence[str], total_steps: int
-) -> Task:
+def with_teacher(config: ml_collections.ConfigDict, task: Task, total_steps: int) -> Task:
     """The task with the teacher of `config.distill`; as it is where there is none.
 
     Raises:
       UserError: as `find_teacher`.
     """
-    return taught(config, task, find_teacher(config, class_names), total_steps)
+    return taught(config, task, find_teacher(config, task.class_names), total_steps)
 
 
 def find_teacher(
-    config: ml_collections.ConfigDict, class_names: Sequence[str], known: Source | None = None
+    config: ml_collections.ConfigDict, class_names: Sequence[str] | None, known: Source | None = None
 ) -> "Found | None":
     """The teacher of `config.distill`; None where there is none.
 
@@ -71,6 +69,7 @@ def find_teacher(
             )
         return None
     _weights(config, total_steps=1)
+    class_names = _taught_classes(config, class_names)
     name, colon, file = distill.teacher.partition(":")
     if colon and name.startswith("caformer"):
         return _caformer(config, name, Path(expanded(file)), class_names, known)
@@ -81,7 +80,8 @@ def taught(config: ml_collections.ConfigDict, task: Task, teacher: "Found | None
     """The task with a teacher, if there is one; says what that costs."""
     if teacher is None:
         return task
-    assert isinstance(task, Classification)  # The one task that configurations have.
+    if not isinstance(task, Classification):
+        raise UserError(f"config.distill.teacher teaches a classification alone, no {config.task.name!r}")
     _report_cost(teacher, macs_per_image(task.model, _size(config)))
     return Distillation(
         student=task,
@@ -93,7 +93,7 @@ def taught(config: ml_collections.ConfigDict, task: Task, teacher: "Found | None
 
 def check_pair(
     config: ml_collections.ConfigDict,
-    class_names: Sequence[str],
+    class_names: Sequence[str] | None,
     teacher: ml_collections.ConfigDict,
     teacher_classes: Classes,
 ) -> None:
@@ -108,6 +108,7 @@ def check_pair(
     """
     _weights(config, total_steps=1)
     where = teacher_classes.where
+    class_names = _taught_classes(config, class_names)
     require_same_classes(class_names, teacher_classes, what=TRAINING)
     for key in COMMON:
         found, expected = teacher.data[key], config.data[key]
@@ -130,9 +131,9 @@ class Found(NamedTuple):
 def _trained(config: ml_collections.ConfigDict, class_names: Sequence[str], known: Source | None) -> Found:
     """The network of a workdir."""
     trained, source = load_source(config, TEACHER, known)
-    classes = dataclasses.replace(trained.classes, where=f"the teacher in {trained.workdir}")
+    classes = dataclasses.replace(trained.require_classes(), where=f"the teacher in {trained.workdir}")
     check_pair(config, class_names, trained.config, classes)
-    model = trained.task.model
+    model = trained.classifier
     fast = model.backbone.clone(dtype=DTYPES[config.distill.dtype], exact_evaluation=False)
     return Found(
         title=trained.title,
@@ -182,6 +183,14 @@ def _caformer(
         macs=caformer_macs(model, _size(config)),
         source=source,
     )
+
+
+def _taught_classes(config: ml_collections.ConfigDict, class_names: Sequence[str] | None) -> Sequence[str]:
+    if class_names is None:
+        raise UserError(
+            f"config.distill.teacher teaches classes, of which config.task.name={config.task.name!r} has none"
+        )
+    return class_names
 
 
 def _weights(config: ml_collections.ConfigDict, total_steps: int) -> Weights:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from qsdt_jax.assemble.build import build_task, plain
+from qsdt_jax.assemble.build import plain
 from qsdt_jax.assemble.checks import check_sizes
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.network import require_classifier
+from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import Classifier
-from qsdt_jax.models.classifier import HEAD
-from qsdt_jax.tasks.classification import Classification
-from qsdt_jax.tasks.task import Variables
+from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.workdir.checkpoint import restore_raw
 from qsdt_jax.workdir.integrity import state_checksum
 from qsdt_jax.workdir.stored import best_step, exactly, read_record
@@ -46,7 +46,7 @@ class Trained:
       config: of the run.
       task: with the model, its number of classes taken from the checkpoint.
       variables: "params" and "batch_stats", or their moving average.
-      classes: what is known of them.
+      classes: what is known of them; None where its outputs are no classes.
       checksum: of the checkpoint, for `workdir.Source`.
     """
 
@@ -54,9 +54,9 @@ class Trained:
     step: int
     ema: bool
     config: ml_collections.ConfigDict
-    task: Classification
+    task: Task
     variables: Variables
-    classes: Classes
+    classes: Classes | None
     checksum: int
 
     @property
@@ -74,6 +74,18 @@ class Trained:
         if not isinstance(preprocess, Preprocess):
             raise UserError(f"predict takes image files, but the network of {self.workdir} takes events")
         return preprocess
+
+    @property
+    def classifier(self) -> Classifier:
+        """Its network, to look inside of; raises UserError where the task has a network of its own."""
+        return require_classifier(self.task.model, str(self.workdir))
+
+    def require_classes(self) -> Classes:
+        """What is known of its classes; raises UserError where it has none."""
+        if self.classes is None:
+            name = self.config.task.name
+            raise UserError(f"the network in {self.workdir} tells no classes apart, its task being {name!r}")
+        return self.classes
 
     def logits(self, images: np.ndarray) -> jax.Array:
         """(B, K) of (B, H, W, C) inputs."""
@@ -103,14 +115,13 @@ def load_trained(workdir: str | Path, *, step: str = "latest", ema: bool = False
         raise UserError(f"workdir {workdir}: no such directory")
     config = stored_config(workdir)
     use_float64_if_asked(config)
-    found, state = restore_raw(workdir / CHECKPOINT_FOLDER, _step_number(workdir, step))
+    found, state = restore_raw(workdir / CHECKPOINT_FOLDER, _step_number(workdir, step, config))
     checksum = stored_checksum(workdir, found)
     variables = state.get("ema" if ema else "variables")
     if variables is None:
         raise UserError(f"workdir {workdir} keeps no moving average: config.ema_decay={config.ema_decay}")
-    outputs = _outputs(workdir, variables)
-    classes = _classes(workdir, outputs)
-    task = build_task(config, outputs)
+    classes, names = _classes(workdir, config, variables)
+    task = task_factory(config.task.name).build(config, names)
     _check_fit(workdir, task, variables)
     return Trained(
         workdir=workdir,
@@ -156,13 +167,14 @@ def use_float64_if_asked(config: ml_collections.ConfigDict) -> None:
         jax.config.update("jax_enable_x64", True)
 
 
-def _step_number(workdir: Path, step: str) -> int | None:
+def _step_number(workdir: Path, step: str, config: ml_collections.ConfigDict) -> int | None:
     """None for the newest."""
     match step:
         case "latest":
             return None
         case "best":
-            best = best_step(workdir / CHECKPOINT_FOLDER, Classification.best_metric)
+            metric = task_factory(config.task.name).metrics[0]
+            best = best_step(workdir / CHECKPOINT_FOLDER, metric.logged, metric.larger_is_better)
             if best is None:
                 raise UserError(f"workdir {workdir} has no best step: no stored checkpoint was evaluated")
             return best
@@ -172,24 +184,26 @@ def _step_number(workdir: Path, step: str) -> int | None:
             raise UserError(f"--step {step} is none of latest, best, or a number")
 
 
-def _outputs(workdir: Path, variables: Mapping[str, Any]) -> int:
-    try:
-        return variables["params"][HEAD]["kernel"].shape[-1]
-    except KeyError:
-        raise UserError(f"the checkpoint in {workdir} is of no classifier: it has no head") from None
-
-
-def _classes(workdir: Path, outputs: int) -> Classes:
-    names = read_belongings(workdir).class_names
+def _classes(
+    workdir: Path, config: ml_collections.ConfigDict, variables: Variables
+) -> tuple[Classes | None, Sequence[str] | None]:
+    """What is known of the classes, and names to build the task with: numbers where they are not known."""
+    names, count = read_belongings(workdir).class_names, task_factory(config.task.name).class_count
+    if count is None:
+        return None, names
+    outputs = count(variables)
+    if outputs is None:
+        raise UserError(f"the checkpoint in {workdir} is of no classifier: it has no head")
     if names is not None and len(names) != outputs:
         raise UserError(
             f"{workdir / DATA_FILE}: expected {outputs} class names, one for each output; found {len(names)}"
         )
     where = f"the network in {workdir}"
-    return Classes(where=where, outputs=outputs, names=None if names is None else tuple(names))
+    classes = Classes(where=where, outputs=outputs, names=None if names is None else tuple(names))
+    return classes, classes.shown
 
 
-def _check_fit(workdir: Path, task: Classification, variables: Mapping[str, Any]) -> None:
+def _check_fit(workdir: Path, task: Task, variables: Mapping[str, Any]) -> None:
     """Refuses variables that the configuration's network does not have."""
     expected = _kinds(jax.eval_shape(task.init, jax.random.key(0)))
     found = _kinds(variables)

@@ -70,14 +70,14 @@ def reader_form(manifest: reference.Manifest) -> Form:
     """A bundle as `reference.read` gives it, by NumPy alone."""
 
     def forward(images):
-        values = reference.run(manifest, images)
+        values = reference.run(manifest, np.asarray(images))
         names = [step["name"] for step in manifest["steps"] if step["kind"] == "fire"]
         return reference.class_scores(manifest, values), {name: values[name] for name in names}
 
     return forward
 
 
-def compare(forms: Mapping[str, Form], batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Comparison]:
+def compare(forms: Mapping[str, Form], batches: Iterable[Mapping[str, Any]]) -> dict[str, Comparison]:
     """Each form but the first, compared with it.
 
     Args:
@@ -102,7 +102,7 @@ def compare(forms: Mapping[str, Form], batches: Iterable[Mapping[str, np.ndarray
     return found
 
 
-def _of_images(form: Form, images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _of_images(form: Form, images: Any, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Logits and counts, one row an image, without padding."""
     logits, counts = jax.device_get(form(images))
     by_image = {name: np.asarray(c).reshape(len(rows), -1)[rows] for name, c in counts.items()}

@@ -12,8 +12,9 @@ import numpy as np
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import Arithmetic, class_scores, interpret
 from qsdt_jax.deploy.program import Fire, Program
-from qsdt_jax.evaluate.split import evaluate_split
-from qsdt_jax.tasks.accuracy import accuracy_sums, summarize
+from qsdt_jax.evaluate.split import MASK, Scored, evaluate_split, over_devices
+from qsdt_jax.tasks.accuracy import Accuracy
+from qsdt_jax.tasks.task import Scorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Activity:
 
     Attributes:
       histograms: for each neuron by its name (D + 1,) int64, how often it gave each count 0..D.
-      metrics: top-1 and others of the integer form on the same images.
+      metrics: of the integer form on the same images, by name.
       images: their number.
     """
 
@@ -42,29 +43,32 @@ class Activity:
 
 def measure_activity(
     program: Program,
-    batches: Iterable[Mapping[str, np.ndarray]],
+    batches: Iterable[Mapping[str, Any]],
     arithmetic: Arithmetic | None = None,
+    scorer: Scorer | None = None,
 ) -> Activity:
     """Runs a program over a split.
 
     Args:
       program: a folded classifier.
-      batches: {"image": (B, ...), "label": (B,), "mask": (B,)}; rows whose mask is 0 are padding.
+      batches: {"image": (B, ...), "mask": (B,) ...}; rows whose mask is 0 are padding.
       arithmetic: the integer form, unless given.
+      scorer: of the outputs; their accuracy, unless given.
     """
-    step = jax.jit(functools.partial(_sums, arithmetic or IntegerArithmetic()))
+    scorer = scorer or Accuracy()
+    step = jax.jit(functools.partial(_scored, arithmetic or IntegerArithmetic(), scorer))
     histograms: dict[str, np.ndarray] = {}
+    images = 0
 
-    def metrics_of(batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
-        counts, sums = step(program, dict(batch))
+    def scored(batch: Mapping[str, Any]) -> Scored:
+        nonlocal images
+        counts, found = step(program, dict(batch))
         for name, rows in counts.items():
             histograms[name] = histograms.get(name, 0) + np.asarray(rows, np.int64).sum(0)
-        return sums
+        images += int(np.sum(np.asarray(batch[MASK]) > 0))
+        return found
 
-    metrics = evaluate_split(
-        metrics_of, batches, lambda sums: {**summarize(sums), "images": float(sums["images"])}
-    )
-    images = int(metrics.pop("images"))
+    metrics = evaluate_split(scored, batches, scorer.summarize)
     return Activity({name: histograms[name] for name in neurons_of(program)}, metrics, images)
 
 
@@ -73,16 +77,15 @@ def neurons_of(program: Program) -> list[str]:
     return [step.name for step in program.steps if isinstance(step, Fire)]
 
 
-def _sums(arithmetic: Arithmetic, program: Program, batch: Mapping[str, jax.Array]):
-    """Histograms of each image (B, D + 1), those of padding zero, and the sums of the accuracy."""
+def _scored(arithmetic: Arithmetic, scorer: Scorer, program: Program, batch: Mapping[str, jax.Array]):
+    """Histograms of each image (B, D + 1), those of padding zero, and what the batch adds to the score."""
     values = interpret(program, batch["image"], arithmetic)
-    images = batch["mask"].shape[0]
+    images = batch[MASK].shape[0]
 
     def histogram(counts: jax.Array) -> jax.Array:
         counts = counts.reshape(images, -1)
         levels = [jnp.sum(counts == c, 1, dtype=jnp.int32) for c in range(program.neuron.levels + 1)]
-        return jnp.where(batch["mask"][:, None] > 0, jnp.stack(levels, 1), 0)
+        return jnp.where(batch[MASK][:, None] > 0, jnp.stack(levels, 1), 0)
 
     histograms = {step.name: histogram(values[step.name]) for step in program.steps if isinstance(step, Fire)}
-    sums = accuracy_sums(class_scores(program, values), batch["label"], batch["mask"])
-    return histograms, sums
+    return histograms, over_devices(scorer.score(class_scores(program, values), batch), batch[MASK])

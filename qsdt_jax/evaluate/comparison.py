@@ -36,7 +36,7 @@ class Row:
 
     Attributes:
       name: of the variant.
-      scores: by seed; larger is better.
+      scores: by seed.
       failures: number of seeds that gave none.
     """
 
@@ -126,6 +126,8 @@ def markdown(
     metric: str,
     extra: Mapping[str, Mapping[str, str]] | None = None,
     against: Mapping[str, str] | None = None,
+    *,
+    form: str = ".2f",
 ) -> str:
     """A table: mean, standard deviation, seeds, and the paired tests of each row against another; a legend.
 
@@ -134,6 +136,7 @@ def markdown(
       metric: name and unit of the score.
       extra: further columns, heading -> {row: text}.
       against: the row that a row is compared with, by name; the first for those that it lacks.
+      form: of a score, as a format specification.
     """
     extra, against = extra or {}, against or {}
     by_name = {row.name: row for row in rows}
@@ -142,12 +145,12 @@ def markdown(
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:
         seeds = f"{len(row.scores)}" + (f" ({row.failures} failed)" if row.failures else "")
-        cells = [row.name, _number(row.mean), _number(row.std), seeds]
+        cells = [row.name, _number(row.mean, form), _number(row.std, form), seeds]
         other = by_name[against.get(row.name, rows[0].name)]
         if row is other:
             cells += [""] * len(compared)
         else:
-            cells += [other.name, *_comparison(difference(row, other))]
+            cells += [other.name, *_comparison(difference(row, other), form)]
         cells += [column.get(row.name, "") for column in extra.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + f"\n\n{LEGEND}\n"
@@ -176,19 +179,19 @@ def draw(rows: Sequence[Row], metric: str, title: str, file: str | os.PathLike[s
     figure.savefig(file, dpi=120)
 
 
-def _comparison(delta: Difference) -> list[str]:
+def _comparison(delta: Difference, form: str) -> list[str]:
     """Mean, range, both p and verdict; no p that nobody may conclude from."""
     if not delta.by_seed:
         return ["-", "-", "-", "-", delta.verdict]
     least, most = min(delta.by_seed), max(delta.by_seed)
     judged = len(delta.by_seed) >= FEWEST_SEEDS
     p = [_probability(p) if judged else "-" for p in (delta.p, delta.t_test)]
-    return [_number(delta.mean, "+.2f"), f"{least:+.2f} to {most:+.2f}", *p, delta.verdict]
+    return [_number(delta.mean, "+" + form), f"{least:+{form}} to {most:+{form}}", *p, delta.verdict]
 
 
 def _probability(p: float) -> str:
     return "< 0.001" if p < 0.001 else _number(p, ".3f")
 
 
-def _number(value: float, form: str = ".2f") -> str:
+def _number(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)

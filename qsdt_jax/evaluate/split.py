@@ -1,29 +1,64 @@
-"""Evaluation of a whole split: sums of batches, added up exactly in order."""
+"""Evaluation of a whole split over all devices: sums that add up, and rows that are gathered.
+
+Most metrics are functions of sums (accuracy, a mean loss, a confusion matrix). Some are not, as the mean
+average precision, which ranks the detections of all images: these need one row of each example.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+
+from qsdt_jax.devices import gather_over_devices, sum_over_devices
+
+MASK = "mask"
+
+
+class Scored(NamedTuple):
+    """What a batch adds to the score of its split.
+
+    Attributes:
+      sums: arrays of any shape, to be added up over the split; padding is left out already.
+      rows: (B, ...) arrays of one row for each row of the batch, to be gathered over the split in its order;
+        `evaluate_split` drops padding. "mask" is no name of theirs.
+    """
+
+    sums: Mapping[str, Any] = {}
+    rows: Mapping[str, Any] = {}
+
+
+def over_devices(scored: Scored, mask: jax.Array) -> Scored:
+    """What all devices of a step have scored together, with the mask (B,) among the rows if there are any."""
+    rows = {**scored.rows, MASK: mask} if scored.rows else {}
+    return Scored(sum_over_devices(dict(scored.sums)), gather_over_devices(rows))
 
 
 def evaluate_split(
-    step: Callable[[Any], Mapping[str, Any]],
+    step: Callable[[Any], Scored],
     batches: Iterable[Any],
-    summarize: Callable[[Mapping[str, Any]], dict[str, float]],
+    summarize: Callable[[Scored], dict[str, float]],
 ) -> dict[str, float]:
     """Metrics of a split.
 
     Args:
-      step: from a batch to its sums, padding left out.
-      batches: the split, each example once.
-      summarize: from the sums of the split to its metrics.
+      step: from a batch to its sums and rows, as `over_devices` gives them.
+      batches: the split, each example once; rows whose "mask" is 0 are padding.
+      summarize: from the sums and rows of the split, as NumPy arrays without padding, to its metrics.
     """
-    total: dict[str, Any] = {}
+    sums: dict[str, Any] = {}
+    rows: dict[str, list[np.ndarray]] = {}
     for batch in batches:
-        for name, value in step(batch).items():
+        scored = step(batch)
+        for name, value in scored.sums.items():
             # On the host in 64 bits: counts stay exact for any split.
-            total[name] = total.get(name, 0) + np.asarray(value).astype(_wide(value))
-    return summarize(total)
+            sums[name] = sums.get(name, 0) + np.asarray(value).astype(_wide(value))
+        found = {name: np.asarray(values) for name, values in scored.rows.items()}
+        if found:
+            examples = found.pop(MASK) > 0
+            for name, values in found.items():
+                rows.setdefault(name, []).append(values[examples])
+    return summarize(Scored(sums, {name: np.concatenate(parts) for name, parts in rows.items()}))
 
 
 def _wide(value: Any) -> type:

@@ -2,5 +2,15 @@
 
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.classifier import SIZES, Classifier, QSDTransformer
+from qsdt_jax.models.initial import init_variables
+from qsdt_jax.models.zoo import create_model, list_models
 
-__all__ = ["SIZES", "Backbone", "Classifier", "QSDTransformer"]
+__all__ = [
+    "SIZES",
+    "Backbone",
+    "Classifier",
+    "QSDTransformer",
+    "create_model",
+    "init_variables",
+    "list_models",
+]

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from qsdt_jax.core.exact import exact_mean
 from qsdt_jax.core.spikes import Spikes
@@ -45,11 +44,6 @@ class Classifier(nn.Module):
     backbone: Backbone
     num_classes: int = 1000
     distillation_head: bool = False
-
-    @property
-    def dtype(self) -> DTypeLike:
-        """Operand type of the products."""
-        return self.backbone.dtype
 
     def setup(self):
         nn.share_scope(self, self.backbone)

@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from qsdt_jax.evaluate.split import Scored
 from qsdt_jax.losses.classification import cross_entropy
+from qsdt_jax.metric import Metric
 
 
 def accuracy_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
@@ -42,3 +44,21 @@ def summarize(sums: Mapping[str, Any]) -> dict[str, float]:
         "top5": 100 * float(sums["top5"]) / images,
         "loss": float(sums["loss"]) / images,
     }
+
+
+class Accuracy:
+    """Scores of a classifier: a `tasks.task.Scorer` of logits (B, K), "label" and "mask"."""
+
+    metrics = (
+        Metric("top1", "top-1", "%"),
+        Metric("top5", "top-5", "%"),
+        Metric("loss", "loss", "nats", larger_is_better=False),
+    )
+
+    def score(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> Scored:
+        """Counts of the right classes, as `accuracy_sums`."""
+        return Scored(sums=accuracy_sums(outputs, batch["label"], batch["mask"]))
+
+    def summarize(self, total: Scored) -> dict[str, float]:
+        """Top-1, top-5 in percent, and the mean loss."""
+        return summarize(total.sums)

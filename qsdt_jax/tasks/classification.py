@@ -9,33 +9,46 @@ import jax.numpy as jnp
 from qsdt_jax.data.mixing import mix_batch
 from qsdt_jax.losses.classification import cross_entropy
 from qsdt_jax.models import Classifier
+from qsdt_jax.models.classifier import HEAD
 from qsdt_jax.randomness import Purpose
-from qsdt_jax.tasks.accuracy import accuracy_sums, summarize
+from qsdt_jax.tasks.accuracy import Accuracy
 from qsdt_jax.tasks.task import Batch, Variables
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classification:
+class Classification(Accuracy):
     """Images to classes by cross-entropy.
 
     Attributes:
       model: the classifier.
       image_shape: shape of one input, (H, W, C) or (T, H, W, C).
+      class_names: in the order of the outputs; no program depends on them.
       label_smoothing: in training only, never in the evaluation loss.
       mixup_alpha, cutmix_alpha: of the Beta distributions of mixing in training; 0 for none.
     """
 
     model: Classifier
     image_shape: tuple[int, ...]
+    class_names: tuple[str, ...] = dataclasses.field(compare=False)
     label_smoothing: float = 0.0
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
-    best_metric: str = "eval/top1"
+
+    @property
+    def loss_title(self) -> str:
+        return f"cross-entropy, label smoothing {self.label_smoothing:g}"
+
+    def batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """{"image": (size, ...), "label": (size,)}."""
+        return {
+            "image": jax.ShapeDtypeStruct((size, *self.image_shape), jnp.float32),
+            "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+        }
 
     def init(self, key: jax.Array) -> Variables:
         """Variables of the model, drawn with `key`."""
-        images = jnp.zeros((1, *self.image_shape), self.model.dtype)
+        images = jnp.zeros((1, *self.image_shape), jnp.float32)
         return dict(self.model.init(key, images))
 
     def loss(
@@ -74,11 +87,12 @@ class Classification:
         """The mean cross-entropy."""
         return jnp.mean(cross_entropy(logits, labels, self.label_smoothing))
 
-    def evaluate(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        """Sums of a batch {"image", "label", "mask"}; rows with mask 0 are padding."""
-        logits: Any = self.model.apply(variables, batch["image"])
-        return accuracy_sums(logits, batch["label"], batch["mask"])
+    def outputs(self, variables: Variables, batch: Batch) -> jax.Array:
+        """Logits (B, K)."""
+        return self.model.apply(variables, batch["image"])  # pyright: ignore[reportReturnType]
 
-    def summarize(self, sums) -> dict[str, float]:
-        """Top-1, top-5 in percent, and the mean loss."""
-        return summarize(sums)
+
+def class_count(variables: Variables) -> int | None:
+    """Number of classes that the variables of a classifier tell apart; None for those of another network."""
+    head = variables["params"].get(HEAD)
+    return None if head is None else head["kernel"].shape[-1]

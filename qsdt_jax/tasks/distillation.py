@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from qsdt_jax.evaluate.split import Scored
 from qsdt_jax.losses.distillation import Target, logit_distillation
 from qsdt_jax.losses.fgd import Normalization, fgd_loss
+from qsdt_jax.metric import Metric
 from qsdt_jax.models import Classifier
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.task import Batch, Variables
@@ -65,17 +67,25 @@ class Distillation(struct.PyTreeNode):
     weights: Weights = struct.field(pytree_node=False)
 
     @property
-    def best_metric(self) -> str:
-        return self.student.best_metric
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        return self.student.image_shape
+    def metrics(self) -> tuple[Metric, ...]:
+        return self.student.metrics
 
     @property
     def model(self) -> Classifier:
         """The student."""
         return self.student.model
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.student.class_names
+
+    @property
+    def loss_title(self) -> str:
+        return self.student.loss_title
+
+    def batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """As the student's."""
+        return self.student.batch_shapes(size)
 
     def init(self, key: jax.Array) -> Variables:
         """Variables of the student, drawn with `key`."""
@@ -115,10 +125,14 @@ class Distillation(struct.PyTreeNode):
         blocks = projections(self.model, updates["intermediates"], images)
         return logits, followed, blocks, updates["batch_stats"]
 
-    def evaluate(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        """The student's, by the labels alone."""
-        return self.student.evaluate(variables, batch)
+    def outputs(self, variables: Variables, batch: Batch) -> jax.Array:
+        """The student's logits."""
+        return self.student.outputs(variables, batch)
 
-    def summarize(self, sums) -> dict[str, float]:
+    def score(self, outputs: jax.Array, batch: Batch) -> Scored:
+        """The student's, by the labels alone."""
+        return self.student.score(outputs, batch)
+
+    def summarize(self, total: Scored) -> dict[str, float]:
         """As the student's task does."""
-        return self.student.summarize(sums)
+        return self.student.summarize(total)

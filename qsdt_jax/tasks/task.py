@@ -1,23 +1,65 @@
-"""What a task is: its model, its loss, its evaluation. The training loop knows no task."""
+"""What a task is. Training, evaluation, workdirs and commands ask it, and know no task themselves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+
+from qsdt_jax.evaluate.split import Scored
+from qsdt_jax.metric import Metric
 
 Batch = Mapping[str, jax.Array]
 Variables = dict[str, Any]  # "params" and "batch_stats".
 
 
-class Task(Protocol):
+class Scorer(Protocol):
+    """How a split is scored from what a network gives for its batches."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The numbers of a split.
+
+        The first decides which checkpoint is best, and stands in the tables of studies. One that is called
+        "loss" is drawn beside the training loss.
+        """
+        ...
+
+    def score(self, outputs: Any, batch: Batch) -> Scored:
+        """What a batch adds to the score: sums without padding, or rows with it, see `Scored`."""
+        ...
+
+    def summarize(self, total: Scored) -> dict[str, float]:
+        """The value of each metric, by its name, from the sums and rows of a whole split in NumPy arrays."""
+        ...
+
+
+class Task(Scorer, Protocol):
     """One kind of training, as pure functions of variables and batch.
 
-    A task is a pytree: its arrays, if it has any, are arguments of the compiled step.
+    A task is a pytree: its arrays, if it has any, are arguments of the compiled step. All else is static, and
+    equal tasks share compiled programs.
     """
 
     @property
-    def best_metric(self) -> str:
-        """Name of the evaluation metric that decides which checkpoint is best (larger is better)."""
+    def model(self) -> Any:
+        """Its network, a Flax module."""
+        ...
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """What its outputs are called, in their order; None where they are no classes or categories.
+
+        The workdir keeps the names, and data with other ones are refused.
+        """
+        ...
+
+    @property
+    def loss_title(self) -> str:
+        """What is minimised, in the words of a recipe."""
+        ...
+
+    def batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """A batch of `size` examples in training; evaluation adds "mask" (size,), int32, 0 for padding."""
         ...
 
     def init(self, key: jax.Array) -> Variables:
@@ -30,10 +72,6 @@ class Task(Protocol):
         """Scalar training loss after `step` updates, with (new batch statistics, metrics to log)."""
         ...
 
-    def evaluate(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        """Sums over one batch, padding left out; they are added up over the split."""
-        ...
-
-    def summarize(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics of a whole split from its sums, e.g. {"top1": 98.6, "loss": 0.05}."""
+    def outputs(self, variables: Variables, batch: Batch) -> Any:
+        """What the network gives in evaluation, arrays of B leading rows, from which `score` scores."""
         ...

@@ -34,7 +34,7 @@ from qsdt_jax.processes.peers import Peers
 from qsdt_jax.processes.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
 from qsdt_jax.progress import Progress
 from qsdt_jax.tasks.task import Variables
-from qsdt_jax.train.run import Run
+from qsdt_jax.train.run import HostBatches, Run
 from qsdt_jax.train.state import TrainState, parameter_count
 from qsdt_jax.train.step import evaluation_step, initial_state, train_step
 from qsdt_jax.workdir.checkpoint import Checkpointer
@@ -74,11 +74,12 @@ def train(
         checkpoints only; a full disk; processes that see different data or checkpoints.
       Preempted: SIGTERM or SIGINT; the state is saved.
     """
+    names = run.task.class_names
     lengths = {
         "number of training images": run.training_images,
         "number of evaluation images": run.evaluation_images,
         "number of steps": run.total_steps,
-        "checksum of the class names": zlib.crc32(json.dumps(list(run.class_names)).encode()),
+        "checksum of the class names": zlib.crc32(json.dumps(names and list(names)).encode()),
     }
     require_same(lengths, seen="data")
     networks = {key: run.sources[key].checksum if key in run.sources else 0 for key in SOURCE_KEYS}
@@ -96,12 +97,13 @@ def train(
     ):
         # Again under the lock: another run may have begun meanwhile.
         if stored_steps(checkpoints) and (known := directory.require(run.belongings, run.defaults)):
-            tell_trust(run.class_names, known, what=TRAINING)
+            tell_trust(run.task.class_names or (), known, what=TRAINING)
         with Checkpointer(
             checkpoints,
             keep_latest=run.keep_latest,
             keep_best=run.keep_best,
-            best_metric=run.task.best_metric,
+            best_metric=run.metric.logged,
+            larger_is_better=run.metric.larger_is_better,
         ) as checkpointer:
             if peers is not None:
                 peers.before_leaving = checkpointer.wait
@@ -142,7 +144,7 @@ class _Session:
             # Last and in bounds, for nothing waits for it: neither of the two raises anything.
             self.writer.close()
             if is_first():
-                draw_curves(self.workdir, self.writer.history)
+                draw_curves(self.workdir, self.writer.history, self.run.task.metrics)
 
     def _restore_or_create(self) -> TrainState:
         parallel, run = self.run.parallel, self.run
@@ -254,24 +256,29 @@ class _Session:
 
     def _evaluate_if_missing(self) -> None:
         """Evaluates the checkpoint, or notes its score, where an interruption came before that."""
-        logged = self.writer.history.line(self.step, self.run.task.best_metric)
+        logged = self.writer.history.line(self.step, self.run.metric.logged)
         self.checkpointer.add_metrics(self.step, logged or self._evaluate())
 
     def _evaluate(self) -> dict[str, float]:
-        metrics = self._evaluate_variables(self.state.variables, "eval")
-        if self.state.ema is not None:
-            metrics |= self._evaluate_variables(self.state.ema, "eval_ema")
+        metrics: dict[str, float] = {}
+        for number, (split, data) in enumerate(self.run.evaluation_data.items()):
+            suffix = f"_{split}" if number else ""
+            metrics |= self._evaluate_variables(self.state.variables, data, f"eval{suffix}")
+            if self.state.ema is not None:
+                metrics |= self._evaluate_variables(self.state.ema, data, f"eval_ema{suffix}")
         self.writer.write(self.step, metrics)
         return metrics
 
-    def _evaluate_variables(self, variables: Variables, prefix: str) -> dict[str, float]:
+    def _evaluate_variables(
+        self, variables: Variables, data: Callable[[], HostBatches], prefix: str
+    ) -> dict[str, float]:
         run = self.run
-        batches = Background(run.evaluation_data(), run.parallel.place, ahead=PLACED_AHEAD)
+        batches = Background(data(), run.parallel.place, ahead=PLACED_AHEAD)
         task, _ = self._arguments
 
         def step(batch):
             if self._evaluation_step is None:
-                spread = run.parallel.evaluation_step(_evaluation)
+                spread = run.parallel.evaluation_step(evaluation_step)
                 self._evaluation_step = self.preemption.compile(spread, variables, batch, task)
             self.preemption.meet()
             return self._evaluation_step(variables, batch, task)
@@ -286,8 +293,9 @@ class _Session:
         return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
     def _write_summary(self) -> dict[str, Any]:
-        metric, history = self.run.task.best_metric, self.writer.history
-        final, (best_step, best) = history.line(self.step, metric) or {}, history.best(metric) or (None, None)
+        metric, history = self.run.metric.logged, self.writer.history
+        final = history.line(self.step, metric) or {}
+        best_step, best = history.best(metric, self.run.metric.larger_is_better) or (None, None)
         _, rates = history.series("train/images_per_second")
         summary = {
             "step": self.step,
@@ -330,7 +338,3 @@ def step_function(optimizer: optax.GradientTransformation, accumulate: int, shar
         )
 
     return step
-
-
-def _evaluation(variables, batch, task):
-    return evaluation_step(variables, batch, task=task)

@@ -176,7 +176,7 @@ class Parallel:
         return jax.jit(function, donate_argnums=0, out_shardings=(shardings, self.everywhere))
 
     def evaluation_step(self, function: Callable) -> jax.stages.Wrapped:
-        """(variables, batch, task) -> sums over all devices."""
+        """(variables, batch, task) -> `Scored` over all devices."""
         if self.mode == "pmap":
             return jax.pmap(function, AXIS, in_axes=(None, 0, None), out_axes=None, devices=self.devices)
         return jax.jit(function, out_shardings=self.everywhere)

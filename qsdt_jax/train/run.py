@@ -1,13 +1,14 @@
 """All that defines a training run; the loop does the rest."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
+from qsdt_jax.metric import Metric
 from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.state import TrainState
@@ -24,12 +25,13 @@ class Run:
     Attributes:
       config: the configuration as plain data, stored in the workdir and compared on resume.
       task: model, loss, evaluation.
-      class_names: in the order of the outputs.
       optimizer: applied to the gradients.
       schedule: the optimiser's learning rate by step, for the log.
       training_data: batches from a given step on.
-      evaluation_data: the evaluation split, each time anew.
-      training_images, evaluation_images: numbers of them.
+      evaluation_data: the splits that are evaluated by their names, each time anew. The metrics of the first
+        are logged as "eval/NAME" and decide which checkpoint is best, those of others as "eval_SPLIT/NAME";
+        of the moving average as "eval_ema/NAME" and "eval_ema_SPLIT/NAME".
+      training_images, evaluation_images: numbers of them, the latter of all splits together.
       total_steps: length of the run.
       batch_size: images per step.
       log_every, eval_every, save_every: in steps; each evaluation is followed by a checkpoint as well.
@@ -46,11 +48,10 @@ class Run:
 
     config: Mapping[str, Any]
     task: Task
-    class_names: Sequence[str]
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     training_data: Callable[[int], HostBatches]
-    evaluation_data: Callable[[], HostBatches]
+    evaluation_data: Mapping[str, Callable[[], HostBatches]]
     training_images: int
     evaluation_images: int
     total_steps: int
@@ -70,11 +71,16 @@ class Run:
     defaults: Mapping[str, Any] | None = None
 
     @property
+    def metric(self) -> Metric:
+        """The number that decides which checkpoint is best."""
+        return self.task.metrics[0]
+
+    @property
     def belongings(self) -> Belongings:
         """What its checkpoints belong to."""
         return Belongings(
             config=self.config,
-            class_names=self.class_names,
+            class_names=self.task.class_names,
             training_images=self.training_images,
             sources=self.sources,
         )

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qsdt_jax.devices import mean_over_devices, sum_over_devices
+from qsdt_jax.devices import mean_over_devices
+from qsdt_jax.evaluate.split import MASK, Scored, over_devices
 from qsdt_jax.randomness import Purpose, key_for
 from qsdt_jax.tasks.task import Batch, Task, Variables
 from qsdt_jax.train.state import TrainState, create_state
@@ -109,6 +110,6 @@ def _accumulated(task: Task, variables: Variables, micro: Batch, key: jax.Array,
     return grads, batch_stats, jax.tree.map(lambda values: jnp.mean(values, 0), metrics)
 
 
-def evaluation_step(variables: Variables, batch: Batch, *, task: Task) -> dict[str, Any]:
-    """The task's sums over one evaluation batch."""
-    return sum_over_devices(task.evaluate(variables, batch))
+def evaluation_step(variables: Variables, batch: Batch, task: Task) -> Scored:
+    """What one evaluation batch adds to the score of its split."""
+    return over_devices(task.score(task.outputs(variables, batch), batch), batch[MASK])

@@ -69,7 +69,8 @@ class Checkpointer:
       directory: gets one directory for each step; made if missing. One writer at a time.
       keep_latest: number of newest checkpoints kept, at least 1.
       keep_best: number of best checkpoints kept besides.
-      best_metric: name of the metric that decides (larger is better).
+      best_metric: name of the metric that decides; None for a directory in which no step is best.
+      larger_is_better: of that metric; otherwise smaller is.
 
     Raises:
       UserError: the directory is a file or cannot be written.
@@ -81,7 +82,8 @@ class Checkpointer:
         *,
         keep_latest: int = 2,
         keep_best: int = 1,
-        best_metric: str = "eval/top1",
+        best_metric: str | None = None,
+        larger_is_better: bool = True,
     ):
         if keep_latest < 1 or keep_best < 0:
             raise UserError(
@@ -90,7 +92,9 @@ class Checkpointer:
             )
         self.directory = Path(directory).absolute()
         self._policy = LatestAndBest(
-            keep_latest, keep_best, lambda step: score(self._metrics.get(step), best_metric)
+            keep_latest,
+            keep_best,
+            lambda step: score(self._metrics.get(step), best_metric, larger_is_better),
         )
         self._writes = jax.process_index() == 0
         silence_orbax()

@@ -34,10 +34,13 @@ class History:
                 found = table.row(rows[-1])
         return found
 
-    def best(self, name: str) -> tuple[int, float] | None:
-        """(step, value) of the largest value under `name`, the newest of equals; NaN is below any number."""
+    def best(self, name: str, larger_is_better: bool = True) -> tuple[int, float] | None:
+        """(step, value) of the best value under `name`, the newest of equals; NaN is worst."""
+        sign = 1 if larger_is_better else -1
         points = zip(*self.series(name), strict=True)
-        best = max(points, key=lambda point: (not math.isnan(point[1]), point[1], point[0]), default=None)
+        best = max(
+            points, key=lambda point: (not math.isnan(point[1]), sign * point[1], point[0]), default=None
+        )
         return best and (int(best[0]), float(best[1]))
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -188,15 +188,25 @@ def stored_metrics(directory: Path, step: int) -> dict[str, float] | None:
         return read_record(directory, step)["metrics"]
 
 
-def score(metrics: Mapping[str, float] | None, name: str) -> float | None:
-    """The metric of that name; None where there is none that is finite."""
-    value = (metrics or {}).get(name)
-    return value if value is not None and math.isfinite(value) else None
+def score(
+    metrics: Mapping[str, float] | None, name: str | None, larger_is_better: bool = True
+) -> float | None:
+    """The metric of that name, the larger the better: with its sign turned where smaller is better.
+
+    None where there is none that is finite.
+    """
+    value = (metrics or {}).get(name or "")
+    if value is None or not math.isfinite(value):
+        return None
+    return value if larger_is_better else -value
 
 
-def best_step(directory: Path, name: str) -> int | None:
-    """The stored step with the largest score under `name`, the newest of equals; None where none has one."""
-    scores = {step: score(stored_metrics(directory, step), name) for step in stored_steps(directory)}
+def best_step(directory: Path, name: str, larger_is_better: bool = True) -> int | None:
+    """The stored step with the best score under `name`, the newest of equals; None where none has one."""
+    scores = {
+        step: score(stored_metrics(directory, step), name, larger_is_better)
+        for step in stored_steps(directory)
+    }
     scored = [(value, step) for step, value in scores.items() if value is not None]
     return max(scored)[1] if scored else None
 

@@ -57,7 +57,7 @@ class Belongings:
 
     Attributes:
       config: the configuration as plain data.
-      class_names: in the order of the network's outputs; None where they are not known.
+      class_names: in the order of the network's outputs; None where they are not known, or no classes.
       training_images: number of them; None where nothing was trained yet.
       sources: the networks that the run takes, by their key of the configuration.
     """
@@ -106,7 +106,7 @@ class Workdir:
           defaults: see `read_belongings`.
 
         Returns:
-          What is known of their classes; None in a process that does not write.
+          What is known of their classes; None where the run has none, and in a process that does not write.
 
         Raises:
           UserError: they belong to another configuration or other data, or it cannot be said to what.
@@ -123,7 +123,9 @@ class Workdir:
                 f"workdir {self.path} belongs to a run on other data: of {stored.training_images:,} training "
                 f"images, these are {run.training_images or 0:,}"
             )
-        names, where = run.class_names or (), f"the run in {self.path}"
+        if run.class_names is None:
+            return None
+        names, where = run.class_names, f"the run in {self.path}"
         known = (
             Classes(where=where, outputs=len(names), names=None)  # Their number shows in the checkpoint.
             if stored.class_names is None

@@ -137,7 +137,7 @@ def test_the_run_of_a_configuration():
     assert float(run.schedule(28)) == pytest.approx(1e-2 * 100 / 256, rel=1e-6)
     batch = next(run.training_data(5))
     assert (batch["image"].shape, batch["label"].shape) == ((100, 32, 32, 1), (100,))
-    assert sum(int(batch["mask"].sum()) for batch in run.evaluation_data()) == 360
+    assert sum(int(batch["mask"].sum()) for batch in run.evaluation_data["test"]()) == 360
 
 
 def test_every_value_of_a_recipe_arrives():

@@ -6,9 +6,10 @@ import re
 import pytest
 
 from configs import digits
-from qsdt_jax.assemble.build import build_task
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.tasks import build_task
+from qsdt_jax.data.classes import numbers
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
 
@@ -18,7 +19,7 @@ NAN = math.nan
 def test_digits_are_moved_and_nothing_else():
     expected = Preprocess(size=(32, 32), mean=(0.31,), std=(0.35,), augmentation="affine")
     assert build_preprocess(digits.get_config()) == expected
-    task = build_task(digits.get_config(), 10)
+    task = build_task(digits.get_config(), numbers(10))
     assert (task.mixup_alpha, task.cutmix_alpha) == (0, 0)
 
 
@@ -52,7 +53,7 @@ def test_every_key_arrives():
         erase_probability=0.2,
         evaluation_crop_ratio=0.9,
     )
-    task = build_task(config, 2)
+    task = build_task(config, numbers(2))
     assert (task.mixup_alpha, task.cutmix_alpha) == (0.8, 1.0)
 
 
@@ -82,7 +83,7 @@ def test_values_out_of_range(key, value, message):
     config.data[key] = value
     with pytest.raises(UserError, match=re.escape(message)):
         build_preprocess(config)
-        build_task(config, 2)
+        build_task(config, numbers(2))
 
 
 def test_randaugment_needs_an_image():

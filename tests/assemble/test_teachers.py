@@ -21,7 +21,7 @@ from tests.interop.test_timm import timm_shapes
 from tests.launch.tiny import DIGITS, draw_variables, make_state, tiny_config, write_workdir
 
 STEPS = 100
-TASK = Classification(model=tiny_net(in_channels=1), image_shape=(32, 32, 1))
+TASK = Classification(model=tiny_net(in_channels=1), image_shape=(32, 32, 1), class_names=DIGITS)
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,11 @@ def student(teacher: str, **overrides) -> ml_collections.ConfigDict:
 
 
 def test_without_a_teacher_the_task_is_as_it_was():
-    assert with_teacher(tiny_config(), TASK, DIGITS, STEPS) is TASK
+    assert with_teacher(tiny_config(), TASK, STEPS) is TASK
 
 
 def test_a_teacher_that_fits(teacher, capsys):
-    task = with_teacher(student(teacher, **{"distill.kd": 2.0}), TASK, DIGITS, STEPS)
+    task = with_teacher(student(teacher, **{"distill.kd": 2.0}), TASK, STEPS)
     assert isinstance(task, Distillation)
     backbone = task.teacher.model.backbone
     assert (backbone.bits, str(backbone.dtype)) == (32, "<class 'jax.numpy.bfloat16'>")
@@ -55,7 +55,7 @@ def test_every_weight_arrives(teacher):
     values = {"fgd": 0.3, "fgd_normalization": "cosine", "fgd_schedule": "cosine"}
     values |= {"kd": 2.0, "kd_target": "hard", "temperature": 3.0}
     overrides = {f"distill.{name}": value for name, value in values.items()}
-    task = with_teacher(student(teacher, **overrides), TASK, DIGITS, STEPS)
+    task = with_teacher(student(teacher, **overrides), TASK, STEPS)
     assert isinstance(task, Distillation)
     assert dataclasses.asdict(task.weights) == {**values, "total_steps": STEPS}
 
@@ -91,7 +91,7 @@ def test_every_weight_arrives(teacher):
 )
 def test_what_is_refused(teacher, overrides, told):
     with pytest.raises(UserError) as caught:
-        with_teacher(student(teacher, **overrides), TASK, DIGITS, STEPS)
+        with_teacher(student(teacher, **overrides), TASK, STEPS)
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -99,7 +99,7 @@ def test_what_is_refused(teacher, overrides, told):
 def test_other_classes(teacher, names):
     """Fewer, or in another order."""
     with pytest.raises(UserError, match=r"the training split has .* the teacher in"):
-        with_teacher(student(teacher), TASK, names, STEPS)
+        with_teacher(student(teacher), dataclasses.replace(TASK, class_names=names), STEPS)
 
 
 # --- CAFormer of timm ---
@@ -142,7 +142,7 @@ def test_a_file_that_has_moved_is_the_same_source(weights, tmp_path):
 @pytest.mark.usefixtures("tiny")
 def test_a_caformer(weights, capsys):
     config = student(f"caformer_tiny:{weights}", **COLOUR)
-    task = with_teacher(config, TASK, DIGITS, STEPS)
+    task = with_teacher(config, TASK, STEPS)
     assert isinstance(task, Distillation) and isinstance(task.teacher, CAFormerTeacher)
     # A pixel of 0.6, 0.5, 0.4 as the student has it -> as timm's networks have it.
     seen = (np.array([0.6, 0.5, 0.4]) - [0.5, 0.4, 0.3]) / 0.2
@@ -176,11 +176,12 @@ def test_a_caformer(weights, capsys):
 def test_caformers_that_are_refused(weights, teacher, overrides, told):
     config = student(teacher.replace("FILE", str(weights)), **{**COLOUR, **overrides})
     with pytest.raises(UserError) as caught:
-        with_teacher(config, TASK, DIGITS, STEPS)
+        with_teacher(config, TASK, STEPS)
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("tiny")
 def test_a_caformer_of_other_classes(weights):
+    seven = dataclasses.replace(TASK, class_names=DIGITS[:7])
     with pytest.raises(UserError, match=r"has 7 classes, but the teacher in .*tiny\.safetensors has 10"):
-        with_teacher(student(f"caformer_tiny:{weights}", **COLOUR), TASK, DIGITS[:7], STEPS)
+        with_teacher(student(f"caformer_tiny:{weights}", **COLOUR), seven, STEPS)

@@ -8,9 +8,10 @@ import pytest
 
 from launch.flags import config_keys
 from launch.study import Study, Variant
-from qsdt_jax.assemble.build import build_model, build_run
+from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.checks import LARGEST, value_of
 from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.network import build_model
 from qsdt_jax.assemble.trained import stored_config
 from qsdt_jax.errors import UserError
 from tests.configs.tiny import get_config

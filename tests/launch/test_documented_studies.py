@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.ablate import METRIC_TITLE
 from qsdt_jax.evaluate.comparison import FEWEST_SEEDS, Row, difference, markdown
+from qsdt_jax.tasks.classification import Classification
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "ablations.md").read_text()
@@ -46,7 +46,7 @@ def cells(table: str) -> list[list[str]]:
 def test_table_is_that_of_the_file(file):
     """All columns of scores and comparisons; speeds and spikes stand behind them."""
     against = getattr(importlib.import_module(f"configs.ablations.{STUDIES[file]}"), "AGAINST", {})
-    table = markdown(list(rows(file).values()), METRIC_TITLE, against=against)
+    table = markdown(list(rows(file).values()), f"test {Classification.metrics[0].label}", against=against)
     expected = cells(table.partition("\n\n")[0])
     found = cells(TABLE.findall(TEXT)[list(STUDIES).index(file)])
     assert [line[: len(expected[0])] for line in found] == expected

@@ -7,7 +7,7 @@ import pytest
 
 from configs import imagenet_l, imagenet_m, imagenet_s
 from launch.inspect import block_rows, kept_bytes, layer_rows, stored_bytes
-from qsdt_jax.assemble.build import build_task
+from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.core.exact import Whole
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.product import scaled_convolution
@@ -23,7 +23,7 @@ DIGITS_CONFIG = f"--config={ROOT}/configs/digits.py"
 def traced(**overrides):
     """Task, variables' shapes and layers of a tiny network."""
     config = tiny_config(**overrides)
-    task = build_task(config, len(DIGITS))
+    task = build_task(config, DIGITS)
     variables = jax.eval_shape(task.init, jax.random.key(0))
     return task, variables, layer_operations(task.model, tuple(config.data.image_size))
 

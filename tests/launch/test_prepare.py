@@ -241,7 +241,7 @@ def test_a_run_reads_it(directory):
     assert (run_.task.model.num_classes, run_.total_steps) == (3, run_.config["epochs"] * (37 // 5))
     batch = next(run_.training_data(0))
     assert batch["image"].shape == (5, 32, 32, 1)
-    masks = [b["mask"].sum() for b in run_.evaluation_data()]
+    masks = [b["mask"].sum() for b in run_.evaluation_data["test"]()]
     assert sum(masks) == 6
 
 
@@ -262,7 +262,7 @@ def test_training_goes_beyond_a_corrupt_record_and_evaluation_does_not(directory
     for _ in range(2 * (37 // 5) + 1):
         next(batches)
     with pytest.raises(UserError, match=r"validation record \d+: cannot be read"):
-        list(run_.evaluation_data())
+        list(run_.evaluation_data["test"]())
     strict = build_training_source(config_of(copy, **{"data.corrupt_limit": 0}))
     with pytest.raises(UserError, match=r"1 records .* at most 0; the last: .*, train record \d+: cannot"):
         for i in range(len(strict)):

@@ -20,9 +20,7 @@ SMALL = {"model.channels": (8, 8, 16, 16), "model.depth": 2, "model.num_heads": 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """A network takes seconds to trace, and the table does not need it."""
-    monkeypatch.setattr(
-        "qsdt_jax.assemble.build.build_task", lambda *_: SimpleNamespace(best_metric="eval/top1")
-    )
+    monkeypatch.setattr("qsdt_jax.assemble.tasks.build_model", lambda *_: None)
 
 
 def table(run: Run) -> dict[str, str]:

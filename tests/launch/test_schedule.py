@@ -1,7 +1,5 @@
 """The learning rate of a run of any length falls at its end, where it is evaluated as well."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -17,9 +15,7 @@ from tests.configs import tiny
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """A network takes seconds to trace, and the schedule does not need it."""
-    monkeypatch.setattr(
-        "qsdt_jax.assemble.build.build_task", lambda *_: SimpleNamespace(best_metric="eval/top1")
-    )
+    monkeypatch.setattr("qsdt_jax.assemble.tasks.build_model", lambda *_: None)
 
 
 def fake(config: ConfigDict, steps_an_epoch: int, **overrides) -> ConfigDict:

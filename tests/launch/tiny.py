@@ -16,7 +16,9 @@ from ml_collections import ConfigDict
 
 from configs.digits import get_config
 from launch.__main__ import VERBS, main
-from qsdt_jax.assemble.build import build_optimizer, build_task
+from qsdt_jax.assemble.build import build_optimizer
+from qsdt_jax.assemble.tasks import build_task
+from qsdt_jax.data.classes import numbers
 from qsdt_jax.interop import to_torch
 from qsdt_jax.train.state import TrainState, create_state
 from qsdt_jax.workdir.checkpoint import Checkpointer
@@ -55,7 +57,7 @@ def draw_variables(config: ConfigDict, seed: int, classes: int = 10) -> dict:
 def _shapes(model: str, classes: int) -> dict:
     config = tiny_config()
     config.model.update(json.loads(model))
-    task = build_task(config, classes)
+    task = build_task(config, numbers(classes))
     return jax.eval_shape(task.init, jax.random.key(0))
 
 

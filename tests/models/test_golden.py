@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qsdt_jax.data.classes import numbers
 from qsdt_jax.interop import from_torch, to_torch
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.optimizer import lamb, warmup_cosine
@@ -64,7 +65,7 @@ def test_training_forward_and_every_gradient(golden, weights):
     model = tiny_model()
     variables = from_torch(model, weights)
     images, labels = golden["x"].transpose(0, 2, 3, 1), golden["y"]
-    task = Classification(model=model, image_shape=(32, 32, 3), label_smoothing=0.1)
+    task = Classification(model=model, image_shape=(32, 32, 3), class_names=numbers(10), label_smoothing=0.1)
     batch = {"image": images, "label": labels}
 
     def loss(params):
@@ -107,7 +108,7 @@ def test_training_run_of_twelve_steps():
     schedule = warmup_cosine(
         recipe["lr"], recipe["warmup_epochs"] * steps_per_epoch, recipe["epochs"] * steps_per_epoch
     )
-    task = Classification(model=model, image_shape=(32, 32, 3), label_smoothing=0.1)
+    task = Classification(model=model, image_shape=(32, 32, 3), class_names=numbers(10), label_smoothing=0.1)
     optimizer = lamb(schedule, weight_decay=0.05)
     step = jax.jit(functools.partial(train_step, task=task, optimizer=optimizer, ema_decay=0.99996))
     state = create_state(variables, optimizer, ema=True)

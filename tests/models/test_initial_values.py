@@ -20,7 +20,8 @@ import pytest
 from scipy import stats
 
 from configs import digits
-from qsdt_jax.assemble.build import build_task
+from qsdt_jax.assemble.tasks import build_task
+from qsdt_jax.data.classes import numbers
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.models.caformer import CAFormer
 from qsdt_jax.train.step import initial_state, jit_once
@@ -168,7 +169,7 @@ def test_a_run_starts_with_them():
     """Through all that lies between a configuration and the state of step 0, EMA included."""
     config = digits.get_config()
     config.model.update(channels=(16, 32, 48, 64), depth=2)
-    task = build_task(config, 1000)
+    task = build_task(config, numbers(1000))
     state = jit_once(lambda: initial_state(task, optax.identity(), seed=3, ema=True))()
     for variables in (state.variables, state.ema):
         check_all(flattened(variables), {"layer_scale_init": 0.1})

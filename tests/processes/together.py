@@ -71,9 +71,22 @@ class Taught(struct.PyTreeNode):
     student: Classification = struct.field(pytree_node=False)
     teacher: jax.Array
 
+    metrics = Classification.metrics
+
     @property
-    def best_metric(self) -> str:
-        return self.student.best_metric
+    def model(self):
+        return self.student.model
+
+    @property
+    def class_names(self):
+        return self.student.class_names
+
+    @property
+    def loss_title(self):
+        return self.student.loss_title
+
+    def batch_shapes(self, size):
+        return self.student.batch_shapes(size)
 
     def init(self, key):
         return self.student.init(key)
@@ -82,11 +95,14 @@ class Taught(struct.PyTreeNode):
         loss, (statistics, metrics) = self.student.loss(variables, batch, key, step)
         return loss, (statistics, {**metrics, "teacher": jnp.sum(self.teacher)})
 
-    def evaluate(self, variables, batch):
-        return self.student.evaluate(variables, batch)
+    def outputs(self, variables, batch):
+        return self.student.outputs(variables, batch)
 
-    def summarize(self, sums):
-        return self.student.summarize(sums)
+    def score(self, outputs, batch):
+        return self.student.score(outputs, batch)
+
+    def summarize(self, total):
+        return self.student.summarize(total)
 
 
 def build(start: Start) -> Run:
@@ -115,16 +131,17 @@ def build(start: Start) -> Run:
     return Run(
         config={"steps": STEPS, "code": start.code},
         task=Taught(student=spread.task(), teacher=jnp.ones(3)),
-        class_names=[str(i) for i in range(spread.CLASSES)],
         optimizer=optax.sgd(0.05),
         schedule=optax.constant_schedule(0.05),
         training_data=training_data,
-        evaluation_data=lambda: evaluation_batches(
-            FakeSource(spread.SPLIT, (12, 12, 1), spread.CLASSES),
-            spread.PREPROCESS.evaluate,
-            batch_size=size,
-            rows=parallel.rows(size),
-        ),
+        evaluation_data={
+            "test": lambda: evaluation_batches(
+                FakeSource(spread.SPLIT, (12, 12, 1), spread.CLASSES),
+                spread.PREPROCESS.evaluate,
+                batch_size=size,
+                rows=parallel.rows(size),
+            )
+        },
         training_images=IMAGES,
         evaluation_images=spread.SPLIT + start.more_images,
         total_steps=STEPS,

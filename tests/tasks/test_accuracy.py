@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qsdt_jax.evaluate.split import evaluate_split
+from qsdt_jax.evaluate.split import Scored, evaluate_split
 from qsdt_jax.tasks.accuracy import accuracy_sums, summarize
 
 
@@ -65,8 +65,8 @@ def test_sums_of_a_split_are_exact():
     most, losses = 2**31 - 1, [1.0, 1e-9, 1e-9]
 
     def step(loss):
-        return {"images": jnp.int32(most), "loss": np.float32(loss)}
+        return Scored(sums={"images": jnp.int32(most), "loss": np.float32(loss)})
 
-    total = evaluate_split(step, iter(losses), dict)
+    total = evaluate_split(step, iter(losses), lambda total: dict(total.sums))
     assert total["images"] == 3 * most
     assert total["loss"] == sum(float(np.float32(loss)) for loss in losses) > 1

@@ -1,6 +1,7 @@
 """Mixing within the training step of the classification task."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,12 +10,13 @@ import numpy as np
 import optax
 import pytest
 
+from qsdt_jax.data.classes import numbers
 from qsdt_jax.data.mixing import mix_batch
 from qsdt_jax.losses.classification import cross_entropy
 from qsdt_jax.randomness import Purpose, key_for
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.state import create_state
-from qsdt_jax.train.step import train_step
+from qsdt_jax.train.step import evaluation_step, train_step
 
 CLASSES = 4
 
@@ -31,7 +33,9 @@ class Linear(nn.Module):
         return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
 
 
-PLAIN = Classification(model=Linear(), image_shape=(8, 8, 3), label_smoothing=0.1)  # pyright: ignore[reportArgumentType]
+NAMES = numbers(CLASSES)
+LINEAR: Any = Linear()
+PLAIN = Classification(model=LINEAR, image_shape=(8, 8, 3), class_names=NAMES, label_smoothing=0.1)
 MIXED = dataclasses.replace(PLAIN, mixup_alpha=0.8, cutmix_alpha=1.0)
 OPTIMIZER = optax.sgd(0.1)
 VARIABLES = PLAIN.init(jax.random.key(0))
@@ -106,8 +110,8 @@ def test_without_mixing_a_step_draws_nothing():
 def test_evaluation_is_not_mixed():
     rows = {**batch(), "mask": np.ones(8, np.int32)}
     for found, expected in zip(
-        jax.tree.leaves(MIXED.evaluate(VARIABLES, rows)),
-        jax.tree.leaves(PLAIN.evaluate(VARIABLES, rows)),
+        jax.tree.leaves(evaluation_step(VARIABLES, rows, MIXED)),
+        jax.tree.leaves(evaluation_step(VARIABLES, rows, PLAIN)),
         strict=True,
     ):
         np.testing.assert_array_equal(found, expected)

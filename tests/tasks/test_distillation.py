@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from qsdt_jax.data.classes import numbers
 from qsdt_jax.losses.distillation import logit_distillation
 from qsdt_jax.losses.fgd import fgd_loss
 from qsdt_jax.tasks.classification import Classification
@@ -18,6 +19,7 @@ from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 SIZE = (3, 32, 32, 3)
 STUDENT = tiny_net(channels=(8, 8, 16, 16))
+NAMES = numbers(STUDENT.num_classes)
 TEACHER = tiny_net(channels=(8, 8, 24, 32), neuron="relu", bits=32, attention="softmax")
 WEIGHTS = Weights(fgd=0.5, kd=2.0, total_steps=10)
 BATCH = {"image": draw_images(*SIZE), "label": np.array([1, 2, 3])}
@@ -26,7 +28,7 @@ BATCH = {"image": draw_images(*SIZE), "label": np.array([1, 2, 3])}
 @pytest.fixture(scope="module")
 def task() -> Distillation:
     return Distillation(
-        student=Classification(model=STUDENT, image_shape=SIZE[1:], label_smoothing=0.1),
+        student=Classification(model=STUDENT, image_shape=SIZE[1:], class_names=NAMES, label_smoothing=0.1),
         teacher=OwnTeacher(TEACHER),
         teacher_variables=draw_variables(TEACHER, 2),
         weights=WEIGHTS,

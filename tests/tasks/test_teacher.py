@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from qsdt_jax.data.classes import numbers
 from qsdt_jax.models.caformer import CAFormer
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.distillation import Distillation, Weights
@@ -53,7 +54,7 @@ def test_logits_and_projections_are_those_of_the_images_in_its_own_normalisation
 def test_it_teaches_a_student_of_other_depth_width_and_number_of_tokens(variables):
     student = tiny_net(channels=(8, 8, 16, 16))
     task = Distillation(
-        student=Classification(model=student, image_shape=IMAGES.shape[1:]),
+        student=Classification(model=student, image_shape=IMAGES.shape[1:], class_names=numbers(10)),
         teacher=TEACHER,
         teacher_variables=variables,
         weights=Weights(fgd=1.0, kd=1.0, kd_target="hard"),

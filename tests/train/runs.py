@@ -169,7 +169,10 @@ def _install(signal: Signal, sent: Path) -> None:
         def build_run(config):
             built = build(config)
             make = getattr(built, name)
-            return dataclasses.replace(built, **{name: lambda *args: read(make(*args))})
+            if name == "training_data":
+                return dataclasses.replace(built, training_data=lambda step: read(make(step)))
+            [(split, data)] = make.items()
+            return dataclasses.replace(built, evaluation_data={split: lambda: read(data())})
 
         return build_run
 

@@ -15,9 +15,10 @@ import numpy as np
 import optax
 
 from qsdt_jax.core.neurons import make_neuron
+from qsdt_jax.data.classes import numbers
 from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
 from qsdt_jax.data.sources import FakeSource
-from qsdt_jax.evaluate.split import evaluate_split
+from qsdt_jax.evaluate.split import Scored, evaluate_split
 from qsdt_jax.layers.downsample import Downsample
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.quantized import QDense
@@ -71,11 +72,24 @@ class Shaken(Classification):
         return jax.tree_util.tree_map_with_path(shake, super().init(key))
 
 
+@jax.tree_util.register_static
+class Gathering(Shaken):
+    """Tells the logits of the split as well, without padding."""
+
+    def score(self, outputs, batch):
+        return Scored(super().score(outputs, batch).sums, rows={"logits": outputs})
+
+    def summarize(self, total) -> dict[str, Any]:
+        return {**super().summarize(total), "gathered": total.rows["logits"]}
+
+
 def task(norm_group: int = 0, dtype: Any = jnp.float64, drawn: bool = True) -> Classification:
     """With drop path and mixing, or without all that is drawn for each (micro-)batch."""
     model: Any = Net(norm_group, drop_path=0.3 if drawn else 0.0, dtype=dtype)
     mixing = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0} if drawn else {}
-    return Shaken(model=model, image_shape=(8, 8, 1), label_smoothing=0.1, **mixing)
+    return Shaken(
+        model=model, image_shape=(8, 8, 1), class_names=numbers(CLASSES), label_smoothing=0.1, **mixing
+    )
 
 
 def trained(
@@ -123,11 +137,9 @@ def trained(
 
 def evaluated(parallel: Parallel, dtype: Any = jnp.float32) -> dict[str, Any]:
     """Metrics of a split, and the logits of its images."""
-    classification = task(dtype=dtype)
+    classification = Gathering(**vars(task(dtype=dtype)))
     variables = parallel.jit_initial(lambda: classification.init(jax.random.key(0)))()
-    step = parallel.evaluation_step(
-        lambda variables, batch, task: evaluation_step(variables, batch, task=task)
-    )
+    step = parallel.evaluation_step(evaluation_step)
 
     def scores(variables, batch):
         return classification.model.apply(variables, batch["image"])

@@ -18,6 +18,8 @@ import optax
 import pytest
 
 from qsdt_jax.errors import CorruptRecord, UserError
+from qsdt_jax.evaluate.split import Scored
+from qsdt_jax.metric import Metric
 from qsdt_jax.train import loop
 from qsdt_jax.train.loop import train
 from qsdt_jax.train.run import Run
@@ -42,7 +44,13 @@ class OneWeight:
 
     no_loss: int = 0
     no_gradient: int = 0
-    best_metric: str = METRIC
+    class_names: tuple[str, ...] = ("only",)
+    metrics = (Metric("top1", "top-1", "%"),)
+    model = None
+    loss_title = "the weight"
+
+    def batch_shapes(self, size):
+        return {"image": jax.ShapeDtypeStruct((size, 1), np.float32)}
 
     def init(self, key):
         return {"params": {"weight": jnp.ones(())}, "batch_stats": {}}
@@ -55,12 +63,15 @@ class OneWeight:
         loss = jnp.where(step + 1 == self.no_loss, jnp.nan, loss)
         return loss, ({}, {"loss": loss})
 
-    def evaluate(self, variables, batch):
-        return {"weight": variables["params"]["weight"]}
+    def outputs(self, variables, batch):
+        return variables["params"]["weight"]
 
-    def summarize(self, sums):
+    def score(self, outputs, batch):
+        return Scored(sums={"weight": outputs})
+
+    def summarize(self, total):
         """Best where the weight is 1/2."""
-        return {"top1": 100 - 100 * abs(float(sums["weight"]) - 0.5)}
+        return {"top1": 100 - 100 * abs(float(total.sums["weight"]) - 0.5)}
 
 
 def run(task: OneWeight, **settings) -> Run:
@@ -76,11 +87,10 @@ def run(task: OneWeight, **settings) -> Run:
     return Run(
         config={},
         task=task,
-        class_names=("only",),
         optimizer=optax.sgd(schedule),
         schedule=schedule,
         training_data=training_data,
-        evaluation_data=lambda: iter([{**batch, "mask": np.ones(2, np.int32)}]),
+        evaluation_data={"test": lambda: iter([{**batch, "mask": np.ones(2, np.int32)}])},
         training_images=8,
         evaluation_images=2,
         batch_size=2,
@@ -156,7 +166,7 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path):
         yield
 
     with pytest.raises(UserError) as error:
-        train(dataclasses.replace(good, evaluation_data=unreadable), tmp_path)
+        train(dataclasses.replace(good, evaluation_data={"test": unreadable}), tmp_path)
     assert str(error.value) == (
         "the evaluation needs all of its split, but val/a.jpg: truncated. "
         "Mend the data, and the same command goes on from step 3"
@@ -206,7 +216,7 @@ def test_a_run_goes_on_where_classes_were_not_known(tmp_path, capsys):
     (tmp_path / "data.json").write_text(NOTHING_KNOWN)
     capsys.readouterr()
     with pytest.raises(UserError, match="order of their numbers"):
-        train(dataclasses.replace(first, class_names=("1", "0")), tmp_path)
+        train(run(OneWeight(class_names=("1", "0")), total_steps=2), tmp_path)
     assert (tmp_path / "data.json").read_text() == NOTHING_KNOWN and capsys.readouterr().err == ""
     train(first, tmp_path)
     assert capsys.readouterr().err.count("on trust") == 1
@@ -218,11 +228,27 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     train(first, tmp_path)
     for changes, told in (
         ({"training_images": 9}, "of 8 training images, these are 9"),
-        ({"class_names": ("other",)}, "'other' where the network has 'only'"),
+        ({"task": OneWeight(class_names=("other",))}, "'other' where the network has 'only'"),
     ):
         with pytest.raises(UserError, match=told):
             train(dataclasses.replace(first, **changes), tmp_path)
     train(first, tmp_path)
+
+
+def test_another_split_has_its_own_names_and_decides_nothing(tmp_path):
+    """It has a batch more than the first: its sums are twice as large, its scores others."""
+    first = run(OneWeight(), total_steps=3, ema_decay=0.5)
+    [batch] = first.evaluation_data["test"]()
+    data = {**first.evaluation_data, "train": lambda: iter([batch, batch])}
+    summary = train(dataclasses.replace(first, evaluation_data=data), tmp_path)
+    lines = [line for line in read_metrics(tmp_path) if METRIC in line]
+    assert [list(line) for line in lines] == [
+        ["step", METRIC, "eval_ema/top1", "eval_train/top1", "eval_ema_train/top1"]
+    ] * 3
+    assert [line[METRIC] for line in lines] == [75.0, 100.0, 75.0]
+    assert [line["eval_train/top1"] for line in lines] == [0.0, 50.0, 100.0]
+    assert summary["best"] == {METRIC: 100.0, "step": 2} and summary["final"] == {METRIC: 75.0}
+    assert best_step(tmp_path / CHECKPOINT_FOLDER, METRIC) == 2
 
 
 @pytest.mark.parametrize("keep_best", [0, 1])
@@ -296,7 +322,7 @@ def test_the_summary_comes_before_the_picture(tmp_path, monkeypatch):
     """Whoever stops a run while it draws loses nothing."""
     seen = []
 
-    def interrupted(workdir, history):
+    def interrupted(workdir, history, metrics):
         seen.append((workdir / "summary.json").exists())
         raise KeyboardInterrupt
 
@@ -367,9 +393,9 @@ def test_the_rate_is_that_of_training(tmp_path):
 
     def evaluation_data():
         time.sleep(0.5)
-        yield from fast.evaluation_data()
+        yield from fast.evaluation_data["test"]()
 
-    summary = train(dataclasses.replace(fast, evaluation_data=evaluation_data), tmp_path)
+    summary = train(dataclasses.replace(fast, evaluation_data={"test": evaluation_data}), tmp_path)
     rates = [line[RATE] for line in read_metrics(tmp_path) if RATE in line]
     assert len(rates) == 3 and min(rates) > 4
     assert summary["images_per_second"] == sorted(rates)[1]

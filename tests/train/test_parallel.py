@@ -75,6 +75,7 @@ def test_evaluation_is_the_same_on_any_number_of_devices(found, way):
     expected, got = found["evaluation/one"], found[f"evaluation/{way}"]
     assert expected["logits"].dtype == np.float32 and np.ptp(expected["logits"]) > 0.1
     np.testing.assert_array_equal(got["logits"], expected["logits"])
+    np.testing.assert_array_equal(got["gathered"], expected["logits"])
     assert got["top1"] == expected["top1"] and got["top5"] == expected["top5"]
     assert got["loss"] == pytest.approx(float(expected["loss"]), rel=1e-6)
 

@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -552,7 +553,7 @@ def test_keeps_latest_and_best(tmp_path, reopen):
     scores = {1: 10.0, 2: 50.0, 3: 20.0, 4: None, 5: float("nan"), 6: 40.0, 7: 30.0}
     kept = {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 3, 4], 5: [2, 4, 5], 6: [2, 5, 6], 7: [2, 6, 7]}
     with contextlib.ExitStack() as stack:
-        checkpointer = stack.enter_context(Checkpointer(tmp_path))
+        checkpointer = stack.enter_context(Checkpointer(tmp_path, best_metric=METRIC))
         for step, score in scores.items():
             checkpointer.save(step, state_of(step))
             if score is not None:
@@ -560,7 +561,7 @@ def test_keeps_latest_and_best(tmp_path, reopen):
             checkpointer.wait()
             assert checkpointer.steps() == kept[step]
             if reopen:
-                checkpointer = stack.enter_context(Checkpointer(tmp_path))
+                checkpointer = stack.enter_context(Checkpointer(tmp_path, best_metric=METRIC))
         assert best_step(tmp_path, METRIC) == 2
         assert_same(checkpointer.restore(2, described(state_of(0))), state_of(2))
 
@@ -579,6 +580,18 @@ def test_keep_counts(tmp_path):
         assert checkpointer.steps() == [9]
     with pytest.raises(UserError, match="keep_latest 0"):
         Checkpointer(tmp_path, keep_latest=0)
+
+
+def test_the_best_can_be_the_smallest(tmp_path):
+    smallest = {"best_metric": "m", "larger_is_better": False}
+    with Checkpointer(tmp_path, keep_latest=1, keep_best=1, **smallest) as checkpointer:
+        for step, score in enumerate([5.0, 2.0, 2.0, math.nan, 3.0]):
+            checkpointer.save(step, state_of(step))
+            checkpointer.add_metrics(step, {"m": score})
+        checkpointer.wait()
+        assert checkpointer.steps() == [2, 4]
+    assert best_step(tmp_path, "m", larger_is_better=False) == 2  # The newest of equals.
+    assert best_step(tmp_path, "m") == 4
 
 
 def test_metrics_can_come_later(tmp_path):
@@ -748,7 +761,7 @@ def in_process(function, *arguments) -> BaseProcess:
 
 
 def save_for_ever(directory: Path, first: int):
-    with Checkpointer(directory) as checkpointer:
+    with Checkpointer(directory, best_metric=METRIC) as checkpointer:
         for step in range(first, 1_000_000):
             checkpointer.save(step, state_of(step, size=300))
             checkpointer.add_metrics(step, {METRIC: step % 7})

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qsdt_jax.metric import Metric
 from qsdt_jax.workdir.curves import PIECES, draw_curves, extremes, running_mean
 from qsdt_jax.workdir.history import History
+
+METRICS = (Metric("top1", "top-1", "%"), Metric("loss", "loss", "nats", larger_is_better=False))
 
 
 def history_of(steps: int, evaluated: int = 10) -> History:
@@ -22,7 +25,7 @@ def history_of(steps: int, evaluated: int = 10) -> History:
 
 @pytest.mark.parametrize("steps", [0, 1, 5, 300])
 def test_a_picture(tmp_path, steps):
-    draw_curves(tmp_path, history_of(steps))
+    draw_curves(tmp_path, history_of(steps), METRICS)
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.format == "PNG" and picture.size == (1320, 480)
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
@@ -32,14 +35,14 @@ def test_the_picture_of_a_long_run_takes_no_longer(tmp_path):
     """It took half a minute: 17 s of a core, and it takes half a second."""
     history = history_of(245_100, evaluated=1)
     start = time.process_time()
-    draw_curves(tmp_path, history)
+    draw_curves(tmp_path, history, METRICS)
     assert time.process_time() - start < 5
     assert (tmp_path / "curves.png").exists()
 
 
 def test_what_fails_is_one_warning(tmp_path, caplog):
     (tmp_path / "curves.png").mkdir()
-    draw_curves(tmp_path, history_of(5))
+    draw_curves(tmp_path, history_of(5), METRICS)
     [told] = caplog.messages
     assert told.startswith("curves.png cannot be drawn: ") and "\n" not in told
     assert not list(tmp_path.glob("*.tmp"))

@@ -45,6 +45,9 @@ def test_best():
         history.add(step, {"score": value, "other": -value})
     assert history.best("score") == (3, 5.0)
     assert history.best("other") == (1, -3.0)
+    # Where smaller is better, as of the negative numbers where larger is.
+    assert history.best("other", larger_is_better=False) == (3, -5.0)
+    assert history.best("score", larger_is_better=False) == (1, 3.0)
     history.add(9, {"only": math.nan})
     assert history.best("only") == (9, pytest.approx(math.nan, nan_ok=True))
 

@@ -1,0 +1,83 @@
+"""The task of a configuration: one table from `config.task.name` to what makes a task.
+
+A task that is not in the table is named by its place, see `assemble.imported`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import ml_collections
+
+from qsdt_jax.assemble.checks import check_within
+from qsdt_jax.assemble.data import input_shape
+from qsdt_jax.assemble.imported import imported_object
+from qsdt_jax.assemble.network import build_model
+from qsdt_jax.errors import UserError
+from qsdt_jax.metric import Metric
+from qsdt_jax.tasks.classification import Classification, class_count
+from qsdt_jax.tasks.task import Task, Variables
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskFactory:
+    """Makes the tasks of one kind.
+
+    Attributes:
+      build: from a configuration and the names of the data's classes, None where these are not known, to the
+        task; raises UserError for values of the configuration that are out of range.
+      metrics: of its tasks, for whoever reads results without building a network.
+      class_count: of tasks whose outputs are classes, how many of them the variables of a checkpoint tell
+        apart, or None for variables of another network.
+    """
+
+    build: Callable[[ml_collections.ConfigDict, Sequence[str] | None], Task]
+    metrics: tuple[Metric, ...]
+    class_count: Callable[[Variables], int | None] | None = None
+
+
+def task_factory(name: str) -> TaskFactory:
+    """What makes the tasks of a name: one of `TASKS`, or "module:NAME"; raises UserError for any other."""
+    if name in TASKS:
+        return TASKS[name]
+    found = imported_object("task.name", name, TASKS)
+    if not isinstance(found, TaskFactory):
+        raise UserError(f"config.task.name={name!r}: expected a TaskFactory, found {type(found).__name__}")
+    return found
+
+
+def build_task(config: ml_collections.ConfigDict, class_names: Sequence[str] | None) -> Task:
+    """The task of a configuration.
+
+    Args:
+      config: of the run.
+      class_names: of the data, in the order of their labels; None where there are none or they are not known.
+
+    Raises:
+      UserError: a value out of range.
+    """
+    return task_factory(config.task.name).build(config, class_names)
+
+
+def build_classification(
+    config: ml_collections.ConfigDict, class_names: Sequence[str] | None
+) -> Classification:
+    """Classification of the data's classes; raises UserError as `build_model` does."""
+    if class_names is None:
+        raise UserError("config.task.name='classification' needs data with classes; these have none")
+    check_within(config, {"data.mixup": (0, math.inf), "data.cutmix": (0, math.inf)})
+    return Classification(
+        model=build_model(config, len(class_names)),
+        image_shape=input_shape(config),
+        class_names=tuple(class_names),
+        label_smoothing=config.loss.label_smoothing,
+        mixup_alpha=config.data.mixup,
+        cutmix_alpha=config.data.cutmix,
+    )
+
+
+TASKS: Mapping[str, TaskFactory] = {
+    "classification": TaskFactory(
+        build=build_classification, metrics=Classification.metrics, class_count=class_count
+    ),
+}

@@ -1,0 +1,153 @@
+"""Initial variables of a network within seconds: their draws are computed by NumPy, the rest not at all.
+
+`model.init` computes a whole forward pass operation by operation, and compiles the random generator again for
+each shape of a tensor. Here `model.init` is traced, and of the program only what the variables depend on is
+computed, on the host. Nothing is compiled. The values are those of `jax.jit(model.init)`: bits of the same
+generator (threefry), and the same arithmetic to the rounding of its sums.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from scipy.special import erfinv
+
+from qsdt_jax.models.backbone import STRIDE, Backbone
+from qsdt_jax.models.classifier import Classifier
+
+ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)  # Threefry's, in bits, of even and of odd groups of rounds.
+PARITY = np.uint32(0x1BD11BDA)
+AT_ONCE = 2**15  # Numbers drawn together: what fits the fastest cache.
+
+
+def init_variables(model: Backbone | Classifier, seed: int = 0) -> dict[str, Any]:
+    """The variables that a network starts with, as of `model.init`: {"params": ..., "batch_stats": ...}.
+
+    Args:
+      model: a backbone, or a classifier.
+      seed: of the draws, 0 to 2^32 - 1; equal seeds give equal values.
+
+    Raises:
+      ValueError: a field of the model is out of range.
+    """
+    backbone = model if isinstance(model, Backbone) else model.backbone
+    images = jnp.zeros((1, STRIDE, STRIDE, backbone.in_channels), backbone.numerics.real_dtype)
+    method = "features" if model is backbone else "__call__"
+
+    def init(key: jax.Array) -> dict[str, Any]:
+        return dict(model.init(key, images, method=method))
+
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+    program, shapes = jax.make_jaxpr(init, return_shape=True)(key)
+    leaves = _run(_needed(program.jaxpr), program.consts, [np.array([0, seed], np.uint32)])
+    return jax.tree.unflatten(jax.tree.structure(shapes), [jnp.array(leaf) for leaf in leaves])
+
+
+def _needed(program: Jaxpr) -> Jaxpr:
+    """The program without the operations that no result depends on."""
+    wanted, needed = {v for v in program.outvars if not isinstance(v, Literal)}, []
+    for operation in reversed(program.eqns):
+        if not wanted.isdisjoint(operation.outvars):
+            needed.append(operation)
+            wanted.update(v for v in operation.invars if not isinstance(v, Literal))
+    return program.replace(eqns=needed[::-1])
+
+
+def _run(program: Jaxpr, constants: Any, inputs: Any) -> list[Any]:
+    """The results of a program; a key is uint32 (2,)."""
+    values: dict[Any, Any] = dict(zip(program.constvars, constants, strict=True))
+    values.update(zip(program.invars, inputs, strict=True))
+
+    def value(v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else values[v]
+
+    for operation in program.eqns:
+        given = [value(v) for v in operation.invars]
+        if operation.primitive.name == "jit":
+            inner = operation.params["jaxpr"]
+            values.update(zip(operation.outvars, _run(inner.jaxpr, inner.consts, given), strict=True))
+        else:
+            values[operation.outvars[0]] = OPERATIONS[operation.primitive.name](operation, *given)
+    return [value(v) for v in program.outvars]
+
+
+def _elementwise(function: Callable[..., Any]) -> Callable[..., np.ndarray]:
+    """An operation that NumPy has as a function of arrays, its result in the type of the program."""
+
+    def compute(operation: JaxprEqn, *given: Any) -> np.ndarray:
+        result: Any = operation.outvars[0].aval
+        return np.asarray(function(*given), result.dtype)
+
+    return compute
+
+
+def _broadcast(operation: JaxprEqn, x: Any) -> np.ndarray:
+    x, shape = np.asarray(x), operation.params["shape"]
+    axes = dict(zip(operation.params["broadcast_dimensions"], x.shape, strict=True))
+    return np.broadcast_to(x.reshape([axes.get(i, 1) for i in range(len(shape))]), shape)
+
+
+def _fold_in(operation: JaxprEqn, key: np.ndarray, number: Any) -> np.ndarray:
+    """jax.random.fold_in."""
+    return np.concatenate(threefry(key, np.zeros(1, np.uint32), np.array([number], np.uint32)))
+
+
+def _random_bits(operation: JaxprEqn, key: np.ndarray) -> np.ndarray:
+    """jax.random.bits: the number at place i of an array depends on the key and i alone."""
+    shape, width = operation.params["shape"], operation.params["bit_width"]
+    bits = np.empty(math.prod(shape), f"uint{width}")
+    for start in range(0, bits.size, AT_ONCE):
+        places = np.arange(start, min(start + AT_ONCE, bits.size), dtype=np.uint64)
+        high, low = threefry(key, (places >> 32).astype(np.uint32), places.astype(np.uint32))
+        whole = high ^ low if width == 32 else high.astype(np.uint64) << 32 | low
+        bits[start : start + AT_ONCE] = whole
+    return bits.reshape(shape)
+
+
+OPERATIONS: Mapping[str, Callable[..., Any]] = {
+    "abs": _elementwise(np.abs),
+    "add": _elementwise(np.add),
+    "bitcast_convert_type": lambda operation, x: x.view(operation.params["new_dtype"]),
+    "broadcast_in_dim": _broadcast,
+    "convert_element_type": _elementwise(np.asarray),
+    "div": _elementwise(np.divide),
+    "erf_inv": _elementwise(erfinv),
+    "max": _elementwise(np.maximum),
+    "mul": _elementwise(np.multiply),
+    "or": _elementwise(np.bitwise_or),
+    "random_bits": _random_bits,
+    "random_fold_in": _fold_in,
+    "reduce_sum": lambda operation, x: np.sum(x, operation.params["axes"]),
+    "reshape": lambda operation, x: np.reshape(x, operation.params["new_sizes"]),
+    "shift_right_logical": _elementwise(np.right_shift),
+    "sqrt": _elementwise(np.sqrt),
+    "sub": _elementwise(np.subtract),
+}
+
+
+def threefry(key: np.ndarray, high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Threefry-2x32 in 20 rounds (Salmon et al., 2011): pseudorandom words of a key and of counters.
+
+    Args:
+      key: uint32 (2,).
+      high, low: uint32 of one shape, the words of the counters.
+
+    Returns:
+      Two arrays of words like these.
+    """
+    first, second = (np.asarray(word, np.uint32) for word in key)
+    words = first, second, first ^ second ^ PARITY
+    with np.errstate(over="ignore"):  # Sums are modulo 2^32.
+        x, y = high + words[0], low + words[1]
+        for group in range(5):
+            for rotation in ROTATIONS[group % 2]:
+                x += y
+                y = y << rotation | y >> (32 - rotation)
+                y ^= x
+            x += words[(group + 1) % 3]
+            y += words[(group + 2) % 3] + np.uint32(group + 1)
+    return x, y

@@ -1,0 +1,126 @@
+"""Networks by name, and the variables that they start with."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import qsdt_jax
+from qsdt_jax.errors import UserError
+from qsdt_jax.layers.bits_rules import BitsRule
+from qsdt_jax.models import SIZES, QSDTransformer, create_model, init_variables, list_models
+from qsdt_jax.models.backbone import Backbone
+from qsdt_jax.models.initial import threefry
+from qsdt_jax.train.step import jit_once
+
+SMALL = {"channels": (16, 16, 32, 32), "depth": 2, "num_heads": 2, "mlp_ratio": 1}
+
+
+def test_models_by_name():
+    assert list_models() == ["qsd_s", "qsd_m", "qsd_l", "qsd_xs", "qsd_l12", "qsd_xl"]
+    for name, size in zip(list_models(), SIZES.values(), strict=True):
+        assert create_model(name) == QSDTransformer(**size)
+    model = create_model("qsd_l12", num_classes=10, bits=2, depth=3)
+    assert (model.backbone.channels, model.backbone.depth) == (SIZES["L12"]["channels"], 3)
+    assert (model.num_classes, model.backbone.bits) == (10, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "told"),
+    [
+        ("qsd_z", {}, r"no model 'qsd_z'; there are qsd_s, .*, qsd_xl; did you mean 'qsd_\w+'\?"),
+        ("resnet", {}, "no model 'resnet'; there are qsd_s, .*, qsd_xl$"),
+        ("qsd_s", {"num_clases": 10}, "a network has no field 'num_clases'; did you mean 'num_classes'"),
+        ("qsd_s", {"parent": None}, "a network has no field 'parent'"),
+    ],
+)
+def test_wrong_names_are_told_with_the_nearest(name, fields, told):
+    with pytest.raises(UserError, match=told):
+        create_model(name, **fields)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        create_model("qsd_s", num_classes=10, **SMALL),
+        create_model("qsd_s", num_classes=10, bits=1, rectify="norm", distillation_head=True, **SMALL),
+        create_model("qsd_s", bits=32, neuron="relu", attention="softmax", in_channels=1, **SMALL),
+        create_model(
+            "qsd_s",
+            bits=8,
+            bits_rules=(BitsRule(pattern="head", bits=32),),
+            timesteps=2,
+            neuron="lif",
+            levels=1,
+            **SMALL,
+        ),
+        Backbone(**SMALL),
+    ],
+    ids=["4 bits", "1 bit", "float", "8 bits", "backbone"],
+)
+def test_initial_variables_are_those_of_the_network(model):
+    """Bit for bit what `init` draws; what is computed of many draws may be rounded otherwise."""
+    backbone = model if isinstance(model, Backbone) else model.backbone
+    images = jnp.zeros((1, 32, 32, backbone.in_channels))
+    method = "features" if model is backbone else "__call__"
+    expected = jit_once(lambda key: model.init(key, images, method=method))(jax.random.key(7))
+    found = init_variables(model, seed=7)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), expected
+    )
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith("step_size") or "/head" in name:  # A mean; a normal, by the inverse error function.
+            np.testing.assert_allclose(one, other, rtol=3e-5, atol=1e-7, err_msg=name)
+        else:
+            np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def test_initial_variables_in_float64():
+    with jax.enable_x64(True):
+        model = create_model("qsd_s", num_classes=10, dtype=jnp.float64, param_dtype=jnp.float64, **SMALL)
+        expected = jit_once(model.init)(jax.random.key(1), jnp.zeros((1, 32, 32, 3), jnp.float64))
+        found = init_variables(model, seed=1)
+        assert jax.tree.map(dtype, found) == jax.tree.map(dtype, expected)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), found, expected)
+
+
+def dtype(x):
+    return x.dtype
+
+
+def test_seeds_differ_and_repeat():
+    model = create_model("qsd_s", **SMALL)
+    kernels = [init_variables(model, seed)["params"]["head"]["kernel"] for seed in (0, 0, 1)]
+    assert jnp.array_equal(kernels[0], kernels[1])
+    assert not jnp.array_equal(kernels[0], kernels[2])
+
+
+def test_threefry_gives_the_words_of_its_authors():
+    """Of the known answers that come with Random123."""
+    ones = np.full(1, 0xFFFFFFFF, np.uint32)
+    zeros = np.zeros(1, np.uint32)
+    first, second = threefry(np.zeros(2, np.uint32), zeros, zeros)
+    assert (first[0], second[0]) == (0x6B200159, 0x99BA4EFE)
+    first, second = threefry(np.full(2, 0xFFFFFFFF, np.uint32), ones, ones)
+    assert (first[0], second[0]) == (0x1CB996FC, 0xBB002BE7)
+
+
+def test_the_package_gives_its_rooms_when_asked():
+    """`import qsdt_jax` alone loads no library."""
+    code = (
+        "import sys, qsdt_jax\n"
+        "assert 'jax' not in sys.modules and 'numpy' not in sys.modules\n"
+        "print(qsdt_jax.models.list_models()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "qsd_s\n"
+    assert "models" in dir(qsdt_jax)
+    with pytest.raises(AttributeError, match="no attribute 'modells'"):
+        _ = qsdt_jax.modells
