@@ -23,15 +23,22 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
-from launch.flags import DEFINED_OFTEN, define_config, define_path
+from launch.flags import DEFINED_OFTEN, GIVEN_CONFIG, define_config, define_path
 from launch.information import information
-from launch.study import SPIKES_FILE, Run, Study, Variant, is_done, read_study, read_summary
 from launch.workers import run_together
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.run import make_run
+from qsdt_jax.assemble.study import (
+    SPIKES_FILE,
+    Run,
+    Study,
+    Variant,
+    is_done,
+    read_study,
+    read_summary,
+)
 from qsdt_jax.assemble.teachers import check_pair, with_teacher
 from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.classes import named
@@ -76,8 +83,8 @@ def main() -> None:
             raise UserError(f"--{flag}={value} must be at most {bounds.WORKERS}")
     if PARALLEL.value > 1:  # The accelerators are for the processes that this one starts.
         jax.config.update("jax_platforms", "cpu")
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
-    study = read_study(file, CONFIG.value, Path(WORKDIR.value))
+    file = GIVEN_CONFIG.name
+    study = read_study(f"--config {file}", GIVEN_CONFIG.module, CONFIG.value, Path(WORKDIR.value))
     study = study._replace(seeds=SEEDS.value or study.seeds)
     names = ONLY.value or list(study.variants)
     for name in names:

@@ -8,19 +8,19 @@ from pathlib import Path
 import jax
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from configs.imagenet_s import get_config as imagenet_s
-from launch.bench_input import input_table, measure_input
-from launch.bench_network import MODES, Bench, Result, network_table, say
-from launch.flags import DEFINED_OFTEN, POSITIONAL, define_config, define_path, require_writable
+from launch.flags import DEFINED_OFTEN, GIVEN_CONFIG, POSITIONAL, define_config, define_path, require_writable
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import fit_step
 from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.network import DTYPES
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
+from qsdt_jax.inspect.input_speed import measure_input
+from qsdt_jax.inspect.speed import INFERENCE, MODES, Bench, Result
 from qsdt_jax.models import SIZES
+from qsdt_jax.progress import tell
 from qsdt_jax.workdir.provenance import provenance
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 64
@@ -76,7 +76,7 @@ def main() -> None:
         result = _measure_modes()
         lines = network_table(result)
     result["provenance"] = {**provenance(), "cpus": usable_cpus()}
-    say("\n" + lines)
+    tell("\n" + lines)
     text = json.dumps(result, indent=2) + "\n"
     if JSON.value is None:
         print(text, end="")
@@ -115,7 +115,7 @@ def _measure_modes() -> Result:
 
 
 def _config_file() -> str | None:
-    return config_flags.get_config_filename(flags.FLAGS["config"]) if CONFIG.value else None
+    return GIVEN_CONFIG.name if CONFIG.value else None
 
 
 def _config() -> tuple[ml_collections.ConfigDict, list[str]]:
@@ -133,3 +133,52 @@ def _config() -> tuple[ml_collections.ConfigDict, list[str]]:
     if DTYPE.value is not None:
         config.model.dtype = DTYPE.value
     return config, fit_step(config)
+
+
+def network_table(result: Result) -> str:
+    """The result for people."""
+    setting = result["setting"]
+    height, width = setting["image_size"]
+    lines = [
+        f"{setting['macs_per_image'] / 1e9:.3f} GMACs at {height}x{width}, batch {setting['batch']}, "
+        f"{setting['dtype']}; {setting['devices']} x {setting['backend']}, "
+        f"each with a matrix product of {setting['matmul_gflops_per_second']:,.0f} GFLOP/s",
+        *setting["remarks"],
+    ]
+    for mode in (*INFERENCE, "onnx", "train"):
+        if mode in result:
+            r = result[mode]
+            lines.append(
+                f"{mode:<10} {r['images_per_second']:>10,.1f} images/s  "
+                f"{1e3 * r['step_seconds']['median']:,.1f} ms a step "
+                f"(min {1e3 * r['step_seconds']['min']:,.1f}, spread {100 * r['spread']:.0f} %), "
+                f"{r['model_gflops_per_second']:,.0f} GFLOP/s, compiled in {r['compile_seconds']:.0f} s"
+            )
+            if r["memory_bytes"] is not None:
+                total = sum(r["memory_bytes"].values())
+                lines[-1] += f", {total / 1e6:,.0f} MB"
+    for name, r in result.get("input", {}).items():
+        lines.append(f"{'input':<10} {r['images_per_second']:>10,.1f} images/s  {name} data")
+    if "loop" in result:
+        r = result["loop"]
+        lines.append(
+            f"{'loop':<10} {r['images_per_second']:>10,.1f} images/s  {r['data']} data, "
+            f"{100 * r['input_wait_share']:.1f} % of the time waiting for batches"
+        )
+    return "\n".join(lines)
+
+
+def input_table(result: Result) -> str:
+    """The result for people."""
+    images = result["images"]
+    lines = [
+        f"JPEGs of {images['width']}x{images['height']}, {images['mean_bytes'] / 1e3:,.0f} kB, to inputs of "
+        f"{'x'.join(map(str, images['input_size']))}",
+        *(f"{rate:>8,.0f} images/s of a core  {name}" for name, rate in result["stages"].items()),
+    ]
+    for name, rate in result["pipeline"].items():
+        lines.append(
+            f"{rate:>8,.0f} images/s in all     pipeline, {name}: {rate / result['cores']:,.0f} for each of "
+            f"{result['cores']} cores"
+        )
+    return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Parsing of flags, with one clear line for every mistake."""
 
+import importlib.util
 import itertools
 import re
 import tempfile
@@ -9,8 +10,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from qsdt_jax.assemble.checks import check_sizes
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.defaults import KEYS, check_config
+from qsdt_jax.assemble.keys import config_keys
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.nearest import nearest
@@ -22,15 +23,54 @@ POSITIONAL = "files"
 DEFINED_OFTEN: dict[str, Any] = {"allow_override": True}
 
 
+class _ConfigFile(flags.ArgumentParser):
+    """The file that --config names, which runs once however many ask for what it gives.
+
+    Attributes:
+      name: as on the command line, "FILE.py" or "FILE.py:ARGUMENT"; "" before there is one.
+      module: of the file.
+    """
+
+    syntactic_help = "a Python file with get_config()"
+
+    def __init__(self):
+        self.name, self.module, self._config = "", None, ConfigDict()
+
+    def load(self, name: str) -> ConfigDict:
+        """Runs the file; raises UserError where it cannot be run or gives no configuration."""
+        path, _, argument = name.partition(":")
+        try:
+            spec = importlib.util.spec_from_file_location("checked_config", path)
+            if spec is None or spec.loader is None:
+                raise ImportError("not a Python file")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            config = module.get_config(argument) if argument else module.get_config()
+        except Exception as error:  # Whatever a config file does wrong is the user's to mend.
+            raise UserError(f"--config {path}: {type(error).__name__}: {error}") from None
+        if not isinstance(config, ConfigDict):
+            raise UserError(
+                f"--config {path}: get_config() gave {type(config).__name__}, expected ConfigDict"
+            )
+        self.name, self.module, self._config = name, module, config
+        return config
+
+    def parse(self, argument: str) -> ConfigDict:
+        """The configuration of the file, for the flag and its overrides."""
+        config = self._config if argument == self.name else self.load(argument)
+        return config.lock()
+
+
+GIVEN_CONFIG = _ConfigFile()
+
+
 def define_config():
     """Defines --config and its overrides; returns the flag's holder."""
-    return config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "file of the configuration, e.g. configs/digits.py",
-        lock_config=True,
-        **DEFINED_OFTEN,
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "file of the configuration, e.g. configs/digits.py", **DEFINED_OFTEN
     )
+    flags.FLAGS["config"].parser = GIVEN_CONFIG
+    return holder
 
 
 class _PathParser(flags.ArgumentParser):
@@ -71,7 +111,7 @@ def parse(verb: str, description: str, arguments: list[str]) -> bool:
     except flags.Error as error:
         raise UserError(str(error)) from None
     if "config" in flags.FLAGS and isinstance(config := flags.FLAGS["config"].value, ConfigDict):
-        check_sizes(config)
+        check_config(config)
     if rest and POSITIONAL not in flags.FLAGS:
         raise UserError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
     if rest:
@@ -112,7 +152,7 @@ def _check_config(arguments: list[str]) -> None:
     if not path.is_file():
         others = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
         raise UserError(f"--config {path}: no such file{nearest(str(path), others)}")
-    known, complete = config_keys(_load(file)), config_keys(base_config())
+    known, complete = config_keys(GIVEN_CONFIG.load(file)), list(KEYS)
     for key in known:
         if key not in complete:
             raise UserError(f"--config {path}: unknown config key {key!r}{nearest(key, complete)}")
@@ -123,34 +163,6 @@ def _check_config(arguments: list[str]) -> None:
         match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
         if match and match[1] not in known:
             raise UserError(f"unknown config key {match[1]!r}{nearest(match[1], known)}")
-
-
-def _load(file: str) -> ConfigDict:
-    """The config as its file gives it."""
-    import importlib.util
-
-    path, _, argument = file.partition(":")
-    try:
-        spec = importlib.util.spec_from_file_location("checked_config", path)
-        if spec is None or spec.loader is None:
-            raise ImportError("not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        config = module.get_config(argument) if argument else module.get_config()
-    except Exception as error:  # Whatever a config file does wrong is the user's to mend.
-        raise UserError(f"--config {path}: {type(error).__name__}: {error}") from None
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"--config {path}: get_config() gave {type(config).__name__}, expected ConfigDict")
-    return config
-
-
-def config_keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    """All keys of a configuration, as they are overridden: "model.bits"."""
-    keys = []
-    for key in config:
-        value = config.get_ref(key).get() if not isinstance(config[key], ConfigDict) else config[key]
-        keys += config_keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
-    return keys
 
 
 def _with_path(argument: str, before: str) -> str:

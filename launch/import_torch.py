@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -12,8 +12,6 @@ from qsdt_jax.files import expanded
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ml_collections import ConfigDict
 
 CONFIG = define_config()
@@ -69,6 +67,7 @@ def import_torch(
     from qsdt_jax.assemble.trained import use_float64_if_asked
     from qsdt_jax.data.classes import Classes, numbers, require_same_classes
     from qsdt_jax.interop import from_torch
+    from qsdt_jax.interop.architecture import class_count
     from qsdt_jax.interop.torch_file import load
     from qsdt_jax.train.state import create_state, parameter_count
     from qsdt_jax.workdir.checkpoint import Checkpointer
@@ -76,7 +75,7 @@ def import_torch(
 
     use_float64_if_asked(config)
     tensors = load(checkpoint, ema=ema)
-    outputs = _outputs(checkpoint, tensors)
+    outputs = class_count(str(checkpoint), tensors)
     if class_names and len(class_names) != outputs:
         raise UserError(f"{checkpoint} has {outputs} classes, but {len(class_names)} names are given")
     names = class_names or _names_of_data(config)
@@ -107,21 +106,6 @@ def _require_new(checkpoints: Path) -> None:
         raise UserError(
             f"workdir {checkpoints.parent} holds checkpoints of steps {stored}; expected a new directory"
         )
-
-
-def _outputs(checkpoint: str | Path, tensors: "Mapping[str, Any]") -> int:
-    from qsdt_jax import bounds
-    from qsdt_jax.interop.entries import described
-
-    head = tensors.get("head.weight")
-    if head is None or head.ndim != 2:
-        raise UserError(
-            f"{checkpoint} is not of this network: it has no tensor head.weight of two axes; "
-            f"it has {described(tensors)}"
-        )
-    if not 1 <= head.shape[0] <= bounds.CLASSES:
-        raise UserError(f"{checkpoint} has {head.shape[0]:,} classes; expected 1 to {bounds.CLASSES:,}")
-    return head.shape[0]
 
 
 def _names_of_data(config: "ConfigDict") -> tuple[str, ...] | None:

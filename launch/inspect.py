@@ -14,7 +14,6 @@ import ml_collections
 from absl import flags
 from jax.extend.core import Literal
 
-from launch.ahead import force_devices, on_devices
 from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_optimizer, build_parallel, fit_step
@@ -23,6 +22,7 @@ from qsdt_jax.assemble.network import require_classifier
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
+from qsdt_jax.inspect.plan import force_devices, on_devices
 from qsdt_jax.models.classifier import HEADS
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.tasks.task import Task, Variables

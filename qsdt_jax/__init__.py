@@ -1,6 +1,7 @@
 """Quantized spike-driven transformers in JAX.
 
-`qsdt_jax.models` makes networks.
+`load` opens a network that a run, an export or somebody else has left, `save` writes one for others, and
+`models` makes new ones.
 """
 
 import importlib
@@ -8,7 +9,11 @@ from typing import Any
 
 __version__ = "0.1.0"
 # What `import qsdt_jax` gives when it is first asked for, so that the import itself takes no time.
-_LATER = {"models": ("qsdt_jax.models", None)}
+_LATER = {
+    "load": ("qsdt_jax.assemble.opening", "load"),
+    "save": ("qsdt_jax.assemble.saving", "save"),
+    "models": ("qsdt_jax.models", None),
+}
 
 
 def __getattr__(name: str) -> Any:

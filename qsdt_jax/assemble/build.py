@@ -7,9 +7,8 @@ from typing import Any
 import ml_collections
 import optax
 
-from qsdt_jax.assemble.checks import check_within, choice, value_of
-from qsdt_jax.assemble.data import build_preprocess, build_training_source, class_names_of, input_shape
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.data import build_data, class_names_of
+from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.split import Split
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
@@ -39,20 +38,25 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     Raises:
       UserError: a value out of range, or data that cannot be read.
     """
-    _check_positive(config)
-    training = build_training_source(config)
+    check_config(config)
+    data = build_data(config)
+    training, preprocess = data.training, data.preprocess
     _check_division(config)
     parallel = build_parallel(config)
     names = class_names_of(training)
     classes = None if names is None else named(TRAINING, names)
-    splits = {name: Split(config, name, classes, parallel=parallel) for name in _evaluated(config)}
-    if len(training) < config.batch_size:
-        raise UserError(f"config.batch_size={config.batch_size} exceeds the {len(training)} training images")
+    splits = {
+        name: Split(config, name, classes, parallel=parallel, source=source)
+        for name, source in data.evaluated.items()
+    }
+    if data.training_images < config.batch_size:
+        raise UserError(
+            f"config.batch_size={config.batch_size} exceeds the {data.training_images} training images"
+        )
     evaluation_batch = max(split.batch_size for split in splits.values())
     for key, size in (("batch_size", config.batch_size), ("eval.batch_size", evaluation_batch)):
-        require_memory(4 * size * math.prod(input_shape(config)), f"the images of config.{key}={size}")
-    preprocess = build_preprocess(config)
-    epoch = len(training) // config.batch_size
+        require_memory(4 * size * math.prod(data.input_shape), f"the images of config.{key}={size}")
+    epoch = data.training_images // config.batch_size
     total_steps = config.epochs * epoch
     if total_steps > STEPS_OF_A_RUN:
         raise UserError(
@@ -82,7 +86,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
             rows=parallel.rows(config.batch_size, config.accumulate),
         ),
         evaluation_data={name: split.host_batches for name, split in splits.items()},
-        training_images=len(training),
+        training_images=data.training_images,
         evaluation_images=sum(split.images for split in splits.values()),
         total_steps=total_steps,
         batch_size=config.batch_size,
@@ -113,9 +117,8 @@ def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
 def build_optimizer(
     config: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """The optimiser; raises UserError for an unknown name."""
+    """The optimiser."""
     optimizer = config.optimizer
-    choice("optimizer.name", optimizer.name, OPTIMIZERS)
     return _optimizer(optimizer.name, schedule, optimizer.weight_decay, optimizer.clip_norm)
 
 
@@ -142,9 +145,7 @@ def fit_step(config: ml_collections.ConfigDict) -> list[str]:
       UserError: the batch cannot be cut as `accumulate` says.
     """
     batch, parts, group, remarks = config.batch_size, config.accumulate, config.model.norm_group, []
-    if batch < 1:
-        raise UserError(f"config.batch_size={batch} must be at least 1")
-    if parts < 1 or batch % parts:
+    if batch % parts:
         raise UserError(f"config.accumulate={parts} does not divide the batch of {batch} images")
     if group > 0 and batch // parts % group:
         config.model.norm_group = 0
@@ -167,14 +168,6 @@ def _profile_steps(config: ml_collections.ConfigDict, total_steps: int) -> tuple
     return int(first), int(last)
 
 
-def _evaluated(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """The splits that are evaluated, the one that decides first."""
-    names = tuple(config.eval.splits)
-    if not names or len(set(names)) < len(names) or not set(names) <= set(SPLITS):
-        raise UserError(f"config.eval.splits={names} must be one or more of {', '.join(SPLITS)}, each once")
-    return names
-
-
 def _check_division(config: ml_collections.ConfigDict) -> None:
     """Refuses a batch that does not divide as it should."""
     batch, parts, group = config.batch_size, config.accumulate, config.model.norm_group
@@ -183,35 +176,3 @@ def _check_division(config: ml_collections.ConfigDict) -> None:
     if group and batch // parts % group:
         rows = batch // parts
         raise UserError(f"config.model.norm_group={group} does not divide the {rows} images of a micro-batch")
-
-
-def _check_positive(config: ml_collections.ConfigDict) -> None:
-    at_least = {
-        "seed": 0,
-        "epochs": 1,
-        "batch_size": 1,
-        "accumulate": 1,
-        "eval.batch_size": 1,
-        "log.every_steps": 1,
-        "checkpoint.every_steps": 1,
-        "checkpoint.keep_latest": 1,
-        "checkpoint.keep_best": 0,
-        "data.workers": -1,
-        "data.corrupt_limit": 0,
-        "data.fake_images": 1,
-        "data.fake_classes": 1,
-        "optimizer.learning_rate": 0,
-        "optimizer.warmup_epochs": 0,
-        "optimizer.weight_decay": 0,
-        "optimizer.clip_norm": 0,
-        "model.norm_group": 0,
-    }
-    check_within(config, {key: (smallest, math.inf) for key, smallest in at_least.items()})
-    if config.seed >= 2**31:
-        raise UserError(f"config.seed={config.seed} must be less than 2^31")
-    if not 0 < config.eval.every_epochs < math.inf:
-        raise UserError(f"config.eval.every_epochs={config.eval.every_epochs} must be positive")
-    for key in ("ema_decay", "loss.label_smoothing", "model.drop_path"):
-        value = value_of(config, key)
-        if not 0 <= value < 1:
-            raise UserError(f"config.{key}={value} must lie in [0, 1)")

@@ -1,17 +1,16 @@
 """From a configuration to its data: the splits, and how an image or a stream of events becomes an input."""
 
-import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import ml_collections
 
-from qsdt_jax.assemble.checks import bounds, check_within, choice, is_finite, whole_numbers
 from qsdt_jax.assemble.imported import imported_object
-from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess, Slicing
+from qsdt_jax.assemble.rules import OneOf, Rule, Within
+from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess
 from qsdt_jax.data.images import MODES
-from qsdt_jax.data.pipeline import Preprocess
-from qsdt_jax.data.randaugment import LARGEST_MAGNITUDE
+from qsdt_jax.data.pipeline import Augmentation, Preprocess
 from qsdt_jax.data.simulated_events import DigitEvents
 from qsdt_jax.data.skipping import SkipCorrupt
 from qsdt_jax.data.sources import (
@@ -26,10 +25,42 @@ from qsdt_jax.data.sources import (
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
-from qsdt_jax.models.backbone import STRIDE
 
 SOURCES = ("digits", "folder", "tfds", "digits_dvs", "motion_dvs", "fake")
 FOLDER_SPLITS = {"train": "train", "test": "val"}
+
+
+class Data(NamedTuple):
+    """The data of a run: training, the splits to evaluate, and how an example becomes an input.
+
+    Attributes:
+      training: as training reads it; training_images: their number.
+      evaluated: by the name of the split, the one that decides first.
+      preprocess: of an example.
+      input_shape: of one input.
+    """
+
+    training: Source
+    training_images: int
+    evaluated: Mapping[str, Source]
+    preprocess: Preprocess | EventPreprocess
+    input_shape: tuple[int, ...]
+
+
+def build_data(config: ml_collections.ConfigDict) -> Data:
+    """The data of a configuration.
+
+    Raises:
+      UserError: values that do not fit each other, or files that are not there.
+    """
+    training = build_training_source(config)
+    return Data(
+        training=training,
+        training_images=len(training),
+        evaluated={name: build_source(config, name) for name in config.eval.splits},
+        preprocess=build_preprocess(config),
+        input_shape=input_shape(config),
+    )
 
 
 def build_training_source(config: ml_collections.ConfigDict) -> Source:
@@ -54,7 +85,6 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
             names = tuple(data.classes) or DIGITS
             if len(set(names)) < len(names) or not set(names) <= set(DIGITS):
                 raise UserError(f"config.data.classes={names} must be different ones of {''.join(DIGITS)}")
-            check_within(config, {"data.digits_images": (0, math.inf), "data.digits_noise": (0, math.inf)})
             return DigitsSource(
                 "train" if split == "train" else "test",
                 max(image_size(config)),
@@ -113,32 +143,19 @@ def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess | EventPre
     data = config.data
     if data.events:
         return _build_event_preprocess(config)
-    choice("data.augmentation", data.augmentation, ("none", "affine", "crop_flip"))
+    _require(config, "augmentation", OneOf(get_args(Augmentation)))
     for name in ("mean", "std"):
         if len(data[name]) not in (1, data.channels):
             raise UserError(f"config.data.{name} has {len(data[name])} values for {data.channels} channels")
-        if not all(is_finite(value) and (name == "mean" or value > 0) for value in data[name]):
-            kind = "numbers" if name == "mean" else "positive numbers"
-            raise UserError(f"config.data.{name}={tuple(data[name])} must be {kind}")
-    check_within(
-        config,
-        {
-            "data.randaugment_magnitude": (0, LARGEST_MAGNITUDE),
-            "data.randaugment_std": (0, math.inf),
-            "data.erase_probability": (0, 1),
-        },
-    )
     if data.randaugment_magnitude and data.channels not in MODES:
         raise UserError(f"RandAugment takes 1 or 3 channels, but config.data.channels={data.channels}")
-    if not 0 < data.eval_crop_ratio <= 1:
-        raise UserError(f"config.data.eval_crop_ratio={data.eval_crop_ratio} must lie in (0, 1]")
     return Preprocess(
         size=image_size(config),
         mean=tuple(data.mean),
         std=tuple(data.std),
         augmentation=data.augmentation,
-        crop_area=bounds(config, "data.crop_area", 1),
-        crop_aspect=bounds(config, "data.crop_aspect", math.inf),
+        crop_area=tuple(data.crop_area),
+        crop_aspect=tuple(data.crop_aspect),
         randaugment_magnitude=data.randaugment_magnitude,
         randaugment_std=data.randaugment_std,
         erase_probability=data.erase_probability,
@@ -149,9 +166,8 @@ def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess | EventPre
 def _build_event_preprocess(config: ml_collections.ConfigDict) -> EventPreprocess:
     data = config.data
     size = image_size(config)
-    choice("data.augmentation", data.augmentation, get_args(EventAugmentation))
-    choice("data.slicing", data.slicing, get_args(Slicing))
-    check_within(config, {"data.roll": (0, min(size))})
+    _require(config, "augmentation", OneOf(get_args(EventAugmentation)))
+    _require(config, "roll", Within(0, min(size)))
     if data.channels != POLARITIES:
         raise UserError(f"events have {POLARITIES} polarities, but config.data.channels={data.channels}")
     return EventPreprocess(
@@ -170,10 +186,13 @@ def input_shape(config: ml_collections.ConfigDict) -> tuple[int, ...]:
 
 
 def image_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    """Height and width of an input in pixels; refuses what the strides do not divide."""
-    height, width = whole_numbers(config, "data.image_size", 2)
-    if height % STRIDE or width % STRIDE or height < STRIDE or width < STRIDE:
-        raise UserError(
-            f"config.data.image_size={(height, width)}: height and width must be multiples of {STRIDE}"
-        )
+    """Height and width of an input in pixels."""
+    height, width = config.data.image_size
     return height, width
+
+
+def _require(config: ml_collections.ConfigDict, key: str, rule: Rule) -> None:
+    """Refuses a value that does not fit the others of its section."""
+    value = config.data[key]
+    if fault := rule.fault(value):
+        raise UserError(f"config.data.{key}={value!r} {fault}")

@@ -1,114 +1,255 @@
-"""Every key of an experiment with its default; the other configs change some of them.
+"""Every key of an experiment: its default, what it means and what it may be.
 
 A config is plain data. `python -m launch --config configs/NAME.py --config.model.bits=2` overrides any key; a
 misspelt one is refused. Lengths of time are in epochs here and become steps once the data are known.
+
+`check_config` checks every value wherever a configuration comes in: from the command line, a workdir, a row
+of a study, or a caller of `build_run`. What fits what is checked where the object is made, and the network
+checks its own fields.
 """
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from qsdt_jax import bounds
+from qsdt_jax.assemble.rules import (
+    Numbers,
+    OneOf,
+    Positive,
+    Range,
+    Rule,
+    Share,
+    Sides,
+    SomeOf,
+    WholeNumbers,
+    Within,
+)
+from qsdt_jax.errors import UserError
+
+FLOAT32 = 3.4e38  # About its largest number.
+# Here as plain data, so that reading a config loads no library; tests hold them to the library's own.
+DTYPES = ("float32", "bfloat16", "float64")
+SLICINGS = ("count", "time", "sum")
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One key of an experiment.
+
+    Attributes:
+      default: its value where a config says nothing.
+      meaning: in a few words.
+      rule: what its value may be; None where that depends on others, or the network checks it.
+      limit: the largest magnitude, of each number in a tuple: nobody who means it comes near it.
+      floor: the smallest positive value, for the same reason.
+    """
+
+    default: Any
+    meaning: str
+    rule: Rule | None = None
+    limit: float | None = None
+    floor: float | None = None
+
+
+KEYS: Mapping[str, Key] = {
+    "seed": Key(
+        0, "of everything random: weights, order, augmentation, drop path", Within(0), limit=2**31 - 1
+    ),
+    "start_from": Key("", "workdir of a trained network that a new run takes its weights from"),
+    "epochs": Key(300, "passes through the training images", Within(1), limit=bounds.STEPS_OF_A_RUN),
+    "batch_size": Key(256, "images per update", Within(1), limit=bounds.BATCH),
+    "accumulate": Key(1, "micro-batches that an update is cut into", Within(1), limit=bounds.BATCH),
+    "task.name": Key("classification", "or a task of your own, MODULE:NAME of a TaskFactory"),
+    "model.channels": Key(
+        (64, 128, 256, 360), "C1..C4, widths of the stages", WholeNumbers(4), limit=bounds.CHANNELS
+    ),
+    "model.depth": Key(8, "transformer blocks, at least 2", limit=bounds.DEPTH),
+    "model.num_heads": Key(8, "attention heads, which divide C3 and C4", limit=bounds.FACTOR),
+    "model.mlp_ratio": Key(4, "widening in conv blocks and MLPs", limit=bounds.FACTOR),
+    "model.bits": Key(4, "of the weights: 1..8, 32 for float"),
+    "model.bits_rules": Key(
+        (),
+        "pairs (regular expression, bits) of layers that differ; the first that matches a whole path counts",
+    ),
+    "model.levels": Key(4, "D, largest spike count", limit=bounds.LEVELS),
+    "model.timesteps": Key(1, "T, time steps", limit=bounds.TIMESTEPS),
+    "model.neuron": Key("ie_lif", "ie_lif, i_lif, lif, quantized_relu; relu is none, for a float twin"),
+    "model.decay": Key(None, "of the membrane per time step, 0..1; None: the neuron's own"),
+    "model.reset": Key("soft", "of the membrane after a spike: soft, hard"),
+    "model.surrogate": Key(
+        "straight_through", "gradient of a spike: straight_through, rectangular, triangle, sigmoid, arctan"
+    ),
+    "model.rectify": Key("bn", "of q, k, v before they fire: bn (published code), norm"),
+    "model.attention": Key("spiking", "spiking, softmax"),
+    "model.attention_scale": Key(0.25, "factor on the attention product", limit=FLOAT32),
+    "model.layer_scale_init": Key(1e-6, "initial layer scale of the transformer blocks", limit=FLOAT32),
+    "model.drop_path": Key(
+        0.0, "probability at the last block, rising from 0 at the first", Share(with_one=False)
+    ),
+    "model.distillation_head": Key(False, "a second head for distill.kd, as DeiT; the mean of both answers"),
+    "model.norm_group": Key(
+        0, "images that share batch-norm statistics; 0 for the whole batch", Within(0), limit=bounds.BATCH
+    ),
+    "model.remat": Key("none", "none; blocks: computed again in the backward pass, less memory, more time"),
+    "model.exact_evaluation": Key(True, "equal to the deployed network bit for bit, and slower"),
+    "model.dtype": Key("float32", "operands of the products", OneOf(DTYPES)),
+    "data.source": Key(
+        "digits",
+        "digits, folder, tfds, digits_dvs, motion_dvs, fake; or MODULE:NAME, a function of config and split",
+    ),
+    "data.path": Key("", "folder: has train/CLASS/IMAGE.jpg and val/...; tfds: what `prepare` made"),
+    "data.classes": Key((), "of digits, those to tell apart; none for all"),
+    "data.digits_images": Key(
+        0, "of digits, number of training images; 0 for all", Within(0), limit=bounds.IMAGES
+    ),
+    "data.digits_noise": Key(0.0, "of digits, standard deviation on the pixels of 8x8, white = 1", Within(0)),
+    "data.corrupt_limit": Key(10, "records that each process skips in a start before it gives up", Within(0)),
+    "data.image_size": Key((32, 32), "height, width; multiples of 16", Sides(16), limit=bounds.SIDE),
+    "data.channels": Key(3, "of an image: 1 or 3; events have 2", limit=bounds.CHANNELS),
+    "data.mean": Key(
+        (0.485, 0.456, 0.406),
+        "of pixels in 0..1, in the normalisation",
+        Numbers(positive=False),
+        limit=FLOAT32,
+    ),
+    "data.std": Key(
+        (0.229, 0.224, 0.225),
+        "of pixels in 0..1, in the normalisation",
+        Numbers(positive=True),
+        limit=FLOAT32,
+    ),
+    "data.events": Key(False, "streams of an event camera, shown in T frames of 2 channels"),
+    "data.slicing": Key(
+        "count",
+        "of events into frames: count (equal counts), time (equal times), or sum, T times",
+        OneOf(SLICINGS),
+    ),
+    "data.roll": Key(0, "of events: largest shift in pixels", Within(0)),
+    "data.augmentation": Key("none", "images: none, affine, crop_flip; events: none, roll, flip_roll"),
+    "data.crop_area": Key((0.08, 1.0), "of crop_flip: bounds of the share of the area", Range(1)),
+    "data.crop_aspect": Key((3 / 4, 4 / 3), "of crop_flip: bounds of width / height", Range()),
+    "data.randaugment_magnitude": Key(
+        0.0, "mean strength of two operations, 0..10; 0 for none", Within(0, 10)
+    ),
+    "data.randaugment_std": Key(0.5, "standard deviation of the strength", Within(0)),
+    "data.erase_probability": Key(0.0, "that a box of the input is overwritten with noise", Within(0, 1)),
+    "data.mixup": Key(0.0, "alpha of mixup's Beta distribution; 0 for none", Within(0), limit=FLOAT32),
+    "data.cutmix": Key(
+        0.0, "the same of cutmix; where both are on, each takes half of the batches", Within(0), limit=FLOAT32
+    ),
+    "data.eval_crop_ratio": Key(
+        1.0,
+        "image_size / the side that images are scaled to for evaluation",
+        Share(with_one=True),
+        floor=bounds.SMALLEST_CROP,
+    ),
+    "data.workers": Key(
+        0,
+        "processes that read and augment; 0: a thread a core, -1: a process a core",
+        Within(-1),
+        limit=bounds.WORKERS,
+    ),
+    "data.fake_images": Key(1024, "length of a fake source", Within(1), limit=bounds.IMAGES),
+    "data.fake_classes": Key(1000, "classes of a fake source", Within(1), limit=bounds.CLASSES),
+    "optimizer.name": Key("lamb", "of the optimiser", OneOf(("lamb", "adamw"))),
+    "optimizer.learning_rate": Key(
+        6e-4, "per 256 images of batch_size; the peak is scaled linearly", Within(0), limit=FLOAT32
+    ),
+    "optimizer.warmup_epochs": Key(
+        10.0, "of a rate that rises; half of a run that has no more epochs", Within(0)
+    ),
+    "optimizer.weight_decay": Key(0.05, "on tensors of two or more axes", Within(0), limit=FLOAT32),
+    "optimizer.clip_norm": Key(1.0, "global gradient norm; 0 for none", Within(0), limit=FLOAT32),
+    "loss.label_smoothing": Key(
+        0.0, "share of the target that all classes have in common", Share(with_one=False)
+    ),
+    "parallel.mode": Key("jit", "jit: arrays cut over a mesh; pmap: the same program on each device"),
+    "parallel.fsdp": Key(
+        1, "with jit, devices that each large tensor of the state is cut over", limit=bounds.PROCESSES
+    ),
+    "distill.teacher": Key(
+        "", "workdir of a network that teaches, or caformer_s18:FILE of timm (also s36, m36, b36)"
+    ),
+    "distill.dtype": Key("bfloat16", "operands of the teacher's products", OneOf(DTYPES)),
+    "distill.fgd": Key(
+        0.0, "weight of the distance between the Gram matrices of q, k and v", Within(0), limit=FLOAT32
+    ),
+    "distill.fgd_normalization": Key("frobenius", "of a Gram matrix", OneOf(("frobenius", "cosine"))),
+    "distill.fgd_schedule": Key(
+        "constant", "of that weight: constant, or cosine to 0 at the end", OneOf(("constant", "cosine"))
+    ),
+    "distill.kd": Key(
+        0.0, "weight of the distance between the logits; 1 is DeiT's alpha 0.5", Within(0), limit=FLOAT32
+    ),
+    "distill.kd_target": Key(
+        "soft", "soft: all probabilities of the teacher; hard: its first choice", OneOf(("soft", "hard"))
+    ),
+    "distill.temperature": Key(1.0, "of the soft target", Positive(), limit=FLOAT32),
+    "profile.steps": Key("", "FIRST-LAST, as 10-15: writes a trace of these steps into the workdir"),
+    "ema_decay": Key(0.0, "of the moving average of all variables; 0 for none", Share(with_one=False)),
+    "eval.every_epochs": Key(1.0, "an evaluation, and one at the end", Positive()),
+    "eval.batch_size": Key(256, "images at a time in evaluation", Within(1), limit=bounds.BATCH),
+    "eval.splits": Key(
+        ("test",),
+        "of test and train; the first decides which checkpoint is best and is logged as eval/METRIC, another "
+        "one as eval_SPLIT/METRIC",
+        SomeOf(("test", "train")),
+    ),
+    "log.every_steps": Key(1, "a line of metrics", Within(1)),
+    "checkpoint.every_steps": Key(1000, "a checkpoint, besides one after every evaluation", Within(1)),
+    "checkpoint.keep_latest": Key(2, "newest checkpoints that stay", Within(1)),
+    "checkpoint.keep_best": Key(1, "best checkpoints that stay", Within(0)),
+}
+
 
 def base_config() -> ConfigDict:
     """The defaults: the paper's network, size S, and the optimiser of its ImageNet recipe."""
-    return ConfigDict(
-        {
-            "seed": 0,  # of everything random: weights, order, augmentation, drop path
-            "start_from": "",  # workdir of a trained network that a new run takes its weights from
-            "epochs": 300,
-            "batch_size": 256,  # images per update
-            "accumulate": 1,  # micro-batches that an update is cut into
-            "task": {"name": "classification"},  # or a task of your own, MODULE:NAME of a TaskFactory
-            "model": {
-                "channels": (64, 128, 256, 360),  # C1..C4
-                "depth": 8,  # transformer blocks, at least 2
-                "num_heads": 8,
-                "mlp_ratio": 4,
-                "bits": 4,  # of the weights: 1..8, 32 for float
-                # Pairs (regular expression, bits) of layers that differ: the first that matches the whole
-                # path counts. Such as ((r"block.*/attn/[qk]_repconv/.*", 8), ("head", 32)).
-                "bits_rules": (),
-                "levels": 4,  # D, largest spike count
-                "timesteps": 1,  # T
-                "neuron": "ie_lif",  # ie_lif, i_lif, lif, quantized_relu; relu: none, float
-                "decay": placeholder(float),  # of the membrane per time step; None: the neuron's own
-                "reset": "soft",  # soft, hard
-                "surrogate": "straight_through",  # or rectangular, triangle, sigmoid, arctan
-                "rectify": "bn",  # bn (published code), norm
-                "attention": "spiking",  # spiking, softmax
-                "attention_scale": 0.25,
-                "layer_scale_init": 1e-6,
-                "drop_path": 0.0,
-                "distillation_head": False,  # a second head for distill.kd, as DeiT; the mean of both answers
-                "norm_group": 0,  # images that share batch-norm statistics; 0 for the whole batch
-                "remat": "none",  # none; blocks: computed again in the backward pass, less memory, more time
-                "exact_evaluation": True,  # equal to the deployed network bit for bit, and slower
-                "dtype": "float32",  # operands of the products: float32, bfloat16, float64
-            },
-            "data": {
-                # digits, folder, tfds, digits_dvs, motion_dvs, fake; or MODULE:NAME of a function
-                "source": "digits",
-                "path": "",  # folder: has train/CLASS/IMAGE.jpg and val/...; tfds: what `prepare` made
-                "classes": (),  # of digits, those to tell apart; none for all
-                "digits_images": 0,  # of digits, number of training images; 0 for all
-                "digits_noise": 0.0,  # of digits, standard deviation on the pixels of 8x8, white = 1
-                "corrupt_limit": 10,  # records that each process skips in a start before it gives up
-                "image_size": (32, 32),  # height, width; multiples of 16
-                "channels": 3,
-                "mean": (0.485, 0.456, 0.406),  # of pixels in 0..1
-                "std": (0.229, 0.224, 0.225),
-                "events": False,  # streams of an event camera, shown in T frames of 2 channels
-                "slicing": "count",  # of events into frames: equal count, equal time, or their sum T times
-                "roll": 0,  # of events: largest shift in pixels
-                "augmentation": "none",  # images: none, affine, crop_flip; events: none, roll, flip_roll
-                "crop_area": (0.08, 1.0),  # of crop_flip: bounds of the share of the area
-                "crop_aspect": (3 / 4, 4 / 3),  # of crop_flip: bounds of width / height
-                "randaugment_magnitude": 0.0,  # mean strength of two operations, 0..10; 0 for none
-                "randaugment_std": 0.5,  # standard deviation of the strength
-                "erase_probability": 0.0,  # of noise in a random box
-                "mixup": 0.0,  # alpha of its Beta distribution; 0 for none
-                "cutmix": 0.0,  # the same; where both are on, each takes half of the batches
-                "eval_crop_ratio": 1.0,  # image_size / the side that images are scaled to for evaluation
-                "workers": 0,  # processes that read and augment; 0: a thread a core, -1: a process a core
-                "fake_images": 1024,  # length of a fake source
-                "fake_classes": 1000,
-            },
-            "optimizer": {
-                "name": "lamb",  # lamb, adamw
-                "learning_rate": 6e-4,  # per 256 images of batch_size; the peak is scaled linearly
-                "warmup_epochs": 10.0,  # of a rate that rises; half of a run that has no more epochs
-                "weight_decay": 0.05,  # on tensors of two or more axes
-                "clip_norm": 1.0,  # global gradient norm; 0 for none
-            },
-            "loss": {"label_smoothing": 0.0},
-            "parallel": {  # over all devices there are; changes no number but in its last digits
-                "mode": "jit",  # jit: arrays cut over a mesh; pmap: the same program on each device
-                "fsdp": 1,  # with jit, devices that each large tensor of the state is cut over
-            },
-            "distill": {
-                # Workdir of a network that teaches, or caformer_s18:FILE of timm (also s36, m36, b36).
-                "teacher": "",
-                "dtype": "bfloat16",  # operands of the teacher's products
-                "fgd": 0.0,  # weight of the distance between the Gram matrices of q, k and v
-                "fgd_normalization": "frobenius",  # of a Gram matrix: frobenius, cosine
-                "fgd_schedule": "constant",  # of that weight: constant, or cosine to 0 at the end
-                "kd": 0.0,  # weight of the distance between the logits; 1 is DeiT's alpha 0.5
-                "kd_target": "soft",  # soft: all probabilities of the teacher; hard: its first choice
-                "temperature": 1.0,  # of the soft target
-            },
-            "profile": {"steps": ""},  # "10-15" writes a trace of these steps into the workdir
-            "ema_decay": 0.0,  # moving average of all variables; 0 for none
-            "eval": {
-                "every_epochs": 1.0,
-                "batch_size": 256,
-                # Of test and train. The first decides which checkpoint is best and is logged as eval/METRIC,
-                # another one as eval_SPLIT/METRIC.
-                "splits": ("test",),
-            },
-            "log": {"every_steps": 1},
-            "checkpoint": {
-                "every_steps": 1000,  # besides one after every evaluation
-                "keep_latest": 2,
-                "keep_best": 1,
-            },
-        }
-    )
+    config: dict[str, Any] = {}
+    for name, key in KEYS.items():
+        *sections, last = name.split(".")
+        tree = functools.reduce(lambda tree, section: tree.setdefault(section, {}), sections, config)
+        tree[last] = placeholder(float) if key.default is None else key.default
+    return ConfigDict(config)
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuses a value that its key does not allow, before anything is made of it.
+
+    Raises:
+      UserError: names the first of them.
+    """
+    for name, key in KEYS.items():
+        value: Any = functools.reduce(operator.getitem, name.split("."), config)
+        if fault := _fault(key, value):
+            separator = "" if fault.startswith(":") else " "
+            raise UserError(f"config.{name}={_short(value)}{separator}{fault}")
+
+
+def _fault(key: Key, value: Any) -> str | None:
+    """What is wrong with a value, or None."""
+    if key.rule is not None and (fault := key.rule.fault(value)):
+        return fault
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    numbers = [number for number in numbers if isinstance(number, int | float)]
+    if key.limit is not None and not all(abs(number) <= key.limit for number in numbers):
+        shown = key.limit if isinstance(key.limit, int) else f"{key.limit:.3g}"
+        return f"must be at most {shown}"
+    if key.floor is not None and not all(number >= key.floor for number in numbers):
+        return f"must be at least {key.floor}"
+    return None
+
+
+def _short(value: Any) -> str:
+    """A value in a message: a text in quotes."""
+    if isinstance(value, int) and abs(value) >= 10**30:  # Python itself refuses to write very long ones.
+        return "a number of more than 30 digits"
+    if isinstance(value, tuple | list) and any(isinstance(n, int) and abs(n) >= 10**30 for n in value):
+        return "numbers of more than 30 digits"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from qsdt_jax.assemble.checks import choice, whole_numbers
-from qsdt_jax.assemble.data import image_size
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.memory import require_memory
@@ -33,18 +31,18 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifi
       UserError: a value out of range.
     """
     fields = config.model.to_dict()
-    dtype = choice("model.dtype", fields.pop("dtype"), DTYPES)
+    dtype = DTYPES[fields.pop("dtype")]
     bits_rules = _bits_rules(fields.pop("bits_rules"))
     real = jnp.float64 if dtype is jnp.float64 else jnp.float32
     model = QSDTransformer(
-        **{**fields, "channels": whole_numbers(config, "model.channels", 4)},
+        **{**fields, "channels": tuple(config.model.channels)},
         bits_rules=bits_rules,
         num_classes=num_classes,
         in_channels=config.data.channels,
         dtype=dtype,
         param_dtype=real,
     )
-    height, width = image_size(config)
+    height, width = config.data.image_size
     batch = config.model.norm_group or 1
     image = jax.ShapeDtypeStruct((batch, height, width, config.data.channels), real)
     try:  # The network checks its own values; no array is made here.

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from qsdt_jax.assemble.checks import value_of
+from qsdt_jax.assemble.keys import value_of
 from qsdt_jax.assemble.trained import Trained, load_trained, stored_checksum
 from qsdt_jax.data.classes import class_difference, tell_trust
 from qsdt_jax.errors import UserError

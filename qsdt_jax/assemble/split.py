@@ -10,7 +10,7 @@ import numpy as np
 from qsdt_jax.assemble.data import build_preprocess, build_source, class_names_of
 from qsdt_jax.data.classes import Classes, require_same_classes
 from qsdt_jax.data.pipeline import HostBatch, evaluation_batches
-from qsdt_jax.errors import UserError
+from qsdt_jax.data.sources import Source
 from qsdt_jax.progress import Progress
 from qsdt_jax.train.parallel import Parallel
 
@@ -24,6 +24,7 @@ class Split:
       network: its classes; None where its outputs are none.
       images: how many; None for all.
       parallel: the devices that batches are spread over; all there are unless given.
+      source: of the split, where it is open already.
 
     Attributes:
       name: what the data call the split; the test split of ImageNet is its "validation".
@@ -42,15 +43,14 @@ class Split:
         network: Classes | None,
         images: int | None = None,
         parallel: Parallel | None = None,
+        source: Source | None = None,
     ):
         self._config = config
-        self._source = build_source(config, name)
+        self._source = build_source(config, name) if source is None else source
         self.name: str = getattr(self._source, "split", name)
         if network is not None:
             require_same_classes(class_names_of(self._source) or (), network, what=f"the {name} split")
         size = config.eval.batch_size
-        if size < 1:
-            raise UserError(f"config.eval.batch_size={size} must be at least 1")
         self.images = len(self._source)
         if images is not None:
             self.images = min(self.images, images)

@@ -4,12 +4,10 @@ A task that is not in the table is named by its place, see `assemble.imported`.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
 
-from qsdt_jax.assemble.checks import check_within
 from qsdt_jax.assemble.data import input_shape
 from qsdt_jax.assemble.imported import imported_object
 from qsdt_jax.assemble.network import build_model
@@ -65,7 +63,6 @@ def build_classification(
     """Classification of the data's classes; raises UserError as `build_model` does."""
     if class_names is None:
         raise UserError("config.task.name='classification' needs data with classes; these have none")
-    check_within(config, {"data.mixup": (0, math.inf), "data.cutmix": (0, math.inf)})
     return Classification(
         model=build_model(config, len(class_names)),
         image_shape=input_shape(config),

@@ -12,9 +12,8 @@ import ml_collections
 import numpy as np
 
 from qsdt_jax.assemble.build import plain
-from qsdt_jax.assemble.checks import check_sizes
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.network import require_classifier
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.classes import Classes
@@ -155,7 +154,7 @@ def stored_config(workdir: str | Path) -> ml_collections.ConfigDict:
         reason = str(error.args[0] if error.args else error).split(" Other fields present")[0]
         raise UserError(f"{file} is not of this version: {reason}") from None
     try:
-        check_sizes(config)
+        check_config(config)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     return config

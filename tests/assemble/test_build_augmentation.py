@@ -7,7 +7,7 @@ import pytest
 
 from configs import digits
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.data.pipeline import Preprocess
@@ -82,6 +82,7 @@ def test_values_out_of_range(key, value, message):
     config = base_config()
     config.data[key] = value
     with pytest.raises(UserError, match=re.escape(message)):
+        check_config(config)
         build_preprocess(config)
         build_task(config, numbers(2))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from qsdt_jax.assemble.defaults import check_config
 from qsdt_jax.assemble.sources import sources_now
 from qsdt_jax.assemble.teachers import TEACHER, find_teacher, with_teacher
 from qsdt_jax.errors import UserError
@@ -91,7 +92,8 @@ def test_every_weight_arrives(teacher):
 )
 def test_what_is_refused(teacher, overrides, told):
     with pytest.raises(UserError) as caught:
-        with_teacher(student(teacher, **overrides), TASK, STEPS)
+        check_config(config := student(teacher, **overrides))
+        with_teacher(config, TASK, STEPS)
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.study import read_study
+from qsdt_jax.assemble.study import read_study
 from qsdt_jax.errors import UserError
 from qsdt_jax.processes.preemption import Preempted
 from tests.launch.tiny import DIGITS, launch, write_data
@@ -131,8 +131,8 @@ def test_other_numbers_of_seeds(study, trained):
 @pytest.mark.parametrize("name", ["components", "weight_bits", "levels_timesteps", "modules", "surrogates"])
 def test_ready_studies(name, data, tmp_path):
     """Their rows name keys and rows that there are, on both data, and every override changes something."""
-    base = importlib.import_module(f"configs.ablations.{name}").get_config(data).lock()
-    study = read_study(f"configs/ablations/{name}.py", base, tmp_path)
+    module = importlib.import_module(f"configs.ablations.{name}")
+    study = read_study(f"configs/ablations/{name}.py", module, module.get_config(data).lock(), tmp_path)
     assert study.seeds >= 3 and len(study.variants) >= 9
     configs = [json.dumps(study.config(row, 0).to_dict()) for row in study.variants.values()]
     assert len(set(configs)) == len(configs)

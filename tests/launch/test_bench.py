@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs.digits import get_config
-from launch.bench_network import Bench, network_table
+from launch.bench import network_table
+from qsdt_jax.inspect.speed import Bench
 from tests.launch.tiny import launch
 
 ROOT = Path(__file__).parents[2]

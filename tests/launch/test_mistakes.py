@@ -228,3 +228,13 @@ def test_help_names_the_verbs(capsys):
     for verb in VERBS:
         assert launch(verb, "--help") == 0
         assert capsys.readouterr().out.startswith(f"python -m launch {verb}: ")
+
+
+@pytest.mark.parametrize("words", [["train"], ["ablate", "--only=none"], ["inspect", "--devices=0"]])
+def test_a_config_file_runs_once(refusal, tmp_path, words):
+    """Nothing that it does is done twice, and what it reads is read once."""
+    rows = "ROWS, SEEDS = [('one', {'model.bits': 2})], 1\n"
+    count = f"with open({str(tmp_path / 'runs')!r}, 'a') as file: file.write('x')\n"
+    (tmp_path / "x.py").write_text(changed("c.epochs = 2") + rows + count)
+    refusal(*words, "--config", tmp_path / "x.py", "--workdir", tmp_path / "w", "--config.epochs=3")
+    assert (tmp_path / "runs").read_text() == "x"

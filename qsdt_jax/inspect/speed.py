@@ -1,10 +1,9 @@
-"""How fast a configuration infers, trains and reads, mode by mode, and the table that says so."""
+"""How fast a configuration infers, trains and reads, mode by mode."""
 
 import contextlib
 import functools
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,6 +34,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.memory import require_memory
 from qsdt_jax.models.operations import macs_per_image
 from qsdt_jax.processes.preemption import Background
+from qsdt_jax.progress import tell
 from qsdt_jax.train.loop import PLACED_AHEAD, step_function
 from qsdt_jax.train.state import TrainState
 from qsdt_jax.train.step import initial_state, jit_once
@@ -121,7 +121,7 @@ class Bench:
             images = np.repeat(images[:, None], timesteps, axis=1)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = usable_cpus()
-        say("exporting to ONNX ...")
+        tell("exporting to ONNX ...")
         start = time.perf_counter()
         model = export_onnx(program, images.shape[-3:-1])
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -247,39 +247,6 @@ class Bench:
         }
 
 
-def network_table(result: Result) -> str:
-    """The result for people."""
-    setting = result["setting"]
-    height, width = setting["image_size"]
-    lines = [
-        f"{setting['macs_per_image'] / 1e9:.3f} GMACs at {height}x{width}, batch {setting['batch']}, "
-        f"{setting['dtype']}; {setting['devices']} x {setting['backend']}, "
-        f"each with a matrix product of {setting['matmul_gflops_per_second']:,.0f} GFLOP/s",
-        *setting["remarks"],
-    ]
-    for mode in (*INFERENCE, "onnx", "train"):
-        if mode in result:
-            r = result[mode]
-            lines.append(
-                f"{mode:<10} {r['images_per_second']:>10,.1f} images/s  "
-                f"{1e3 * r['step_seconds']['median']:,.1f} ms a step "
-                f"(min {1e3 * r['step_seconds']['min']:,.1f}, spread {100 * r['spread']:.0f} %), "
-                f"{r['model_gflops_per_second']:,.0f} GFLOP/s, compiled in {r['compile_seconds']:.0f} s"
-            )
-            if r["memory_bytes"] is not None:
-                total = sum(r["memory_bytes"].values())
-                lines[-1] += f", {total / 1e6:,.0f} MB"
-    for name, r in result.get("input", {}).items():
-        lines.append(f"{'input':<10} {r['images_per_second']:>10,.1f} images/s  {name} data")
-    if "loop" in result:
-        r = result["loop"]
-        lines.append(
-            f"{'loop':<10} {r['images_per_second']:>10,.1f} images/s  {r['data']} data, "
-            f"{100 * r['input_wait_share']:.1f} % of the time waiting for batches"
-        )
-    return "\n".join(lines)
-
-
 def _matmul_rate(dtype: DTypeLike) -> float:
     """GFLOP/s of a large matrix product: what the device can give."""
     size = 2048
@@ -304,7 +271,7 @@ def _seconds_per_step(step: Callable[[], Any], steps: int) -> list[float]:
 
 def _compile(name: str, function, *arguments) -> tuple[Callable, Result]:
     """Compiles ahead of time; with the seconds and, where the backend tells, the memory of the program."""
-    say(f"compiling the {name} ...")
+    tell(f"compiling the {name} ...")
     start = time.perf_counter()
     compiled = function.lower(*arguments).compile()
     facts: Result = {"compile_seconds": time.perf_counter() - start, "memory_bytes": None}
@@ -316,8 +283,3 @@ def _compile(name: str, function, *arguments) -> tuple[Callable, Result]:
             "new_output": stats.output_size_in_bytes - stats.alias_size_in_bytes,
         }
     return compiled, facts
-
-
-def say(text: str) -> None:
-    """To stderr, for the JSON may go to stdout."""
-    print(text, file=sys.stderr, flush=True)

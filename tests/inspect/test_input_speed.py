@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import bench_input
-from launch.bench_input import jpegs
+from qsdt_jax.inspect import input_speed
+from qsdt_jax.inspect.input_speed import jpegs
 from tests.launch.tiny import launch
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(bench_input, "SECONDS", 0.0)
-    monkeypatch.setattr(bench_input, "REPEATS", 1)
-    monkeypatch.setattr(bench_input, "IMAGES", 8)
-    monkeypatch.setattr(bench_input, "BATCH", 4)
-    monkeypatch.setattr(bench_input, "usable_cpus", lambda: 1)
+    monkeypatch.setattr(input_speed, "SECONDS", 0.0)
+    monkeypatch.setattr(input_speed, "REPEATS", 1)
+    monkeypatch.setattr(input_speed, "IMAGES", 8)
+    monkeypatch.setattr(input_speed, "BATCH", 4)
+    monkeypatch.setattr(input_speed, "usable_cpus", lambda: 1)
 
 
 def test_images_are_like_imagenets():

@@ -99,22 +99,6 @@ def measure_input(config: ml_collections.ConfigDict) -> Result:
     }
 
 
-def input_table(result: Result) -> str:
-    """The result for people."""
-    images = result["images"]
-    lines = [
-        f"JPEGs of {images['width']}x{images['height']}, {images['mean_bytes'] / 1e3:,.0f} kB, to inputs of "
-        f"{'x'.join(map(str, images['input_size']))}",
-        *(f"{rate:>8,.0f} images/s of a core  {name}" for name, rate in result["stages"].items()),
-    ]
-    for name, rate in result["pipeline"].items():
-        lines.append(
-            f"{rate:>8,.0f} images/s in all     pipeline, {name}: {rate / result['cores']:,.0f} for each of "
-            f"{result['cores']} cores"
-        )
-    return "\n".join(lines)
-
-
 def _stages(source: Jpegs, preprocess: Preprocess) -> dict[str, Callable[[int, np.random.Generator], Any]]:
     """What is done with image i, each stage including what comes before it."""
 

@@ -5,7 +5,6 @@ overrides; and `SEEDS`, how many. A value "row:NAME" is the workdir of that row'
 """
 
 import dataclasses
-import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from launch.flags import config_keys
 from qsdt_jax.assemble.build import plain
-from qsdt_jax.assemble.checks import check_sizes
 from qsdt_jax.assemble.data import build_training_source, class_names_of
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.defaults import base_config, check_config
+from qsdt_jax.assemble.keys import config_keys
 from qsdt_jax.assemble.sources import sources_now
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.errors import UserError
@@ -86,7 +84,7 @@ class Study(NamedTuple):
             raise UserError(f"row {variant.name!r}: {error.args[0] if error.args else error}") from None
         config.seed = seed
         try:
-            check_sizes(config)
+            check_config(config)
         except UserError as error:
             raise UserError(f"row {variant.name!r}: {error}") from None
         return config
@@ -115,27 +113,32 @@ class Study(NamedTuple):
         return ((self.variants[name], seed) for name in seen for seed in range(self.seeds))
 
 
-def read_study(file: str, base: ml_collections.ConfigDict, workdir: Path) -> Study:
+def read_study(what: str, module: Any, base: ml_collections.ConfigDict, workdir: Path) -> Study:
     """The study of a config file.
+
+    Args:
+      what: what the file is called in errors.
+      module: what running the file has given.
+      base: the run that all rows change.
+      workdir: of the study.
 
     Raises:
       UserError: no rows, two rows of one name, a misspelt key, a reference to no row or in a circle.
     """
-    module = _module(file)
     rows, seeds = getattr(module, "ROWS", None), getattr(module, "SEEDS", None)
     if not rows or not isinstance(seeds, int) or seeds < 1:
-        raise UserError(f"--config {file} is no study: it needs ROWS, pairs (name, overrides), and SEEDS")
+        raise UserError(f"{what} is no study: it needs ROWS, pairs (name, overrides), and SEEDS")
     variants: dict[str, Variant] = {}
     folders: dict[str, str] = {}
     for row in rows:
         if not (len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], Mapping)):
-            raise UserError(f"--config {file}: a row is a pair (name, overrides); found {row!r}")
+            raise UserError(f"{what}: a row is a pair (name, overrides); found {row!r}")
         variant = Variant(*row)
         if variant.name in variants:
-            raise UserError(f"--config {file}: two rows have the name {variant.name!r}")
+            raise UserError(f"{what}: two rows have the name {variant.name!r}")
         if variant.folder in folders:
             other = folders[variant.folder]
-            raise UserError(f"--config {file}: the rows {other!r} and {variant.name!r} have the same folder")
+            raise UserError(f"{what}: the rows {other!r} and {variant.name!r} have the same folder")
         variants[variant.name], folders[variant.folder] = variant, variant.name
     known = config_keys(base)
     for variant in variants.values():
@@ -178,14 +181,6 @@ def _reference(value: Any) -> str | None:
     if isinstance(value, str) and value.startswith(ROW_PREFIX):
         return value.removeprefix(ROW_PREFIX)
     return None
-
-
-def _module(file: str) -> Any:
-    spec = importlib.util.spec_from_file_location("study", file.partition(":")[0])
-    assert spec is not None and spec.loader is not None  # The flag has loaded it before.
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def is_done(study: Study, variant: Variant, seed: int) -> bool:

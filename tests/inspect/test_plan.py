@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.ahead import collective_bytes
+from qsdt_jax.inspect.plan import collective_bytes
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """HloModule step
@@ -26,7 +26,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 
 SCRIPT = """
 import functools, json, jax, jax.numpy as jnp, numpy as np, optax
-from launch.ahead import force_devices, on_devices
+from qsdt_jax.inspect.plan import force_devices, on_devices
 force_devices(8)
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.step import initial_state, train_step

@@ -3,7 +3,6 @@
 import functools
 import math
 import re
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import jax
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.lowering import as_on_accelerators
+from qsdt_jax.progress import tell
 from qsdt_jax.train.parallel import Parallel
 
 UTILIZATIONS = (0.2, 0.4, 0.6)
@@ -35,7 +35,9 @@ def force_devices(count: int) -> None:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:
         if jax.device_count() != count:
-            raise UserError(f"--devices={count}: this process has {jax.device_count()} already") from None
+            raise UserError(
+                f"expected {count} devices; this process has {jax.device_count()} already"
+            ) from None
 
 
 def on_devices(
@@ -57,7 +59,7 @@ def on_devices(
       flops_per_image: of forward and backward pass.
       memory_gb, peak_tflops: of one device, to compare with.
     """
-    print(f"compiling for {len(parallel.devices)} devices ...", end=" ", file=sys.stderr, flush=True)
+    tell(f"compiling for {len(parallel.devices)} devices ...")
     start = time.monotonic()
     images = next(iter(batch.values())).shape[0]
     state, batch = parallel.state_like(state), parallel.batch_like(batch)
@@ -65,7 +67,7 @@ def on_devices(
     spread = parallel.train_step(lambda state, batch, task, seed: step(state, batch), state)
     with as_on_accelerators():
         compiled = spread.lower(state, batch, None, None).compile()
-    print(f"{time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    tell(f"compiled in {time.monotonic() - start:.0f} s")
 
     stats, devices = compiled.memory_analysis(), len(parallel.devices)
     if stats is None:

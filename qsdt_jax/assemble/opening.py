@@ -1,0 +1,199 @@
+"""`qsdt_jax.load`: a network from wherever one was left."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from qsdt_jax.assemble.defaults import base_config, check_config
+from qsdt_jax.assemble.deployed import Deployed, load_deployed
+from qsdt_jax.assemble.network import build_model
+from qsdt_jax.assemble.opened import Network, Picture, Predictions, inputs_of, predictions
+from qsdt_jax.assemble.saving import MODEL_FILE, load_saved
+from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax.data.classes import Classes
+from qsdt_jax.data.pipeline import Preprocess
+from qsdt_jax.deploy.program import Program
+from qsdt_jax.deploy.reference import MAGIC
+from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded, read_json
+from qsdt_jax.interop import from_torch
+from qsdt_jax.interop.architecture import class_count, fields_of
+from qsdt_jax.interop.torch_file import load as load_torch
+from qsdt_jax.nearest import nearest
+from qsdt_jax.workdir.stored import stored_metrics
+from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, CONFIG_FILE, SUMMARY_FILE
+
+# What the published checkpoints were evaluated on: ImageNet, its short side scaled to 256.
+PUBLISHED_INPUT = {"image_size": (224, 224), "eval_crop_ratio": 0.875, "source": "folder"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class DeployedNetwork:
+    """A bundle, ready to predict; it has no parts that can be trained.
+
+    Attributes:
+      deployed: what the file holds.
+      model: the folded network.
+      variables: None; weights are in the model.
+    """
+
+    deployed: Deployed
+    variables: None = None
+
+    @property
+    def where(self) -> str:
+        return self.deployed.title
+
+    @property
+    def model(self) -> Program:
+        return self.deployed.bundle.program
+
+    @property
+    def classes(self) -> Classes:
+        return self.deployed.classes
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """From an image to an input."""
+        return self.deployed.preprocess
+
+    def predict(self, images: Picture | list[Picture]) -> Predictions:
+        """As of `assemble.opened.Network`, in integers."""
+        inputs = inputs_of(images, self.preprocess, self.deployed.channels)
+        return predictions(inputs, self.deployed.logits, self.classes)
+
+    def features(self, images: Any) -> Any:
+        """Raises UserError: a folded network has no stages."""
+        raise UserError(f"{self.where} is a bundle, which gives no features; load the workdir it was made of")
+
+
+def load(
+    path: str | Path, *, step: str | int = "latest", ema: bool = False, **fields: Any
+) -> Network | DeployedNetwork:
+    """Opens a network.
+
+    Args:
+      path: the workdir of a run or an import; a folder that `save` wrote; a bundle (.qsdt); or a published
+        PyTorch checkpoint (.pth).
+      step: of a workdir: "latest", "best" or a number.
+      ema: of a workdir or a .pth: take the moving average of the variables.
+      fields: of a .pth, what its tensors do not tell: keys of `config.model` such as bits=4, levels=4,
+        timesteps=1 or num_heads=8, where they are not these.
+
+    Returns:
+      An object with `predict(images)`, `features(images)`, `model`, `variables` and `preprocess`.
+
+    Raises:
+      UserError: nothing there, nothing that is known, damaged, of another network; options that do not apply.
+    """
+    path = Path(expanded(str(path)))
+    kind = _kind(path)
+    for option, value, default, kinds in (
+        ("step", step, "latest", ("workdir",)),
+        ("ema", ema, False, ("workdir", "published")),
+        ("fields", fields, {}, ("published",)),
+    ):
+        if value != default and kind not in kinds:
+            named = ", ".join(fields) if option == "fields" else option
+            raise UserError(f"{path} is a {kind}: it has no choice of {named}")
+    match kind:
+        case "workdir":
+            return _of_workdir(path, str(step), ema)
+        case "saved network":
+            return load_saved(path)
+        case "bundle":
+            return DeployedNetwork(deployed=load_deployed(path))
+        case _:
+            return _of_published(path, ema, fields)
+
+
+def _kind(path: Path) -> str:
+    """What lies there, by what it contains and not by its name."""
+    if path.is_dir():
+        if (path / CHECKPOINT_FOLDER).is_dir():
+            return "workdir"
+        if (path / MODEL_FILE).exists():
+            return "saved network"
+        raise UserError(
+            f"{path} holds no network: expected {CONFIG_FILE} with {CHECKPOINT_FOLDER} (a run) "
+            f"or with {MODEL_FILE} (a saved network); found {_listed(path)}"
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(MAGIC))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file or folder") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if start == MAGIC or path.suffix == ".qsdt":
+        return "bundle"
+    if start.startswith(b"PK") or path.suffix in (".pth", ".pt", ".bin", ".tar"):
+        return "published"
+    raise UserError(f"{path} is neither a bundle (.qsdt) nor a PyTorch checkpoint (.pth)")
+
+
+def _listed(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir())
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
+
+
+def _of_workdir(path: Path, step: str, ema: bool) -> Network:
+    trained = load_trained(path, step=step, ema=ema)
+    return Network(
+        where=trained.title,
+        config=trained.config,
+        model=trained.classifier,
+        variables=trained.variables,
+        classes=trained.require_classes(),
+        origin={"step": trained.step, "ema": ema, **_told_by_run(path, trained.step)},
+    )
+
+
+def _told_by_run(workdir: Path, step: int) -> dict[str, Any]:
+    """What a run says of one of its checkpoints: {"scores": ..., "commit": ...}, as far as it is known."""
+    told: dict[str, Any] = {}
+    if metrics := stored_metrics(workdir / CHECKPOINT_FOLDER, step):
+        told["scores"] = dict(metrics)
+    with contextlib.suppress(UserError, FileNotFoundError):
+        summary = read_json(workdir / SUMMARY_FILE)
+        if isinstance(summary, dict) and isinstance(summary.get("commit"), str):
+            told["commit"] = summary["commit"]
+    return told
+
+
+def _of_published(path: Path, ema: bool, fields: Mapping[str, Any]) -> Network:
+    tensors = load_torch(path, ema=ema)
+    found = fields_of(str(path), tensors)
+    config = published_config({**found, **fields})
+    outputs = class_count(str(path), tensors)
+    model = build_model(config, outputs)
+    return Network(
+        where=str(path),
+        config=config,
+        model=model,
+        variables=from_torch(model, tensors, label=str(path)),
+        classes=Classes(where=f"the network in {path}", outputs=outputs, names=None),
+        origin={"file": path.name, "ema": ema},
+    )
+
+
+def published_config(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The configuration of a published network with these fields; raises UserError for an unknown one."""
+    config, fields = base_config().lock(), dict(fields)
+    channels = fields.pop("in_channels")
+    config.data.update({**PUBLISHED_INPUT, "channels": channels})
+    if channels != len(config.data.mean):  # ImageNet's normalisation says nothing of other inputs.
+        config.data.mean, config.data.std = (0.0,), (1.0,)
+    for name, value in fields.items():
+        if name not in config.model:
+            raise UserError(f"a network has no field {name!r}{nearest(name, list(config.model))}")
+        try:
+            config.model[name] = value
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{name}: {error}") from None
+    check_config(config)
+    return config

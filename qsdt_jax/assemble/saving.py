@@ -1,0 +1,194 @@
+"""`qsdt_jax.save`: a network as a folder that others can load, with a card that says what it is."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from qsdt_jax import bounds
+from qsdt_jax.assemble.build import plain
+from qsdt_jax.assemble.network import build_model
+from qsdt_jax.assemble.opened import Network
+from qsdt_jax.assemble.trained import stored_config, use_float64_if_asked
+from qsdt_jax.data.classes import Classes
+from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded, write_atomically
+from qsdt_jax.interop.fit import check_fit
+from qsdt_jax.models.backbone import STRIDE
+from qsdt_jax.models.operations import macs_per_image
+from qsdt_jax.train.state import parameter_count
+from qsdt_jax.workdir.provenance import code_version
+from qsdt_jax.workdir.workdir import CONFIG_FILE
+
+MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
+FORMAT = "qsdt_jax 1"
+# Places on the machine of the one who trained, which say nothing to others.
+PLACES = (("data", "path"), ("distill", "teacher"), (None, "start_from"))
+SHOWN_CLASSES = 20
+
+
+def save(network: Network, folder: str | Path) -> None:
+    """Writes a network as a folder: `config.json`, `model.safetensors`, and a model card `README.md`.
+
+    `qsdt_jax.load(folder)` gives the same network again, with the same logits bit for bit.
+
+    Args:
+      network: of `qsdt_jax.load`; no bundle, which is a file already.
+      folder: new or empty, or written by an earlier `save`.
+
+    Raises:
+      UserError: a bundle; a folder that holds something else, or cannot be written.
+    """
+    if not isinstance(network, Network):
+        raise UserError(
+            f"save takes a network of `load`, found {type(network).__name__}; copy a bundle's file"
+        )
+    folder = Path(expanded(str(folder)))
+    _require_own(folder)
+    config = plain(network.config)
+    for section, key in PLACES:
+        (config if section is None else config[section])[key] = ""
+    origin = {**network.origin, "saved_with": code_version()}
+    content = _content(network, origin)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}") from None
+    write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+    write_atomically(folder / MODEL_FILE, content)
+    write_atomically(folder / CARD_FILE, model_card(network, origin))
+
+
+def load_saved(folder: Path) -> Network:
+    """The network in a folder that `save` wrote; raises UserError where it is damaged or not whole."""
+    config = stored_config(folder)
+    use_float64_if_asked(config)
+    file = folder / MODEL_FILE
+    try:
+        with safetensors.safe_open(file, framework="np") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged or cut off ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{file} was not written by `qsdt_jax.save`: expected the format {FORMAT!r}")
+    try:
+        about, checksums = json.loads(metadata["about"]), json.loads(metadata["crc32"])
+        names, outputs, origin = about["class_names"], about["outputs"], about["origin"]
+        if type(outputs) is not int or not 1 <= outputs <= bounds.CLASSES:
+            raise ValueError(f"{outputs!r} outputs")
+        if names is not None and [type(name) for name in names] != [str] * outputs:
+            raise ValueError(f"the names of its classes are not {outputs} texts")
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({type(error).__name__}: {error})") from None
+    if _checksums(tensors, metadata["about"]) != checksums:
+        raise UserError(f"{file} is damaged: its checksums differ; fetch it again")
+    variables = unflatten_dict({tuple(name.split("/")): jnp.asarray(x) for name, x in tensors.items()})
+    model = build_model(config, outputs)
+    images = jnp.zeros((1, STRIDE, STRIDE, model.backbone.in_channels))
+    expected = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
+    shapes = ({name: leaf.shape for name, leaf in tree.items()} for tree in (expected, tensors))
+    check_fit(str(file), *shapes)
+    classes = Classes(
+        where=f"the network in {folder}", outputs=outputs, names=None if names is None else tuple(names)
+    )
+    return Network(
+        where=str(folder),
+        config=config,
+        model=model,
+        variables=variables,
+        classes=classes,
+        origin=origin,
+    )
+
+
+def _require_own(folder: Path) -> None:
+    """Refuses a place where something else lies."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; expected a folder")
+    own = {CONFIG_FILE, MODEL_FILE, CARD_FILE}
+    others = sorted({entry.name for entry in folder.iterdir()} - own) if folder.is_dir() else []
+    if others:
+        raise UserError(f"{folder} holds {others[0]}; expected a new folder, or one that `save` wrote")
+
+
+def _content(network: Network, origin: Mapping[str, Any]) -> bytes:
+    tensors = {
+        name: np.ascontiguousarray(leaf) for name, leaf in flatten_dict(network.variables, sep="/").items()
+    }
+    classes = network.classes
+    about = json.dumps(
+        {
+            "class_names": None if classes.names is None else list(classes.names),
+            "outputs": classes.outputs,
+            "origin": dict(origin),
+        }
+    )
+    checksums = json.dumps(_checksums(tensors, about))
+    return safetensors.numpy.save(tensors, {"format": FORMAT, "about": about, "crc32": checksums})
+
+
+def _checksums(tensors: Mapping[str, np.ndarray], about: str) -> dict[str, int]:
+    sums = {name: zlib.crc32(np.ascontiguousarray(tensors[name]).data) for name in sorted(tensors)}
+    return {**sums, "about": zlib.crc32(about.encode())}
+
+
+def model_card(network: Network, origin: Mapping[str, Any]) -> str:
+    """The card in Markdown: what the network is, its data, its score, where it came from, how to load it."""
+    model, data, classes = network.model.backbone, network.config.data, network.classes
+    height, width = data.image_size
+    names = ", ".join(classes.shown[:SHOWN_CLASSES]) + (", ..." if classes.outputs > SHOWN_CLASSES else "")
+    known = names if classes.names is not None else "their names are not known"
+    bits = "float" if model.bits == 32 else f"{model.bits}-bit"
+    inputs = f"{model.timesteps} frames of events" if data.events else "images"
+    scores = [f"| {name} | {value:.4g} |" for name, value in sorted(origin.get("scores", {}).items())]
+    table = ["| metric | value |", "|---|---|", *scores] if scores else ["It was not evaluated here."]
+    facts = {name: value for name, value in origin.items() if name not in ("scores", "saved_with")}
+    code = origin["saved_with"]
+    return "\n".join(
+        [
+            "---",
+            "library_name: qsdt_jax",
+            "pipeline_tag: image-classification",
+            "---",
+            "",
+            "# Quantized spike-driven transformer",
+            "",
+            f"A classifier with {bits} weights and spiking neurons ({model.neuron}, D = {model.levels}, "
+            f"T = {model.timesteps}): channels {', '.join(map(str, model.channels))}, {model.depth} "
+            f"transformer blocks, {parameter_count(network.variables):,} parameters, "
+            f"{macs_per_image(network.model, (height, width)) / 1e9:.3f} G multiply-accumulates an image.",
+            "",
+            "## Data",
+            "",
+            f"Source: {data.source}. Inputs: {inputs} of {height}x{width}x{data.channels}, mean "
+            f"{tuple(data.mean)}, standard deviation {tuple(data.std)}. {classes.outputs} classes: {known}.",
+            "",
+            "## Score",
+            "",
+            *table,
+            "",
+            "## Provenance",
+            "",
+            *(f"* {name}: {value}" for name, value in facts.items()),
+            f"* saved with commit {code['commit']}, "
+            + ", ".join(f"{name} {version}" for name, version in code["versions"].items()),
+            "",
+            "## Load",
+            "",
+            "    import qsdt_jax",
+            "",
+            '    network = qsdt_jax.load("FOLDER")            # this folder',
+            '    network.predict(["a.png", "b.jpg"]).top(3)   # classes with probabilities',
+            "    network.model.apply(network.variables, x)    # logits of inputs (B, H, W, C)",
+            "",
+        ]
+    )

@@ -1,0 +1,56 @@
+"""The sizes of a network, read off the shapes of a published checkpoint."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from qsdt_jax import bounds
+from qsdt_jax.errors import UserError
+from qsdt_jax.interop.entries import described
+from qsdt_jax.interop.published import torch_name
+
+
+def class_count(label: str, tensors: Mapping[str, Any]) -> int:
+    """The outputs of the head; raises UserError where there is none."""
+    head = tensors.get("head.weight")
+    if head is None or head.ndim != 2:
+        raise UserError(
+            f"{label} is not of this network: it has no tensor head.weight of two axes; "
+            f"it has {described(tensors)}"
+        )
+    if not 1 <= head.shape[0] <= bounds.CLASSES:
+        raise UserError(f"{label} has {head.shape[0]:,} classes; expected 1 to {bounds.CLASSES:,}")
+    return head.shape[0]
+
+
+def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `models.Backbone` that shapes tell: channels, depth, mlp_ratio, in_channels.
+
+    The file says nothing of heads, bits, levels and time steps.
+
+    Args:
+      label: what the tensors are called in errors.
+      tensors: arrays by PyTorch name.
+
+    Raises:
+      UserError: they are of another network.
+    """
+
+    def shape(*path: str) -> tuple[int, ...]:
+        name = torch_name((*path, "kernel"))
+        if name not in tensors or tensors[name].ndim < 2:
+            raise UserError(
+                f"{label} is not of this network: it has no tensor {name}; it has {described(tensors)}"
+            )
+        return tensors[name].shape
+
+    class_count(label, tensors)
+    parts = ("downsample1_2", "downsample2", "downsample3", "downsample4")
+    channels = tuple(shape(part, "conv")[0] for part in parts)
+    blocks = {match[0] for name in tensors if (match := re.match(r"block[34]\.\d+\.", name))}
+    return {
+        "channels": channels,
+        "depth": len(blocks),
+        "mlp_ratio": shape("block3_0", "mlp", "fc1")[0] // channels[2],
+        "in_channels": shape("downsample1_1", "conv")[1],
+    }
