@@ -93,7 +93,7 @@ def load_saved(folder: Path) -> Network:
     variables = unflatten_dict({tuple(name.split("/")): jnp.asarray(x) for name, x in tensors.items()})
     model = build_model(config, outputs)
     images = jnp.zeros((1, STRIDE, STRIDE, model.backbone.in_channels))
-    expected = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
+    expected: Any = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
     shapes = ({name: leaf.shape for name, leaf in tree.items()} for tree in (expected, tensors))
     check_fit(str(file), *shapes)
     classes = Classes(
