@@ -173,7 +173,7 @@ def input_table(result: Result) -> str:
     images = result["images"]
     lines = [
         f"JPEGs of {images['width']}x{images['height']}, {images['mean_bytes'] / 1e3:,.0f} kB, to inputs of "
-        f"{'x'.join(map(str, images['input_size']))}",
+        f"{'x'.join(map(str, images['input_size']))}, {images['bytes_to_device']:,} bytes each to the device",
         *(f"{rate:>8,.0f} images/s of a core  {name}" for name, rate in result["stages"].items()),
     ]
     for name, rate in result["pipeline"].items():

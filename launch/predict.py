@@ -119,16 +119,17 @@ def predict(network: "Trained | Deployed", images: Iterable[tuple[str, np.ndarra
 
     All batches have the same number of rows, the last one filled up, so the network is compiled once.
     """
-    from qsdt_jax.data.images import normalize
+    from qsdt_jax.data.inputs import to_inputs
 
     preprocess, rows = network.preprocess, 0
     # Cut at once, so that large images are held one at a time.
     views = ((name, preprocess.evaluation_view(image)) for name, image in images)
     while batch := list(itertools.islice(views, BATCH_SIZE)):
         rows = rows or len(batch)
-        inputs = [normalize(view, preprocess.mean, preprocess.std) for _, view in batch]
-        padding = [np.zeros_like(inputs[0])] * (rows - len(inputs))
-        logits = np.asarray(network.logits(np.stack(inputs + padding)), np.float64)
+        pixels = [view for _, view in batch]
+        padding = [np.zeros_like(pixels[0])] * (rows - len(pixels))
+        inputs = to_inputs({"image": np.stack(pixels + padding)}, preprocess.normalization)
+        logits = np.asarray(network.logits(inputs["image"]), np.float64)
         for (name, view), row in zip(batch, logits[: len(batch)], strict=True):  # Without the padding.
             order = np.argsort(-row, kind="stable")
             chances = np.exp(row[order] - row[order[0]])

@@ -19,6 +19,7 @@ from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.run import make_run
 from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.core.neurons import fire
+from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.workdir.checkpoint import restore_raw
 from qsdt_jax.workdir.integrity import leaves_of
@@ -93,7 +94,8 @@ def test_evaluation(workdir, capsys):
     preprocess = build_preprocess(trained.config)
     examples = [preprocess.evaluate(source[i]) for i in range(len(source))]
     batch = {name: np.stack([example[name] for example in examples]) for name in ("image", "label")}
-    errors = np.asarray(trained.task.outputs(trained.variables, batch)) - batch["label"]
+    inputs = to_inputs(batch, preprocess.normalization)
+    errors = np.asarray(trained.task.outputs(trained.variables, inputs)) - batch["label"]
     assert found["rmse"] == pytest.approx(np.sqrt(np.mean(errors.astype(np.float64) ** 2)), rel=1e-5)
     assert found["median"] == pytest.approx(np.median(np.abs(errors)), rel=1e-5)
 

@@ -64,7 +64,7 @@ class Deployed:
     def _forward(self):
         return jax.jit(functools.partial(integer_forward, self.bundle.program))
 
-    def logits(self, images: np.ndarray) -> jax.Array:
+    def logits(self, images: np.ndarray | jax.Array) -> jax.Array:
         """(B, K) of (B, H, W, C) inputs."""
         return self._forward(images)
 

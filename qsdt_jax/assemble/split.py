@@ -9,6 +9,7 @@ import numpy as np
 
 from qsdt_jax.assemble.data import build_preprocess, build_source, class_names_of
 from qsdt_jax.data.classes import Classes, require_same_classes
+from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.pipeline import HostBatch, evaluation_batches
 from qsdt_jax.data.sources import Source
 from qsdt_jax.progress import Progress
@@ -45,7 +46,7 @@ class Split:
         parallel: Parallel | None = None,
         source: Source | None = None,
     ):
-        self._config = config
+        self._config, self._preprocess = config, build_preprocess(config)
         self._source = build_source(config, name) if source is None else source
         self.name: str = getattr(self._source, "split", name)
         if network is not None:
@@ -62,14 +63,14 @@ class Split:
         """The rows of the whole split that this process reads, batch by batch; padding has mask 0."""
         return evaluation_batches(
             self._source,
-            build_preprocess(self._config).evaluate,
+            self._preprocess.evaluate,
             batch_size=self.batch_size,
             workers=self._config.data.workers,
             rows=self.parallel.rows(self.batch_size),
         )
 
     def batches(self, done: str, title: str = "") -> Iterator[dict[str, jax.Array]]:
-        """Batches of one size, spread over the devices; rows beyond the last image have mask 0.
+        """Batches of one size as inputs, see `data.inputs`, spread over the devices; padding has mask 0.
 
         For one process, and with "jit": what is jitted and takes a batch runs on all devices.
 
@@ -86,7 +87,8 @@ class Split:
             for number, batch in enumerate(itertools.islice(self.host_batches(), steps), start=1):
                 mask = np.array(batch["mask"])
                 mask[max(0, self.images - (number - 1) * size) :] = 0
-                yield self.parallel.place({**batch, "mask": mask})
+                placed = self.parallel.place({**batch, "mask": mask})
+                yield to_inputs(placed, self._preprocess.normalization)
                 progress.update(number, done)
         finally:
             progress.close()

@@ -86,7 +86,7 @@ class Trained:
             raise UserError(f"the network in {self.workdir} tells no classes apart, its task being {name!r}")
         return self.classes
 
-    def logits(self, images: np.ndarray) -> jax.Array:
+    def logits(self, images: np.ndarray | jax.Array) -> jax.Array:
         """(B, K) of (B, H, W, C) inputs."""
         return scores(self.task.model, self.variables, images)
 

@@ -5,6 +5,7 @@ import numpy as np
 from qsdt_jax.data.geometry import Affine, Crop, Flip, Geometry, Resize, Size, Steps
 
 TRIES = 10  # For a random box that fits.
+ERASED_BOX, NOISE_KEY = "erased_box", "noise_key"  # Of an example.
 
 Box = tuple[int, int, int, int]
 """(top, left, height, width) in pixels."""
@@ -77,38 +78,35 @@ def draw_resized_crop(
     return Steps((Crop(*box), Resize(box[2:], size)))
 
 
-def random_erasing(
-    image: np.ndarray,
+def draw_erasing(
     generator: np.random.Generator,
+    size: Size,
     *,
     probability: float = 0.25,
     area: tuple[float, float] = (0.02, 1 / 3),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
-) -> np.ndarray:
-    """Standard normal noise in a random box, the "pixel" mode of timm (Zhong et al. 2020).
+) -> dict[str, np.ndarray]:
+    """A random box to be erased and the key of its noise, for `inputs.erase`.
 
     Nothing is erased where no box was found, which is rare.
 
     Args:
-      image: float (H, W, C), normalised; the noise has the mean and the deviation of its data set.
-      generator: decides, and gives box and noise.
+      generator: decides, and gives box and key.
+      size: of the image.
       probability: that a box is erased.
       area: bounds of the box's share of the area.
       aspect: bounds of its width / height.
 
     Returns:
-      A changed copy, or the image itself.
+      {ERASED_BOX: int32 (4,), NOISE_KEY: uint32 (2,)}, all 0 where nothing is erased.
     """
-    if generator.random() >= probability:
-        return image
-    # timm erases neither the whole height nor the whole width.
-    box = random_box(generator, image.shape[:2], area=area, aspect=aspect, margin=1)
-    if box is None:
-        return image
-    top, left, h, w = box
-    image = image.copy()
-    image[top : top + h, left : left + w] = generator.standard_normal((h, w, image.shape[-1]), np.float32)
-    return image
+    box, key = None, np.zeros(2, np.uint32)
+    if generator.random() < probability:
+        # timm erases neither the whole height nor the whole width.
+        box = random_box(generator, size, area=area, aspect=aspect, margin=1)
+    if box is not None:
+        key = generator.integers(2**32, size=2, dtype=np.uint32)
+    return {ERASED_BOX: np.array(box or (0, 0, 0, 0), np.int32), NOISE_KEY: key}
 
 
 def random_box(

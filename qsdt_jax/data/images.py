@@ -1,5 +1,6 @@
 """Reading image files and turning pixels into network inputs."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -100,6 +101,19 @@ def to_picture(image: np.ndarray) -> Image.Image:
 def to_pixels(picture: Image.Image) -> np.ndarray:
     """The uint8 (H, W, C) of a Pillow image."""
     return np.asarray(picture).reshape(picture.height, picture.width, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """How pixels become inputs, (pixel / 255 - mean) / std, one value a channel or one for all."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def table(self, channels: int) -> np.ndarray:
+        """float32 (256, channels), the input that each byte becomes, as `normalize` has it."""
+        every = np.arange(256, dtype=np.uint8)[:, None, None]
+        return normalize(np.broadcast_to(every, (256, 1, channels)), self.mean, self.std)[:, 0]
 
 
 def normalize(image: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:

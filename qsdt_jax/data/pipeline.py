@@ -18,9 +18,9 @@ import grain
 import numpy as np
 
 from qsdt_jax.cpus import usable_cpus
-from qsdt_jax.data.augment import draw_affine, draw_flip, draw_resized_crop, random_erasing
+from qsdt_jax.data.augment import draw_affine, draw_erasing, draw_flip, draw_resized_crop
 from qsdt_jax.data.geometry import Geometry, Size, Steps, moved, resize_and_crop
-from qsdt_jax.data.images import normalize
+from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.randaugment import rand_augment
 from qsdt_jax.data.sources import Example, Source
 from qsdt_jax.errors import UserError
@@ -33,10 +33,10 @@ PART = 8  # Most examples that a thread or a process reads in one go.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """From a decoded image to a network input.
+    """From a decoded image to the bytes of a network input.
 
-    In training, in timm's order: geometry, RandAugment, normalisation, random erasing. Boxes and masks of an
-    example go where its image goes, see `geometry`.
+    In training, in timm's order: geometry, RandAugment, and on the device normalisation and random erasing,
+    see `inputs`. Boxes and masks of an example go where its image goes, see `geometry`.
 
     Attributes:
       size: (height, width) of the input in pixels.
@@ -62,8 +62,16 @@ class Preprocess:
     erase_probability: float = 0.0
     evaluation_crop_ratio: float = 1.0
 
+    @property
+    def normalization(self) -> Normalization:
+        """What makes inputs of the bytes, on the device."""
+        return Normalization(self.mean, self.std)
+
     def train(self, example: Example, generator: np.random.Generator) -> Example:
-        """The example with "image" as float32 (H, W, C), augmented as the generator gives it."""
+        """The example with "image" as uint8 (H, W, C), augmented as the generator gives it.
+
+        With random erasing it also says what is to be erased, see `augment.draw_erasing`.
+        """
         example = moved(example, self._geometry(_size(example), generator))
         image = example["image"]
         if self.randaugment_magnitude:
@@ -74,15 +82,14 @@ class Preprocess:
                 magnitude=self.randaugment_magnitude,
                 magnitude_std=self.randaugment_std,
             )
-        image = normalize(image, self.mean, self.std)
+        example = {**example, "image": image}
         if self.erase_probability:
-            image = random_erasing(image, generator, probability=self.erase_probability)
-        return {**example, "image": image}
+            example |= draw_erasing(generator, self.size, probability=self.erase_probability)
+        return example
 
     def evaluate(self, example: Example) -> Example:
-        """The example with "image" as float32 (H, W, C), nothing random."""
-        example = moved(example, self._evaluated(_size(example)))
-        return {**example, "image": normalize(example["image"], self.mean, self.std)}
+        """The example with "image" as uint8 (H, W, C), nothing random."""
+        return moved(example, self._evaluated(_size(example)))
 
     def evaluation_view(self, image: np.ndarray) -> np.ndarray:
         """uint8 (H, W, C), the part of an image that is evaluated, at the size of the input."""
@@ -144,7 +151,7 @@ def training_batches(
         on what else is read.
 
     Yields:
-      Each key of the preprocess with B rows, or as many as asked for, e.g. {"image": float32 (B, H, W, C),
+      Each key of the preprocess with B rows, or as many as asked for, e.g. {"image": uint8 (B, H, W, C),
       "label": int32 (B,)}.
     """
     dataset = (

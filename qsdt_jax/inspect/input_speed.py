@@ -14,7 +14,6 @@ from PIL import Image
 
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.cpus import usable_cpus
-from qsdt_jax.data.augment import draw_flip, draw_resized_crop
 from qsdt_jax.data.images import decode_image
 from qsdt_jax.data.pipeline import Preprocess, training_batches
 from qsdt_jax.data.sources import Example
@@ -89,6 +88,7 @@ def measure_input(config: ml_collections.ConfigDict) -> Result:
             "width": WIDTH,
             "mean_bytes": round(statistics.mean(map(len, source.encoded))),
             "input_size": list(preprocess.size),
+            "bytes_to_device": _bytes_to_device(source, preprocess),
         },
         "stages": {name: _rate(source, stage) for name, stage in _stages(source, preprocess).items()},
         "pipeline": {
@@ -102,30 +102,24 @@ def measure_input(config: ml_collections.ConfigDict) -> Result:
 def _stages(source: Jpegs, preprocess: Preprocess) -> dict[str, Callable[[int, np.random.Generator], Any]]:
     """What is done with image i, each stage including what comes before it."""
 
-    def crop_and_flip(i: int, generator: np.random.Generator) -> np.ndarray:
-        image = source[i]["image"]
-        crop = draw_resized_crop(
-            generator,
-            image.shape[:2],
-            preprocess.size,
-            area=preprocess.crop_area,
-            aspect=preprocess.crop_aspect,
-        )
-        return draw_flip(generator, preprocess.size[1]).apply_image(crop.apply_image(image))
-
     def train(settings: Preprocess, i: int, generator: np.random.Generator) -> Example:
         return settings.train(source[i], generator)
 
     plain = dataclasses.replace(preprocess, randaugment_magnitude=0.0, erase_probability=0.0)
     stages: dict[str, Callable[[int, np.random.Generator], Any]] = {
         "decode": lambda i, generator: source[i],
-        "decode, crop, flip": crop_and_flip,
-        "decode, crop, flip, normalise": functools.partial(train, plain),
+        "decode, crop, flip": functools.partial(train, plain),
     }
     if preprocess != plain:
         stages["all of training"] = functools.partial(train, preprocess)
     stages["decode, evaluation"] = lambda i, generator: preprocess.evaluate(source[i])
     return stages
+
+
+def _bytes_to_device(source: Jpegs, preprocess: Preprocess) -> int:
+    """Of an image in a batch, with all that comes with it."""
+    batch = next(training_batches(source, preprocess.train, seed=0, batch_size=BATCH))
+    return sum(values.nbytes for values in batch.values()) // BATCH
 
 
 def _rate(source: Jpegs, stage: Callable[[int, np.random.Generator], Any]) -> float:

@@ -25,6 +25,7 @@ from qsdt_jax.assemble.data import (
 from qsdt_jax.assemble.network import DTYPES, require_classifier
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.cpus import usable_cpus
+from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.pipeline import HostBatch, training_batches
 from qsdt_jax.data.sources import Source
 from qsdt_jax.deploy.fold import fold
@@ -116,7 +117,7 @@ class Bench:
         import onnxruntime
 
         program = fold(self.task.model, self._initial_state().variables)
-        images, timesteps = self._batch["image"], program.neuron.timesteps
+        images, timesteps = np.asarray(self._images), program.neuron.timesteps
         if timesteps > 1 and images.ndim == 4:
             images = np.repeat(images[:, None], timesteps, axis=1)
         options = onnxruntime.SessionOptions()
@@ -130,7 +131,7 @@ class Bench:
         return {**self._rates(seconds, 2 * self.macs), **facts}
 
     def _forward(self, name: str, function: Callable, weights: Any) -> Result:
-        images = jax.device_put(self._batch["image"])
+        images = self._images
         compiled, facts = _compile(name, jax.jit(function), weights, images)
         seconds = _seconds_per_step(lambda: compiled(weights, images), self.steps)
         return {**self._rates(seconds, 2 * self.macs), **facts}
@@ -196,7 +197,13 @@ class Bench:
     def _update(self) -> tuple[Callable, Result]:
         """The training loop's step compiled for all devices and the facts of its compilation."""
         config, parallel = self.config, self.parallel
-        function = step_function(self.optimizer, config.accumulate, parallel.shards_in_step, config.ema_decay)
+        function = step_function(
+            optimizer=self.optimizer,
+            accumulate=config.accumulate,
+            shards=parallel.shards_in_step,
+            ema_decay=config.ema_decay,
+            normalization=self.preprocess.normalization,
+        )
         state = parallel.state_like(jax.eval_shape(self._initial_state))
         spread = parallel.train_step(function, state)
         given = self.task, np.int32(config.seed)
@@ -216,24 +223,22 @@ class Bench:
         )
 
     @functools.cached_property
-    def _batch(self) -> dict[str, np.ndarray]:
-        """Of the task's shapes: real numbers are normal ones, whole numbers 0."""
-        generator, shapes = np.random.default_rng(0), self.task.batch_shapes(self.config.batch_size)
+    def _batch(self) -> HostBatch:
+        """The first batch of the data."""
+        return next(self._batches(self.data, workers=0))
 
-        def draw(rows: jax.ShapeDtypeStruct) -> np.ndarray:
-            if not jnp.issubdtype(rows.dtype, jnp.floating):
-                return np.zeros(rows.shape, rows.dtype)
-            return generator.standard_normal(rows.shape, dtype=np.float32).astype(rows.dtype)
+    @functools.cached_property
+    def _images(self) -> jax.Array:
+        """The inputs of that batch, on one device."""
+        return to_inputs(self._batch, self.preprocess.normalization)["image"]
 
-        return {name: draw(rows) for name, rows in shapes.items()}
-
-    def _batches(self, name: str) -> Iterator[HostBatch]:
+    def _batches(self, name: str, workers: int | None = None) -> Iterator[HostBatch]:
         return training_batches(
             self.sources[name],
             self.preprocess.train,
             seed=self.config.seed,
             batch_size=self.config.batch_size,
-            workers=self.config.data.workers,
+            workers=self.config.data.workers if workers is None else workers,
         )
 
     def _rates(self, seconds: list[float], flops_per_image: int) -> Result:

@@ -59,7 +59,10 @@ class Task(Scorer, Protocol):
         ...
 
     def batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """A batch of `size` examples in training; evaluation adds "mask" (size,), int32, 0 for padding."""
+        """A batch of `size` examples as `loss` takes it, its images being inputs and no longer bytes.
+
+        Evaluation adds "mask" (size,), int32, 0 for padding.
+        """
         ...
 
     def init(self, key: jax.Array) -> Variables:

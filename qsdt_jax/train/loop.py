@@ -26,6 +26,7 @@ import numpy as np
 import optax
 
 from qsdt_jax.data.classes import tell_trust
+from qsdt_jax.data.images import Normalization
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.evaluate.split import evaluate_split
 from qsdt_jax.files import write_atomically
@@ -217,8 +218,13 @@ class _Session:
 
     def _compiled_step(self, batch):
         run = self.run
-        shards = run.parallel.shards_in_step
-        function = step_function(run.optimizer, run.accumulate, shards, run.ema_decay)
+        function = step_function(
+            optimizer=run.optimizer,
+            accumulate=run.accumulate,
+            shards=run.parallel.shards_in_step,
+            ema_decay=run.ema_decay,
+            normalization=run.normalization,
+        )
         step = run.parallel.train_step(function, self.state)
         return self.preemption.compile(step, self.state, batch, *self._arguments)
 
@@ -278,7 +284,7 @@ class _Session:
 
         def step(batch):
             if self._evaluation_step is None:
-                spread = run.parallel.evaluation_step(evaluation_step)
+                spread = run.parallel.evaluation_step(_evaluation_function(run.normalization))
                 self._evaluation_step = self.preemption.compile(spread, variables, batch, task)
             self.preemption.meet()
             return self._evaluation_step(variables, batch, task)
@@ -322,19 +328,16 @@ def _initial_function(optimizer: optax.GradientTransformation, ema: bool):
 
 
 @functools.lru_cache(maxsize=1)
-def step_function(optimizer: optax.GradientTransformation, accumulate: int, shards: int, ema_decay: float):
-    """(state, batch, task, seed) -> (state, metrics), of the arguments of `train_step`."""
+def step_function(**options: Any):
+    """(state, batch, task, seed) -> (state, metrics), of the other arguments of `train_step`."""
 
     def step(state, batch, task, seed):
-        return train_step(
-            state,
-            batch,
-            task=task,
-            optimizer=optimizer,
-            seed=seed,
-            accumulate=accumulate,
-            shards=shards,
-            ema_decay=ema_decay,
-        )
+        return train_step(state, batch, task=task, seed=seed, **options)
 
     return step
+
+
+@functools.lru_cache(maxsize=1)
+def _evaluation_function(normalization: Normalization | None):
+    """(variables, batch, task) -> what the batch adds to the score."""
+    return functools.partial(evaluation_step, normalization=normalization)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 
+from qsdt_jax.data.images import Normalization
 from qsdt_jax.metric import Metric
 from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.train.parallel import Parallel
@@ -31,6 +32,7 @@ class Run:
       evaluation_data: the splits that are evaluated by their names, each time anew. The metrics of the first
         are logged as "eval/NAME" and decide which checkpoint is best, those of others as "eval_SPLIT/NAME";
         of the moving average as "eval_ema/NAME" and "eval_ema_SPLIT/NAME".
+      normalization: of images in bytes; None where the batches are inputs already.
       training_images, evaluation_images: numbers of them, the latter of all splits together.
       total_steps: length of the run.
       batch_size: images per step.
@@ -69,6 +71,7 @@ class Run:
     start_from: Callable[[Variables], Variables] | None = None
     sources: Mapping[str, Source] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Any] | None = None
+    normalization: Normalization | None = None
 
     @property
     def metric(self) -> Metric:

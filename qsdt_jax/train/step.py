@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from qsdt_jax.data.images import Normalization
+from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.devices import mean_over_devices
 from qsdt_jax.evaluate.split import MASK, Scored, over_devices
 from qsdt_jax.randomness import Purpose, key_for
@@ -41,12 +43,13 @@ def train_step(
     accumulate: int = 1,
     shards: int = 1,
     ema_decay: float = 0.0,
+    normalization: Normalization | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update.
 
     Args:
       state: before the step.
-      batch: arrays of B leading rows.
+      batch: arrays of B leading rows, which become inputs here, see `data.inputs`.
       task: gives the loss.
       optimizer: applied to the mean gradient.
       seed: of the run; the step's randomness follows from it and `state.step`.
@@ -55,6 +58,7 @@ def train_step(
       shards: parts that lie one after the other in the batch and hold their share of each micro-batch, as
         `Parallel.rows` arranges them.
       ema_decay: of the moving average, where the state has one.
+      normalization: of images in bytes.
 
     Returns:
       The state after the step, and metrics of the step: those of the task and "grad_norm", the global norm
@@ -62,10 +66,10 @@ def train_step(
     """
     key = key_for(seed, Purpose.STEP, state.step)
     if accumulate == 1:
-        result = _gradients(task, state.variables, batch, key, state.step)
+        result = _gradients(task, state.variables, batch, key, state.step, normalization)
     else:
         micro = _micro_batches(batch, accumulate, shards)
-        result = _accumulated(task, state.variables, micro, key, state.step)
+        result = _accumulated(task, state.variables, micro, key, state.step, normalization)
     grads, batch_stats, metrics = mean_over_devices(result)
 
     params = state.variables["params"]
@@ -78,9 +82,18 @@ def train_step(
     return new_state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
 
-def _gradients(task: Task, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array):
+def _gradients(
+    task: Task,
+    variables: Variables,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+    normalization: Normalization | None,
+):
+    inputs = to_inputs(batch, normalization)
+
     def loss(params):
-        return task.loss({**variables, "params": params}, batch, key, step)
+        return task.loss({**variables, "params": params}, inputs, key, step)
 
     grads, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(variables["params"])
     return grads, batch_stats, metrics
@@ -95,13 +108,21 @@ def _micro_batches(batch: Batch, parts: int, shards: int) -> Batch:
     return jax.tree.map(cut, batch)
 
 
-def _accumulated(task: Task, variables: Variables, micro: Batch, key: jax.Array, step: jax.Array):
+def _accumulated(
+    task: Task,
+    variables: Variables,
+    micro: Batch,
+    key: jax.Array,
+    step: jax.Array,
+    normalization: Normalization | None,
+):
     """Mean over micro-batches (parts, rows, ...), one after the other in the memory of one."""
     parts = jax.tree.leaves(micro)[0].shape[0]
 
     def add(total, part):
         rows, i = part
-        *result, metrics = _gradients(task, variables, rows, jax.random.fold_in(key, i), step)
+        key_of_part = jax.random.fold_in(key, i)
+        *result, metrics = _gradients(task, variables, rows, key_of_part, step, normalization)
         return jax.tree.map(lambda t, r: t + r / parts, total, result), metrics
 
     # Written out and not asked of `_gradients`, whose tracing takes seconds.
@@ -110,6 +131,9 @@ def _accumulated(task: Task, variables: Variables, micro: Batch, key: jax.Array,
     return grads, batch_stats, jax.tree.map(lambda values: jnp.mean(values, 0), metrics)
 
 
-def evaluation_step(variables: Variables, batch: Batch, task: Task) -> Scored:
-    """What one evaluation batch adds to the score of its split."""
-    return over_devices(task.score(task.outputs(variables, batch), batch), batch[MASK])
+def evaluation_step(
+    variables: Variables, batch: Batch, task: Task, normalization: Normalization | None = None
+) -> Scored:
+    """What one evaluation batch adds to the score of its split; arguments as for `train_step`."""
+    inputs = to_inputs(batch, normalization)
+    return over_devices(task.score(task.outputs(variables, inputs), inputs), inputs[MASK])

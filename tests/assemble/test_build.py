@@ -9,6 +9,7 @@ from PIL import Image
 
 from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.data import build_preprocess, build_source
+from qsdt_jax.data.images import Normalization
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from tests.launch.tiny import tiny_config
@@ -138,6 +139,7 @@ def test_the_run_of_a_configuration():
     assert float(run.schedule(28)) == pytest.approx(1e-2 * 100 / 256, rel=1e-6)
     batch = next(run.training_data(5))
     assert (batch["image"].shape, batch["label"].shape) == ((100, 32, 32, 1), (100,))
+    assert batch["image"].dtype == np.uint8 and run.normalization == Normalization((0.31,), (0.35,))
     assert sum(int(batch["mask"].sum()) for batch in run.evaluation_data["test"]()) == 360
 
 

@@ -1,11 +1,21 @@
 """Random geometry and erasing: the distribution of what is drawn, and what is done with it."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from qsdt_jax.data.augment import draw_affine, draw_flip, draw_resized_crop, random_box, random_erasing
+from qsdt_jax.data.augment import (
+    ERASED_BOX,
+    NOISE_KEY,
+    draw_affine,
+    draw_erasing,
+    draw_flip,
+    draw_resized_crop,
+    random_box,
+)
 from qsdt_jax.data.images import resize
+from qsdt_jax.data.inputs import erase
 from tests.golden.augmented import assert_golden, golden, names
 
 DRAWS = 5000
@@ -127,21 +137,29 @@ def test_flip_is_a_fair_coin():
 # Random erasing
 
 
+def erased_by(images: np.ndarray, generators, **options) -> np.ndarray:
+    """Each image (H, W, C) of a batch after what its generator draws for it."""
+    drawn = [draw_erasing(generator, images.shape[1:3], **options) for generator in generators]
+    boxes, keys = (np.stack([draw[name] for draw in drawn]) for name in (ERASED_BOX, NOISE_KEY))
+    return np.asarray(erase(jnp.asarray(images), jnp.asarray(boxes), jnp.asarray(keys)))
+
+
 def test_erased_boxes_are_those_drawn():
-    """How often, and where; what is outside, and the image that came in, stay as they were."""
-    image = np.full((40, 60, 3), 7, np.float32)
-    generator, erased = np.random.default_rng(0), []
-    for _ in range(DRAWS):
-        found = random_erasing(image, generator)
-        assert found.dtype == np.float32 and np.all(image == 7)
-        changed = np.all(found != image, axis=-1)
-        assert np.array_equal(changed, np.any(found != image, axis=-1))
-        if not changed.any():
-            continue
-        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-        top, left, h, w = rows[0], columns[0], len(rows), len(columns)
-        assert changed.sum() == h * w
-        erased.append((top, left, h, w))
+    """How often, and where; what is outside stays as it was."""
+    generator, erased, rows_at_once = np.random.default_rng(0), [], 500
+    images = np.full((rows_at_once, 40, 60, 3), 7, np.float32)
+    for _ in range(DRAWS // rows_at_once):
+        found = erased_by(images, [generator] * rows_at_once)
+        assert found.dtype == np.float32
+        for image in found:
+            changed = np.all(image != 7, axis=-1)
+            assert np.array_equal(changed, np.any(image != 7, axis=-1))
+            if not changed.any():
+                continue
+            rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+            top, left, h, w = rows[0], columns[0], len(rows), len(columns)
+            assert changed.sum() == h * w
+            erased.append((top, left, h, w))
     assert stats.binomtest(len(erased), DRAWS, 0.25).pvalue > SMALLEST_P
     expected = boxes((40, 60), seed=1, **ERASED)
     for found, other in zip(np.array(erased).T, expected.T, strict=True):
@@ -149,18 +167,33 @@ def test_erased_boxes_are_those_drawn():
 
 
 def test_noise_is_standard_normal_for_each_pixel_and_channel():
-    image = np.full((200, 200, 3), np.nan, np.float32)
-    found = random_erasing(image, np.random.default_rng(0), probability=1)
-    values = found[~np.isnan(found)].reshape(-1, 3)
-    assert len(values) > 500
-    assert stats.kstest(values.reshape(-1), stats.norm.cdf).pvalue > SMALLEST_P
-    assert np.abs(np.corrcoef(values.T) - np.eye(3)).max() < 4 / np.sqrt(len(values))
+    """And in no two images the same."""
+    images = np.full((8, 200, 200, 3), np.nan, np.float32)
+    every = erased_by(images, [np.random.default_rng(seed) for seed in range(8)], probability=1)
+    for found in every:
+        values = found[~np.isnan(found)].reshape(-1, 3)
+        assert len(values) > 500
+        assert stats.kstest(values.reshape(-1), stats.norm.cdf).pvalue > SMALLEST_P
+        assert np.abs(np.corrcoef(values.T) - np.eye(3)).max() < 4 / np.sqrt(len(values))
+    values = every[~np.isnan(every)]
+    assert len(np.unique(values)) > 0.95 * len(values)  # A float32 holds some twice.
 
 
 def test_nothing_is_erased_where_no_box_fits():
     for shape in ((1, 1, 3), (1, 100, 3)):
-        image = np.ones(shape, np.float32)
-        assert random_erasing(image, np.random.default_rng(0), probability=1) is image
+        images = np.ones((1, *shape), np.float32)
+        found = erased_by(images, [np.random.default_rng(0)], probability=1)
+        np.testing.assert_array_equal(found, images)
+
+
+def test_erasing_follows_from_the_row_alone():
+    """Not from its place in the batch nor from other rows."""
+    images = np.random.default_rng(0).normal(size=(6, 24, 20, 3)).astype(np.float32)
+    generators = [lambda i=i: np.random.default_rng(i) for i in range(6)]
+    whole = erased_by(images, [make() for make in generators], probability=0.8)
+    for order in ([5, 3, 1], [2], [4, 0]):
+        part = erased_by(images[order], [generators[i]() for i in order], probability=0.8)
+        np.testing.assert_array_equal(part, whole[order])
 
 
 # The generator decides all
@@ -172,7 +205,7 @@ def test_same_generator_same_image():
         lambda image, generator: draw_affine(generator, (24, 24)).apply_image(image),
         lambda image, generator: draw_flip(generator, 24).apply_image(image),
         lambda image, generator: draw_resized_crop(generator, (24, 24), (16, 16)).apply_image(image),
-        lambda image, generator: random_erasing(image.astype(np.float32), generator, probability=0.9),
+        lambda image, generator: erased_by(image[None].astype(np.float32), [generator], probability=0.9),
     ]
     for change in changes:
         results = []

@@ -194,7 +194,7 @@ def test_a_preprocess_moves_what_it_knows_by_one_draw(augmentation):
         # Boxes and masks draw nothing.
         np.testing.assert_array_equal(found["image"], preprocess.train(alone, generators[1])["image"])
         assert generators[0].bit_generator.state == generators[1].bit_generator.state
-        white = found["image"][..., 0] > 0.5
+        white = found["image"][..., 0] > 127
         assert np.mean(white != found["masks"]) < 0.1
         assert found["target"] == "untouched"
         if white.any():
@@ -202,7 +202,7 @@ def test_a_preprocess_moves_what_it_knows_by_one_draw(augmentation):
             assert np.all(found["boxes"][0, 2:] >= np.array(around(white)[2:]) - 1)
         seen.add(found["boxes"].tobytes())
         view = preprocess.evaluate(example)
-        assert np.mean((view["image"][..., 0] > 0.5) != view["masks"]) < 0.1
+        assert np.mean((view["image"][..., 0] > 127) != view["masks"]) < 0.1
     assert len(seen) > 10
 
 

@@ -72,7 +72,7 @@ def test_a_batch_holds_arrays_of_the_types_that_it_says():
     preprocess = Preprocess(size=(16, 16), mean=(0.5,), std=(0.2,), augmentation="crop_flip")
     batch = next(training_batches(source, preprocess.train, seed=0, batch_size=3))
     assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
-        "image": ((3, 16, 16, 3), np.float32),
+        "image": ((3, 16, 16, 3), np.uint8),
         "label": ((3,), np.int32),
     }
 

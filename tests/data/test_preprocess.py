@@ -2,12 +2,21 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qsdt_jax.data.augment import draw_affine, draw_flip, draw_resized_crop, random_erasing
+from qsdt_jax.data.augment import (
+    ERASED_BOX,
+    NOISE_KEY,
+    draw_affine,
+    draw_erasing,
+    draw_flip,
+    draw_resized_crop,
+)
 from qsdt_jax.data.geometry import resize_and_crop
 from qsdt_jax.data.images import normalize
+from qsdt_jax.data.inputs import erase, to_inputs
 from qsdt_jax.data.pipeline import Preprocess, training_batches
 from qsdt_jax.data.randaugment import rand_augment
 from qsdt_jax.data.sources import FakeSource
@@ -31,6 +40,12 @@ def image(shape=(60, 50, 3), seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
+def inputs(preprocess: Preprocess, example) -> np.ndarray:
+    """What the network takes of an example."""
+    batch = {name: np.asarray(value)[None] for name, value in example.items()}
+    return np.asarray(to_inputs(batch, preprocess.normalization)["image"][0])
+
+
 def test_order_of_training_is_that_of_timm():
     changed = set()
     for seed in range(30):
@@ -40,11 +55,15 @@ def test_order_of_training_is_that_of_timm():
         flipped = draw_flip(generator, 48).apply_image(crop)
         augmented = rand_augment(flipped, generator, fill=(124, 116, 104), magnitude=8.0, magnitude_std=0.7)
         normal = normalize(augmented, MEAN, STD)
-        erased = random_erasing(normal, generator, probability=0.6)
+        drawn = draw_erasing(generator, (32, 48), probability=0.6)
+        box, key = drawn[ERASED_BOX], drawn[NOISE_KEY]
+        erased = erase(jnp.asarray(normal[None]), jnp.asarray(box[None]), jnp.asarray(key[None]))[0]
         found = IMAGENET.train({"image": image(), "label": 5}, np.random.default_rng(seed))
-        np.testing.assert_array_equal(found["image"], erased)
-        assert found["image"].dtype == np.float32 and found["label"] == 5
-        changed.add((flipped is not crop, np.array_equal(augmented, flipped), erased is not normal))
+        assert found["image"].dtype == np.uint8 and found["label"] == 5
+        found = inputs(IMAGENET, found)
+        np.testing.assert_array_equal(found, erased)
+        assert found.dtype == np.float32
+        changed.add((flipped is not crop, np.array_equal(augmented, flipped), bool(box.any())))
     assert len(changed) == 8  # Each change happened, and did not happen, with and without the others.
 
 
@@ -52,7 +71,8 @@ def test_evaluation_cuts_out_the_middle_and_draws_nothing():
     view = resize_and_crop((60, 50), (32, 48), 0.875).apply_image(image())
     np.testing.assert_array_equal(IMAGENET.evaluation_view(image()), view)
     found = IMAGENET.evaluate({"image": image(), "label": 5})
-    np.testing.assert_array_equal(found["image"], normalize(view, MEAN, STD))
+    assert found.keys() == {"image", "label"}
+    np.testing.assert_array_equal(inputs(IMAGENET, found), normalize(view, MEAN, STD))
     whole = dataclasses.replace(IMAGENET, evaluation_crop_ratio=1.0).evaluation_view(image())
     assert not np.array_equal(whole, view)
 
@@ -69,8 +89,9 @@ def test_by_default_only_the_geometry_is_random(augmentation):
         expected = resize_and_crop((20, 20), (16, 16)).apply_image(grey)
         if augmentation == "affine":
             expected = draw_affine(other, (16, 16)).apply_image(expected)
-    found = preprocess.train({"image": grey, "label": 0}, generator)["image"]
-    np.testing.assert_array_equal(found, normalize(expected, (0.3,), (0.4,)))
+    found = preprocess.train({"image": grey, "label": 0}, generator)
+    assert found.keys() == {"image", "label"}
+    np.testing.assert_array_equal(inputs(preprocess, found), normalize(expected, (0.3,), (0.4,)))
     assert generator.bit_generator.state == other.bit_generator.state
 
 
@@ -82,7 +103,7 @@ def test_every_augmentation_with_grey_and_colour(augmentation, channels):
     results = set()
     for seed in range(30):
         example = {"image": image((60, 50, channels)), "label": 0}
-        found = preprocess.train(example, np.random.default_rng(seed))["image"]
+        found = inputs(preprocess, preprocess.train(example, np.random.default_rng(seed)))
         assert found.shape == (32, 48, channels) and found.dtype == np.float32
         results.add(found.tobytes())
     assert len(results) > 20

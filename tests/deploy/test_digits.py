@@ -9,6 +9,7 @@ import pytest
 
 from configs.digits import get_config
 from qsdt_jax.assemble.data import build_preprocess, build_source
+from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.pipeline import evaluation_batches
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import read_bundle
@@ -39,8 +40,9 @@ def test_spike_driven_form_runs_every_layer_of_spikes_slot_by_slot(monkeypatch):
 def test_forms_agree_on_every_test_image():
     config, bundle = get_config(), read_bundle(FILE)
     source = build_source(config, "test")
-    (batch,) = evaluation_batches(source, build_preprocess(config).evaluate, batch_size=len(source))
-    images, labels = batch["image"], batch["label"]
+    preprocess = build_preprocess(config)
+    (batch,) = evaluation_batches(source, preprocess.evaluate, batch_size=len(source))
+    images, labels = np.asarray(to_inputs(batch, preprocess.normalization)["image"]), batch["label"]
 
     def values_of(arithmetic):
         form = jax.jit(lambda program, x: interpret(program, x, arithmetic))

@@ -34,11 +34,13 @@ def test_report(capsys):
     assert launch("bench", "input") == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
-    stages = ["decode", "decode, crop, flip", "decode, crop, flip, normalise", "all of training"]
+    stages = ["decode", "decode, crop, flip", "all of training"]
     assert list(report["stages"]) == [*stages, "decode, evaluation"]
     assert list(report["pipeline"]) == ["threads", "1 worker processes"]
     assert all(rate > 0 for rates in ("stages", "pipeline") for rate in report[rates].values())
     assert report["images"]["input_size"] == [224, 224] and report["cores"] == 1
+    # Bytes of an image; a box and a key of random erasing.
+    assert report["images"]["bytes_to_device"] == 224 * 224 * 3 + 4 * 4 + 2 * 4
     assert "JPEGs of 500x400" in err and all(name in err for name in stages)
 
 

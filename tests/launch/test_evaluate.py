@@ -15,6 +15,7 @@ from launch.evaluate import evaluate
 from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.trained import load_trained, stored_config
+from qsdt_jax.data.images import normalize
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.loop import train
@@ -73,8 +74,9 @@ def test_train_split_and_moving_average(workdir, logged):
     """Against scores that no batch, padding or mask has part in."""
     averaged = load_trained(workdir, ema=True)
     source = DigitsSource("train")
-    examples = [build_preprocess(CONFIG).evaluate(source[i]) for i in range(len(source))]
-    images = np.stack([example["image"] for example in examples])
+    preprocess = build_preprocess(CONFIG)
+    examples = [preprocess.evaluate(source[i]) for i in range(len(source))]
+    images = np.stack([normalize(e["image"], preprocess.mean, preprocess.std) for e in examples])
     labels = np.array([example["label"] for example in examples])
     forward = jax.jit(averaged.task.model.apply)
     logits = np.concatenate([forward(averaged.variables, part) for part in np.split(images, 3)])

@@ -13,6 +13,7 @@ from launch.predict import SHEET_IMAGES, Prediction, draw_sheet, predict
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.trained import load_trained, scores
 from qsdt_jax.data.geometry import resize_and_crop
+from qsdt_jax.data.images import normalize
 from qsdt_jax.data.sources import DigitsSource
 from tests.launch.tiny import DIGITS, draw_variables, launch, make_state, tiny_config, write_workdir
 
@@ -63,7 +64,8 @@ def test_probabilities_are_those_of_evaluation(trained, predictions):
     source, preprocess = DigitsSource("test"), build_preprocess(CONFIG)
     count = len(predictions)
     assert count == 2 * BATCH - 1
-    images = np.stack([preprocess.evaluate(source[i])["image"] for i in range(count)])
+    views = [preprocess.evaluate(source[i])["image"] for i in range(count)]
+    images = np.stack([normalize(view, preprocess.mean, preprocess.std) for view in views])
     parts = [images[:BATCH], images[-BATCH:]]  # Of the full size both; they have an image in common.
     logits = [np.asarray(scores(trained.task.model, trained.variables, part)) for part in parts]
     expected = np.asarray(jax.nn.softmax(np.concatenate([logits[0], logits[1][1:]]), axis=1))
@@ -84,7 +86,9 @@ def test_view_is_cut_out_as_in_evaluation(trained, predictions):
     config = trained.config.copy_and_resolve_references()
     config.data.eval_crop_ratio = 0.5
     image = np.asarray(DigitsSource("test")[0]["image"])
-    inputs = build_preprocess(config).evaluate({"image": image, "label": 0})["image"]
+    preprocess = build_preprocess(config)
+    view = preprocess.evaluate({"image": image, "label": 0})["image"]
+    inputs = normalize(view, preprocess.mean, preprocess.std)
     logits = scores(trained.task.model, trained.variables, inputs[None])
     (found,) = predict(dataclasses.replace(trained, config=config), [("0", image)])
     np.testing.assert_array_equal(

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 
@@ -122,7 +121,7 @@ def build(start: Start) -> Run:
         for step, batch in zip(itertools.count(first + 1), batches, strict=False):
             if start.signal and step == start.at:
                 send(start)
-            image = batch["image"].astype(np.float64)
+            image = spread.inputs(batch["image"])
             with notes.open("a") as stream:
                 stream.write(json.dumps({"step": step, "pixels": image.sum((1, 2, 3)).tolist()}) + "\n")
             yield {**batch, "image": image}
@@ -142,6 +141,7 @@ def build(start: Start) -> Run:
                 rows=parallel.rows(size),
             )
         },
+        normalization=spread.PREPROCESS.normalization,
         training_images=IMAGES,
         evaluation_images=spread.SPLIT + start.more_images,
         total_steps=STEPS,

@@ -15,9 +15,12 @@ import numpy as np
 import optax
 
 from qsdt_jax.core.neurons import make_neuron
+from qsdt_jax.data.augment import draw_erasing
 from qsdt_jax.data.classes import numbers
+from qsdt_jax.data.images import normalize
+from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
-from qsdt_jax.data.sources import FakeSource
+from qsdt_jax.data.sources import Example, FakeSource
 from qsdt_jax.evaluate.split import Scored, evaluate_split
 from qsdt_jax.layers.downsample import Downsample
 from qsdt_jax.layers.numerics import Numerics
@@ -92,6 +95,12 @@ def task(norm_group: int = 0, dtype: Any = jnp.float64, drawn: bool = True) -> C
     )
 
 
+def inputs(image: np.ndarray) -> np.ndarray:
+    """What the network takes of bytes (B, H, W, C), in 64 bits."""
+    rows = [normalize(pixels, PREPROCESS.mean, PREPROCESS.std) for pixels in image]
+    return np.stack(rows).astype(np.float64)
+
+
 def trained(
     parallel: Parallel,
     optimizer: optax.GradientTransformation,
@@ -128,21 +137,29 @@ def trained(
     )
     for batch in itertools.islice(batches, STEPS):
         # The images too in float64: mixing happens in their type.
-        placed = parallel.place({**batch, "image": batch["image"].astype(np.float64)})
+        placed = parallel.place({**batch, "image": inputs(batch["image"])})
         state, metrics = update(state, placed, *arguments)
     specs = {leaf.sharding.spec for leaf in jax.tree.leaves(state.variables["params"])}
     assert (len(specs) > 1) == (parallel.fsdp > 1), specs
     return host_leaves(state) | {f"metric/{name}": np.asarray(value) for name, value in metrics.items()}
 
 
+def erased(example: Example) -> Example:
+    """What evaluation sees of an example, a box of it erased on the device."""
+    generator = np.random.default_rng(int(example["image"].sum()))
+    return {**PREPROCESS.evaluate(example), **draw_erasing(generator, PREPROCESS.size, probability=0.7)}
+
+
 def evaluated(parallel: Parallel, dtype: Any = jnp.float32) -> dict[str, Any]:
     """Metrics of a split, and the logits of its images."""
     classification = Gathering(**vars(task(dtype=dtype)))
     variables = parallel.jit_initial(lambda: classification.init(jax.random.key(0)))()
-    step = parallel.evaluation_step(evaluation_step)
+    step = parallel.evaluation_step(
+        functools.partial(evaluation_step, normalization=PREPROCESS.normalization)
+    )
 
     def scores(variables, batch):
-        return classification.model.apply(variables, batch["image"])
+        return classification.model.apply(variables, to_inputs(batch, PREPROCESS.normalization)["image"])
 
     spread = jax.pmap(scores, in_axes=(None, 0)) if parallel.mode == "pmap" else jax.jit(scores)
     size = parallel.evaluation_batch_size(5)
@@ -151,7 +168,7 @@ def evaluated(parallel: Parallel, dtype: Any = jnp.float32) -> dict[str, Any]:
             parallel.place,
             evaluation_batches(
                 FakeSource(SPLIT, (12, 12, 1), CLASSES),
-                PREPROCESS.evaluate,
+                erased,
                 batch_size=size,
                 rows=parallel.rows(size),
             ),

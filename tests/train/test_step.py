@@ -9,9 +9,13 @@ import numpy as np
 import optax
 import pytest
 
+from qsdt_jax.data.augment import ERASED_BOX, NOISE_KEY
+from qsdt_jax.data.images import Normalization, normalize
+from qsdt_jax.data.inputs import erase
+from qsdt_jax.evaluate.split import Scored
 from qsdt_jax.randomness import Purpose, key_for
 from qsdt_jax.train.state import create_state
-from qsdt_jax.train.step import train_step
+from qsdt_jax.train.step import evaluation_step, train_step
 
 RATE, DECAY = 0.5, 0.9
 ROWS = np.array([[1.0, 2.0], [3.0, -1.0], [0.5, 0.0], [-2.0, 4.0], [1.0, 1.0], [0.0, 3.0]])
@@ -52,12 +56,12 @@ def variables() -> dict:
     return dict(Mean().init(jax.random.key(0), jnp.asarray(ROWS)))
 
 
-def steps(count: int, task: Any = None, **options):
+def steps(count: int, task: Any = None, batch: Any = None, **options):
     """The states after each step, the initial one first, and the metrics of the last."""
+    batch = {"x": jnp.asarray(ROWS)} if batch is None else batch
     optimizer = optax.sgd(RATE)
     found, metrics = [create_state(variables(), optimizer, ema=True)], {}
     for _ in range(count):
-        batch: Any = {"x": jnp.asarray(ROWS)}
         state, metrics = train_step(found[-1], batch, task=task or Task(), optimizer=optimizer, **options)
         found.append(state)
     return found, metrics
@@ -105,3 +109,52 @@ def test_moving_average(parts):
             assert state.ema is not None
             np.testing.assert_allclose(state.ema[path[0]][path[1]], expected, rtol=1e-12)
         assert np.max(np.abs(expected - values[-1])) > 0.1
+
+
+# Images in bytes
+
+
+class Pixels(Task):
+    """The same of images (B, 1, 2, 1)."""
+
+    def loss(self, variables, batch, key, step):
+        return super().loss(variables, {"x": batch["image"].reshape(-1, 2)}, key, step)
+
+    def outputs(self, variables, batch):
+        return batch["image"].reshape(-1, 2) @ variables["params"]["w"]
+
+    def score(self, outputs, batch):
+        return Scored({"sum": jnp.sum(outputs * batch["mask"])})
+
+
+NORMALIZATION = Normalization((0.31,), (0.35,))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("erased", [False, True])
+def test_bytes_become_inputs_in_the_step(parts, erased):
+    """Each row with its own box and noise, whichever micro-batch it is in."""
+    image = np.arange(0, 240, 20, dtype=np.uint8).reshape(6, 1, 2, 1)
+    batch = {"image": jnp.asarray(image)}
+    inputs = jnp.asarray(normalize(image.reshape(6, 2, 1), (0.31,), (0.35,)).reshape(6, 1, 2, 1))
+    if erased:
+        boxes = np.array([[0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0]] * 2, np.int32)
+        keys = np.arange(12, dtype=np.uint32).reshape(6, 2)
+        batch |= {ERASED_BOX: jnp.asarray(boxes), NOISE_KEY: jnp.asarray(keys)}
+        inputs = erase(inputs, jnp.asarray(boxes), jnp.asarray(keys))
+    found, metrics = steps(2, Pixels(), batch, accumulate=parts, normalization=NORMALIZATION)
+    expected, expected_metrics = steps(2, Pixels(), {"image": inputs}, accumulate=parts)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert metrics == expected_metrics
+    with pytest.raises(ValueError, match="the images are bytes"):
+        steps(1, Pixels(), batch)
+
+
+def test_bytes_become_inputs_in_the_evaluation():
+    image = np.array([[[[10], [200]]], [[[0], [0]]]], np.uint8)
+    batch: Any = {"image": image, "mask": np.array([1, 0])}
+    task: Any = Pixels()
+    found = evaluation_step(variables(), batch, task, NORMALIZATION)
+    expected = normalize(image[0], (0.31,), (0.35,)).sum(dtype=np.float64)
+    assert float(found.sums["sum"]) == pytest.approx(expected, rel=1e-12)
