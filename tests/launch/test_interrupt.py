@@ -18,7 +18,7 @@ MOMENTS = {
     "import for flags": ("import ml_collections.config_flags", [TINY]),
     "reading the config": ("call launch.flags:_check_config", [TINY]),
     "listing data": ("call qsdt_jax.data.sources:FolderSource.__init__", [TINY, FOLDER_DATA]),
-    "building": ("call qsdt_jax.assemble.build:build_source", [TINY]),
+    "building": ("call qsdt_jax.assemble.data:build_source", [TINY]),
     "tracing": ("call qsdt_jax.models.backbone:Backbone.frames", [TINY]),
     "a verb that imports late": ("import qsdt_jax.deploy.bundle", ["predict", "--bundle=x.qsdt", "a.png"]),
     "help": ("import launch.export", ["export", "--help"]),

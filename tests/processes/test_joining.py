@@ -242,16 +242,14 @@ def test_the_death_of_process_0_ends_the_other(tmp_path):
 
 
 SAVING = """
-import os, sys, time
+import sys, time
 from qsdt_jax.processes.joining import joined
 
 address, index = sys.argv[1], int(sys.argv[2])
 with joined(address, 2, index, {}, timeout=60) as peers:
     peers.before_leaving = lambda: (time.sleep(2), print("saved"))
-    time.sleep(1)
-    if index == 0:
-        os.kill(os.getpid(), 9)
-    time.sleep(60)
+    print("ready", flush=True)
+    time.sleep(300)
 """
 
 
@@ -268,8 +266,11 @@ def test_a_save_under_way_is_finished_where_process_0_dies():
         )
         for index in range(2)
     )
+    assert killed.stdout and survivor.stdout
+    assert killed.stdout.readline() == survivor.stdout.readline() == "ready\n"
+    killed.kill()
+    killed.communicate()
     out, told = survivor.communicate(timeout=DEADLINE)
-    assert killed.wait(DEADLINE) == -KILL
     assert (survivor.returncode, out) == (1, "saved\n"), told
     assert told.splitlines()[-1].startswith("error: process 0 of 2 ended before the run did"), told
 
