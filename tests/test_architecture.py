@@ -110,6 +110,15 @@ def test_imports_run_downwards_only():
     assert forbidden(import_graph(ROOT)) == []
 
 
+def test_only_the_base_of_the_configs_imports_the_library():
+    """And of it the defaults alone: a config is plain data."""
+    found = {name: targets for name, targets in import_graph(ROOT).items() if part(name) == "configs"}
+    assert found.pop("configs.base") == {"qsdt_jax.assemble.defaults"}
+    assert [
+        name for name, targets in found.items() if {part(target) for target in targets} - {"configs"}
+    ] == []
+
+
 def test_no_modules_import_each_other():
     assert circle(import_graph(ROOT)) == []
 
