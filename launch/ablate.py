@@ -32,8 +32,8 @@ from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.run import make_run
 from qsdt_jax.assemble.study import (
     SPIKES_FILE,
-    Run,
     Study,
+    Trial,
     Variant,
     is_done,
     read_study,
@@ -102,7 +102,7 @@ def main() -> None:
     print(f"{study.workdir}: results.csv, results.md, results.png, runs")
 
 
-def work(study: Study, left: Sequence[Run], title: str) -> None:
+def work(study: Study, left: Sequence[Trial], title: str) -> None:
     """Trains what is left, one run at a time, beside any other processes that do the same.
 
     A run is taken by its lock, which a process that dies gives back, and not before those whose workdirs it

@@ -50,7 +50,7 @@ class Variant(NamedTuple):
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
 
-Run = tuple[Variant, int]  # With the seed.
+Trial = tuple[Variant, int]  # One run of a row: with the seed.
 
 
 class Study(NamedTuple):
@@ -98,7 +98,7 @@ class Study(NamedTuple):
         """The rows whose workdirs a row reads, seed by seed."""
         return [row for row in map(self.referred, variant.overrides.values()) if row is not None]
 
-    def in_order(self, names: list[str]) -> Iterator[Run]:
+    def in_order(self, names: list[str]) -> Iterator[Trial]:
         """All runs of some rows, seeds of a row together, a row after those whose workdirs it reads."""
         seen: list[str] = []
 
