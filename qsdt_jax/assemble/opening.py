@@ -76,8 +76,8 @@ def load(
 ) -> Network | DeployedNetwork:
     """Opens a network.
 
-    Nothing of a file is run. Only a workdir whose configuration names a task of its own, "module:NAME", imports
-    that module, from where Python finds it.
+    Nothing of a file is run. Only a workdir whose configuration names a task of its own, "module:NAME",
+    imports that module, from where Python finds it.
 
     Args:
       path: the workdir of a run or an import; a folder that `save` wrote; a bundle (.qsdt); or a published
