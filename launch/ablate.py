@@ -218,6 +218,7 @@ def _write_results(study: Study, title: str) -> str:
     if study.spikes:
         columns["spikes an image"] = _means(records, "spikes")
     heading = f"{study.base.eval.splits[0]} {metric.label}"
+    heading += "" if metric.larger_is_better else ", smaller is better"
     table = markdown(rows, heading, columns, study.against, form=metric.form)
     write_atomically(study.workdir / "results.md", table)
     with nicety("results.png cannot be drawn"):

@@ -30,6 +30,11 @@ class Metric:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     @property
+    def described(self) -> str:
+        """All that tells it from another one: "top-1 (%), larger is better"."""
+        return f"{self.label}, {'larger' if self.larger_is_better else 'smaller'} is better"
+
+    @property
     def form(self) -> str:
         """How a value is written, as a format specification."""
         return ".2f" if self.unit == "%" else ".4g"

@@ -134,19 +134,94 @@ def test_a_study(folder, tmp_path):
         [logged] = scores(tmp_path / "runs" / row / "seed0").values()
         assert float(line["rmse"]) == logged["eval/rmse"]
     table = (tmp_path / "results.md").read_text()
-    assert table.startswith("| row | test RMSE | std |")
+    assert table.startswith("| row | test RMSE, smaller is better | std |")
     assert f"| {float(lines[0]['rmse']):.4g} |" in table
 
 
-def test_a_study_of_two_scores_is_refused(folder, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            {"task.name": "classification"},
+            "the task 'classification' is scored by its top-1 (%), larger is better, "
+            "the other rows by their RMSE, smaller is better",
+        ),
+        ({"task.name": 3}, "config.task.name=3 is no name: expected a text"),
+        ({"eval.splits": ("train", "test")}, "is scored on another split than the other rows"),
+        ({"eval.splits": ()}, "is scored on another split than the other rows"),
+    ],
+)
+def test_a_study_of_two_scores_is_refused(folder, tmp_path, capsys, overrides, told):
     (folder / "mixed.py").write_text(
-        "from small import get_config\nSEEDS, ROWS = 1, [('a', {}), ('b', {'task.name': 'classification'})]\n"
+        f"from small import get_config\nSEEDS, ROWS = 1, [('a', {{}}), ('b', {overrides!r})]\n"
     )
     assert launch("ablate", "--config", folder / "mixed.py", "--workdir", tmp_path / "w") == 2
+    assert told in capsys.readouterr().err
+
+
+PLAIN = """
+# A network without batch norm, in a task that names its loss otherwise.
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from digit_value import DigitValue
+from qsdt_jax.assemble.data import input_shape
+from qsdt_jax.assemble.tasks import TaskFactory
+from qsdt_jax.data.sources import DigitsSource
+
+
+class Network(nn.Module):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(1)(images.reshape(len(images), -1))
+
+
+@jax.tree_util.register_static
+class Squares(DigitValue):
+    def loss(self, variables, batch, key, step=0):
+        values = self.model.apply({"params": variables["params"]}, batch["image"])
+        loss = jnp.mean((values[:, 0] - batch["label"]) ** 2)
+        return loss, ({}, {"mse": loss})
+
+
+class OtherKeys(DigitsSource):
+    def __getitem__(self, index):
+        more = {"difficult": index % 2} if self.split == "test" else {}
+        return super().__getitem__(index) | more
+
+
+def source(config, split):
+    return OtherKeys(split, images=128 if split == "train" else None)
+
+
+def build(config, class_names):
+    return Squares(Network(), input_shape(config))
+
+
+TASK = TaskFactory(build=build, metrics=DigitValue.metrics)
+OTHER = TaskFactory(build=build, metrics=DigitValue.metrics[::-1])
+"""
+
+
+def test_a_network_without_batch_norm_and_splits_of_other_keys(folder, tmp_path):
+    (folder / "plain.py").write_text(PLAIN)
+    words = ["--config", folder / "small.py", "--config.task.name=plain:TASK", "--config.epochs=1"]
+    more = ["--config.data.source=plain:source", "--config.eval.splits=('test','train')"]
+    assert launch(*words, *more, "--workdir", tmp_path) == 0
+    lines = read_metrics(tmp_path)
+    steps = [line for line in lines if "train/mse" in line]
+    assert len(steps) == 2 and all(line["train/loss"] == line["train/mse"] for line in steps)
+    assert all({"eval/rmse", "eval_train/rmse"} <= line.keys() for line in lines if "eval/rmse" in line)
+    assert scores(tmp_path).keys() == {2}
+
+
+def test_a_factory_that_names_other_metrics_than_its_task(folder, tmp_path, capsys):
+    (folder / "plain.py").write_text(PLAIN)
+    words = ["--config", folder / "small.py", "--config.task.name=plain:OTHER", "--workdir", tmp_path / "w"]
+    assert launch(*words) == 2
     told = capsys.readouterr().err
-    assert (
-        "row 'b': the task 'classification' is scored by its top-1 (%), the other rows by their RMSE" in told
-    )
+    assert "the metrics of its TaskFactory are not those of the task" in told and told.count("\n") == 1
 
 
 def small(**overrides):

@@ -147,6 +147,11 @@ def read_study(what: str, module: Any, base: ml_collections.ConfigDict, workdir:
                 raise UserError(f"row {variant.name!r}: unknown config key {key!r}{nearest(key, known)}")
             if key == "task.name":
                 _check_metric(variant, value, base.task.name)
+            if key == "eval.splits" and list(value or ())[:1] != list(base.eval.splits)[:1]:
+                raise UserError(
+                    f"row {variant.name!r}: eval.splits={value!r} is scored on another split than the other "
+                    f"rows, which are on {base.eval.splits[0]!r}"
+                )
             _check_reference(variant, value, variants)
     against = getattr(module, "AGAINST", {})
     for name in (*against, *against.values()):
@@ -160,8 +165,8 @@ def _check_metric(variant: Variant, task: str, base: str) -> None:
     found, expected = (task_factory(name).metrics[0] for name in (task, base))
     if found != expected:
         raise UserError(
-            f"row {variant.name!r}: the task {task!r} is scored by its {found.label}, "
-            f"the other rows by their {expected.label}"
+            f"row {variant.name!r}: the task {task!r} is scored by its {found.described}, "
+            f"the other rows by their {expected.described}"
         )
 
 

@@ -36,6 +36,8 @@ class TaskFactory:
 
 def task_factory(name: str) -> TaskFactory:
     """What makes the tasks of a name: one of `TASKS`, or "module:NAME"; raises UserError for any other."""
+    if not isinstance(name, str):
+        raise UserError(f"config.task.name={name!r} is no name: expected a text")
     if name in TASKS:
         return TASKS[name]
     found = imported_object("task.name", name, TASKS)
@@ -52,9 +54,20 @@ def build_task(config: ml_collections.ConfigDict, class_names: Sequence[str] | N
       class_names: of the data, in the order of their labels; None where there are none or they are not known.
 
     Raises:
-      UserError: a value out of range.
+      UserError: a value out of range, or a task that is scored otherwise than its factory says.
     """
-    return task_factory(config.task.name).build(config, class_names)
+    factory = task_factory(config.task.name)
+    task = factory.build(config, class_names)
+    if task.metrics != factory.metrics:
+        raise UserError(
+            f"config.task.name={config.task.name!r}: the metrics of its TaskFactory are not those of the "
+            f"task that it builds: {_listed(factory.metrics)}; {_listed(task.metrics)}"
+        )
+    return task
+
+
+def _listed(metrics: Sequence[Metric]) -> str:
+    return ", ".join(f"{metric.name} ({metric.described})" for metric in metrics)
 
 
 def build_classification(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from qsdt_jax.data.events import EVENT, check_sensor
 from qsdt_jax.data.once import once
-from qsdt_jax.data.sources import DigitsSource, Example, Split
+from qsdt_jax.data.sources import DigitsSource, Example, SplitName
 
 Movement = Literal["saccades", "sweep"]
 
@@ -103,7 +103,7 @@ class DigitEvents:
       UserError: a larger sensor.
     """
 
-    split: Split
+    split: SplitName
     movement: Movement = "saccades"
     size: int = 32
 

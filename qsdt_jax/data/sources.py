@@ -20,7 +20,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.memory import require_memory
 from qsdt_jax.retry import retried
 
-Split = Literal["train", "test"]
+SplitName = Literal["train", "test"]
 Example = dict[str, Any]
 
 DIGITS = tuple("0123456789")
@@ -60,7 +60,7 @@ class DigitsSource:
         white; the same in every epoch, and in both splits.
     """
 
-    split: Split
+    split: SplitName
     size: int = 32
     class_names: tuple[str, ...] = DIGITS
     images: int | None = None

@@ -13,7 +13,7 @@ from qsdt_jax.data.images import MODES, decode_image
 from qsdt_jax.data.once import once
 from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED
 from qsdt_jax.data.prepare.shard_file import records_in, telling_calls
-from qsdt_jax.data.sources import Example, Split
+from qsdt_jax.data.sources import Example, SplitName
 from qsdt_jax.data.tfds_events import events_of, sensor_of
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.retry import reason, retried
@@ -40,7 +40,7 @@ class TfdsSource:
         ours or of a sensor of unknown size.
     """
 
-    def __init__(self, directory: str | Path, split: Split, channels: int = 3):
+    def __init__(self, directory: str | Path, split: SplitName, channels: int = 3):
         self._arguments = directory, split, channels
         self.directory = find_directory(Path(directory))
         self._channels = channels
@@ -187,7 +187,7 @@ def _class_names(directory: Path, names: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def _split(directory: Path, split: Split, splits: Any) -> str:
+def _split(directory: Path, split: SplitName, splits: Any) -> str:
     for name in SPLITS[split]:
         if name in splits:
             return name

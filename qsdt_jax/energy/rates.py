@@ -14,7 +14,6 @@ from qsdt_jax.deploy.interpreter import Arithmetic, class_scores, interpret
 from qsdt_jax.deploy.program import Fire, Program
 from qsdt_jax.evaluate.split import MASK, Scored, evaluate_split, over_devices
 from qsdt_jax.tasks.accuracy import Accuracy
-from qsdt_jax.tasks.task import Scorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +44,6 @@ def measure_activity(
     program: Program,
     batches: Iterable[Mapping[str, Any]],
     arithmetic: Arithmetic | None = None,
-    scorer: Scorer | None = None,
 ) -> Activity:
     """Runs a program over a split.
 
@@ -53,10 +51,8 @@ def measure_activity(
       program: a folded classifier.
       batches: {"image": (B, ...), "mask": (B,) ...}; rows whose mask is 0 are padding.
       arithmetic: the integer form, unless given.
-      scorer: of the outputs; their accuracy, unless given.
     """
-    scorer = scorer or Accuracy()
-    step = jax.jit(functools.partial(_scored, arithmetic or IntegerArithmetic(), scorer))
+    step = jax.jit(functools.partial(_scored, arithmetic or IntegerArithmetic()))
     histograms: dict[str, np.ndarray] = {}
     images = 0
 
@@ -68,7 +64,7 @@ def measure_activity(
         images += int(np.sum(np.asarray(batch[MASK]) > 0))
         return found
 
-    metrics = evaluate_split(scored, batches, scorer.summarize)
+    metrics = evaluate_split(scored, batches, Accuracy().summarize)
     return Activity({name: histograms[name] for name in neurons_of(program)}, metrics, images)
 
 
@@ -77,7 +73,7 @@ def neurons_of(program: Program) -> list[str]:
     return [step.name for step in program.steps if isinstance(step, Fire)]
 
 
-def _scored(arithmetic: Arithmetic, scorer: Scorer, program: Program, batch: Mapping[str, jax.Array]):
+def _scored(arithmetic: Arithmetic, program: Program, batch: Mapping[str, jax.Array]):
     """Histograms of each image (B, D + 1), those of padding zero, and what the batch adds to the score."""
     values = interpret(program, batch["image"], arithmetic)
     images = batch[MASK].shape[0]
@@ -88,4 +84,4 @@ def _scored(arithmetic: Arithmetic, scorer: Scorer, program: Program, batch: Map
         return jnp.where(batch[MASK][:, None] > 0, jnp.stack(levels, 1), 0)
 
     histograms = {step.name: histogram(values[step.name]) for step in program.steps if isinstance(step, Fire)}
-    return histograms, over_devices(scorer.score(class_scores(program, values), batch), batch[MASK])
+    return histograms, over_devices(Accuracy().score(class_scores(program, values), batch), batch[MASK])

@@ -30,6 +30,8 @@ class Scored(NamedTuple):
 
 def over_devices(scored: Scored, mask: jax.Array) -> Scored:
     """What all devices of a step have scored together, with the mask (B,) among the rows if there are any."""
+    if MASK in scored.rows:
+        raise ValueError(f"{MASK!r} tells rows from padding; what a task scores needs another name")
     rows = {**scored.rows, MASK: mask} if scored.rows else {}
     return Scored(sum_over_devices(dict(scored.sums)), gather_over_devices(rows))
 

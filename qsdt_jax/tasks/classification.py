@@ -67,7 +67,7 @@ class Classification(Accuracy):
             variables, images, train=True, rngs={"drop_path": key}, mutable=["batch_stats"]
         )
         loss = self.label_loss(logits, labels)
-        return loss, (updates["batch_stats"], {"loss": loss})
+        return loss, (updates["batch_stats"], {})
 
     def mixed(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images and labels as the network sees them in training."""

@@ -108,7 +108,7 @@ class Distillation(struct.PyTreeNode):
             target, temperature = self.weights.kd_target, self.weights.temperature
             metrics["kd"] = jnp.mean(logit_distillation(followed, taught_logits, target, temperature))
             loss = loss + self.weights.kd * metrics["kd"]
-        return loss, (batch_stats, {"loss": loss, **metrics})
+        return loss, (batch_stats, metrics)
 
     def _student(self, variables: Variables, images: jax.Array, key: jax.Array):
         """Logits for the labels, logits for the teacher, blocks, new batch statistics."""

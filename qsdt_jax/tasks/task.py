@@ -66,13 +66,16 @@ class Task(Scorer, Protocol):
         ...
 
     def init(self, key: jax.Array) -> Variables:
-        """Initial variables."""
+        """Initial variables; without "batch_stats" where the network has none."""
         ...
 
     def loss(
         self, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array | int = 0
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-        """Scalar training loss after `step` updates, with (new batch statistics, metrics to log)."""
+        """Scalar training loss after `step` updates, with (new batch statistics, metrics to log besides it).
+
+        Without batch norm the statistics are {}.
+        """
         ...
 
     def outputs(self, variables: Variables, batch: Batch) -> Any:

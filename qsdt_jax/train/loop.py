@@ -126,7 +126,7 @@ class _Session:
         self.step = int(self.state.step)
         self.writer = MetricWriter(self.workdir, self.step, writes=is_first())
         directory.claim(run.belongings)
-        self._evaluation_step = None  # Compiled with the first evaluation.
+        self._evaluation_steps: dict[Any, Any] = {}  # By the kind of their batch.
         self.rates = run.learning_rates()
 
     def finish(self) -> dict[str, Any]:
@@ -283,11 +283,12 @@ class _Session:
         task, _ = self._arguments
 
         def step(batch):
-            if self._evaluation_step is None:
+            kind = tuple((name, rows.shape, rows.dtype) for name, rows in sorted(batch.items()))
+            if kind not in self._evaluation_steps:
                 spread = run.parallel.evaluation_step(_evaluation_function(run.normalization))
-                self._evaluation_step = self.preemption.compile(spread, variables, batch, task)
+                self._evaluation_steps[kind] = self.preemption.compile(spread, variables, batch, task)
             self.preemption.meet()
-            return self._evaluation_step(variables, batch, task)
+            return self._evaluation_steps[kind](variables, batch, task)
 
         try:
             metrics = evaluate_split(step, self.preemption.iterate(batches), run.task.summarize)

@@ -20,7 +20,9 @@ def initial_state(
     task: Task, optimizer: optax.GradientTransformation, *, seed: int | jax.Array = 0, ema: bool = False
 ) -> TrainState:
     """The state before the first step, a pure function of the seed; arguments as for `train_step`."""
-    return create_state(task.init(key_for(seed, Purpose.INIT)), optimizer, ema=ema)
+    # Flax leaves out a collection in which there is nothing, as of a network without batch norm.
+    variables = {"batch_stats": {}, **task.init(key_for(seed, Purpose.INIT))}
+    return create_state(variables, optimizer, ema=ema)
 
 
 def jit_once(function: Callable, **options: Any) -> jax.stages.Wrapped:
@@ -61,8 +63,8 @@ def train_step(
       normalization: of images in bytes.
 
     Returns:
-      The state after the step, and metrics of the step: those of the task and "grad_norm", the global norm
-      before clipping.
+      The state after the step, and metrics of the step: "loss", those of the task and "grad_norm", the global
+      norm before clipping.
     """
     key = key_for(seed, Purpose.STEP, state.step)
     if accumulate == 1:
@@ -95,8 +97,8 @@ def _gradients(
     def loss(params):
         return task.loss({**variables, "params": params}, inputs, key, step)
 
-    grads, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(variables["params"])
-    return grads, batch_stats, metrics
+    (value, (batch_stats, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+    return grads, batch_stats, {"loss": value, **metrics}
 
 
 def _micro_batches(batch: Batch, parts: int, shards: int) -> Batch:

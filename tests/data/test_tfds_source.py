@@ -19,7 +19,7 @@ from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batc
 from qsdt_jax.data.prepare.cifar10dvs import read_cifar10dvs
 from qsdt_jax.data.prepare.imagefolder import read_imagefolder
 from qsdt_jax.data.prepare.writer import prepare
-from qsdt_jax.data.sources import Split
+from qsdt_jax.data.sources import SplitName
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import CorruptRecord, UserError
 from tests.data.prepare.files import ODDITIES, aedat, class_folder, encoded, sideways, write_files
@@ -60,7 +60,7 @@ def names(directory: Path, split: str = "train") -> list[str]:
     return [record["file_name"].decode() for record in records]
 
 
-def refusal(directory: Path, split: Split = "train", **options) -> str:
+def refusal(directory: Path, split: SplitName = "train", **options) -> str:
     with pytest.raises(UserError) as caught:
         TfdsSource(directory, split, **options)
     assert "\n" not in str(caught.value)

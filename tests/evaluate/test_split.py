@@ -1,7 +1,9 @@
 """A split is scored from sums that add up and from rows that are gathered without padding."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from qsdt_jax.devices import AXIS
 from qsdt_jax.evaluate.split import MASK, Scored, evaluate_split, over_devices
@@ -45,3 +47,8 @@ def test_on_each_device_are_the_rows_of_all():
 def test_sums_alone_gather_nothing():
     mask = np.ones(4, np.int32)
     assert over_devices(Scored(sums={"total": np.float32(1)}), mask).rows == {}
+
+
+def test_rows_that_are_called_as_the_mask_are_refused():
+    with pytest.raises(ValueError, match="'mask' tells rows from padding"):
+        over_devices(Scored(rows={MASK: np.ones(3)}), jnp.ones(3))
