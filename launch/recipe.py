@@ -25,7 +25,8 @@ def recipe(run: Run) -> str:
         "moving average": f"of {run.ema_decay:g}, evaluated beside the variables"
         if run.ema_decay
         else "none",
-        "evaluation": f"every {_steps(run.eval_every)}, in batches of {run.config['eval']['batch_size']:,}",
+        "evaluation": f"of {_splits(run)} every {_steps(run.eval_every)}, "
+        f"in batches of {run.config['eval']['batch_size']:,}",
         "checkpoints": f"after each evaluation and every {_steps(run.save_every)}; "
         f"the newest {run.keep_latest} and the best {run.keep_best} stay",
         "seed": str(run.seed),
@@ -112,6 +113,11 @@ def _learning_rate(run: Run) -> str:
         f"{optimizer['learning_rate']:g} x {run.batch_size:,} / {REFERENCE_BATCH} = {rates[warmup]:.4g} "
         f"at its peak, {said}; half a cosine to {rates[-1]:.3g} in the last step"
     )
+
+
+def _splits(run: Run) -> str:
+    first, *others = run.evaluation_data
+    return f"{first}, which decides what is best, and {', '.join(others)}" if others else first
 
 
 def _optimizer(optimizer: Mapping[str, Any]) -> str:

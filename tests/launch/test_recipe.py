@@ -46,7 +46,7 @@ def test_imagenet_as_the_paper_and_its_code_have_it():
         "optimiser": "lamb, weight decay 0.05 on tensors of two or more axes, gradient norm clipped to 1",
         "loss": "cross-entropy, label smoothing 0.1",
         "moving average": "of 0.99996, evaluated beside the variables",
-        "evaluation": "every 817 steps, in batches of 256",
+        "evaluation": "of test every 817 steps, in batches of 256",
         "checkpoints": "after each evaluation and every 1,000 steps; the newest 2 and the best 1 stay",
         "seed": "0",
     }
