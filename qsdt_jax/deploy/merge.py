@@ -6,13 +6,15 @@ then receives spikes. But the weights of the new kernel are products of weights:
 bits, and many more.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from qsdt_jax.core.lsq import weight_range
 from qsdt_jax.deploy.integer import IntegerArithmetic
-from qsdt_jax.deploy.program import Linear, Program, Step
+from qsdt_jax.deploy.program import Linear, Program, Step, inputs_of
 from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry
 
@@ -37,42 +39,58 @@ def merge(program: Program, bits: int = 32) -> Program:
       A program for `FloatArithmetic`; with up to 8 bits the integer and the spike-driven form run it as well.
     """
     linears = {step.name: step for step in program.steps if isinstance(step, Linear)}
-    # Of a chain, the values that only its next convolution reads.
-    continued = {step.input for step in linears.values()} - {value for _, value in program.outputs}
-    merged: list[Step] = []
-    for step in program.steps:
+    kept: list[Step] = []  # From the last to the first.
+    read = {value for _, value in program.outputs}
+    for step in reversed(program.steps):
         if isinstance(step, Linear):
-            if step.name in continued:
-                continue  # Part of the chain of a later one.
-            chain = [step]
-            while chain[0].input in linears:
-                chain.insert(0, linears[chain[0].input])
-            if len(chain) > 1:
+            if step.name not in read:
+                continue  # All that read it have it in their chains.
+            if len(chain := _chain(step, linears)) > 1:
                 step = _quantized(_merged(chain), bits)
-        merged.append(step)
-    return program.replace(steps=tuple(merged))
+        read.update(inputs_of(step))
+        kept.append(step)
+    return program.replace(steps=tuple(reversed(kept)))
+
+
+def _chain(last: Linear, linears: Mapping[str, Linear]) -> list[Linear]:
+    """The convolutions of spikes that end in `last` and together are one, first to last.
+
+    `last` alone where there are none: a kernel of real values stays on the grid of the program's bits, on
+    which their digits are multiplied.
+    """
+    chain = [last]
+    while (before := linears.get(chain[0].input)) is not None:
+        # Zeros around real values are not what the layer before gives for silence around its spikes.
+        if chain[0].geometry.stride > 1 or chain[0].geometry.padding > 0:
+            break
+        if not all(map(_pointwise, chain)) and not (_pointwise(before) and before.geometry.stride == 1):
+            break  # Two kernels larger than 1x1, or a larger one on every second pixel.
+        chain.insert(0, before)
+    return chain if chain[0].spikes else [last]
+
+
+def _pointwise(layer: Linear) -> bool:
+    return layer.weights.shape[:2] == (1, 1)
 
 
 def _merged(chain: list[Linear]) -> Linear:
-    """One convolution for a chain of 1x1 and at most one larger one, in float64 until the end."""
+    """One convolution for a `_chain`, in float64 until the end."""
     kernel, shift = _affine(chain[0])
-    padding = chain[0].geometry.padding
     for layer in chain[1:]:
         following, own_shift = _affine(layer)
-        # Each output sees constants at all taps: padding is silence, which the layers before have shifted.
+        # Only the first layer pads, so every tap of the others sees its shift.
         shift = np.einsum("m,ijmo->o", shift, following) + own_shift
         if following.shape[:2] == (1, 1):
             kernel = np.einsum("ijcm,mo->ijco", kernel, following[0, 0])
         else:
             kernel = np.einsum("cm,ijmo->ijco", kernel[0, 0], following)
-        padding += layer.geometry.padding
     size = np.abs(kernel).max((0, 1, 2))
     scale = np.where(size > 0, size, 1)
     return Linear(
         name=chain[-1].name,
         input=chain[0].input,
         spikes=True,
-        geometry=ConvGeometry(chain[0].geometry.stride, padding),
+        geometry=ConvGeometry(chain[0].geometry.stride, chain[0].geometry.padding),
         weights=(kernel / scale).astype(np.float32),
         scale=scale.astype(np.float32),
         shift=shift.astype(np.float32),
