@@ -138,8 +138,10 @@ class Program(struct.PyTreeNode):
 
     @property
     def num_classes(self) -> int:
-        """Of a classifier."""
+        """Channels of the logits of a classifier."""
         steps, name = {step.name: step for step in self.steps}, dict(self.outputs)[LOGITS]
-        while not isinstance(step := steps[name], Linear):
-            name = inputs_of(step)[0]
-        return step.weights.shape[3]
+        while name != IMAGES:
+            if isinstance(step := steps[name], Linear):
+                return step.weights.shape[3]
+            name = inputs_of(step)[0]  # All other steps keep the channels.
+        return self.in_channels

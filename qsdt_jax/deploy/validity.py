@@ -23,7 +23,18 @@ from qsdt_jax import bounds
 from qsdt_jax.core.exact import LARGEST_FLOAT32, LARGEST_INT32, attention_sum
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import shapes_of
-from qsdt_jax.deploy.program import IMAGES, LOGITS, Array, Attend, Linear, Program, Resize, Step, inputs_of
+from qsdt_jax.deploy.program import (
+    IMAGES,
+    LOGITS,
+    Add,
+    Array,
+    Attend,
+    Linear,
+    Program,
+    Resize,
+    Step,
+    inputs_of,
+)
 from qsdt_jax.errors import UserError
 from qsdt_jax.memory import require_memory
 
@@ -53,6 +64,11 @@ def check_program(program: Program, image_size: tuple[int, int]) -> None:
         raise UserError(str(error)) from None
     for step in program.steps:
         _check_kinds(step, shapes)
+        if isinstance(step, Add) and shapes[step.left].shape != shapes[step.right].shape:
+            left, right = (list(shapes[name].shape) for name in (step.left, step.right))
+            raise UserError(
+                f"step {step.name} adds {step.left} {left} and {step.right} {right}; expected one shape"
+            )
         if isinstance(step, Attend):
             _check_attention(step, shapes[step.k], program.neuron.levels)
     largest = max(math.prod(value.shape) * value.dtype.itemsize for value in shapes.values())

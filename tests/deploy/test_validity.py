@@ -9,9 +9,11 @@ import pytest
 from qsdt_jax.core.exact import LARGEST_INT32
 from qsdt_jax.core.neurons import make_neuron
 from qsdt_jax.deploy.bundle import read_bundle
+from qsdt_jax.deploy.program import IMAGES, Add, Linear, Pool, Program
 from qsdt_jax.deploy.validity import check_program, check_sums
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers import lowering
+from qsdt_jax.layers.lowering import ConvGeometry
 
 FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
 
@@ -43,3 +45,37 @@ def test_the_bound_is_that_of_the_arithmetic(tokens, platform):
     with lowering.as_on(platform):
         found = np.asarray(lowering.integer_attention(counts, counts, counts, 1), np.int64)
     assert np.all(found == tokens * 6 * 127**3) == (tokens == 174)
+
+
+def dense(name: str, outputs: int) -> Linear:
+    """Of the mean colour of an image."""
+    return Linear(
+        name=name,
+        input="mean",
+        spikes=False,
+        geometry=ConvGeometry(),
+        weights=np.ones((1, 1, 3, outputs), np.int8),
+        scale=np.ones(outputs, np.float32),
+        shift=np.zeros(outputs, np.float32),
+    )
+
+
+@pytest.mark.parametrize(("left", "right"), [(1, 5), (5, 1)])
+def test_a_sum_has_operands_of_one_shape(left, right):
+    """Array libraries repeat the smaller one; a program says what it does."""
+    steps = (Pool(name="mean", input=IMAGES), dense("a", left), dense("b", right))
+    steps = (*steps, Add(name="sum", left="a", right="b"))
+    program = Program(steps=steps, neuron=make_neuron(), bits=4, outputs=(("logits", "sum"),))
+    told = rf"step sum adds a \[1, 1, 1, {left}\] and b \[1, 1, 1, {right}\]; expected one shape"
+    with pytest.raises(UserError, match=told):
+        check_program(program, (16, 16))
+
+
+@pytest.mark.parametrize(("value", "classes"), [("mean", 3), ("sum", 3), ("other", 5)])
+def test_the_classes_are_the_channels_of_the_logits(value, classes):
+    """Wherever the channels come from: a layer, or the images themselves."""
+    steps = (Pool(name="mean", input=IMAGES), dense("a", 3), Add(name="sum", left="mean", right="a"))
+    steps = (*steps, dense("other", 5))
+    program = Program(steps=steps, neuron=make_neuron(), bits=4, outputs=(("logits", value),))
+    check_program(program, (16, 16))
+    assert program.num_classes == classes
