@@ -17,7 +17,9 @@ class Numerics:
 
     Attributes:
       bits: weight bits 1..8, or 32 for float weights.
-      bits_rules: of the layers with other bits; the first whose pattern matches counts.
+      bits_rules: of the layers with other bits; the first whose pattern matches counts. A layer does not
+        know the others: that each rule fits one is checked where `models.Classifier` or
+        `models.init_variables` draws variables, and by `bits_rules.check_rules` for any other network.
       neuron: the spiking neuron; None for the ReLU of a float network.
       dtype: operand type of the matrix products. Everything between them (membranes, residual stream,
         normalisation) stays in `real_dtype`, so bfloat16 loses nothing in products of spikes.

@@ -16,6 +16,7 @@ import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from scipy.special import erfinv
 
+from qsdt_jax.layers.bits_rules import check_rules
 from qsdt_jax.models.backbone import STRIDE, Backbone
 from qsdt_jax.models.classifier import Classifier
 
@@ -32,7 +33,7 @@ def init_variables(model: Backbone | Classifier, seed: int = 0) -> dict[str, Any
       seed: of the draws, 0 to 2^32 - 1; equal seeds give equal values.
 
     Raises:
-      ValueError: a field of the model is out of range.
+      ValueError: a field of the model is out of range, or a bits rule fits no layer.
     """
     backbone = model if isinstance(model, Backbone) else model.backbone
     images = jnp.zeros((1, STRIDE, STRIDE, backbone.in_channels), backbone.numerics.real_dtype)
@@ -43,6 +44,7 @@ def init_variables(model: Backbone | Classifier, seed: int = 0) -> dict[str, Any
 
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     program, shapes = jax.make_jaxpr(init, return_shape=True)(key)
+    check_rules(backbone.bits_rules, shapes["params"])
     leaves = _run(_needed(program.jaxpr), program.consts, [np.array([0, seed], np.uint32)])
     return jax.tree.unflatten(jax.tree.structure(shapes), [jnp.array(leaf) for leaf in leaves])
 

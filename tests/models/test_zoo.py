@@ -82,6 +82,13 @@ def test_initial_variables_are_those_of_the_network(model):
             np.testing.assert_array_equal(one, other, err_msg=name)
 
 
+def test_a_bits_rule_without_a_layer_is_refused():
+    """Of a backbone, which has no head, as of a classifier."""
+    head = (BitsRule(pattern="head", bits=8),)
+    with pytest.raises(ValueError, match="'head' of a bits rule matches no layer"):
+        init_variables(Backbone(**SMALL, bits_rules=head))
+
+
 def test_initial_variables_in_float64():
     with jax.enable_x64(True):
         model = create_model("qsd_s", num_classes=10, dtype=jnp.float64, param_dtype=jnp.float64, **SMALL)
