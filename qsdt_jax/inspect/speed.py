@@ -32,13 +32,14 @@ from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.errors import UserError
+from qsdt_jax.jit_once import jit_once
 from qsdt_jax.memory import require_memory
 from qsdt_jax.models.operations import macs_per_image
 from qsdt_jax.processes.preemption import Background
 from qsdt_jax.progress import tell
 from qsdt_jax.train.loop import PLACED_AHEAD, step_function
 from qsdt_jax.train.state import TrainState
-from qsdt_jax.train.step import initial_state, jit_once
+from qsdt_jax.train.step import initial_state
 
 INFERENCE = ("inference", "exact", "integer")
 MODES = (*INFERENCE, "train", "input", "loop")

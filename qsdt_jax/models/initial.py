@@ -2,8 +2,10 @@
 
 `model.init` computes a whole forward pass operation by operation, and compiles the random generator again for
 each shape of a tensor. Here `model.init` is traced, and of the program only what the variables depend on is
-computed, on the host. Nothing is compiled. The values are those of `jax.jit(model.init)`: bits of the same
-generator (threefry), and the same arithmetic to the rounding of its sums.
+computed, on the host. Nothing is compiled. The values are those of `jax.jit(model.init)`, whose generator
+(threefry) is computed here too: uniform draws bit for bit, normal draws to about 1e-5 of each, since SciPy's
+inverse error function is another one than XLA's, and step sizes, which are means, to the rounding of their
+sums.
 """
 
 import math
@@ -16,6 +18,7 @@ import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from scipy.special import erfinv
 
+from qsdt_jax.jit_once import jit_once
 from qsdt_jax.layers.bits_rules import check_rules
 from qsdt_jax.models.backbone import STRIDE, Backbone
 from qsdt_jax.models.classifier import Classifier
@@ -28,13 +31,17 @@ AT_ONCE = 2**15  # Numbers drawn together: what fits the fastest cache.
 def init_variables(model: Backbone | Classifier, seed: int = 0) -> dict[str, Any]:
     """The variables that a network starts with, as of `model.init`: {"params": ..., "batch_stats": ...}.
 
+    A network with an operation that is not among OPERATIONS is drawn by `jax.jit(model.init)`.
+
     Args:
       model: a backbone, or a classifier.
       seed: of the draws, 0 to 2^32 - 1; equal seeds give equal values.
 
     Raises:
-      ValueError: a field of the model is out of range, or a bits rule fits no layer.
+      ValueError: the seed or a field of the model is out of range, or a bits rule fits no layer.
     """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"the seed of initial variables is 0 to 2^32 - 1, got {seed}")
     backbone = model if isinstance(model, Backbone) else model.backbone
     images = jnp.zeros((1, STRIDE, STRIDE, backbone.in_channels), backbone.numerics.real_dtype)
     method = "features" if model is backbone else "__call__"
@@ -45,7 +52,10 @@ def init_variables(model: Backbone | Classifier, seed: int = 0) -> dict[str, Any
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     program, shapes = jax.make_jaxpr(init, return_shape=True)(key)
     check_rules(backbone.bits_rules, shapes["params"])
-    leaves = _run(_needed(program.jaxpr), program.consts, [np.array([0, seed], np.uint32)])
+    words, needed = np.array([0, seed], np.uint32), _needed(program.jaxpr)
+    if not _known(needed):  # Another version of JAX may write the same draws with other operations.
+        return jit_once(init)(jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32"))
+    leaves = _run(needed, program.consts, [words])
     return jax.tree.unflatten(jax.tree.structure(shapes), [jnp.array(leaf) for leaf in leaves])
 
 
@@ -57,6 +67,16 @@ def _needed(program: Jaxpr) -> Jaxpr:
             needed.append(operation)
             wanted.update(v for v in operation.invars if not isinstance(v, Literal))
     return program.replace(eqns=needed[::-1])
+
+
+def _known(program: Jaxpr) -> bool:
+    """Whether `_run` computes every operation of the program."""
+    return all(
+        _known(operation.params["jaxpr"].jaxpr)
+        if operation.primitive.name == "jit"
+        else operation.primitive.name in OPERATIONS
+        for operation in program.eqns
+    )
 
 
 def _run(program: Jaxpr, constants: Any, inputs: Any) -> list[Any]:

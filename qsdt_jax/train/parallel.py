@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qsdt_jax.devices import AXIS
 from qsdt_jax.errors import UserError
-from qsdt_jax.train.step import jit_once
+from qsdt_jax.jit_once import jit_once
 
 Mode = Literal["jit", "pmap"]
 DATA, FSDP = "data", "fsdp"

@@ -1,8 +1,5 @@
 """The state before the first step, one training step and one evaluation step, as pure functions."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -23,16 +20,6 @@ def initial_state(
     # Flax leaves out a collection in which there is nothing, as of a network without batch norm.
     variables = {"batch_stats": {}, **task.init(key_for(seed, Purpose.INIT))}
     return create_state(variables, optimizer, ema=ema)
-
-
-def jit_once(function: Callable, **options: Any) -> jax.stages.Wrapped:
-    """`jax.jit`, with its `options`, of a function that runs once, as `initial_state` does.
-
-    A CPU gets code of no optimisation: it compiles in a third of the time, most of which the random
-    generator takes again for each shape of a tensor.
-    """
-    cheap = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=cheap, **options)
 
 
 def train_step(

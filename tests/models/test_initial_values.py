@@ -22,9 +22,10 @@ from scipy import stats
 from configs import digits
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.data.classes import numbers
+from qsdt_jax.jit_once import jit_once
 from qsdt_jax.models import QSDTransformer
 from qsdt_jax.models.caformer import CAFormer
-from qsdt_jax.train.step import initial_state, jit_once
+from qsdt_jax.train.step import initial_state
 
 # Standard errors that a moment may be off, and the logarithm of the chance of an extreme beyond its bound.
 # Each rules out an accident of one in a million.

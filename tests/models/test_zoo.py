@@ -10,11 +10,11 @@ import pytest
 
 import qsdt_jax
 from qsdt_jax.errors import UserError
+from qsdt_jax.jit_once import jit_once
 from qsdt_jax.layers.bits_rules import BitsRule
-from qsdt_jax.models import SIZES, QSDTransformer, create_model, init_variables, list_models
+from qsdt_jax.models import SIZES, QSDTransformer, create_model, init_variables, initial, list_models
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.initial import threefry
-from qsdt_jax.train.step import jit_once
 
 SMALL = {"channels": (16, 16, 32, 32), "depth": 2, "num_heads": 2, "mlp_ratio": 1}
 
@@ -107,6 +107,23 @@ def test_seeds_differ_and_repeat():
     kernels = [init_variables(model, seed)["params"]["head"]["kernel"] for seed in (0, 0, 1)]
     assert jnp.array_equal(kernels[0], kernels[1])
     assert not jnp.array_equal(kernels[0], kernels[2])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_out_of_range_are_refused(seed):
+    with pytest.raises(ValueError, match=rf"the seed of initial variables is 0 to 2\^32 - 1, got {seed}"):
+        init_variables(create_model("qsd_s", **SMALL), seed)
+
+
+def test_operations_that_numpy_does_not_compute_are_left_to_jax(monkeypatch):
+    """As those of another version of JAX; equal seeds, up to the largest, mean the same draws."""
+    model, seed = Backbone(**SMALL), 2**32 - 1
+    expected = init_variables(model, seed)
+    known = {name: compute for name, compute in initial.OPERATIONS.items() if name != "shift_right_logical"}
+    monkeypatch.setattr(initial, "OPERATIONS", known)
+    found = init_variables(model, seed)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-5), found, expected)
 
 
 def test_threefry_gives_the_words_of_its_authors():

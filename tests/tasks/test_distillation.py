@@ -9,12 +9,12 @@ import optax
 import pytest
 
 from qsdt_jax.data.classes import numbers
+from qsdt_jax.jit_once import jit_once
 from qsdt_jax.losses.distillation import logit_distillation
 from qsdt_jax.losses.fgd import fgd_loss
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.distillation import Distillation, Weights
 from qsdt_jax.tasks.teacher import OwnTeacher, is_projection, projections
-from qsdt_jax.train.step import jit_once
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 SIZE = (3, 32, 32, 3)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from qsdt_jax.data.classes import numbers
+from qsdt_jax.jit_once import jit_once
 from qsdt_jax.models.caformer import CAFormer
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.distillation import Distillation, Weights
 from qsdt_jax.tasks.teacher import CAFormerTeacher
-from qsdt_jax.train.step import jit_once
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 MODEL = CAFormer((4, 8, 32, 64), (1, 1, 1, 2), num_classes=10)
