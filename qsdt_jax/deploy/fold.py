@@ -1,9 +1,9 @@
 """Folding: the variables of a trained network -> a program of integers, scales and shifts.
 
-The network itself tells its steps: it is run in evaluation, with names (`Value`) in the place of arrays. A
-product waits as a `Product` until all that follows it is composed into its scale and shift, by the code of
-evaluation, in the same order, one rounded operation at a time. So the folded network gives the bits of the
-evaluated one.
+The network itself tells its steps: it is run in evaluation, with a `SymbolicArray` in the place of each
+array. A product waits as a `Product` until all that follows it is composed into its scale and shift, by the
+code of evaluation, in the same order, one rounded operation at a time. So the folded network gives the bits
+of the evaluated one.
 """
 
 import contextlib
@@ -32,6 +32,7 @@ from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.models import Backbone, Classifier
 from qsdt_jax.models.backbone import STRIDE
 
+SHOWN = 5  # Faults that a message tells.
 SIDE = 2 * STRIDE  # Pixels of the image that the network is run on; steps do not depend on it.
 
 
@@ -45,7 +46,7 @@ def fold(model: Classifier | Backbone, variables: Mapping[str, Any]) -> Program:
     Raises:
       UserError: the weights are float or of mixed bits, there are no spikes or they do not attend, or counts
         or sums are too large for int8 and float32.
-      ValueError: there are variables that the model does not have.
+      ValueError: the names and shapes of the variables are not those of the model.
     """
     backbone = model if isinstance(model, Backbone) else model.backbone
     if backbone.bits == 32:
@@ -86,39 +87,60 @@ def _run(model: Classifier | Backbone, channels: int, variables: Mapping[str, An
     method = "features" if isinstance(model, Backbone) else "__call__"
     image = jax.ShapeDtypeStruct((1, SIDE, SIDE, channels), jnp.float32)
     expected = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, method=method), image)
-    left = flatten_dict(dict(variables), sep="/").keys() - flatten_dict(expected, sep="/").keys()
-    if left:
-        raise ValueError(f"folding has no place for {', '.join(sorted(left))}")
+    _check_variables(expected, variables)
     folding = _Folding()
     single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), jax.device_get(dict(variables)))
     with nn.intercept_methods(folding.intercept):
-        found: Any = model.apply(single, Value(IMAGES, image.shape, folding.add), method=method)
-    outputs = {LOGITS: found} if isinstance(found, Value) else found
+        found: Any = model.apply(single, SymbolicArray(IMAGES, image.shape, folding.add), method=method)
+    outputs = {LOGITS: found} if isinstance(found, SymbolicArray) else found
     return tuple(folding.steps), tuple((name, value.name) for name, value in outputs.items())
 
 
+def _check_variables(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Refuses variables of other names or shapes than the network draws."""
+    wanted, given = _shapes(expected), _shapes(found)
+    faults = [
+        *(f"lacks {name} {wanted[name]}" for name in sorted(wanted.keys() - given.keys())),
+        *(f"has no place for {name} {given[name]}" for name in sorted(given.keys() - wanted.keys())),
+        *(
+            f"expects {name} {wanted[name]}, found {given[name]}"
+            for name in sorted(wanted.keys() & given.keys())
+            if wanted[name] != given[name]
+        ),
+    ]
+    if faults:
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise ValueError(f"folding {'; '.join(faults[:SHOWN])}{more}")
+
+
+def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """By name, such as "params/head/kernel"."""
+    leaves: dict[str, Any] = flatten_dict(dict(variables), sep="/")
+    return {name: jnp.shape(leaf) for name, leaf in leaves.items()}
+
+
 @dataclasses.dataclass(frozen=True)
-class Value:
+class SymbolicArray:
     """The result of a step, in the place of an array.
 
     Attributes:
-      name: of the result; the same for any shape, since a step says itself what it does with the axes.
-      shape: as the network sees it, of one frame.
-      plus: what makes a step of the sum with another one.
+      name: of the step.
+      shape: that the network sees, for one frame; it may differ from the step's own.
+      plus: appends the step that adds two of them, and returns its result.
     """
 
     name: str
     shape: tuple[int, ...]
-    plus: Callable[["Value", "Value"], "Value"]
+    plus: Callable[["SymbolicArray", "SymbolicArray"], "SymbolicArray"]
 
     @property
     def ndim(self) -> int:
         return len(self.shape)
 
-    def __add__(self, other: "Value") -> "Value":
+    def __add__(self, other: "SymbolicArray") -> "SymbolicArray":
         return self.plus(self, other)
 
-    def reshape(self, *shape: int) -> "Value":
+    def reshape(self, *shape: int) -> "SymbolicArray":
         return dataclasses.replace(self, shape=np.broadcast_to(0, self.shape).reshape(shape).shape)
 
 
@@ -132,7 +154,7 @@ class Product(Affine):
     finish: Any = None
 
     @property
-    def real(self) -> Value:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def real(self) -> SymbolicArray:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.finish(self)
 
     def padded(self, border: int) -> "Product":
@@ -177,7 +199,7 @@ class _Folding:
         finally:
             self.path = outer
 
-    def product(self, module: QConv | QDense, x: Spikes | Affine | Value) -> Product:
+    def product(self, module: QConv | QDense, x: Spikes | Affine | SymbolicArray) -> Product:
         """A product, to which the layer's bias is added."""
         spikes = isinstance(x, Spikes)
         value: Any = x.counts if spikes else real(x)  # pyright: ignore[reportArgumentType]
@@ -215,31 +237,31 @@ class _Folding:
         )
         return y if bias is None else y + bias  # pyright: ignore[reportReturnType]
 
-    def linear(self, product: Product) -> Value:
+    def linear(self, product: Product) -> SymbolicArray:
         """The step of a product and all that was composed with it."""
         scale, shift = np.asarray(product.scale), np.asarray(product.shift)
         return self.append(Linear(**product.layer, scale=scale, shift=shift), product.values.shape)
 
-    def fire(self, module: SpikingNeuron, x: Affine | Value) -> Spikes:
+    def fire(self, module: SpikingNeuron, x: Affine | SymbolicArray) -> Spikes:
         value: Any = real(x)  # pyright: ignore[reportArgumentType]
         counts: Any = self.append(Fire(name="/".join(module.path), input=value.name), value.shape)
         neuron = module.numerics.neuron
         assert neuron is not None
         return Spikes(counts=counts, step=module.gain * neuron.step, levels=neuron.levels)
 
-    def attend(self, module: QSDSA, q: Spikes, k: Spikes, v: Spikes) -> Value:
+    def attend(self, module: QSDSA, q: Spikes, k: Spikes, v: Spikes) -> SymbolicArray:
         counts: list[Any] = [x.counts for x in (q, k, v)]
         names = {name: x.name for name, x in zip("qkv", counts, strict=True)}
         scale = module.scale * (q.step * k.step * v.step)
         step = Attend(name="/".join(module.path), **names, heads=module.num_heads, scale=scale)
         return self.append(step, counts[0].shape)
 
-    def add(self, left: Value, right: Value) -> Value:
+    def add(self, left: SymbolicArray, right: SymbolicArray) -> SymbolicArray:
         """The sum, called after the module that takes it."""
         self.sums[self.path] += 1
         name = "/".join((*self.path, f"residual{self.sums[self.path]}"))
         return self.append(Add(name=name, left=left.name, right=right.name), left.shape)
 
-    def append(self, step: Step, shape: tuple[int, ...]) -> Value:
+    def append(self, step: Step, shape: tuple[int, ...]) -> SymbolicArray:
         self.steps.append(step)
-        return Value(step.name, shape, self.add)
+        return SymbolicArray(step.name, shape, self.add)

@@ -1,5 +1,7 @@
 """Folding: what is refused, and that nothing is left over."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -40,6 +42,23 @@ def test_every_variable_has_its_place():
     variables = draw_variables(model)
     variables["params"]["head"]["temperature"] = np.ones(1)
     with pytest.raises(ValueError, match="no place for params/head/temperature"):
+        fold(model, variables)
+
+
+@pytest.mark.parametrize("name", ["bias", "kernel"])
+def test_every_place_has_its_variable(name):
+    model = tiny_net()
+    variables = draw_variables(model)
+    shape = variables["params"]["block3_0"]["mlp"]["fc1"].pop(name).shape
+    with pytest.raises(ValueError, match=re.escape(f"folding lacks params/block3_0/mlp/fc1/{name} {shape}")):
+        fold(model, variables)
+
+
+def test_variables_have_the_shapes_of_the_network():
+    model = tiny_net()
+    variables = draw_variables(tiny_net(num_classes=11))
+    told = "folding expects params/head/bias (10,), found (11,); expects params/head/kernel (24, 10), found"
+    with pytest.raises(ValueError, match=re.escape(told)):
         fold(model, variables)
 
 
