@@ -45,11 +45,16 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Affine, train: bool) -> Affine:
-        """x (N, ..., C) -> the same shape, padded by `border` on axes 1 and 2.
+        """x (N, ..., C), what a layer gives -> the same shape, padded by `border` on axes 1 and 2.
+
+        An array is given as `Affine(array)`.
 
         Raises:
+          TypeError: x is no `Affine`.
           ValueError: the images do not divide into groups of `norm_group`.
         """
+        if not isinstance(x, Affine):
+            raise TypeError(f"BatchNorm takes an Affine, got {type(x).__name__}; an array x is Affine(x)")
         dtype = self.numerics.param_dtype
         features = (x.shape[-1] // self.shared,)
         scale = self.param("scale", nn.initializers.constant(self.scale_init), features, dtype)

@@ -50,7 +50,7 @@ class HeadRectify(nn.Module):
 
     @nn.compact
     def __call__(self, x: Affine, train: bool) -> Affine:
-        """x (N, H, W, C) -> the same shape."""
+        """x (N, H, W, C), what a layer gives -> the same shape; raises TypeError where x is no `Affine`."""
         head_width = x.shape[-1] // self.num_heads
         norm = BatchNorm(self.numerics, shared=head_width, scale_init=0.25, bias_init=0.5, name="norm")
         return norm(x, train)

@@ -11,6 +11,7 @@ from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.neurons import make_neuron
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
+from qsdt_jax.layers.spiking import HeadRectify
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +114,10 @@ def test_batch_that_does_not_divide_is_refused():
     layer = BatchNorm(Numerics(**NUMERICS, norm_group=4))
     with pytest.raises(ValueError, match="6 images does not divide into batch-norm groups of 4"):
         applied(layer)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("layer", [BatchNorm(Numerics(**NUMERICS)), HeadRectify(Numerics(**NUMERICS), 3)])
+def test_an_array_is_refused_with_what_it_takes(layer, train):
+    with pytest.raises(TypeError, match=r"BatchNorm takes an Affine, got ArrayImpl; an array x is Affine"):
+        layer.init(jax.random.key(0), jnp.asarray(X), train=train)
