@@ -22,13 +22,17 @@ class BitsRule:
       bits: 1 to 8, or 32 for float.
 
     Raises:
-      ValueError: the pattern is no regular expression, or the bits are out of range.
+      ValueError: the pattern is no regular expression, or the bits are no whole number or out of range.
     """
 
     pattern: str
     bits: int
 
     def __post_init__(self):
+        if not isinstance(self.pattern, str):
+            raise ValueError(f"the pattern of a bits rule is {self.pattern!r}; expected a text like 'head'")
+        if not isinstance(self.bits, int) or isinstance(self.bits, bool):
+            raise ValueError(f"the bits of a bits rule are {self.bits!r}; expected a whole number")
         try:
             re.compile(self.pattern)
         except re.error as error:

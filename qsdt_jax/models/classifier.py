@@ -112,11 +112,14 @@ def QSDTransformer(
 
     Args:
       num_classes, distillation_head: see `Classifier`.
-      **backbone: the attributes of `Backbone`.
+      **backbone: the attributes of `Backbone`; those of several values may be lists.
 
     Raises:
       TypeError: one of them is none of these.
     """
+    for name in ("channels", "bits_rules"):
+        if name in backbone:  # A list has no hash, which a module needs.
+            backbone[name] = tuple(backbone[name])
     return Classifier(Backbone(**backbone), num_classes, distillation_head)
 
 

@@ -48,6 +48,10 @@ def test_a_rule_without_effect(rules, told):
     ("rule", "told"),
     [
         ({"pattern": "head", "bits": 9}, "weights have 1 to 8 bits"),
+        ({"pattern": "head", "bits": "8"}, "the bits of a bits rule are '8'; expected a whole number"),
+        ({"pattern": "head", "bits": 8.0}, "the bits of a bits rule are 8.0; expected a whole number"),
+        ({"pattern": "head", "bits": True}, "the bits of a bits rule are True; expected a whole number"),
+        ({"pattern": 3, "bits": 8}, "the pattern of a bits rule is 3; expected a text like 'head'"),
         ({"pattern": "(head", "bits": 8}, r"'\(head' is no regular expression: missing \)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from qsdt_jax.models import SIZES, QSDTransformer, create_model, init_variables,
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.initial import threefry
 
-SMALL = {"channels": (16, 16, 32, 32), "depth": 2, "num_heads": 2, "mlp_ratio": 1}
+SMALL: dict[str, Any] = {"channels": (16, 16, 32, 32), "depth": 2, "num_heads": 2, "mlp_ratio": 1}
 
 
 def test_models_by_name():
@@ -100,6 +101,12 @@ def test_initial_variables_in_float64():
 
 def dtype(x):
     return x.dtype
+
+
+def test_lists_are_taken_for_tuples():
+    rules = [BitsRule(pattern="head", bits=8)]
+    model = create_model("qsd_s", **{**SMALL, "channels": list(SMALL["channels"])}, bits_rules=rules)
+    assert hash(model) == hash(create_model("qsd_s", **SMALL, bits_rules=tuple(rules)))
 
 
 def test_seeds_differ_and_repeat():
