@@ -38,7 +38,7 @@ def bundle_of(model: Classifier, variables: dict) -> Bundle:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    model = tiny_net(bits=3, timesteps=2, decay=0.3, rectify="norm")
+    model = tiny_net(bits=3, timesteps=2, decay=0.3, rectify="norm", attention_scale=0.3)
     return bundle_of(model, draw_variables(model))
 
 

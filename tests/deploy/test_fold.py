@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from qsdt_jax.deploy.fold import fold
+from qsdt_jax.deploy.program import Attend
 from qsdt_jax.errors import UserError
 from tests.deploy.nets import draw_variables, tiny_net
 
@@ -63,8 +64,13 @@ def test_variables_have_the_shapes_of_the_network():
 
 
 def test_program_is_small_integers_and_vectors():
-    model = tiny_net(bits=2)
+    model = tiny_net(bits=2, levels=7, attention_scale=0.3)
     program = fold(model, draw_variables(model))
+    unit = program.neuron.step
+    scales = [step.scale for step in program.steps if isinstance(step, Attend)]
+    # As evaluation multiplies; in another order, this scale is another double.
+    assert scales == 2 * [0.3 * (unit * unit * unit)]
+    assert 0.3 * (unit * unit * unit) != 0.3 * unit * unit * unit
     assert (program.in_channels, program.num_classes, program.bits) == (3, 10, 2)
     for layer in program.layers:
         assert layer.weights.dtype == np.int8 and set(np.unique(layer.weights)) <= {-2, -1, 0, 1}

@@ -25,7 +25,7 @@ NETS = {
     "4 bits, D = 4": {},
     "1 bit, D = 1": {"bits": 1, "levels": 1},
     "2 bits, D = 8, frames": {"bits": 2, "levels": 8, "timesteps": 3, "in_channels": 2},
-    "8 bits, D = 7, norm": {"bits": 8, "levels": 7, "rectify": "norm", "attention_scale": 1.1},
+    "8 bits, D = 7, norm": {"bits": 8, "levels": 7, "rectify": "norm", "attention_scale": 0.3},
     "LIF, hard reset": {
         "neuron": "lif",
         "levels": 1,
