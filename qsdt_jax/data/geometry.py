@@ -6,8 +6,9 @@ Coordinates are continuous: the pixel in row i and column j covers j..j + 1 acro
     mask    (..., H, W) of any type, labels of pixels or one mask for each of several objects; the nearest
     boxes   float (N, 4), the corners (x0, y0, x1, y1) in pixels, across before down
 
-What comes in from outside is 0 in images (black) and in masks. Boxes stay as many: they are cut off where the
-frame ends, and have no area where nothing of them is left. Of a turned box the upright box around it remains.
+What comes in from outside is 0 in masks, and in images black or the colour given. Boxes stay as many: they
+are cut off where the frame ends, and have no area where nothing of them is left. Of a turned box the upright
+box around it remains.
 """
 
 import dataclasses
@@ -22,6 +23,8 @@ from qsdt_jax.data.images import resize, to_picture, to_pixels
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+Fill = int | tuple[int, ...]
+"""A colour, 0..255."""
 
 
 class Geometry(Protocol):
@@ -158,21 +161,27 @@ class Pad:
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """An affine map of the plane within a frame; images bilinear.
+    """An affine map of the plane within a frame.
 
     Attributes:
       size: of the frame.
       source: (a, b, c, d, e, f), from a place (x, y) in the new frame to where its content stood in the old
         one, (a x + b y + c, d x + e y + f).
+      resampling: of images.
+      fill: colour of what comes in from outside, in images; one level for grey, three for RGB, 0 for black.
     """
 
     size: Size
     source: tuple[float, float, float, float, float, float]
+    resampling: Image.Resampling = Image.Resampling.BILINEAR
+    fill: Fill = 0
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         picture = to_picture(image)
         return to_pixels(
-            picture.transform(picture.size, Image.Transform.AFFINE, self.source, Image.Resampling.BILINEAR)
+            picture.transform(
+                picture.size, Image.Transform.AFFINE, self.source, self.resampling, fillcolor=self.fill
+            )
         )
 
     def apply_mask(self, mask: np.ndarray) -> np.ndarray:

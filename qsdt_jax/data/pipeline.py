@@ -36,7 +36,7 @@ class Preprocess:
     """From a decoded image to the bytes of a network input.
 
     In training, in timm's order: geometry, RandAugment, and on the device normalisation and random erasing,
-    see `inputs`. Boxes and masks of an example go where its image goes, see `geometry`.
+    see `inputs`. Boxes and masks of an example go where its image goes, also in RandAugment, see `geometry`.
 
     Attributes:
       size: (height, width) of the input in pixels.
@@ -73,16 +73,14 @@ class Preprocess:
         With random erasing it also says what is to be erased, see `augment.draw_erasing`.
         """
         example = moved(example, self._geometry(_size(example), generator))
-        image = example["image"]
         if self.randaugment_magnitude:
-            image = rand_augment(
-                image,
+            example = rand_augment(
+                example,
                 generator,
-                fill=self._fill(image.shape[-1]),
+                fill=self._fill(example["image"].shape[-1]),
                 magnitude=self.randaugment_magnitude,
                 magnitude_std=self.randaugment_std,
             )
-        example = {**example, "image": image}
         if self.erase_probability:
             example |= draw_erasing(generator, self.size, probability=self.erase_probability)
         return example

@@ -1,7 +1,8 @@
 """RandAugment (Cubuk et al. 2020) with the 15 operations of timm's "rand-m9-mstd0.5-inc1".
 
-Every operation is a pure function of a Pillow picture, a level and a fill colour, and gives timm's pixels.
-The level is the magnitude / 10, so 0..1, and has a random sign for those of SIGNED:
+Every operation is a pure function of an example, a level and a fill colour, and gives timm's pixels. Those
+that move the image move the boxes and masks of the example with it, see `geometry`. The level is the
+magnitude / 10, so 0..1, and has a random sign for those of SIGNED:
 
 | operation                            | argument at level l                                      |
 |--------------------------------------|----------------------------------------------------------|
@@ -18,21 +19,24 @@ What resamples does so bicubically, as timm does where it is told to crop bicubi
 draws bilinear or bicubic for each image. Pixels that come in from outside get the fill colour.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from qsdt_jax.data.geometry import Affine, Fill, moved
 from qsdt_jax.data.images import to_picture, to_pixels
+from qsdt_jax.data.sources import Example
 
 LARGEST_MAGNITUDE = 10.0
 
-Fill = int | tuple[int, ...]
-Operation = Callable[[Image.Image, float, Fill], Image.Image]
+Operation = Callable[[Example, float, Fill], Example]
 
 
 def rand_augment(
-    image: np.ndarray,
+    example: Example,
     generator: np.random.Generator,
     *,
     fill: Sequence[int],
@@ -40,25 +44,24 @@ def rand_augment(
     magnitude_std: float = 0.5,
     num_operations: int = 2,
     probability: float = 0.5,
-) -> np.ndarray:
+) -> Example:
     """Some random operations, one after the other.
 
     Args:
-      image: uint8 (H, W, C) with C 1 or 3.
+      example: "image" uint8 (H, W, C) with C 1 or 3; "boxes" and "masks" go where the image goes.
       generator: gives the operations and their levels.
       fill: colour of what comes in from outside, C values of 0..255.
       magnitude, magnitude_std, num_operations, probability: see `sample_operations`.
 
     Returns:
-      uint8 (H, W, C).
+      The example with "image", uint8 (H, W, C), and what moved with it; the rest as it is.
     """
-    picture = to_picture(image)
-    colour = fill[0] if image.shape[-1] == 1 else tuple(fill)
+    colour = fill[0] if example["image"].shape[-1] == 1 else tuple(fill)
     for operation, level in sample_operations(
         generator, magnitude, magnitude_std, num_operations, probability
     ):
-        picture = operation(picture, level, colour)
-    return to_pixels(picture)
+        example = operation(example, level, colour)
+    return example
 
 
 def sample_operations(
@@ -94,82 +97,86 @@ def sample_operations(
     return drawn
 
 
-def auto_contrast(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def auto_contrast(example: Example, level: float, fill: Fill) -> Example:
     """Stretches each channel to 0..255."""
-    return ImageOps.autocontrast(picture)
+    return _recoloured(example, ImageOps.autocontrast)
 
 
-def equalize(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def equalize(example: Example, level: float, fill: Fill) -> Example:
     """Makes the histogram of each channel as flat as a table can."""
-    return ImageOps.equalize(picture)
+    return _recoloured(example, ImageOps.equalize)
 
 
-def invert(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def invert(example: Example, level: float, fill: Fill) -> Example:
     """The negative."""
-    return ImageOps.invert(picture)
+    return _recoloured(example, ImageOps.invert)
 
 
-def posterize(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def posterize(example: Example, level: float, fill: Fill) -> Example:
     """Keeps the highest 4 - int(4 l) bits; at level 1 none, which is black."""
     bits = 4 - int(4 * level)
     # By a table of our own: Pillow 13 refuses to keep 0 bits.
-    return _look_up(picture, [value & -(256 >> bits) for value in range(256)])
+    return _looked_up(example, [value & -(256 >> bits) for value in range(256)])
 
 
-def solarize(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def solarize(example: Example, level: float, fill: Fill) -> Example:
     """Inverts values from 256 - int(256 l) on."""
-    return ImageOps.solarize(picture, 256 - int(256 * level))
+    return _recoloured(example, lambda picture: ImageOps.solarize(picture, 256 - int(256 * level)))
 
 
-def solarize_add(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def solarize_add(example: Example, level: float, fill: Fill) -> Example:
     """Adds int(110 l) to values below 128."""
     added = int(110 * level)
-    return _look_up(picture, [value + added if value < 128 else value for value in range(256)])
+    return _looked_up(example, [value + added if value < 128 else value for value in range(256)])
 
 
-def rotate(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def rotate(example: Example, level: float, fill: Fill) -> Example:
     """By 30 l degrees, counter-clockwise."""
-    return picture.rotate(30 * level, Image.Resampling.BICUBIC, fillcolor=fill)
+    height, width = example["image"].shape[:2]
+    # Rounded as Pillow rounds them, whose pixels these are.
+    cos, sin = (round(f(math.radians(30 * level)), 15) for f in (math.cos, math.sin))
+    x, y = width / 2, height / 2
+    return _moved(example, (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y), fill)
 
 
-def shear_x(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def shear_x(example: Example, level: float, fill: Fill) -> Example:
     """Row y moves by 0.3 l y pixels to the left."""
-    return _affine(picture, (1, 0.3 * level, 0, 0, 1, 0), fill)
+    return _moved(example, (1, 0.3 * level, 0, 0, 1, 0), fill)
 
 
-def shear_y(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def shear_y(example: Example, level: float, fill: Fill) -> Example:
     """Column x moves by 0.3 l x pixels upwards."""
-    return _affine(picture, (1, 0, 0, 0.3 * level, 1, 0), fill)
+    return _moved(example, (1, 0, 0, 0.3 * level, 1, 0), fill)
 
 
-def translate_x(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def translate_x(example: Example, level: float, fill: Fill) -> Example:
     """To the left by 0.45 l of the width."""
-    return _affine(picture, (1, 0, 0.45 * level * picture.width, 0, 1, 0), fill)
+    return _moved(example, (1, 0, 0.45 * level * example["image"].shape[1], 0, 1, 0), fill)
 
 
-def translate_y(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def translate_y(example: Example, level: float, fill: Fill) -> Example:
     """Upwards by 0.45 l of the height."""
-    return _affine(picture, (1, 0, 0, 0, 1, 0.45 * level * picture.height), fill)
+    return _moved(example, (1, 0, 0, 0, 1, 0.45 * level * example["image"].shape[0]), fill)
 
 
-def color(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def color(example: Example, level: float, fill: Fill) -> Example:
     """Away from grey or towards it; a grey image stays as it is."""
-    return ImageEnhance.Color(picture).enhance(_factor(level))
+    return _enhanced(example, ImageEnhance.Color, level)
 
 
-def contrast(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def contrast(example: Example, level: float, fill: Fill) -> Example:
     """Away from the mean grey or towards it."""
-    return ImageEnhance.Contrast(picture).enhance(_factor(level))
+    return _enhanced(example, ImageEnhance.Contrast, level)
 
 
-def brightness(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def brightness(example: Example, level: float, fill: Fill) -> Example:
     """Away from black or towards it."""
-    return ImageEnhance.Brightness(picture).enhance(_factor(level))
+    return _enhanced(example, ImageEnhance.Brightness, level)
 
 
-def sharpen(picture: Image.Image, level: float, fill: Fill) -> Image.Image:
+def sharpen(example: Example, level: float, fill: Fill) -> Example:
     """Away from a smoothed image or towards it."""
-    return ImageEnhance.Sharpness(picture).enhance(_factor(level))
+    return _enhanced(example, ImageEnhance.Sharpness, level)
 
 
 UNSIGNED: tuple[Operation, ...] = (auto_contrast, equalize, invert, posterize, solarize, solarize_add)
@@ -187,15 +194,19 @@ SIGNED: tuple[Operation, ...] = (
 OPERATIONS = UNSIGNED + SIGNED
 
 
-def _factor(level: float) -> float:
-    return max(0.1, 1 + 0.9 * level)
+def _recoloured(example: Example, change: Callable[[Image.Image], Image.Image]) -> Example:
+    return {**example, "image": to_pixels(change(to_picture(example["image"])))}
 
 
-def _look_up(picture: Image.Image, table: list[int]) -> Image.Image:
-    return picture.point(table * len(picture.getbands()))
+def _looked_up(example: Example, table: list[int]) -> Example:
+    return _recoloured(example, lambda picture: picture.point(table * len(picture.getbands())))
 
 
-def _affine(picture: Image.Image, matrix: tuple[float, ...], fill: Fill) -> Image.Image:
-    return picture.transform(
-        picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=fill
-    )
+def _enhanced(example: Example, enhancer: Callable[[Image.Image], Any], level: float) -> Example:
+    factor = max(0.1, 1 + 0.9 * level)
+    return _recoloured(example, lambda picture: enhancer(picture).enhance(factor))
+
+
+def _moved(example: Example, source: tuple[float, float, float, float, float, float], fill: Fill) -> Example:
+    size = example["image"].shape[:2]
+    return moved(example, Affine(size, source, Image.Resampling.BICUBIC, fill))

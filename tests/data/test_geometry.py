@@ -8,8 +8,17 @@ import pytest
 from qsdt_jax.data.augment import draw_affine, draw_flip, draw_resized_crop
 from qsdt_jax.data.geometry import Affine, Crop, Flip, Pad, Resize, Steps, moved, resize_and_crop
 from qsdt_jax.data.pipeline import Preprocess
+from qsdt_jax.data.randaugment import (
+    rotate,
+    sample_operations,
+    shear_x,
+    shear_y,
+    translate_x,
+    translate_y,
+)
 
 HEIGHT, WIDTH = SIZE = (40, 60)
+MOVEMENTS = (rotate, shear_x, shear_y, translate_x, translate_y)
 TURN = Affine(SIZE, (0.9, 0.2, -3.0, -0.25, 1.1, 4.0))
 
 # Each geometry, the size of what comes out, and where the content of a new place (x, y) stood.
@@ -204,6 +213,27 @@ def test_a_preprocess_moves_what_it_knows_by_one_draw(augmentation):
         view = preprocess.evaluate(example)
         assert np.mean((view["image"][..., 0] > 127) != view["masks"]) < 0.1
     assert len(seen) > 10
+
+
+def test_a_preprocess_with_randaugment_moves_boxes_and_masks_too():
+    """Where it draws nothing but movements, the image tells where everything went."""
+    preprocess = Preprocess(size=SIZE, mean=(0.0,), std=(1.0,), randaugment_magnitude=9.0)
+    moves = 0
+    for seed in range(150):
+        drawn = sample_operations(np.random.default_rng(seed))
+        if not drawn or any(operation not in MOVEMENTS for operation, _ in drawn):
+            continue
+        box = random_boxes(1, seed)[0]
+        mask = rectangle(box)
+        example = {"image": 255 * mask[..., None], "masks": mask, "boxes": box[None].astype(np.float32)}
+        found = preprocess.train(example, np.random.default_rng(seed))
+        white = found["image"][..., 0] > 127
+        assert np.mean(white != found["masks"]) < 0.05
+        if white.any():
+            assert np.all(found["boxes"][0, :2] <= np.array(around(white)[:2]) + 1)
+            assert np.all(found["boxes"][0, 2:] >= np.array(around(white)[2:]) - 1)
+        moves += not np.array_equal(found["masks"], mask)
+    assert moves > 20
 
 
 def test_moved_leaves_other_keys_alone():

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from scipy import stats
 
-from qsdt_jax.data.images import to_picture, to_pixels
+from qsdt_jax.data.images import to_picture
 from qsdt_jax.data.randaugment import OPERATIONS, SIGNED, UNSIGNED, rand_augment, sample_operations
 from tests.golden.augmented import FILL, assert_golden, golden, names
 
@@ -15,7 +15,7 @@ SMALLEST_P = 1e-3  # Seeds are fixed, so a test either always passes or never.
 
 
 def applied(name: str, image: np.ndarray, level: float, fill=FILL) -> np.ndarray:
-    return to_pixels(BY_NAME[name](to_picture(image), level, fill))
+    return BY_NAME[name]({"image": image}, level, fill)["image"]
 
 
 GOLDEN = [name for operation in BY_NAME for name in names(f"{operation}/")]
@@ -131,11 +131,11 @@ def test_signs_are_fair_where_an_operation_has_one(draws):
 def test_operations_are_applied_in_the_order_drawn():
     image = golden()["image"]
     for seed in range(40):
-        expected = to_picture(image)
+        expected = {"image": image}
         for operation, level in sample_operations(np.random.default_rng(seed), 9, 0.5):
             expected = operation(expected, level, FILL)
-        found = rand_augment(image, np.random.default_rng(seed), fill=FILL)
-        np.testing.assert_array_equal(found, np.asarray(expected))
+        found = rand_augment({"image": image}, np.random.default_rng(seed), fill=FILL)["image"]
+        np.testing.assert_array_equal(found, expected["image"])
         assert found.dtype == np.uint8
 
 
@@ -152,5 +152,37 @@ def test_grey_and_wide_images():
     for shape in ((20, 30, 1), (1, 50, 3), (50, 1, 3), (1, 1, 1)):
         image = generator.integers(0, 256, shape, np.uint8)
         for _ in range(100):
-            found = rand_augment(image, generator, fill=FILL[: shape[-1]])
+            found = rand_augment({"image": image}, generator, fill=FILL[: shape[-1]])["image"]
             assert found.shape == shape and found.dtype == np.uint8
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 1), (33, 17, 3), (1, 9, 3)])
+def test_rotation_is_pillows(shape):
+    generator = np.random.default_rng(0)
+    for _ in range(100):
+        image, level = generator.integers(0, 256, shape, np.uint8), generator.uniform(-1, 1)
+        fill = 116 if shape[-1] == 1 else FILL
+        expected = to_picture(image).rotate(30 * level, Image.Resampling.BICUBIC, fillcolor=fill)
+        found = applied("rotate", image, level, fill)
+        np.testing.assert_array_equal(found, np.asarray(expected).reshape(shape))
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("level", [0.9, -0.9])
+def test_boxes_and_masks_go_where_the_image_goes(name, level):
+    """The image tells where: what was in the box is red."""
+    mask = np.zeros((40, 60), np.uint8)
+    mask[12:30, 20:44] = 1
+    image = np.stack([200 * mask, 20 * mask, 0 * mask], axis=-1)
+    boxes, target = np.array([[20, 12, 44, 30]], np.float32), object()
+    example = {"image": image, "masks": mask, "boxes": boxes, "target": target}
+    found = BY_NAME[name](example, abs(level) if BY_NAME[name] in UNSIGNED else level, (0, 0, 0))
+    assert found["target"] is target and found["boxes"].dtype == np.float32
+    if name not in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y"):
+        assert found["masks"] is mask and found["boxes"] is boxes
+        return
+    red = found["image"][..., 0] > 100
+    assert not np.array_equal(red, mask) and np.mean(red != found["masks"]) < 0.02
+    rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
+    around = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    assert np.abs(found["boxes"][0] - around).max() <= 2
