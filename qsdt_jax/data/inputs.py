@@ -24,19 +24,27 @@ def to_inputs(batch: Mapping[str, Any], normalization: Normalization | None) -> 
 
     Args:
       batch: {"image": (B, H, W, C)} and whatever else. Bytes are normalised, and then a box of each row is
-        erased if the batch says so, see `augment.draw_erasing`; floats are inputs.
+        erased if the batch says so, see `augment.draw_erasing`; floats are inputs, e.g. frames of events.
       normalization: of bytes.
 
     Returns:
       {"image": float32 (B, H, W, C)} and the rest of the batch.
 
     Raises:
-      ValueError: bytes, and no normalisation.
+      ValueError: bytes, and no normalisation; floats, and a box to be erased; images of another type.
     """
     batch = dict(batch)
     box, key = batch.pop(ERASED_BOX, None), batch.pop(NOISE_KEY, None)
     image = batch.get("image")
-    if image is None or image.dtype != jnp.uint8:
+    if image is None:
+        return batch
+    if image.dtype != jnp.uint8:
+        if not jnp.issubdtype(image.dtype, jnp.floating):
+            raise ValueError(
+                f"the images are {image.dtype} {image.shape}; expected uint8, or floats as inputs"
+            )
+        if box is not None:
+            raise ValueError(f"the images are {image.dtype}, inputs already; only bytes are erased")
         return batch
     if normalization is None:
         raise ValueError("the images are bytes; expected the normalisation that makes inputs of them")

@@ -71,6 +71,9 @@ class Preprocess:
         """The example with "image" as uint8 (H, W, C), augmented as the generator gives it.
 
         With random erasing it also says what is to be erased, see `augment.draw_erasing`.
+
+        Raises:
+          UserError: "image" is not uint8 (H, W, C).
         """
         example = moved(example, self._geometry(_size(example), generator))
         if self.randaugment_magnitude:
@@ -86,7 +89,7 @@ class Preprocess:
         return example
 
     def evaluate(self, example: Example) -> Example:
-        """The example with "image" as uint8 (H, W, C), nothing random."""
+        """The example with "image" as uint8 (H, W, C), nothing random; raises as `train`."""
         return moved(example, self._evaluated(_size(example)))
 
     def evaluation_view(self, image: np.ndarray) -> np.ndarray:
@@ -115,8 +118,11 @@ class Preprocess:
 
 
 def _size(example: Example) -> Size:
-    """Of its image."""
-    height, width = np.shape(example["image"])[:2]
+    """Of its image; raises UserError where that is not of bytes."""
+    image = np.asarray(example["image"])
+    if image.dtype != np.uint8 or image.ndim != 3:
+        raise UserError(f"an image is {image.dtype} {image.shape}; expected uint8 (H, W, C)")
+    height, width, _ = image.shape
     return height, width
 
 

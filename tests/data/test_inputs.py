@@ -80,13 +80,28 @@ def test_keys_alone_decide_the_noise():
     assert not np.any(found[0] == found[1])
 
 
-@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.int32])
-def test_what_is_no_bytes_stays_as_it_is(dtype):
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
+def test_floats_stay_as_they_are(dtype):
     frames = np.arange(12).reshape(1, 2, 2, 3).astype(dtype)
     for normalization in (None, NORMALIZATIONS["digits"]):
         found = to_inputs({"image": frames, "target": np.ones(1, np.int8)}, normalization)
         assert found["image"].dtype == dtype and found["target"].dtype == np.int8
         np.testing.assert_array_equal(found["image"], frames)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int8, np.bool_])
+def test_other_pixels_are_refused(dtype):
+    """They would reach the network neither normalised nor erased."""
+    with pytest.raises(
+        ValueError, match=rf"the images are {np.dtype(dtype)} \(1, 2, 2, 3\); expected uint8, or"
+    ):
+        to_inputs({"image": np.ones((1, 2, 2, 3), dtype)}, NORMALIZATIONS["digits"])
+
+
+def test_floats_are_not_erased():
+    erased = {ERASED_BOX: np.zeros((1, 4), np.int32), NOISE_KEY: np.zeros((1, 2), np.uint32)}
+    with pytest.raises(ValueError, match="the images are float32, inputs already; only bytes are erased"):
+        to_inputs({"image": np.ones((1, 2, 2, 3), np.float32), **erased}, NORMALIZATIONS["digits"])
 
 
 def test_a_batch_without_images():

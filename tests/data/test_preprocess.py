@@ -20,6 +20,7 @@ from qsdt_jax.data.inputs import erase, to_inputs
 from qsdt_jax.data.pipeline import Preprocess, training_batches
 from qsdt_jax.data.randaugment import rand_augment
 from qsdt_jax.data.sources import FakeSource
+from qsdt_jax.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = Preprocess(
@@ -117,6 +118,18 @@ def test_magnitude_zero_turns_randaugment_off(magnitude):
     example = {"image": image((16, 16, 3)), "label": 0}
     results = {preprocess.train(example, np.random.default_rng(s))["image"].tobytes() for s in range(30)}
     assert (len(results) > 1) == (magnitude > 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16, np.int64, np.bool_])
+def test_what_is_no_bytes_is_refused(dtype):
+    """At a size that nothing resizes; it would reach the network as it is."""
+    plain = Preprocess(size=(16, 16), mean=(0.5,), std=(0.2,))
+    for pixels in (np.ones((16, 16, 1), dtype), np.ones((16, 16), np.uint8)):
+        told = rf"^an image is {pixels.dtype} \(16, 16.*\); expected uint8 \(H, W, C\)$"
+        with pytest.raises(UserError, match=told):
+            plain.train({"image": pixels}, np.random.default_rng(0))
+        with pytest.raises(UserError, match=told):
+            plain.evaluate({"image": pixels})
 
 
 def test_batches_are_a_function_of_seed_and_position():
