@@ -3,6 +3,9 @@
 An example is a dict. Every key that a preprocess returns reaches the batch, where its values stand one above
 the other with the dtype and the shape that they have; numbers of Python, which have no dtype, become int32
 and float32. A key has one shape in all examples.
+
+On the device float64 becomes float32 and integers of 64 bits become those of 32, unless `jax_enable_x64` is
+on. Integers that 32 bits do not hold are therefore refused without it; another number is worse than none.
 """
 
 import dataclasses
@@ -15,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import grain
+import jax
 import numpy as np
 
 from qsdt_jax.cpus import usable_cpus
@@ -164,7 +168,7 @@ def training_batches(
         .shuffle()
         .repeat(None)
         .random_map(preprocess)
-        .map(_as_arrays)
+        .map(functools.partial(_as_arrays, wide=_has_64_bits()))
     )
     if rows is not None:
         chosen: Any = _ChosenRows(dataset, batch_size, rows)
@@ -196,7 +200,7 @@ def evaluation_batches(
     dataset = (
         grain.MapDataset.source(source)  # pyright: ignore[reportArgumentType]
         .map(preprocess)
-        .map(_as_arrays)
+        .map(functools.partial(_as_arrays, wide=_has_64_bits()))
     )
     chosen = range(batch_size) if rows is None else rows
     padded: Any = _PaddedRows(dataset, batch_size, chosen)
@@ -259,19 +263,38 @@ def _joined(parts: Sequence[HostBatch]) -> HostBatch:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _as_arrays(example: Example) -> HostBatch:
-    """The values as arrays that a device can hold."""
-    return {name: _as_array(name, value) for name, value in example.items()}
+def _has_64_bits() -> bool:
+    """Whether the device does; asked where the batches are, as the processes that read do not know."""
+    return jax.dtypes.canonicalize_dtype(np.int64) == np.int64
 
 
-def _as_array(name: str, value: Any) -> np.ndarray:
+def _as_arrays(example: Example, wide: bool) -> HostBatch:
+    """The values as arrays that a device can hold; `wide` where it has 64 bits."""
+    return {name: _as_array(name, value, wide) for name, value in example.items()}
+
+
+def _as_array(name: str, value: Any, wide: bool) -> np.ndarray:
     if isinstance(value, (int, float)) and not isinstance(value, (bool, np.generic)):
         # NumPy alone would make 64 bits of them.
-        return np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
+        if isinstance(value, float):
+            return np.asarray(value, np.float32)
+        _require_fit(name, value, np.int32)
+        return np.asarray(value, np.int32)
     array = np.asarray(value)
     if array.dtype.kind in "OSU":
         raise ValueError(f"{name!r} of an example is {type(value).__name__}; expected numbers for an array")
+    if not wide and array.size and array.dtype in (np.int64, np.uint64):
+        for bound in (array.min(), array.max()):
+            _require_fit(name, int(bound), np.int32 if array.dtype == np.int64 else np.uint32)
     return array
+
+
+def _require_fit(name: str, value: int, dtype: type[np.integer]) -> None:
+    if not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+        raise UserError(
+            f"{name!r} of an example holds {value}, which {dtype.__name__} does not; "
+            "with jax_enable_x64 an integer of NumPy's may have 64 bits"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

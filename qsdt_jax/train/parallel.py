@@ -113,7 +113,8 @@ class Parallel:
     def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """The rows that this process has read, as arrays of the whole batch on all devices.
 
-        (B, ...), and with pmap (devices, B / devices, ...).
+        (B, ...), and with pmap (devices, B / devices, ...). Types of 64 bits become those of 32 unless
+        `jax_enable_x64` is on; `data.pipeline` refuses integers that do not fit.
         """
         sharding = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
 

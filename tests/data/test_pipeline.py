@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -324,13 +325,15 @@ def assert_boxed(batch, rows: int, **more):
 
 
 def boxed_training(count: int, source=None, **options):
-    stream = training_batches(source or Boxed(), drawn, seed=3, batch_size=4, **options)
+    with jax.enable_x64(True):
+        stream = training_batches(source or Boxed(), drawn, seed=3, batch_size=4, **options)
     return list(itertools.islice(stream, count))
 
 
 def boxed_evaluation(**options):
     """The rows that are there, and the padding of the last batch."""
-    *whole, last = evaluation_batches(Boxed(), drawn, batch_size=4, **options)
+    with jax.enable_x64(True):
+        *whole, last = evaluation_batches(Boxed(), drawn, batch_size=4, **options)
     assert last["mask"].tolist() == [1, 1, 0, 0]
     assert all(not x[2:].any() for x in last.values())
     return [*whole, {name: x[:2] for name, x in last.items()}]
@@ -379,6 +382,48 @@ def test_what_a_preprocess_does_not_know_it_leaves_alone(preprocess):
 def test_what_is_no_number_is_named():
     with pytest.raises(ValueError, match="'file' of an example is str; expected numbers for an array"):
         next(evaluation_batches(Numbered(), lambda example: {**example, "file": "a.png"}, batch_size=2))
+
+
+def evaluated(value) -> np.ndarray:
+    """The first two rows of a key of this value."""
+    stream = evaluation_batches(Numbered(), lambda example: {**example, "identity": value}, batch_size=2)
+    return next(stream)["identity"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (2**40, f"{2**40}, which int32"),
+        (-(2**31) - 1, f"{-(2**31) - 1}, which int32"),
+        (np.int64(2**31), f"{2**31}, which int32"),
+        (np.array([[0, -(2**40)]]), f"{-(2**40)}, which int32"),
+        ([5, 2**40], f"{2**40}, which int32"),
+        (np.uint64(2**32), f"{2**32}, which uint32"),
+    ],
+)
+def test_integers_that_a_device_would_cut_are_refused(value, told):
+    with pytest.raises(UserError) as error:
+        evaluated(value)
+    assert str(error.value) == (
+        f"'identity' of an example holds {told} does not; "
+        "with jax_enable_x64 an integer of NumPy's may have 64 bits"
+    )
+
+
+@pytest.mark.parametrize(
+    "value", [np.int64(-(2**31)), np.uint64(2**32 - 1), np.zeros((0, 3), np.int64), np.array([2**31 - 1])]
+)
+def test_integers_that_fit_stay_what_they_are_on_the_device(value):
+    found = evaluated(value)
+    assert found.dtype == value.dtype
+    np.testing.assert_array_equal(np.asarray(jax.device_put(found)), np.stack([value, value]))
+
+
+def test_with_64_bits_nothing_is_cut():
+    with jax.enable_x64(True):
+        assert evaluated(np.int64(2**40)).tolist() == [2**40] * 2
+        with pytest.raises(UserError, match=f"'identity' of an example holds {2**40}, which int32 does not"):
+            evaluated(2**40)
 
 
 def test_a_mask_of_its_own_is_no_padding():
