@@ -98,10 +98,22 @@ def meet(address: str, count: int, index: int, timeout: float) -> Meeting:
 
 
 def parsed(address: str, name: str = "coordinator") -> tuple[str, int]:
-    """Host and port; raises UserError, which calls it by `name`, where it is not HOST:PORT."""
+    """Host and port of HOST:PORT, or of [HOST]:PORT where HOST has colons, as an IPv6 address does.
+
+    Raises:
+      UserError: it is neither, or no host can be called so; the message calls it by `name`.
+    """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 2**16:
         raise UserError(f"{name}={address} is not HOST:PORT")
+    if ":" in host and not bracketed:  # JAX's service cannot tell where the port begins.
+        raise UserError(f"{name}={address} is not HOST:PORT; an IPv6 address stands in brackets, [HOST]:PORT")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise UserError(f"{name}={address} is not HOST:PORT; no host is called {host!r}") from None
     return host, int(port)
 
 
@@ -183,7 +195,7 @@ def _listening(host: str, port: int) -> socket.socket:
       OSError: the port is taken, or not for everybody.
     """
     if own := os.environ.get(BIND_VARIABLE):
-        host = parsed(own, BIND_VARIABLE)[0].strip("[]")
+        host = parsed(own, BIND_VARIABLE)[0]
     found = []
     with contextlib.suppress(OSError):  # A name that only the others know.
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

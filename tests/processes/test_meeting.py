@@ -180,10 +180,33 @@ def connected(address: str) -> socket.socket:
     raise AssertionError(f"nobody listens at {address}")
 
 
-@pytest.mark.parametrize("address", ["host", "host:", ":80", "host:http", "host:0", "host:70000"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("host", "host:", ":80", "host:http", "host:0", "host:70000", "host:\N{SUPERSCRIPT TWO}"),
+        *("node..x:80", f"{'n' * 64}:80", "[]:80", "::1:80"),
+    ],
+)
 def test_addresses(address):
     with pytest.raises(UserError, match="is not HOST:PORT"):
         parsed(address)
+
+
+def test_an_ipv6_address_stands_in_brackets():
+    assert parsed("[::1]:80") == ("::1", 80)
+    assert parsed("node07:80") == ("node07", 80)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_processes_meet_at_an_ipv6_address():
+    try:
+        with contextlib.closing(socket.create_server(("::1", 0), family=socket.AF_INET6)) as server:
+            address = f"[::1]:{server.getsockname()[1]}"
+    except OSError:
+        pytest.skip("this host has no ::1")
+    host, other = Process(address, 0, 2), Process(address, 1, 2)
+    assert host.answer() == other.answer() == ""
+    assert host.meeting is not None and host.meeting.bind_address == address
 
 
 def test_who_is_who_on_a_cluster(monkeypatch):
