@@ -142,7 +142,12 @@ def _own_flags() -> list[flags.Flag]:
 
 
 def _check_config(arguments: list[str]) -> None:
-    """Refuses what would end in a traceback inside the flag parser."""
+    """Refuses what would end in a traceback inside the flag parser, or in a file that nobody has checked."""
+    for argument in arguments:
+        if re.match(r"-(?:no)?config(?:[.=]|$)", argument):
+            raise UserError(f"{argument} begins with one dash; a flag begins with two, -{argument}")
+    if sum(a == "--config" or a.startswith("--config=") for a in arguments) > 1:
+        raise UserError("--config is given more than once; expected one file")
     file = _value_of("config", arguments)
     if file is None:
         if any(a.startswith("--config.") for a in arguments):

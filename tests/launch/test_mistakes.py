@@ -74,6 +74,15 @@ def test_unknown_verb(refusal):
             [DIGITS, "--workdir=w", "--coordinator=a:1", "--num_processes=2", "--process_id=2"],
             "coordinator=a:1 needs num_processes=N and process_id=0..N-1, found 2 and 2",
         ),
+        (
+            ["-config", f"{CONFIGS}/digits.py", "-config.model.bitz=3"],
+            "-config begins with one dash; a flag begins with two, --config",
+        ),
+        (
+            [DIGITS, "-config.model.bitz=3"],
+            "-config.model.bitz=3 begins with one dash; a flag begins with two, --config.model.bitz=3",
+        ),
+        ([DIGITS, "--config", "b.py"], "--config is given more than once; expected one file"),
         (["--config.epochs=2"], "--config.KEY=VALUE needs --config FILE before it"),
         (
             ["--config.epochs=2", DIGITS, "--workdir=w"],
