@@ -46,8 +46,8 @@ def joined(
     """One run of several processes, from the start to the end of all.
 
     Args:
-      coordinator: HOST:PORT of process 0, where it listens; "auto" for a cluster that JAX knows (Slurm, Open
-        MPI, TPU pods, Kubernetes).
+      coordinator: HOST:PORT of process 0, where it listens, [HOST]:PORT for IPv6; "auto" for a cluster that
+        JAX knows (Slurm, Open MPI, TPU pods, Kubernetes).
       num_processes, process_id: number of processes and of this one; with "auto" JAX finds them.
       facts: nested plain data that must be the same in all processes.
       timeout: seconds to wait for the others.

@@ -45,7 +45,7 @@ def meet(address: str, count: int, index: int, timeout: float) -> Meeting:
     """Waits until all processes have come to process 0.
 
     Args:
-      address: HOST:PORT where process 0 listens; nobody does any more when it returns.
+      address: HOST:PORT or [HOST]:PORT where process 0 listens; nobody does any more when it returns.
       count, index: number of processes and of this one.
       timeout: seconds to wait for the others.
 
