@@ -45,7 +45,8 @@ def save(network: Network, folder: str | Path) -> None:
       folder: new or empty, or written by an earlier `save`.
 
     Raises:
-      UserError: a bundle; a folder that holds something else, or cannot be written.
+      UserError: a bundle; a folder that holds something else, as a model of another library, or cannot be
+        written.
     """
     if not isinstance(network, Network):
         found = type(network).__name__
@@ -61,8 +62,8 @@ def save(network: Network, folder: str | Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made: {error.strerror}") from None
+    write_atomically(folder / MODEL_FILE, content)  # First: the other two do not say whose they are.
     write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
-    write_atomically(folder / MODEL_FILE, content)
     write_atomically(folder / CARD_FILE, model_card(network, origin))
 
 
@@ -110,13 +111,25 @@ def load_saved(folder: Path) -> Network:
 
 
 def _require_own(folder: Path) -> None:
-    """Refuses a place where something else lies."""
-    if folder.exists() and not folder.is_dir():
+    """Refuses a place where something else lies, also under the names that `save` gives its own files."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
         raise UserError(f"{folder} is a file; expected a folder")
-    own = {CONFIG_FILE, MODEL_FILE, CARD_FILE}
-    others = sorted({entry.name for entry in folder.iterdir()} - own) if folder.is_dir() else []
+    found, own = {entry.name for entry in folder.iterdir()}, {CONFIG_FILE, MODEL_FILE, CARD_FILE}
+    # Other libraries call their files alike; the tensors alone say whose they are.
+    others = sorted(found - own) or ([] if _is_own(folder / MODEL_FILE) else sorted(found))
     if others:
         raise UserError(f"{folder} holds {others[0]}; expected a new folder, or one that `save` wrote")
+
+
+def _is_own(file: Path) -> bool:
+    """Whether `save` wrote the tensors."""
+    try:
+        with safetensors.safe_open(file, framework="np") as opened:
+            return (opened.metadata() or {}).get("format") == FORMAT
+    except (safetensors.SafetensorError, OSError, ValueError):
+        return False
 
 
 def _content(network: Network, origin: Mapping[str, Any]) -> bytes:

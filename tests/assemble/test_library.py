@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 import qsdt_jax
@@ -214,6 +215,20 @@ def test_nothing_is_written_over(network, tmp_path):
         qsdt_jax.save(network, tmp_path)
     with pytest.raises(UserError, match="is a file; expected a folder"):
         qsdt_jax.save(network, tmp_path / "thesis.txt")
+
+
+def test_models_of_other_libraries_are_not_written_over(network, tmp_path):
+    """They lie under the same names."""
+    for names in (["README.md"], ["config.json"], ["README.md", "config.json", "model.safetensors"]):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        content = safetensors.numpy.save({"weight": np.ones(2, np.float32)}, {"format": "pt"})
+        for name in names:
+            (folder / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"holds {names[0]}; expected a new folder, or one that `save`"):
+            qsdt_jax.save(network, folder)
+        assert all((folder / name).read_bytes() == content for name in names)
+        assert len(list(folder.iterdir())) == len(names)
 
 
 INSTALLED = """
