@@ -30,6 +30,7 @@ from qsdt_jax.workdir.workdir import CONFIG_FILE
 
 MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
 FORMAT = "qsdt_jax 1"
+CONFIG_SUM = "crc32 of config.json"
 # Places on the machine of the one who trained, which say nothing to others.
 PLACES = (("data", "path"), ("distill", "teacher"), (None, "start_from"))
 SHOWN_CLASSES = 20
@@ -57,13 +58,14 @@ def save(network: Network, folder: str | Path) -> None:
     for section, key in PLACES:
         (config if section is None else config[section])[key] = ""
     origin = {**network.origin, "saved_with": code_version()}
-    content = _content(network, origin)
+    written = (json.dumps(config, indent=2) + "\n").encode()
+    content = _content(network, origin, written)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made: {error.strerror}") from None
     write_atomically(folder / MODEL_FILE, content)  # First: the other two do not say whose they are.
-    write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+    write_atomically(folder / CONFIG_FILE, written)
     write_atomically(folder / CARD_FILE, model_card(network, origin))
 
 
@@ -91,12 +93,18 @@ def load_saved(folder: Path) -> Network:
         raise UserError(f"{file} is damaged ({type(error).__name__}: {error})") from None
     if _checksums(tensors, metadata["about"]) != checksums:
         raise UserError(f"{file} is damaged: its checksums differ; fetch it again")
-    variables = unflatten_dict({tuple(name.split("/")): jnp.asarray(x) for name, x in tensors.items()})
+    # Folders from before have no checksum of their configuration.
+    if metadata.get(CONFIG_SUM) not in (None, _config_sum((folder / CONFIG_FILE).read_bytes())):
+        raise UserError(
+            f"{folder / CONFIG_FILE} is not the one that {MODEL_FILE} was saved with: its checksum differs; "
+            "save or fetch the folder again"
+        )
     model = build_model(config, outputs)
     images = jnp.zeros((1, STRIDE, STRIDE, model.backbone.in_channels))
     expected: Any = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
     shapes = ({name: leaf.shape for name, leaf in tree.items()} for tree in (expected, tensors))
     check_fit(str(file), *shapes)
+    variables = unflatten_dict({tuple(name.split("/")): jnp.asarray(x) for name, x in tensors.items()})
     classes = Classes(
         where=f"the network in {folder}", outputs=outputs, names=None if names is None else tuple(names)
     )
@@ -132,7 +140,7 @@ def _is_own(file: Path) -> bool:
         return False
 
 
-def _content(network: Network, origin: Mapping[str, Any]) -> bytes:
+def _content(network: Network, origin: Mapping[str, Any], config: bytes) -> bytes:
     tensors = {
         name: np.ascontiguousarray(leaf) for name, leaf in flatten_dict(network.variables, sep="/").items()
     }
@@ -145,12 +153,17 @@ def _content(network: Network, origin: Mapping[str, Any]) -> bytes:
         }
     )
     checksums = json.dumps(_checksums(tensors, about))
-    return safetensors.numpy.save(tensors, {"format": FORMAT, "about": about, "crc32": checksums})
+    metadata = {"format": FORMAT, "about": about, "crc32": checksums, CONFIG_SUM: _config_sum(config)}
+    return safetensors.numpy.save(tensors, metadata)
 
 
 def _checksums(tensors: Mapping[str, np.ndarray], about: str) -> dict[str, int]:
     sums = {name: zlib.crc32(np.ascontiguousarray(tensors[name]).data) for name in sorted(tensors)}
     return {**sums, "about": zlib.crc32(about.encode())}
+
+
+def _config_sum(config: bytes) -> str:
+    return str(zlib.crc32(config))
 
 
 def model_card(network: Network, origin: Mapping[str, Any]) -> str:

@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 from PIL import Image
 
@@ -160,6 +162,46 @@ def test_damage_is_one_line(saved, tmp_path, position):
     with pytest.raises(UserError) as caught:
         qsdt_jax.load(folder)
     assert "model.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_another_configuration_is_told(saved, tmp_path):
+    """As after a crash between the writes of the two files: one of now, one of before."""
+    folder = shutil.copytree(saved, tmp_path / "copy")
+    config = (folder / "config.json").read_text()
+    assert '"levels": 4' in config
+    (folder / "config.json").write_text(config.replace('"levels": 4', '"levels": 2'))
+    with pytest.raises(UserError, match=r"config.json is not the one that model.safetensors was saved with"):
+        qsdt_jax.load(folder)
+
+
+def rewritten(folder: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> Path:
+    (folder / "model.safetensors").write_bytes(safetensors.numpy.save(tensors, metadata))
+    return folder
+
+
+def contents(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with safetensors.safe_open(folder / "model.safetensors", framework="np") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
+
+
+def test_folders_from_before_open(saved, tmp_path):
+    """Whose configuration has no checksum."""
+    tensors, metadata = contents(saved)
+    del metadata["crc32 of config.json"]
+    folder = rewritten(shutil.copytree(saved, tmp_path / "copy"), tensors, metadata)
+    assert qsdt_jax.load(folder).classes.names == DIGITS
+
+
+def test_tensors_whose_names_make_no_tree_are_told(saved, tmp_path):
+    tensors, metadata = contents(saved)
+    tensors["params/head"] = np.zeros(1, np.float32)  # Beside "params/head/kernel".
+    sums = {name: zlib.crc32(np.ascontiguousarray(tensors[name]).data) for name in sorted(tensors)}
+    sums["about"] = zlib.crc32(metadata["about"].encode())
+    folder = rewritten(
+        shutil.copytree(saved, tmp_path / "copy"), tensors, {**metadata, "crc32": json.dumps(sums)}
+    )
+    with pytest.raises(UserError, match=r"does not fit the model; unknown \(1\): params/head"):
+        qsdt_jax.load(folder)
 
 
 def test_wrong_places_are_told(saved, tmp_path):
