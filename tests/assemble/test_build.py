@@ -87,6 +87,12 @@ DATA = [
     ({"data.source": "fake", "data.channels": 0}, "config.model: in_channels must be at least 1, got 0"),
     ({"data.source": "fake", "data.fake_classes": 0}, "config.data.fake_classes=0 must be at least 1"),
     ({"data.source": "fake", "data.fake_images": -1}, "config.data.fake_images=-1 must be at least 1"),
+    ({"data.classes": ([1],)}, "config.data.classes=([1],) must be texts, each once"),
+    ({"data.classes": ("1", "1")}, "config.data.classes=('1', '1') must be texts, each once"),
+    (
+        {"eval.splits": (["test"],)},
+        "config.eval.splits=(['test'],) must be one or more of test, train, each once",
+    ),
     ({"profile.steps": "9990-9999"}, "config.profile.steps='9990-9999': the run has only 660 steps"),
 ]
 TRAINING = [
