@@ -65,6 +65,13 @@ DATA = [
         "config.data.source='tfrecord' is none of digits, folder, tfds, digits_dvs, motion_dvs, fake, "
         "nor MODULE:NAME",
     ),
+    *(
+        (
+            {"data.source": f"os:{name}"},
+            f"config.data.source='os:{name}': expected a function of config and split",
+        )
+        for name in ("sep", "getcwd")
+    ),
     ({"data.source": "folder"}, "config.data.path is empty; a folder source needs the images' folder"),
     (
         {"data.source": "folder", "data.path": "/nowhere"},
