@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.build import build_parallel, build_run
 from qsdt_jax.assemble.data import build_preprocess, build_source
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
+from qsdt_jax.train.parallel import Parallel
 from tests.launch.tiny import tiny_config
 
 # Values that the networks and the library refuse themselves; one of each kind, since each traces a network.
@@ -139,6 +140,22 @@ def test_values_out_of_range(overrides, told):
     with pytest.raises(UserError) as caught:
         build_run(tiny_config(**overrides))
     assert str(caught.value) == told
+
+
+def test_refusals_of_devices_name_keys_where_there_are_some(monkeypatch):
+    for told, expected in (
+        ("fsdp=2 is much", "config.parallel.fsdp=2 is much"),
+        ("a=b", "a=b"),
+        ("no", "no"),
+    ):
+
+        def refuse(*arguments, told=told):
+            raise UserError(told)
+
+        monkeypatch.setattr(Parallel, "check_batch", refuse)
+        with pytest.raises(UserError) as caught:
+            build_parallel(tiny_config())
+        assert str(caught.value) == expected
 
 
 def test_the_run_of_a_configuration():
