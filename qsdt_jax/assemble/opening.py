@@ -13,7 +13,8 @@ from qsdt_jax.assemble.deployed import Deployed, load_deployed
 from qsdt_jax.assemble.network import build_model
 from qsdt_jax.assemble.opened import Network, Picture, Predictions, inputs_of, predictions
 from qsdt_jax.assemble.saving import MODEL_FILE, load_saved
-from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax.assemble.tasks import task_factory
+from qsdt_jax.assemble.trained import Trained, load_trained
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.deploy.program import Program
@@ -152,20 +153,33 @@ def _of_workdir(path: Path, step: str, ema: bool) -> Network:
         model=trained.classifier,
         variables=trained.variables,
         classes=trained.require_classes(),
-        origin={"step": trained.step, "ema": ema, **_told_by_run(path, trained.step)},
+        origin={"step": trained.step, "ema": ema, **_told_by_run(trained)},
     )
 
 
-def _told_by_run(workdir: Path, step: int) -> dict[str, Any]:
+def _told_by_run(trained: Trained) -> dict[str, Any]:
     """What a run says of one of its checkpoints: {"scores": ..., "commit": ...}, as far as it is known."""
     told: dict[str, Any] = {}
-    if metrics := stored_metrics(workdir / CHECKPOINT_FOLDER, step):
-        told["scores"] = dict(metrics)
+    if scores := _scores(trained):
+        told["scores"] = scores
     with contextlib.suppress(UserError, FileNotFoundError):
-        summary = read_json(workdir / SUMMARY_FILE)
+        summary = read_json(trained.workdir / SUMMARY_FILE)
         if isinstance(summary, dict) and isinstance(summary.get("commit"), str):
             told["commit"] = summary["commit"]
     return told
+
+
+def _scores(trained: Trained) -> dict[str, float]:
+    """Those of the variables that were opened and of no others, {"test top-1 (%)": 98.6, ...}."""
+    stored = stored_metrics(trained.workdir / CHECKPOINT_FOLDER, trained.step) or {}
+    splits, prefix = trained.config.eval.splits, "eval_ema" if trained.ema else "eval"
+    metrics = task_factory(trained.config.task.name).metrics
+    names = {
+        f"{prefix if i == 0 else f'{prefix}_{split}'}/{metric.name}": f"{split} {metric.label}"
+        for i, split in enumerate(splits)
+        for metric in metrics
+    }
+    return {label: stored[name] for name, label in names.items() if name in stored}
 
 
 def _of_published(path: Path, ema: bool, fields: Mapping[str, Any]) -> Network:

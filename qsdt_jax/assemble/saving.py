@@ -17,6 +17,7 @@ from qsdt_jax import bounds
 from qsdt_jax.assemble.build import plain
 from qsdt_jax.assemble.network import build_model
 from qsdt_jax.assemble.opened import Network
+from qsdt_jax.assemble.told import amount, weights_told
 from qsdt_jax.assemble.trained import stored_config, use_float64_if_asked
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.errors import UserError
@@ -172,7 +173,6 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
     height, width = data.image_size
     names = ", ".join(classes.shown[:SHOWN_CLASSES]) + (", ..." if classes.outputs > SHOWN_CLASSES else "")
     known = names if classes.names is not None else "their names are not known"
-    bits = "float" if model.bits == 32 else f"{model.bits}-bit"
     inputs = f"{model.timesteps} frames of events" if data.events else "images"
     scores = [f"| {name} | {value:.4g} |" for name, value in sorted(origin.get("scores", {}).items())]
     table = ["| metric | value |", "|---|---|", *scores] if scores else ["It was not evaluated here."]
@@ -187,10 +187,10 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
             "",
             "# Quantized spike-driven transformer",
             "",
-            f"A classifier with {bits} weights and spiking neurons ({model.neuron}, D = {model.levels}, "
-            f"T = {model.timesteps}): channels {', '.join(map(str, model.channels))}, {model.depth} "
-            f"transformer blocks, {parameter_count(network.variables):,} parameters, "
-            f"{macs_per_image(network.model, (height, width)) / 1e9:.3f} G multiply-accumulates an image.",
+            f"A classifier with {weights_told(model)} and spiking neurons ({model.neuron}, "
+            f"D = {model.levels}, T = {model.timesteps}): channels {', '.join(map(str, model.channels))}, "
+            f"{model.depth} transformer blocks, {parameter_count(network.variables):,} parameters, "
+            f"{amount(macs_per_image(network.model, (height, width)))} multiply-accumulates an image.",
             "",
             "## Data",
             "",
