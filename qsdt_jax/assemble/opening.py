@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from qsdt_jax.nearest import nearest
 from qsdt_jax.workdir.stored import stored_metrics
 from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, CONFIG_FILE, SUMMARY_FILE
 
+PUBLISHED = "published checkpoint"
 # What the published checkpoints were evaluated on: ImageNet, its short side scaled to 256.
 PUBLISHED_INPUT = {"image_size": (224, 224), "eval_crop_ratio": 0.875, "source": "folder"}
 
@@ -62,7 +63,7 @@ class DeployedNetwork:
         """From an image to an input."""
         return self.deployed.preprocess
 
-    def predict(self, images: Picture | list[Picture]) -> Predictions:
+    def predict(self, images: Picture | Iterable[Picture]) -> Predictions:
         """As of `assemble.opened.Network`, in integers."""
         inputs = inputs_of(images, self.preprocess, self.deployed.channels)
         return predictions(inputs, self.deployed.logits, self.classes)
@@ -98,8 +99,8 @@ def load(
     kind = _kind(path)
     for option, value, default, kinds in (
         ("step", step, "latest", ("workdir",)),
-        ("ema", ema, False, ("workdir", "published")),
-        ("fields", fields, {}, ("published",)),
+        ("ema", ema, False, ("workdir", PUBLISHED)),
+        ("fields", fields, {}, (PUBLISHED,)),
     ):
         if value != default and kind not in kinds:
             named = ", ".join(fields) if option == "fields" else option
@@ -136,7 +137,7 @@ def _kind(path: Path) -> str:
     if start == MAGIC or path.suffix == ".qsdt":
         return "bundle"
     if start.startswith(b"PK") or path.suffix in (".pth", ".pt", ".bin", ".tar"):
-        return "published"
+        return PUBLISHED
     raise UserError(f"{path} is neither a bundle (.qsdt) nor a PyTorch checkpoint (.pth)")
 
 
@@ -210,7 +211,8 @@ def published_config(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
             raise UserError(f"a network has no field {name!r}{nearest(name, list(config.model))}")
         try:
             config.model[name] = value
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{name}: {error}") from None
+        except (TypeError, ValueError):
+            expected = config.model.get_type(name).__name__
+            raise UserError(f"{name}: expected {expected}, found {value!r}") from None
     check_config(config)
     return config
