@@ -15,6 +15,7 @@ from qsdt_jax.assemble.keys import config_keys
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.nearest import nearest
+from qsdt_jax.workdir.older_config import renamed
 
 flags.disclaim_key_flags()  # What is defined by a function of this file belongs to the verb that calls it.
 # Flag that receives the arguments without a name, where a verb defines it; its help says how to write them.
@@ -160,14 +161,19 @@ def _check_config(arguments: list[str]) -> None:
     known, complete = config_keys(GIVEN_CONFIG.load(file)), list(KEYS)
     for key in known:
         if key not in complete:
-            raise UserError(f"--config {path}: unknown config key {key!r}{nearest(key, complete)}")
+            raise UserError(f"--config {path}: unknown config key {key!r}{_meant(key, complete)}")
     for key in complete:
         if key not in known:
             raise UserError(f"--config {path}: config key {key!r} is missing; begin with configs.base")
     for argument in arguments:
         match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
         if match and match[1] not in known:
-            raise UserError(f"unknown config key {match[1]!r}{nearest(match[1], known)}")
+            raise UserError(f"unknown config key {match[1]!r}{_meant(match[1], known)}")
+
+
+def _meant(key: str, known: list[str]) -> str:
+    """What a message about an unknown key adds: what it is called now, or the nearest."""
+    return renamed(key) or nearest(key, known)
 
 
 def _with_path(argument: str, before: str) -> str:

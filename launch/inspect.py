@@ -20,6 +20,7 @@ from qsdt_jax.assemble.build import build_optimizer, build_parallel, fit_step
 from qsdt_jax.assemble.data import build_source, class_names_of
 from qsdt_jax.assemble.network import require_classifier
 from qsdt_jax.assemble.tasks import build_task
+from qsdt_jax.assemble.told import amount, weights_told
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.plan import force_devices, on_devices
@@ -87,16 +88,16 @@ def main() -> None:
     batch, remarks = config.batch_size, fit_step(config)
     parallel = _parallel(config)  # Before all that takes seconds.
     classes, origin = _class_count(config)
-    task = build_task(config, numbers(classes))
+    task = build_task(config, None if classes is None else numbers(classes))
     require_classifier(task.model, "the configuration")
     state = _abstract_state(config, task)
     layers = layer_operations(task.model, tuple(config.data.image_size))
 
     height, width = config.data.image_size
-    outputs = "" if task.class_names is None else f"{classes} classes ({origin}), "
+    outputs = "" if task.class_names is None else f"{len(task.class_names)} classes ({origin}), "
     print(
         f"{height}x{width}x{config.data.channels} images, {outputs}"
-        f"{config.model.bits}-bit weights, D = {config.model.levels}, T = {config.model.timesteps}\n"
+        f"{weights_told(task.model.backbone)}, D = {config.model.levels}, T = {config.model.timesteps}\n"
     )
     rows = layer_rows(layers, state.variables) if LAYERS.value else block_rows(layers, state.variables)
     print(_aligned([COLUMNS, *rows]) + "\n")
@@ -177,9 +178,9 @@ def totals(layers: list[LayerOperations], variables: Variables, batch: int) -> l
         ("stored", f"{stored / MEGABYTE:.2f} MB: weights packed, all other parameters float32"),
         ("unquantised", f"{real / MEGABYTE:.2f} MB: all float32, no step sizes; {real / stored:.2f} times"),
         ("paper's Param (M)", f"{words / 1e6:.2f}: 32-bit words of the weights without classifier"),
-        ("MACs per image", f"{_amount(macs)}, of these {_amount(attention)} in attention products"),
+        ("MACs per image", f"{amount(macs)}, of these {amount(attention)} in attention products"),
         ("MACs on spikes", f"{100 * spikes / macs:.1f} %"),
-        ("FLOPs per train step", f"about {_amount(6 * macs * batch)}: 2 x 3 x MACs x batch {batch}"),
+        ("FLOPs per train step", f"about {amount(6 * macs * batch)}: 2 x 3 x MACs x batch {batch}"),
     ]
 
 
@@ -297,20 +298,20 @@ def _constant_rate(step) -> float:
     return 1e-3
 
 
-def _class_count(config: ml_collections.ConfigDict) -> tuple[int, str]:
-    """The number of classes and where it comes from; images that are not there count as ImageNet-1K."""
+def _class_count(config: ml_collections.ConfigDict) -> tuple[int | None, str]:
+    """The number of classes, None for data without, and where it comes from.
+
+    Images that are not there count as ImageNet-1K.
+    """
     if NUM_CLASSES.value is not None:
         return NUM_CLASSES.value, "--num_classes"
     try:
-        return len(class_names_of(build_source(config, "train")) or ()), f"of the {config.data.source} data"
+        names = class_names_of(build_source(config, "train"))
+        return None if names is None else len(names), f"of the {config.data.source} data"
     except UserError:
         if config.data.source not in ("folder", "tfds"):
             raise
         return ASSUMED_CLASSES, "assumed, the images are not there; --num_classes says otherwise"
-
-
-def _amount(number: int) -> str:
-    return f"{number / 1e9:,.3f} G" if number >= 1e9 else f"{number / 1e6:,.3f} M"
 
 
 def _bytes(tree) -> int:

@@ -19,8 +19,10 @@ def expanded(path: str) -> str:
     Shells expand ~ at the start of a word only, and so not in --workdir=~/run.
 
     Raises:
-      UserError: there is no such home.
+      UserError: there is no such home, or a null character, which no path has.
     """
+    if "\0" in path:
+        raise UserError(f"{path!r} is no path: it has a null character")
     if not path.startswith("~"):
         return path
     try:

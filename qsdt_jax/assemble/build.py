@@ -22,7 +22,6 @@ from qsdt_jax.train.run import Run
 from qsdt_jax.workdir.workdir import TRAINING
 
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
-SPLITS = ("test", "train")
 OPTIMIZERS = {"lamb": lamb, "adamw": adamw}
 KEYS_OF_PARALLEL = {
     "mode": "parallel.mode",
@@ -109,9 +108,10 @@ def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
     try:
         parallel = Parallel(mode=config.parallel.mode, fsdp=config.parallel.fsdp)
         parallel.check_batch(config.batch_size, config.accumulate, config.model.norm_group)
-    except UserError as error:  # It begins with the name of a value, for which a configuration has a key.
+    except UserError as error:
         name, _, rest = str(error).partition("=")
-        raise UserError(f"config.{KEYS_OF_PARALLEL[name]}={rest}") from None
+        key = KEYS_OF_PARALLEL.get(name)  # Most begin with the name of a value.
+        raise UserError(str(error) if key is None else f"config.{key}={rest}") from None
     return parallel
 
 

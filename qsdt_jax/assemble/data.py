@@ -1,6 +1,7 @@
 """From a configuration to its data: the splits, and how an image or a stream of events becomes an input."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -119,10 +120,21 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
             return fake_source(config)
         case other:
             build = imported_object("data.source", other, SOURCES)
-            if not callable(build):
+            if not callable(build) or not _takes_two(build):
                 raise UserError(f"config.data.source={other!r}: expected a function of config and split")
             source: Any = build(config, split)
             return source
+
+
+def _takes_two(function: Callable) -> bool:
+    """Whether it can be called with two arguments, as far as it tells."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # Some built-in functions do not tell.
+        return True
+    return True
 
 
 def class_names_of(source: Source) -> tuple[str, ...] | None:

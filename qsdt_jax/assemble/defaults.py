@@ -27,6 +27,7 @@ from qsdt_jax.assemble.rules import (
     Share,
     Sides,
     SomeOf,
+    Texts,
     WholeNumbers,
     Within,
 )
@@ -104,7 +105,7 @@ KEYS: Mapping[str, Key] = {
         "digits, folder, tfds, digits_dvs, motion_dvs, fake; or MODULE:NAME, a function of config and split",
     ),
     "data.path": Key("", "folder: has train/CLASS/IMAGE.jpg and val/...; tfds: what `prepare` made"),
-    "data.classes": Key((), "of digits, those to tell apart; none for all"),
+    "data.classes": Key((), "of digits, those to tell apart; none for all", Texts()),
     "data.digits_images": Key(
         0, "of digits, number of training images; 0 for all", Within(0), limit=bounds.IMAGES
     ),

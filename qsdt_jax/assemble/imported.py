@@ -23,7 +23,8 @@ def imported_object(key: str, name: str, known: Iterable[str]) -> Any:
       known: the names that are there without a module, for messages.
 
     Raises:
-      UserError: it is no such name, the module cannot be imported, or has nothing of that name.
+      UserError: it is no such name, the module cannot be imported, fails while it is, or has nothing of that
+        name.
     """
     if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
         raise UserError(f"config.{key}={name!r} is none of {', '.join(known)}, nor MODULE:NAME")
@@ -32,6 +33,9 @@ def imported_object(key: str, name: str, known: Iterable[str]) -> Any:
         found = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
         raise UserError(f"config.{key}={name!r}: {error}") from None
+    except Exception as error:  # Whatever the module does.
+        reason = " ".join(str(error).split())
+        raise UserError(f"config.{key}={name!r}: {type(error).__name__}: {reason}") from None
     if found is None:
         raise UserError(f"config.{key}={name!r}: there is no {attribute} in {module}")
     return found

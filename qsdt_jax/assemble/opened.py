@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Network:
             raise UserError(f"{self.where} takes events: give frames to model.apply(variables, frames)")
         return preprocess
 
-    def predict(self, images: Picture | Sequence[Picture]) -> Predictions:
+    def predict(self, images: Picture | Iterable[Picture]) -> Predictions:
         """The classes of images of any size.
 
         Args:
@@ -95,7 +95,7 @@ class Network:
         inputs = self._inputs(images)
         return predictions(inputs, functools.partial(scores, self.model, self.variables), self.classes)
 
-    def features(self, images: Picture | Sequence[Picture]) -> dict[str, np.ndarray]:
+    def features(self, images: Picture | Iterable[Picture]) -> dict[str, np.ndarray]:
         """The residual stream after each stage, float32 (N, h, w, c) at strides 2, 4, 8, 16 and 16.
 
         Of several time steps the mean. Arguments and errors are those of `predict`.
@@ -104,7 +104,7 @@ class Network:
         parts = list(in_batches(self._inputs(images), compute))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _inputs(self, images: Picture | Sequence[Picture]) -> Iterator[np.ndarray]:
+    def _inputs(self, images: Picture | Iterable[Picture]) -> Iterator[np.ndarray]:
         return inputs_of(images, self.preprocess, self.model.backbone.in_channels)
 
 
@@ -116,12 +116,16 @@ def _features(model: Classifier, variables: Variables, images: jax.Array) -> dic
 
 
 def inputs_of(
-    images: Picture | Sequence[Picture], preprocess: Preprocess, channels: int
+    images: Picture | Iterable[Picture], preprocess: Preprocess, channels: int
 ) -> Iterator[np.ndarray]:
     """float32 (H, W, C) of each image, at the size of the input and normalised; raises UserError."""
     one = isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
-    several: Any = [images] if one else images
-    if not len(several):
+    try:
+        several: list[Any] = [images] if one else list(images)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        found = type(images).__name__
+        raise UserError(f"expected an image or several of them, found {found}") from None
+    if not several:
         raise UserError("no images; expected at least one")
     for number, image in enumerate(several):
         view = preprocess.evaluation_view(pixels(image, channels, f"image {number}"))
@@ -136,13 +140,16 @@ def pixels(image: Picture, channels: int, name: str) -> np.ndarray:
         raise UserError(f"images have 1 or 3 channels, but the network takes {channels}")
     if isinstance(image, np.ndarray):
         shape = image.shape
-        if image.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))):
+        pixels_of_bytes = image.dtype == np.uint8 and len(shape) in (2, 3) and 0 not in shape
+        if not pixels_of_bytes or (*shape, 1)[2] not in (1, 3, 4):
             raise UserError(
                 f"{name}: expected a uint8 array (H, W, C) of 0..255, found {image.dtype} {shape}"
             )
         image = Image.fromarray(image[..., 0] if shape[2:] == (1,) else image)
     if not isinstance(image, Image.Image):
         raise UserError(f"{name}: expected a file, a Pillow image or an array, found {type(image).__name__}")
+    if 0 in image.size:
+        raise UserError(f"{name}: expected pixels, found an image of {image.width}x{image.height}")
     try:
         picture = np.asarray(in_bytes(image).convert(MODES[channels]))
     except DECODE_ERRORS as error:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from qsdt_jax.assemble.deployed import Deployed, load_deployed
 from qsdt_jax.assemble.network import build_model
 from qsdt_jax.assemble.opened import Network, Picture, Predictions, inputs_of, predictions
 from qsdt_jax.assemble.saving import MODEL_FILE, load_saved
-from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax.assemble.tasks import task_factory
+from qsdt_jax.assemble.trained import Trained, load_trained
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.deploy.program import Program
@@ -27,6 +28,7 @@ from qsdt_jax.nearest import nearest
 from qsdt_jax.workdir.stored import stored_metrics
 from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, CONFIG_FILE, SUMMARY_FILE
 
+PUBLISHED = "published checkpoint"
 # What the published checkpoints were evaluated on: ImageNet, its short side scaled to 256.
 PUBLISHED_INPUT = {"image_size": (224, 224), "eval_crop_ratio": 0.875, "source": "folder"}
 
@@ -61,7 +63,7 @@ class DeployedNetwork:
         """From an image to an input."""
         return self.deployed.preprocess
 
-    def predict(self, images: Picture | list[Picture]) -> Predictions:
+    def predict(self, images: Picture | Iterable[Picture]) -> Predictions:
         """As of `assemble.opened.Network`, in integers."""
         inputs = inputs_of(images, self.preprocess, self.deployed.channels)
         return predictions(inputs, self.deployed.logits, self.classes)
@@ -97,8 +99,8 @@ def load(
     kind = _kind(path)
     for option, value, default, kinds in (
         ("step", step, "latest", ("workdir",)),
-        ("ema", ema, False, ("workdir", "published")),
-        ("fields", fields, {}, ("published",)),
+        ("ema", ema, False, ("workdir", PUBLISHED)),
+        ("fields", fields, {}, (PUBLISHED,)),
     ):
         if value != default and kind not in kinds:
             named = ", ".join(fields) if option == "fields" else option
@@ -135,7 +137,7 @@ def _kind(path: Path) -> str:
     if start == MAGIC or path.suffix == ".qsdt":
         return "bundle"
     if start.startswith(b"PK") or path.suffix in (".pth", ".pt", ".bin", ".tar"):
-        return "published"
+        return PUBLISHED
     raise UserError(f"{path} is neither a bundle (.qsdt) nor a PyTorch checkpoint (.pth)")
 
 
@@ -152,20 +154,33 @@ def _of_workdir(path: Path, step: str, ema: bool) -> Network:
         model=trained.classifier,
         variables=trained.variables,
         classes=trained.require_classes(),
-        origin={"step": trained.step, "ema": ema, **_told_by_run(path, trained.step)},
+        origin={"step": trained.step, "ema": ema, **_told_by_run(trained)},
     )
 
 
-def _told_by_run(workdir: Path, step: int) -> dict[str, Any]:
+def _told_by_run(trained: Trained) -> dict[str, Any]:
     """What a run says of one of its checkpoints: {"scores": ..., "commit": ...}, as far as it is known."""
     told: dict[str, Any] = {}
-    if metrics := stored_metrics(workdir / CHECKPOINT_FOLDER, step):
-        told["scores"] = dict(metrics)
+    if scores := _scores(trained):
+        told["scores"] = scores
     with contextlib.suppress(UserError, FileNotFoundError):
-        summary = read_json(workdir / SUMMARY_FILE)
+        summary = read_json(trained.workdir / SUMMARY_FILE)
         if isinstance(summary, dict) and isinstance(summary.get("commit"), str):
             told["commit"] = summary["commit"]
     return told
+
+
+def _scores(trained: Trained) -> dict[str, float]:
+    """Those of the variables that were opened and of no others, {"test top-1 (%)": 98.6, ...}."""
+    stored = stored_metrics(trained.workdir / CHECKPOINT_FOLDER, trained.step) or {}
+    splits, prefix = trained.config.eval.splits, "eval_ema" if trained.ema else "eval"
+    metrics = task_factory(trained.config.task.name).metrics
+    names = {
+        f"{prefix if i == 0 else f'{prefix}_{split}'}/{metric.name}": f"{split} {metric.label}"
+        for i, split in enumerate(splits)
+        for metric in metrics
+    }
+    return {label: stored[name] for name, label in names.items() if name in stored}
 
 
 def _of_published(path: Path, ema: bool, fields: Mapping[str, Any]) -> Network:
@@ -196,7 +211,8 @@ def published_config(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
             raise UserError(f"a network has no field {name!r}{nearest(name, list(config.model))}")
         try:
             config.model[name] = value
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{name}: {error}") from None
+        except (TypeError, ValueError):
+            expected = config.model.get_type(name).__name__
+            raise UserError(f"{name}: expected {expected}, found {value!r}") from None
     check_config(config)
     return config

@@ -86,7 +86,19 @@ class SomeOf:
         return f"one or more of {', '.join(self.choices)}, each once"
 
     def fault(self, value: Any) -> str | None:
-        good = value and len(set(value)) == len(value) and set(value) <= set(self.choices)
+        # By lists and not by sets: the flag parser does not check what the items are.
+        good = value and all(one in self.choices and value.count(one) == 1 for one in value)
+        return None if good else f"must be {self.allowed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Texts, each once; also none."""
+
+    allowed = "texts, each once"
+
+    def fault(self, value: Any) -> str | None:
+        good = all(isinstance(one, str) and value.count(one) == 1 for one in value)
         return None if good else f"must be {self.allowed}"
 
 

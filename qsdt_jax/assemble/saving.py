@@ -17,6 +17,7 @@ from qsdt_jax import bounds
 from qsdt_jax.assemble.build import plain
 from qsdt_jax.assemble.network import build_model
 from qsdt_jax.assemble.opened import Network
+from qsdt_jax.assemble.told import amount, weights_told
 from qsdt_jax.assemble.trained import stored_config, use_float64_if_asked
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.errors import UserError
@@ -30,6 +31,7 @@ from qsdt_jax.workdir.workdir import CONFIG_FILE
 
 MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
 FORMAT = "qsdt_jax 1"
+CONFIG_SUM = "crc32 of config.json"
 # Places on the machine of the one who trained, which say nothing to others.
 PLACES = (("data", "path"), ("distill", "teacher"), (None, "start_from"))
 SHOWN_CLASSES = 20
@@ -45,7 +47,8 @@ def save(network: Network, folder: str | Path) -> None:
       folder: new or empty, or written by an earlier `save`.
 
     Raises:
-      UserError: a bundle; a folder that holds something else, or cannot be written.
+      UserError: a bundle; a folder that holds something else, as a model of another library, or cannot be
+        written.
     """
     if not isinstance(network, Network):
         found = type(network).__name__
@@ -56,13 +59,14 @@ def save(network: Network, folder: str | Path) -> None:
     for section, key in PLACES:
         (config if section is None else config[section])[key] = ""
     origin = {**network.origin, "saved_with": code_version()}
-    content = _content(network, origin)
+    written = (json.dumps(config, indent=2) + "\n").encode()
+    content = _content(network, origin, written)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made: {error.strerror}") from None
-    write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
-    write_atomically(folder / MODEL_FILE, content)
+    write_atomically(folder / MODEL_FILE, content)  # First: the other two do not say whose they are.
+    write_atomically(folder / CONFIG_FILE, written)
     write_atomically(folder / CARD_FILE, model_card(network, origin))
 
 
@@ -90,12 +94,18 @@ def load_saved(folder: Path) -> Network:
         raise UserError(f"{file} is damaged ({type(error).__name__}: {error})") from None
     if _checksums(tensors, metadata["about"]) != checksums:
         raise UserError(f"{file} is damaged: its checksums differ; fetch it again")
-    variables = unflatten_dict({tuple(name.split("/")): jnp.asarray(x) for name, x in tensors.items()})
+    # Folders from before have no checksum of their configuration.
+    if metadata.get(CONFIG_SUM) not in (None, _config_sum((folder / CONFIG_FILE).read_bytes())):
+        raise UserError(
+            f"{folder / CONFIG_FILE} is not the one that {MODEL_FILE} was saved with: its checksum differs; "
+            "save or fetch the folder again"
+        )
     model = build_model(config, outputs)
     images = jnp.zeros((1, STRIDE, STRIDE, model.backbone.in_channels))
     expected: Any = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
     shapes = ({name: leaf.shape for name, leaf in tree.items()} for tree in (expected, tensors))
     check_fit(str(file), *shapes)
+    variables = unflatten_dict({tuple(name.split("/")): jnp.asarray(x) for name, x in tensors.items()})
     classes = Classes(
         where=f"the network in {folder}", outputs=outputs, names=None if names is None else tuple(names)
     )
@@ -110,16 +120,28 @@ def load_saved(folder: Path) -> Network:
 
 
 def _require_own(folder: Path) -> None:
-    """Refuses a place where something else lies."""
-    if folder.exists() and not folder.is_dir():
+    """Refuses a place where something else lies, also under the names that `save` gives its own files."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
         raise UserError(f"{folder} is a file; expected a folder")
-    own = {CONFIG_FILE, MODEL_FILE, CARD_FILE}
-    others = sorted({entry.name for entry in folder.iterdir()} - own) if folder.is_dir() else []
+    found, own = {entry.name for entry in folder.iterdir()}, {CONFIG_FILE, MODEL_FILE, CARD_FILE}
+    # Other libraries call their files alike; the tensors alone say whose they are.
+    others = sorted(found - own) or ([] if _is_own(folder / MODEL_FILE) else sorted(found))
     if others:
         raise UserError(f"{folder} holds {others[0]}; expected a new folder, or one that `save` wrote")
 
 
-def _content(network: Network, origin: Mapping[str, Any]) -> bytes:
+def _is_own(file: Path) -> bool:
+    """Whether `save` wrote the tensors."""
+    try:
+        with safetensors.safe_open(file, framework="np") as opened:
+            return (opened.metadata() or {}).get("format") == FORMAT
+    except (safetensors.SafetensorError, OSError, ValueError):
+        return False
+
+
+def _content(network: Network, origin: Mapping[str, Any], config: bytes) -> bytes:
     tensors = {
         name: np.ascontiguousarray(leaf) for name, leaf in flatten_dict(network.variables, sep="/").items()
     }
@@ -132,12 +154,17 @@ def _content(network: Network, origin: Mapping[str, Any]) -> bytes:
         }
     )
     checksums = json.dumps(_checksums(tensors, about))
-    return safetensors.numpy.save(tensors, {"format": FORMAT, "about": about, "crc32": checksums})
+    metadata = {"format": FORMAT, "about": about, "crc32": checksums, CONFIG_SUM: _config_sum(config)}
+    return safetensors.numpy.save(tensors, metadata)
 
 
 def _checksums(tensors: Mapping[str, np.ndarray], about: str) -> dict[str, int]:
     sums = {name: zlib.crc32(np.ascontiguousarray(tensors[name]).data) for name in sorted(tensors)}
     return {**sums, "about": zlib.crc32(about.encode())}
+
+
+def _config_sum(config: bytes) -> str:
+    return str(zlib.crc32(config))
 
 
 def model_card(network: Network, origin: Mapping[str, Any]) -> str:
@@ -146,7 +173,6 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
     height, width = data.image_size
     names = ", ".join(classes.shown[:SHOWN_CLASSES]) + (", ..." if classes.outputs > SHOWN_CLASSES else "")
     known = names if classes.names is not None else "their names are not known"
-    bits = "float" if model.bits == 32 else f"{model.bits}-bit"
     inputs = f"{model.timesteps} frames of events" if data.events else "images"
     scores = [f"| {name} | {value:.4g} |" for name, value in sorted(origin.get("scores", {}).items())]
     table = ["| metric | value |", "|---|---|", *scores] if scores else ["It was not evaluated here."]
@@ -161,10 +187,10 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
             "",
             "# Quantized spike-driven transformer",
             "",
-            f"A classifier with {bits} weights and spiking neurons ({model.neuron}, D = {model.levels}, "
-            f"T = {model.timesteps}): channels {', '.join(map(str, model.channels))}, {model.depth} "
-            f"transformer blocks, {parameter_count(network.variables):,} parameters, "
-            f"{macs_per_image(network.model, (height, width)) / 1e9:.3f} G multiply-accumulates an image.",
+            f"A classifier with {weights_told(model)} and spiking neurons ({model.neuron}, "
+            f"D = {model.levels}, T = {model.timesteps}): channels {', '.join(map(str, model.channels))}, "
+            f"{model.depth} transformer blocks, {parameter_count(network.variables):,} parameters, "
+            f"{amount(macs_per_image(network.model, (height, width)))} multiply-accumulates an image.",
             "",
             "## Data",
             "",

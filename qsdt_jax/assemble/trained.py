@@ -71,7 +71,7 @@ class Trained:
         """Of image files; raises UserError where the network takes events."""
         preprocess = build_preprocess(self.config)
         if not isinstance(preprocess, Preprocess):
-            raise UserError(f"predict takes image files, but the network of {self.workdir} takes events")
+            raise UserError(f"expected a network of images, but the one in {self.workdir} takes events")
         return preprocess
 
     @property
@@ -180,7 +180,7 @@ def _step_number(workdir: Path, step: str, config: ml_collections.ConfigDict) ->
         case _ if step.isdecimal():
             return int(step)
         case _:
-            raise UserError(f"--step {step} is none of latest, best, or a number")
+            raise UserError(f"step {step!r} is none of latest, best, or a number from 0 on")
 
 
 def _classes(

@@ -75,10 +75,10 @@ def measure_input(config: ml_collections.ConfigDict) -> Result:
     """
     preprocess = build_preprocess(config)
     if not isinstance(preprocess, Preprocess) or preprocess.augmentation != "crop_flip":
-        raise UserError("bench input takes a config of images with config.data.augmentation='crop_flip'")
+        raise UserError("expected a config of images with config.data.augmentation='crop_flip'")
     if config.data.channels != 3:
         raise UserError(
-            f"bench input shows images in colour, but config.data.channels={config.data.channels}"
+            f"expected a config of images in colour, but config.data.channels={config.data.channels}"
         )
     source = jpegs()
     workers = usable_cpus()

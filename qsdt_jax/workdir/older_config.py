@@ -15,6 +15,14 @@ PARTS = {
     "mlp": "block.*/mlp/.*",
     "head": "head(_dist)?",
 }
+# Keys of then, by which somebody may still call those of today.
+RENAMED = {"model.module_bits": "model.bits_rules"}
+
+
+def renamed(key: str) -> str:
+    """What a message about an unknown key adds: "; it is 'model.bits_rules' now", or nothing."""
+    now = [new for old, new in RENAMED.items() if f"{key}.".startswith(f"{old}.")]
+    return f"; it is {now[0]!r} now" if now else ""
 
 
 def in_todays_keys(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.build import build_parallel, build_run
 from qsdt_jax.assemble.data import build_preprocess, build_source
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
+from qsdt_jax.train.parallel import Parallel
 from tests.launch.tiny import tiny_config
 
 # Values that the networks and the library refuse themselves; one of each kind, since each traces a network.
@@ -65,6 +66,13 @@ DATA = [
         "config.data.source='tfrecord' is none of digits, folder, tfds, digits_dvs, motion_dvs, fake, "
         "nor MODULE:NAME",
     ),
+    *(
+        (
+            {"data.source": f"os:{name}"},
+            f"config.data.source='os:{name}': expected a function of config and split",
+        )
+        for name in ("sep", "getcwd")
+    ),
     ({"data.source": "folder"}, "config.data.path is empty; a folder source needs the images' folder"),
     (
         {"data.source": "folder", "data.path": "/nowhere"},
@@ -87,6 +95,12 @@ DATA = [
     ({"data.source": "fake", "data.channels": 0}, "config.model: in_channels must be at least 1, got 0"),
     ({"data.source": "fake", "data.fake_classes": 0}, "config.data.fake_classes=0 must be at least 1"),
     ({"data.source": "fake", "data.fake_images": -1}, "config.data.fake_images=-1 must be at least 1"),
+    ({"data.classes": ([1],)}, "config.data.classes=([1],) must be texts, each once"),
+    ({"data.classes": ("1", "1")}, "config.data.classes=('1', '1') must be texts, each once"),
+    (
+        {"eval.splits": (["test"],)},
+        "config.eval.splits=(['test'],) must be one or more of test, train, each once",
+    ),
     ({"profile.steps": "9990-9999"}, "config.profile.steps='9990-9999': the run has only 660 steps"),
 ]
 TRAINING = [
@@ -126,6 +140,22 @@ def test_values_out_of_range(overrides, told):
     with pytest.raises(UserError) as caught:
         build_run(tiny_config(**overrides))
     assert str(caught.value) == told
+
+
+def test_refusals_of_devices_name_keys_where_there_are_some(monkeypatch):
+    for told, expected in (
+        ("fsdp=2 is much", "config.parallel.fsdp=2 is much"),
+        ("a=b", "a=b"),
+        ("no", "no"),
+    ):
+
+        def refuse(*arguments, told=told):
+            raise UserError(told)
+
+        monkeypatch.setattr(Parallel, "check_batch", refuse)
+        with pytest.raises(UserError) as caught:
+            build_parallel(tiny_config())
+        assert str(caught.value) == expected
 
 
 def test_the_run_of_a_configuration():

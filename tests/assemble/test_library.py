@@ -1,6 +1,5 @@
-"""Networks opened and saved as a library."""
+"""Networks opened as a library."""
 
-import dataclasses
 import json
 import os
 import re
@@ -17,12 +16,11 @@ import qsdt_jax
 from qsdt_jax.assemble.deployed import bundle_of
 from qsdt_jax.assemble.trained import load_trained, scores
 from qsdt_jax.data.images import normalize
-from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.deploy.bundle import write_bundle
 from qsdt_jax.errors import UserError
-from tests.launch.tiny import DIGITS, draw_variables, make_state, tiny_config, write_pth, write_workdir
+from tests.assemble.conftest import CONFIG
+from tests.launch.tiny import DIGITS, draw_variables, write_pth
 
-CONFIG = tiny_config(**{"data.path": "", "start_from": ""})
 STAGES = {
     "stem": (16, 16, 4),
     "stage1": (8, 8, 8),
@@ -30,30 +28,6 @@ STAGES = {
     "stage3": (2, 2, 16),
     "stage4": (2, 2, 16),
 }
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory) -> Path:
-    variables, ema = draw_variables(CONFIG, 1), draw_variables(CONFIG, 2)
-    state = make_state(CONFIG, variables, ema)
-    return write_workdir(tmp_path_factory.mktemp("run"), CONFIG, {0: state, 3: state})
-
-
-@pytest.fixture(scope="module")
-def network(workdir):
-    return qsdt_jax.load(workdir)
-
-
-@pytest.fixture(scope="module")
-def images() -> list[np.ndarray]:
-    return [np.asarray(DigitsSource("test")[i]["image"]) for i in range(3)]
-
-
-@pytest.fixture(scope="module")
-def saved(network, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("out") / "saved"
-    qsdt_jax.save(network, folder)
-    return folder
 
 
 def test_a_workdir_predicts_as_its_network_does(network, workdir, images):
@@ -80,6 +54,8 @@ def test_images_come_as_files_pictures_and_arrays(network, images, tmp_path):
     for one in (picture, images[0], grey, str(tmp_path / "a.png")):
         np.testing.assert_array_equal(network.predict(one).logits, logits[:1])
     np.testing.assert_array_equal(network.predict(np.stack([images[0]] * 2)).logits, logits[:2])
+    np.testing.assert_array_equal(network.predict(tmp_path.glob("*.png")).logits, logits[:1])
+    assert len(network.features(iter(images))["stem"]) == len(images)
 
 
 def test_features_are_the_stages(network, images):
@@ -87,6 +63,18 @@ def test_features_are_the_stages(network, images):
     assert {name: x.shape[1:] for name, x in found.items()} == STAGES
     assert all(len(x) == 3 for x in found.values())
     assert not np.array_equal(found["stage4"][0], found["stage4"][1])
+
+
+@pytest.mark.parametrize("step", ["foo", -1])
+def test_steps_that_are_none_are_told(workdir, step):
+    with pytest.raises(UserError, match=f"^step '{step}' is none of latest, best, or a number from 0 on$"):
+        qsdt_jax.load(workdir, step=step)
+
+
+def test_paths_with_a_null_character_are_told(network):
+    for use in (qsdt_jax.load, network.predict, lambda path: qsdt_jax.save(network, path)):
+        with pytest.raises(UserError, match=r"^'a\\x00b' is no path: it has a null character$"):
+            use("a\0b")
 
 
 def test_steps_and_moving_averages_are_chosen(network, workdir, images):
@@ -120,45 +108,10 @@ def test_a_published_file_tells_its_own_sizes(tmp_path):
     assert network.classes.names is None and network.preprocess.size == (224, 224)
     with pytest.raises(UserError, match="a network has no field 'num_head'; did you mean 'num_heads'"):
         qsdt_jax.load(path, num_head=4)
-    with pytest.raises(UserError, match="it has no choice of step"):
+    with pytest.raises(UserError, match=r"net.pth is a published checkpoint: it has no choice of step"):
         qsdt_jax.load(path, step=3)
-
-
-def test_saved_and_loaded_again_it_is_the_same_network(network, saved, images):
-    again = qsdt_jax.load(saved)
-    assert again.model == network.model and again.classes.names == DIGITS
-    np.testing.assert_array_equal(again.predict(images).logits, network.predict(images).logits)
-    qsdt_jax.save(again, saved)  # Over itself.
-    np.testing.assert_array_equal(qsdt_jax.load(saved).predict(images).logits, again.predict(images).logits)
-
-
-def test_the_card_says_what_it_is(saved):
-    card = (saved / "README.md").read_text()
-    for told in ("4-bit weights", "10 classes: 0, 1, 2", "Source: digits", "* step: 3", "qsdt_jax.load"):
-        assert told in card
-    assert str(saved.parent) not in card
-
-
-def test_places_of_the_machine_stay_at_home(network, tmp_path):
-    config = network.config.copy_and_resolve_references()
-    config.data.path = "/secret/place"
-    qsdt_jax.save(dataclasses.replace(network, config=config), tmp_path / "saved")
-    assert all("secret" not in file.read_bytes().decode("latin1") for file in (tmp_path / "saved").iterdir())
-
-
-def damage(folder: Path, file: str, position: int) -> Path:
-    content = bytearray((folder / file).read_bytes())
-    content[position] ^= 1
-    (folder / file).write_bytes(content)
-    return folder
-
-
-@pytest.mark.parametrize("position", [-1, -5000, 700, 100, 3])
-def test_damage_is_one_line(saved, tmp_path, position):
-    folder = damage(shutil.copytree(saved, tmp_path / "copy"), "model.safetensors", position)
-    with pytest.raises(UserError) as caught:
-        qsdt_jax.load(folder)
-    assert "model.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"^bits: expected int, found 'four'$"):
+        qsdt_jax.load(path, bits="four")
 
 
 def test_wrong_places_are_told(saved, tmp_path):
@@ -202,18 +155,16 @@ def test_images_that_are_none_are_told(network, tmp_path):
             r"expected a uint8 array \(H, W, C\) .* found float32 \(8, 8\)",
         ),
         ([np.zeros((8, 8, 5), np.uint8)], r"found uint8 \(8, 8, 5\)"),
+        (np.zeros((0, 8), np.uint8), r"image 0: expected a uint8 array .* found uint8 \(0, 8\)"),
+        ([np.zeros((8, 0, 3), np.uint8)], r"image 0: expected a uint8 array .* found uint8 \(8, 0, 3\)"),
+        (Image.new("L", (0, 5)), "image 0: expected pixels, found an image of 0x5"),
+        (None, "expected an image or several of them, found NoneType"),
+        (5, "expected an image or several of them, found int"),
+        (np.uint8(3), "expected an image or several of them, found uint8"),
         ([7], "expected a file, a Pillow image or an array, found int"),
     ):
         with pytest.raises(UserError, match=told):
             network.predict(images)
-
-
-def test_nothing_is_written_over(network, tmp_path):
-    (tmp_path / "thesis.txt").write_text("")
-    with pytest.raises(UserError, match=r"holds thesis.txt; expected a new folder"):
-        qsdt_jax.save(network, tmp_path)
-    with pytest.raises(UserError, match="is a file; expected a folder"):
-        qsdt_jax.save(network, tmp_path / "thesis.txt")
 
 
 INSTALLED = """

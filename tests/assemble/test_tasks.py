@@ -37,12 +37,18 @@ def test_a_task_is_named_by_its_place(module):
         ("..own:TASK", "is none of classification, nor MODULE:NAME"),
         ("not_there_at_all:TASK", "'not_there_at_all:TASK': No module named 'not_there_at_all'"),
         ("broken:TASK", "'broken:TASK': No module named 'missing_library'"),
+        ("no_python:TASK", "'no_python:TASK': SyntaxError: invalid syntax (no_python.py, line 1)"),
+        ("no_name:TASK", "'no_name:TASK': NameError: name 'undefined' is not defined"),
+        ("two_lines:TASK", "'two_lines:TASK': ValueError: one two"),
         ("os:TASK", "'os:TASK': there is no TASK in os"),
         ("os:system", "'os:system': expected a TaskFactory, found builtin_function_or_method"),
     ],
 )
 def test_names_of_nothing(module, name, told):
     module("broken", "import missing_library\n")
+    module("no_python", "else = 1\n")
+    module("no_name", "undefined\n")
+    module("two_lines", "raise ValueError('one\\ntwo')\n")
     with pytest.raises(UserError) as error:
         build_task(tiny_config(**{"task.name": name}), ("a",))
     assert told in str(error.value) and "\n" not in str(error.value)

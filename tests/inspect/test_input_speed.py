@@ -48,8 +48,8 @@ def test_report(capsys):
     ("words", "told"),
     [
         (["output"], "bench output: expected nothing or input"),
-        (["input", "--config=configs/digits_dvs.py"], "bench input takes a config of images with"),
-        (["input", "--config=configs/digits.py"], "bench input takes a config of images with"),
+        (["input", "--config=configs/digits_dvs.py"], "expected a config of images with"),
+        (["input", "--config=configs/digits.py"], "expected a config of images with"),
     ],
 )
 def test_mistakes(capsys, words, told):

@@ -183,7 +183,7 @@ def test_mistakes_in_one_line(workdir, tmp_path, capsys):
         (["--workdir", unsaved], "holds no checkpoint"),
         (["--workdir", unsaved, "--step", "best"], "has no best step"),
         (["--workdir", workdir, "--step", "7"], "holds no checkpoint of step 7; it holds steps"),
-        (["--workdir", workdir, "--step", "x"], "--step x is none of latest, best, or a number"),
+        (["--workdir", workdir, "--step", "x"], "step 'x' is none of latest, best, or a number"),
         (["--workdir", workdir, "--split", "val"], "value should be one of <test|train>"),
         (["--workdir", workdir, "--json", tmp_path / "no" / "x.json"], "x.json cannot be written"),
         (["--workdir", workdir, "--jso", "x"], "unknown flag --jso; did you mean 'json'?"),

@@ -128,6 +128,35 @@ def test_estimates_lie_below_what_the_compiler_takes(capsys):
         assert taken / 3 < least <= taken
 
 
+OWN = """
+from qsdt_jax.assemble.tasks import TASKS, TaskFactory, build_classification
+from qsdt_jax.tasks.classification import Classification
+
+def source(config, split):
+    return [{"image": None}]
+
+def build(config, class_names):
+    assert class_names is None
+    return build_classification(config, ("a", "b"))
+
+TASK = TaskFactory(build=build, metrics=Classification.metrics)
+"""
+
+
+def test_data_without_classes(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "unlabelled.py").write_text(OWN)
+    words = ["inspect", DIGITS_CONFIG, "--batch=64", "--config.data.source=unlabelled:source"]
+    assert launch(*words) == 2
+    assert "config.task.name='classification' needs data with classes" in capsys.readouterr().err
+    rules = "--config.model.bits_rules=(('head', 8),)"
+    assert launch(*words, "--config.task.name=unlabelled:TASK", rules) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(
+        "32x32x1 images, 2 classes (of the unlabelled:source data), 4-bit weights (`head`: 8-bit), D = 4"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -162,6 +162,10 @@ LEARNING_RATE = "'optimizer.learnin_rate'; did you mean 'optimizer.learning_rate
         ("model.bitz=2", "unknown config key 'model.bitz'; did you mean 'model.bits'?"),
         ("bits=2", "unknown config key 'bits'; did you mean 'model.bits'?"),
         ("optimizer.learnin_rate=1", f"unknown config key {LEARNING_RATE}"),
+        (
+            "model.module_bits.head=8",
+            "unknown config key 'model.module_bits.head'; it is 'model.bits_rules' now",
+        ),
         ("zzz=2", "unknown config key 'zzz'"),
         ("model=2", "unknown config key 'model'; did you mean 'model.bits'?"),
         ("model.bits=two", "flag --config.model.bits=two: invalid literal for int() with base 10: 'two'"),
