@@ -24,7 +24,8 @@ WORKDIR = define_path("workdir", "directory for checkpoints, metrics and picture
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
-    "of several processes: HOST:PORT where process 0 listens, the same for all, or auto on a cluster",
+    "of several processes: HOST:PORT where process 0 listens (with IPv6 [ADDRESS]:PORT), the same for all, "
+    "or auto on a cluster",
 )
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "of the run, with --coordinator=HOST:PORT")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this process, from 0, with --coordinator=HOST:PORT")

@@ -22,6 +22,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.files import read_json
 from qsdt_jax.metric import Metric
 from qsdt_jax.nearest import nearest
+from qsdt_jax.workdir.older_config import renamed
 from qsdt_jax.workdir.stored import stored_steps
 from qsdt_jax.workdir.workdir import (
     CHECKPOINT_FOLDER,
@@ -144,7 +145,9 @@ def read_study(what: str, module: Any, base: ml_collections.ConfigDict, workdir:
     for variant in variants.values():
         for key, value in variant.overrides.items():
             if key not in known or key == "seed":
-                raise UserError(f"row {variant.name!r}: unknown config key {key!r}{nearest(key, known)}")
+                raise UserError(
+                    f"row {variant.name!r}: unknown config key {key!r}{renamed(key) or nearest(key, known)}"
+                )
             if key == "task.name":
                 _check_metric(variant, value, base.task.name)
             if key == "eval.splits" and list(value or ())[:1] != list(base.eval.splits)[:1]:
