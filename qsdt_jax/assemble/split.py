@@ -9,8 +9,9 @@ import numpy as np
 
 from qsdt_jax.assemble.data import build_preprocess, build_source, class_names_of
 from qsdt_jax.data.classes import Classes, require_same_classes
+from qsdt_jax.data.frames import EventPreprocess
 from qsdt_jax.data.inputs import to_inputs
-from qsdt_jax.data.pipeline import HostBatch, evaluation_batches
+from qsdt_jax.data.pipeline import HostBatch, Preprocess, evaluation_batches
 from qsdt_jax.data.sources import Source
 from qsdt_jax.progress import Progress
 from qsdt_jax.train.parallel import Parallel
@@ -25,7 +26,7 @@ class Split:
       network: its classes; None where its outputs are none.
       images: how many; None for all.
       parallel: the devices that batches are spread over; all there are unless given.
-      source: of the split, where it is open already.
+      source, preprocess: of the split, where they are built already.
 
     Attributes:
       name: what the data call the split; the test split of ImageNet is its "validation".
@@ -45,8 +46,10 @@ class Split:
         images: int | None = None,
         parallel: Parallel | None = None,
         source: Source | None = None,
+        preprocess: Preprocess | EventPreprocess | None = None,
     ):
-        self._config, self._preprocess = config, build_preprocess(config)
+        self._config = config
+        self._preprocess = build_preprocess(config) if preprocess is None else preprocess
         self._source = build_source(config, name) if source is None else source
         self.name: str = getattr(self._source, "split", name)
         if network is not None:

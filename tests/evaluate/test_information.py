@@ -61,7 +61,9 @@ def test_counts_are_those_of_the_network_and_padding_counts_for_nothing():
     assert sorted(found.after) == sorted(found.before) == sorted(blocks)
     for name, after in found.after.items():
         own = np.asarray(counts[f"{name}_neuron"])
-        heads = np.moveaxis(own.reshape(-1, MODEL.num_heads, own.shape[-1] // MODEL.num_heads), 1, 0)
+        heads = np.moveaxis(
+            own.reshape(-1, MODEL.backbone.num_heads, own.shape[-1] // MODEL.backbone.num_heads), 1, 0
+        )
         expected = [[np.sum(head == c) for c in range(5)] for head in heads]
         np.testing.assert_array_equal(after.joint.sum(1), expected)
         assert found.before[name].joint.sum() == after.joint.sum()
