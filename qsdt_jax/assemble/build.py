@@ -45,7 +45,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     names = class_names_of(training)
     classes = None if names is None else named(TRAINING, names)
     splits = {
-        name: Split(config, name, classes, parallel=parallel, source=source, preprocess=data.preprocess)
+        name: Split(config, name, classes, parallel=parallel, source=source, preprocess=preprocess)
         for name, source in data.evaluated.items()
     }
     if data.training_images < config.batch_size:

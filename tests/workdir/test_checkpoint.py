@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -31,6 +30,7 @@ from qsdt_jax.workdir import checkpoint
 from qsdt_jax.workdir.checkpoint import Checkpointer, restore_raw
 from qsdt_jax.workdir.integrity import leaves_of, nested
 from qsdt_jax.workdir.stored import best_step, stored_steps
+from tests.disks import file_size_limit, mounted
 
 METRIC = "eval/top1"
 
@@ -634,31 +634,6 @@ def test_changed_metric_is_detected(tmp_path):
 
 
 # Disks
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int):
-    """The kernel refuses files that grow beyond `size` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextlib.contextmanager
-def mounted(path: Path, *options: str):
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(path)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting does not work here")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 @pytest.mark.parametrize("at", ["wait", "next save", "leaving"])

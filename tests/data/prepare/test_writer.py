@@ -7,7 +7,6 @@ import errno
 import json
 import math
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from qsdt_jax.data.prepare.writer import Prepared, prepare
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import locked
 from tests.data.prepare.files import BROKEN, ODDITIES, aedat, class_folder, write_files
+from tests.disks import file_size_limit, mounted
 
 CLASSES = ("ant", "bee", "cat")
 IMAGES = 20
@@ -410,31 +410,6 @@ def test_two_at_once(folder, tmp_path):
 def test_out_below_a_file(folder, tmp_path):
     (tmp_path / "file").write_text("")
     assert "file" in refusal(read_imagefolder(folder), tmp_path / "file")
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int):
-    """The kernel refuses files that grow beyond `size` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextlib.contextmanager
-def mounted(path: Path, *options: str):
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(path)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting does not work here")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 def test_a_write_that_fails_is_one_line_and_can_be_repeated(folder, prepared, tmp_path):
