@@ -24,6 +24,7 @@ from qsdt_jax.assemble.rules import (
     Positive,
     Range,
     Rule,
+    Several,
     Share,
     Sides,
     SomeOf,
@@ -133,7 +134,11 @@ KEYS: Mapping[str, Key] = {
         OneOf(SLICINGS),
     ),
     "data.roll": Key(0, "of events: largest shift in pixels", Within(0)),
-    "data.augmentation": Key("none", "images: none, affine, crop_flip; events: none, roll, flip_roll"),
+    "data.augmentation": Key(
+        "none",
+        "images: none, affine, crop_flip; with annotations: none, resize_crop_flip; events: none, roll, "
+        "flip_roll",
+    ),
     "data.crop_area": Key((0.08, 1.0), "of crop_flip: bounds of the share of the area", Range(1)),
     "data.crop_aspect": Key((3 / 4, 4 / 3), "of crop_flip: bounds of width / height", Range()),
     "data.randaugment_magnitude": Key(
@@ -141,6 +146,32 @@ KEYS: Mapping[str, Key] = {
     ),
     "data.randaugment_std": Key(0.5, "standard deviation of the strength", Within(0)),
     "data.erase_probability": Key(0.0, "that a box of the input is overwritten with noise", Within(0, 1)),
+    "data.short_side": Key(
+        0,
+        "of images with annotations, what the short side becomes; 0: they keep their size",
+        Within(0),
+        limit=bounds.SIDE,
+    ),
+    "data.long_side": Key(2048, "the most that the long side then becomes", Within(1), limit=bounds.SIDE),
+    "data.resize_ratio": Key(
+        (0.5, 2.0), "of resize_crop_flip: bounds of a further random factor", Range(bounds.RESIZE)
+    ),
+    "data.largest_share": Key(
+        0.75,
+        "of resize_crop_flip: a part where a class has this share of the labelled pixels is drawn again, up "
+        "to 10 times; 1 for any part",
+        Share(with_one=True),
+    ),
+    "data.photometric": Key(
+        False, "with annotations: random brightness, contrast, saturation and hue in training"
+    ),
+    "data.buckets": Key(
+        (),
+        "of images with annotations, sizes (height, width) of the arrays of an evaluation, of which each image "
+        "takes the smallest that holds it; none: sides rounded up to multiples of half of image_size",
+        Several(Sides(16)),
+        limit=bounds.SIDE,
+    ),
     "data.mixup": Key(0.0, "alpha of mixup's Beta distribution; 0 for none", Within(0), limit=FLOAT32),
     "data.cutmix": Key(
         0.0, "the same of cutmix; where both are on, each takes half of the batches", Within(0), limit=FLOAT32
@@ -252,14 +283,20 @@ def _fault(key: Key, value: Any) -> str | None:
     """What is wrong with a value, or None."""
     if key.rule is not None and (fault := key.rule.fault(value)):
         return fault
-    numbers = value if isinstance(value, tuple | list) else (value,)
-    numbers = [number for number in numbers if isinstance(number, int | float)]
+    numbers = _numbers(value)
     if key.limit is not None and not all(abs(number) <= key.limit for number in numbers):
         shown = key.limit if isinstance(key.limit, int) else f"{key.limit:.3g}"
         return f"must be at most {shown}"
     if key.floor is not None and not all(number >= key.floor for number in numbers):
         return f"must be at least {key.floor}"
     return None
+
+
+def _numbers(value: Any) -> list[int | float]:
+    """Those in a value, also in tuples of tuples."""
+    if isinstance(value, tuple | list):
+        return [number for part in value for number in _numbers(part)]
+    return [value] if isinstance(value, int | float) else []
 
 
 def _short(value: Any) -> str:
