@@ -18,7 +18,7 @@ from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_optimizer, build_parallel, fit_step
 from qsdt_jax.assemble.data import build_source, class_names_of
-from qsdt_jax.assemble.network import require_classifier
+from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.assemble.told import amount, weights_told
 from qsdt_jax.data.classes import numbers
@@ -89,7 +89,7 @@ def main() -> None:
     parallel = _parallel(config)  # Before all that takes seconds.
     classes, origin = _class_count(config)
     task = build_task(config, None if classes is None else numbers(classes))
-    require_classifier(task.model, "the configuration")
+    require_backbone(task.model, "the configuration")
     state = _abstract_state(config, task)
     layers = layer_operations(task.model, tuple(config.data.image_size))
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import jax
 import ml_collections
-import numpy as np
 
+from qsdt_jax.assemble.answers.answering import Answering
+from qsdt_jax.assemble.answers.classes import CLASSES
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.trained import Trained
 from qsdt_jax.data.classes import Classes, numbers
@@ -17,6 +18,7 @@ from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.validity import check_program
 from qsdt_jax.errors import UserError
+from qsdt_jax.tasks.task import Batch
 from qsdt_jax.workdir.provenance import provenance
 
 # In a bundle's origin: whether its class names are known, and not numbers for want of names.
@@ -64,9 +66,14 @@ class Deployed:
     def _forward(self):
         return jax.jit(functools.partial(integer_forward, self.bundle.program))
 
-    def logits(self, images: np.ndarray | jax.Array) -> jax.Array:
-        """(B, K) of (B, H, W, C) inputs."""
-        return self._forward(images)
+    @property
+    def answering(self) -> Answering:
+        """How it answers for images."""
+        return CLASSES
+
+    def outputs(self, batch: Batch) -> jax.Array:
+        """(B, K) logits of {"image": (B, H, W, C)}, which are inputs."""
+        return self._forward(batch["image"])
 
 
 def load_deployed(path: str | Path) -> Deployed:

@@ -8,15 +8,19 @@ from typing import Any
 
 import ml_collections
 
+from qsdt_jax.assemble.answers.answering import Answering
+from qsdt_jax.assemble.answers.classes import Predictions
+from qsdt_jax.assemble.answers.maps import ClassMaps
 from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.deployed import Deployed, load_deployed
-from qsdt_jax.assemble.network import build_model
-from qsdt_jax.assemble.opened import Network, Picture, Predictions, inputs_of, predictions
+from qsdt_jax.assemble.network import require_backbone
+from qsdt_jax.assemble.opened import Network, predict
+from qsdt_jax.assemble.pictures import Picture
 from qsdt_jax.assemble.saving import MODEL_FILE, load_saved
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.assemble.trained import Trained, load_trained
 from qsdt_jax.data.classes import Classes
-from qsdt_jax.data.pipeline import Preprocess
+from qsdt_jax.data.pipeline import ImagePreprocessing
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.deploy.reference import MAGIC
 from qsdt_jax.errors import UserError
@@ -25,6 +29,7 @@ from qsdt_jax.interop import from_torch
 from qsdt_jax.interop.architecture import class_count, fields_of
 from qsdt_jax.interop.torch_file import load as load_torch
 from qsdt_jax.nearest import nearest
+from qsdt_jax.tasks.task import Batch
 from qsdt_jax.workdir.stored import stored_metrics
 from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, CONFIG_FILE, SUMMARY_FILE
 
@@ -59,14 +64,26 @@ class DeployedNetwork:
         return self.deployed.classes
 
     @property
-    def preprocess(self) -> Preprocess:
+    def preprocess(self) -> ImagePreprocessing:
         """From an image to an input."""
         return self.deployed.preprocess
 
-    def predict(self, images: Picture | Iterable[Picture]) -> Predictions:
+    @property
+    def channels(self) -> int:
+        return self.deployed.channels
+
+    @property
+    def answering(self) -> Answering:
+        """How it answers for images."""
+        return self.deployed.answering
+
+    def outputs(self, batch: Batch) -> Any:
+        """As of `assemble.deployed.Deployed`."""
+        return self.deployed.outputs(batch)
+
+    def predict(self, images: Picture | Iterable[Picture]) -> Predictions | ClassMaps:
         """As of `assemble.opened.Network`, in integers."""
-        inputs = inputs_of(images, self.preprocess, self.deployed.channels)
-        return predictions(inputs, self.deployed.logits, self.classes)
+        return predict(self, images)
 
     def features(self, images: Any) -> Any:
         """Raises UserError: a folded network has no stages."""
@@ -148,10 +165,11 @@ def _listed(folder: Path) -> str:
 
 def _of_workdir(path: Path, step: str, ema: bool) -> Network:
     trained = load_trained(path, step=step, ema=ema)
+    require_backbone(trained.task.model, str(path))
     return Network(
         where=trained.title,
         config=trained.config,
-        model=trained.classifier,
+        task=trained.task,
         variables=trained.variables,
         classes=trained.require_classes(),
         origin={"step": trained.step, "ema": ema, **_told_by_run(trained)},
@@ -188,13 +206,14 @@ def _of_published(path: Path, ema: bool, fields: Mapping[str, Any]) -> Network:
     found = fields_of(str(path), tensors)
     config = published_config({**found, **fields})
     outputs = class_count(str(path), tensors)
-    model = build_model(config, outputs)
+    classes = Classes(where=f"the network in {path}", outputs=outputs, names=None)
+    task = task_factory(config.task.name).build(config, classes.shown)
     return Network(
         where=str(path),
         config=config,
-        model=model,
-        variables=from_torch(model, tensors, label=str(path)),
-        classes=Classes(where=f"the network in {path}", outputs=outputs, names=None),
+        task=task,
+        variables=from_torch(task.model, tensors, label=str(path)),
+        classes=classes,
         origin={"file": path.name, "ema": ema},
     )
 

@@ -15,8 +15,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import plain
-from qsdt_jax.assemble.network import build_model
+from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.opened import Network
+from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.assemble.told import amount, weights_told
 from qsdt_jax.assemble.trained import stored_config, use_float64_if_asked
 from qsdt_jax.data.classes import Classes
@@ -35,6 +36,7 @@ CONFIG_SUM = "crc32 of config.json"
 # Places on the machine of the one who trained, which say nothing to others.
 PLACES = (("data", "path"), ("distill", "teacher"), (None, "start_from"))
 SHOWN_CLASSES = 20
+PREDICT = '    network.predict(["a.png", "b.jpg"]).top(3)'
 
 
 def save(network: Network, folder: str | Path) -> None:
@@ -100,19 +102,20 @@ def load_saved(folder: Path) -> Network:
             f"{folder / CONFIG_FILE} is not the one that {MODEL_FILE} was saved with: its checksum differs; "
             "save or fetch the folder again"
         )
-    model = build_model(config, outputs)
+    classes = Classes(
+        where=f"the network in {folder}", outputs=outputs, names=None if names is None else tuple(names)
+    )
+    task = task_factory(config.task.name).build(config, classes.shown)
+    model = require_backbone(task.model, str(folder))
     images = jnp.zeros((1, STRIDE, STRIDE, model.backbone.in_channels))
     expected: Any = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
     shapes = ({name: leaf.shape for name, leaf in tree.items()} for tree in (expected, tensors))
     check_fit(str(file), *shapes)
     variables = unflatten_dict({tuple(name.split("/")): jnp.asarray(x) for name, x in tensors.items()})
-    classes = Classes(
-        where=f"the network in {folder}", outputs=outputs, names=None if names is None else tuple(names)
-    )
     return Network(
         where=str(folder),
         config=config,
-        model=model,
+        task=task,
         variables=variables,
         classes=classes,
         origin=origin,
@@ -177,17 +180,18 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
     scores = [f"| {name} | {value:.4g} |" for name, value in sorted(origin.get("scores", {}).items())]
     table = ["| metric | value |", "|---|---|", *scores] if scores else ["It was not evaluated here."]
     facts = {name: value for name, value in origin.items() if name not in ("scores", "saved_with")}
-    code = origin["saved_with"]
+    code, answering = origin["saved_with"], network.answering
+    kind = "network" if answering is None else answering.network
     return "\n".join(
         [
             "---",
             "library_name: qsdt_jax",
-            "pipeline_tag: image-classification",
+            *([] if answering is None else [f"pipeline_tag: {answering.pipeline_tag}"]),
             "---",
             "",
             "# Quantized spike-driven transformer",
             "",
-            f"A classifier with {weights_told(model)} and spiking neurons ({model.neuron}, "
+            f"A {kind} with {weights_told(model)} and spiking neurons ({model.neuron}, "
             f"D = {model.levels}, T = {model.timesteps}): channels {', '.join(map(str, model.channels))}, "
             f"{model.depth} transformer blocks, {parameter_count(network.variables):,} parameters, "
             f"{amount(macs_per_image(network.model, (height, width)))} multiply-accumulates an image.",
@@ -212,7 +216,7 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
             "    import qsdt_jax",
             "",
             '    network = qsdt_jax.load("FOLDER")            # this folder',
-            '    network.predict(["a.png", "b.jpg"]).top(3)   # classes with probabilities',
+            *([] if answering is None else [f"{PREDICT}   # {answering.answers}"]),
             "    network.model.apply(network.variables, x)    # logits of inputs (B, H, W, C)",
             "",
         ]

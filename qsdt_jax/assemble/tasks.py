@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
 
+from qsdt_jax.assemble.answers.answering import Answering
+from qsdt_jax.assemble.answers.classes import CLASSES
+from qsdt_jax.assemble.answers.maps import MAPS
 from qsdt_jax.assemble.examples import ANNOTATED, LABELLED, Examples
 from qsdt_jax.assemble.imported import imported_object
 from qsdt_jax.assemble.network import build_model, build_segmenter
@@ -35,6 +38,7 @@ class TaskFactory:
       by_class: of tasks whose data have classes or categories, from the sums and rows of a split to columns of
         one number for each class, by their titles.
       examples: what they learn from, and how that becomes inputs.
+      answering: how `predict` and `qsdt_jax.load` answer for images; None where they do not.
     """
 
     build: Callable[[ml_collections.ConfigDict, Sequence[str] | None], Task]
@@ -42,6 +46,7 @@ class TaskFactory:
     class_count: Callable[[Variables], int | None] | None = None
     by_class: Callable[[Scored], Mapping[str, Sequence[float]]] | None = None
     examples: Examples = LABELLED
+    answering: Answering | None = None
 
 
 def task_factory(name: str) -> TaskFactory:
@@ -116,7 +121,10 @@ def _required(config: ml_collections.ConfigDict, class_names: Sequence[str] | No
 
 TASKS: Mapping[str, TaskFactory] = {
     "classification": TaskFactory(
-        build=build_classification, metrics=Classification.metrics, class_count=classification.class_count
+        build=build_classification,
+        metrics=Classification.metrics,
+        class_count=classification.class_count,
+        answering=CLASSES,
     ),
     "semantic_segmentation": TaskFactory(
         build=build_semantic_segmentation,
@@ -124,5 +132,6 @@ TASKS: Mapping[str, TaskFactory] = {
         class_count=semantic.class_count,
         by_class=by_class,
         examples=ANNOTATED,
+        answering=MAPS,
     ),
 }

@@ -9,18 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
+from qsdt_jax.assemble.answers.answering import Answering
 from qsdt_jax.assemble.build import plain
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.network import require_classifier
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.classes import Classes
-from qsdt_jax.data.pipeline import Preprocess
+from qsdt_jax.data.pipeline import ImagePreprocessing
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import Classifier
-from qsdt_jax.tasks.task import Task, Variables
+from qsdt_jax.tasks.task import Batch, Task, Variables
 from qsdt_jax.workdir.checkpoint import restore_raw
 from qsdt_jax.workdir.integrity import state_checksum
 from qsdt_jax.workdir.stored import best_step, exactly, read_record
@@ -66,11 +66,11 @@ class Trained:
     def channels(self) -> int:
         return self.config.data.channels
 
-    @property
-    def preprocess(self) -> Preprocess:
+    @functools.cached_property
+    def preprocess(self) -> ImagePreprocessing:
         """Of image files; raises UserError where the network takes events."""
         preprocess = build_preprocess(self.config)
-        if not isinstance(preprocess, Preprocess):
+        if not isinstance(preprocess, ImagePreprocessing):
             raise UserError(f"expected a network of images, but the one in {self.workdir} takes events")
         return preprocess
 
@@ -86,15 +86,20 @@ class Trained:
             raise UserError(f"the network in {self.workdir} tells no classes apart, its task being {name!r}")
         return self.classes
 
-    def logits(self, images: np.ndarray | jax.Array) -> jax.Array:
-        """(B, K) of (B, H, W, C) inputs."""
-        return scores(self.task.model, self.variables, images)
+    @property
+    def answering(self) -> Answering | None:
+        """How it answers for images; None where its task does not say."""
+        return task_factory(self.config.task.name).answering
+
+    def outputs(self, batch: Batch) -> Any:
+        """What its task makes of inputs, see `outputs`."""
+        return outputs(self.task, self.variables, batch)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def scores(model: Classifier, variables: Variables, images: Any) -> jax.Array:
-    """(B, K) logits of (B, H, W, C) inputs."""
-    return model.apply(variables, images)  # pyright: ignore[reportReturnType]
+@jax.jit
+def outputs(task: Task, variables: Variables, batch: Batch) -> Any:
+    """See `tasks.task.Task.outputs`; compiled once for equal tasks and batches of one shape."""
+    return task.outputs(variables, batch)
 
 
 def load_trained(workdir: str | Path, *, step: str = "latest", ema: bool = False) -> Trained:

@@ -13,6 +13,11 @@ def ignored(dtype: DTypeLike) -> int:
     return int(np.iinfo(dtype).max)
 
 
+def annotation_dtype(num_classes: int) -> type[np.uint8] | type[np.uint16]:
+    """The smallest type that holds the classes and the ignored value."""
+    return np.uint8 if num_classes <= ignored(np.uint8) else np.uint16
+
+
 def labelled_counts(annotation: np.ndarray) -> np.ndarray:
     """int (K',), pixels of each class, of all classes up to the largest one there is."""
     labelled = annotation[annotation != ignored(annotation.dtype)]

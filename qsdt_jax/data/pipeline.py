@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -50,6 +50,19 @@ class Preprocessing(Protocol):
     def train(self, example: Example, generator: np.random.Generator) -> Example: ...
 
     def evaluate(self, example: Example) -> Example: ...
+
+
+@runtime_checkable
+class ImagePreprocessing(Preprocessing, Protocol):
+    """That of images, which a network can be shown without anything to learn from."""
+
+    def view(self, image: np.ndarray) -> Example:
+        """uint8 (H, W, C) of any size -> what the batches of an evaluation hold of an image, as bytes.
+
+        Raises:
+          UserError: there is no place for an image of this size.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,9 +127,9 @@ class Preprocess:
         """The example with "image" as uint8 (H, W, C), nothing random; raises as `train`."""
         return moved(example, self._evaluated(_size(example)))
 
-    def evaluation_view(self, image: np.ndarray) -> np.ndarray:
-        """uint8 (H, W, C), the part of an image that is evaluated, at the size of the input."""
-        return self._evaluated(_size({"image": image})).apply_image(image)
+    def view(self, image: np.ndarray) -> Example:
+        """{"image": uint8 (H, W, C)}, the part of an image that is evaluated, at the size of the input."""
+        return self.evaluate({"image": image})
 
     def _geometry(self, before: Size, generator: np.random.Generator) -> Geometry:
         """Of a training image of that size."""

@@ -117,10 +117,15 @@ def QSDTransformer(
     Raises:
       TypeError: one of them is none of these.
     """
+    return Classifier(make_backbone(**backbone), num_classes, distillation_head)
+
+
+def make_backbone(**fields: Any) -> Backbone:
+    """A backbone whose attributes of several values may be lists; raises TypeError for others."""
     for name in ("channels", "bits_rules"):
-        if name in backbone:  # A list has no hash, which a module needs.
-            backbone[name] = tuple(backbone[name])
-    return Classifier(Backbone(**backbone), num_classes, distillation_head)
+        if name in fields:  # A list has no hash, which a module needs.
+            fields[name] = tuple(fields[name])
+    return Backbone(**fields)
 
 
 def mean_over_time(steps: jax.Array) -> jax.Array:

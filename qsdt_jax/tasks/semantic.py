@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from qsdt_jax.data.annotations import annotation_dtype
 from qsdt_jax.losses.segmentation import Average, pixel_cross_entropy
 from qsdt_jax.models.segmenter import Segmenter
 from qsdt_jax.tasks.mean_iou import MeanIoU
@@ -35,11 +36,11 @@ class SemanticSegmentation(MeanIoU):
 
     def batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """{"image": (size, H, W, C), "size": (size, 2), "annotation": (size, H, W)}."""
-        kind = jnp.uint8 if len(self.class_names) <= 255 else jnp.uint16
+        dtype = annotation_dtype(len(self.class_names))
         return {
             "image": jax.ShapeDtypeStruct((size, *self.image_shape), jnp.float32),
             "size": jax.ShapeDtypeStruct((size, 2), jnp.int32),
-            "annotation": jax.ShapeDtypeStruct((size, *self.image_shape[:2]), kind),
+            "annotation": jax.ShapeDtypeStruct((size, *self.image_shape[:2]), dtype),
         }
 
     def init(self, key: jax.Array) -> Variables:

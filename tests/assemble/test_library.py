@@ -14,7 +14,7 @@ from PIL import Image
 
 import qsdt_jax
 from qsdt_jax.assemble.deployed import bundle_of
-from qsdt_jax.assemble.trained import load_trained, scores
+from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.images import normalize
 from qsdt_jax.deploy.bundle import write_bundle
 from qsdt_jax.errors import UserError
@@ -35,7 +35,7 @@ def test_a_workdir_predicts_as_its_network_does(network, workdir, images):
     inputs = [normalize(i, network.preprocess.mean, network.preprocess.std) for i in images]
     trained = load_trained(workdir)
     # With another number of rows, on which nothing may depend.
-    expected = scores(trained.task.model, trained.variables, np.stack([*inputs, *inputs]))[:3]
+    expected = trained.outputs({"image": np.stack([*inputs, *inputs])})[:3]
     np.testing.assert_array_equal(found.logits, expected)
     assert len(found) == 3 and found.class_names == DIGITS
     np.testing.assert_allclose(found.probabilities.sum(-1), 1, rtol=1e-12)

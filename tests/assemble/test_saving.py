@@ -38,7 +38,8 @@ def test_the_card_says_what_it_is(saved):
 
 def with_rules(network, *rules: BitsRule):
     backbone = network.model.backbone.clone(bits_rules=rules)
-    return dataclasses.replace(network, model=network.model.clone(backbone=backbone))
+    task = dataclasses.replace(network.task, model=network.model.clone(backbone=backbone))
+    return dataclasses.replace(network, task=task)
 
 
 def test_the_card_tells_the_bits_of_all_layers(network):

@@ -72,11 +72,11 @@ def test_order_of_training_is_that_of_timm():
 
 def test_evaluation_cuts_out_the_middle_and_draws_nothing():
     view = resize_and_crop((60, 50), (32, 48), 0.875).apply_image(image())
-    np.testing.assert_array_equal(IMAGENET.evaluation_view(image()), view)
+    np.testing.assert_array_equal(IMAGENET.view(image())["image"], view)
     found = IMAGENET.evaluate({"image": image(), "label": 5})
     assert found.keys() == {"image", "label"}
     np.testing.assert_array_equal(inputs(IMAGENET, found), normalize(view, MEAN, STD))
-    whole = dataclasses.replace(IMAGENET, evaluation_crop_ratio=1.0).evaluation_view(image())
+    whole = dataclasses.replace(IMAGENET, evaluation_crop_ratio=1.0).view(image())["image"]
     assert not np.array_equal(whole, view)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from launch.export import require_agreement
 from launch.predict import SHEET_FILE
-from qsdt_jax.assemble.trained import load_trained, scores
+from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.deploy.agreement import Comparison
 from qsdt_jax.deploy.bundle import read_bundle
@@ -90,7 +90,7 @@ def test_programs_and_bundle_at_once(workdir, tmp_path, capsys):
     assert third.startswith(f"{model}: 0.") and "ONNX, opset 21, float32 images (B, 32, 32, 1)" in third
     images = np.random.default_rng(0).standard_normal((2, 32, 32, 1), dtype=np.float32)
     trained = load_trained(workdir)
-    expected = scores(trained.task.model, trained.variables, images)
+    expected = trained.outputs({"image": images})
     logits = jax.export.deserialize(bytearray(program.read_bytes())).call(images)
     assert np.array_equal(logits, expected)
     session = onnxruntime.InferenceSession(model)

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch.predict import SHEET_IMAGES, Prediction, draw_sheet, predict
+from launch.predict_classes import draw_sheet
+from launch.sheet import MOST_IMAGES
+from qsdt_jax.assemble.answers.classes import CLASSES, Prediction
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.trained import load_trained, scores
+from qsdt_jax.assemble.pictures import show
+from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.geometry import resize_and_crop
 from qsdt_jax.data.images import normalize
 from qsdt_jax.data.sources import DigitsSource
@@ -37,7 +40,7 @@ def trained(workdir):
 def small_batches():
     """So that few images fill one, and all tests have it in common."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.predict.BATCH_SIZE", BATCH)
+        patch.setattr("qsdt_jax.assemble.answers.answering.LARGEST_BATCH", BATCH)
         yield
 
 
@@ -45,13 +48,18 @@ def small_batches():
 def predictions(trained) -> list[Prediction]:
     """Of more test images than fit a batch, and of a number that leaves the last one short."""
     source = DigitsSource("test")
-    return list(predict(trained, [(str(i), np.asarray(source[i]["image"])) for i in range(2 * BATCH - 1)]))
+    return predict(trained, [np.asarray(source[i]["image"]) for i in range(2 * BATCH - 1)])
+
+
+def predict(trained, images) -> list[Prediction]:
+    shown = (show(image, trained.preprocess, 1, str(i)) for i, image in enumerate(images))
+    return list(CLASSES.stream(trained, shown))
 
 
 def drawn(count: int, classes: int = 3) -> list[Prediction]:
     image = np.zeros((32, 32, 1), np.uint8)
-    chances = np.full(classes, 1 / classes)
-    return [Prediction(f"{i}.png", image, np.arange(classes), chances) for i in range(count)]
+    logits = np.zeros(classes, np.float32)
+    return [Prediction(name=f"{i}.png", view=image, logits=logits) for i in range(count)]
 
 
 def ink(file: Path) -> np.ndarray:
@@ -67,7 +75,7 @@ def test_probabilities_are_those_of_evaluation(trained, predictions):
     views = [preprocess.evaluate(source[i])["image"] for i in range(count)]
     images = np.stack([normalize(view, preprocess.mean, preprocess.std) for view in views])
     parts = [images[:BATCH], images[-BATCH:]]  # Of the full size both; they have an image in common.
-    logits = [np.asarray(scores(trained.task.model, trained.variables, part)) for part in parts]
+    logits = [np.asarray(trained.outputs({"image": part})) for part in parts]
     expected = np.asarray(jax.nn.softmax(np.concatenate([logits[0], logits[1][1:]]), axis=1))
     # No two images have the same probabilities, else their order would be untested.
     distances = np.abs(expected[:, None] - expected[None]).max(-1)
@@ -75,8 +83,8 @@ def test_probabilities_are_those_of_evaluation(trained, predictions):
     for i, prediction in enumerate(predictions):
         assert prediction.name == str(i)
         np.testing.assert_array_equal(prediction.view, source[i]["image"])
-        assert np.all(np.diff(prediction.probabilities) <= 0)
-        np.testing.assert_allclose(prediction.probabilities, expected[i][prediction.classes], rtol=1e-4)
+        assert np.all(np.diff(prediction.probabilities[prediction.order]) <= 0)
+        np.testing.assert_allclose(prediction.probabilities, expected[i], rtol=1e-4)
         assert abs(prediction.probabilities.sum() - 1) < 1e-12
 
 
@@ -89,13 +97,13 @@ def test_view_is_cut_out_as_in_evaluation(trained, predictions):
     preprocess = build_preprocess(config)
     view = preprocess.evaluate({"image": image, "label": 0})["image"]
     inputs = normalize(view, preprocess.mean, preprocess.std)
-    logits = scores(trained.task.model, trained.variables, inputs[None])
-    (found,) = predict(dataclasses.replace(trained, config=config), [("0", image)])
+    logits = trained.outputs({"image": inputs[None]})
+    (found,) = predict(dataclasses.replace(trained, config=config), [image])
     np.testing.assert_array_equal(
         found.view, resize_and_crop(image.shape[:2], (32, 32), 0.5).apply_image(image)
     )
     expected = jax.nn.softmax(np.asarray(logits, np.float64)[0])
-    np.testing.assert_allclose(found.probabilities, expected[found.classes], rtol=1e-4)
+    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-4)
     assert not np.array_equal(found.view, predictions[0].view)
 
 
@@ -117,15 +125,15 @@ def test_command_line_with_images_of_every_kind(workdir, trained, predictions, t
 
     lines = dict(line.split(": ") for line in found.out.splitlines())
     assert list(lines) == good
-    chances = zip(predictions[0].classes[:2], predictions[0].probabilities[:2], strict=True)
-    expected = ", ".join(f"{k} {100 * p:.2f} %" for k, p in chances)
+    chances = predictions[0].probabilities
+    expected = ", ".join(f"{k} {100 * chances[k]:.2f} %" for k in predictions[0].order[:2])
     assert {lines[name] for name in saved} == {expected}
     assert re.fullmatch(r"\d \d+\.\d\d %, \d \d+\.\d\d %", lines["large.jpg"])
 
     *told, sheet, last = found.err.splitlines()
     assert [line.split(":")[:2] for line in told] == [["error", f" {name}"] for name in bad]
     assert sheet == f"sheet: {workdir / 'predictions.png'}"
-    assert last == "error: 3 of 7 files could not be read, see above"
+    assert last == "error: 3 of 7 files were left out, see above"
     assert Image.open(workdir / "predictions.png").format == "PNG"
 
 
@@ -190,7 +198,7 @@ def test_long_and_odd_names_stay_in_their_cell(tmp_path):
 
 def test_sheet_of_two_classes_and_colour(tmp_path):
     colour = np.zeros((16, 32, 3), np.uint8) + np.array([200, 30, 30], np.uint8)
-    prediction = Prediction("red.png", colour, np.array([1, 0]), np.array([0.9999, 0.0001]))
+    prediction = Prediction(name="red.png", view=colour, logits=np.array([0.0, 9.0], np.float32))
     draw_sheet(tmp_path / "sheet.png", [prediction], ("cat", "dog"), "run")
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
     red = np.all(pixels == [200, 30, 30], axis=-1)
@@ -203,11 +211,12 @@ def test_more_images_than_a_sheet_holds(trained, workdir, capsys, monkeypatch, t
     image = tmp_path / "image.png"
     Image.new("L", (32, 32)).save(image)
     monkeypatch.setattr("qsdt_jax.assemble.trained.load_trained", lambda *args, **kwargs: trained)
-    monkeypatch.setattr("launch.predict.SHEET_IMAGES", 2)
-    monkeypatch.setattr("launch.predict.predict", lambda trained, images: iter(drawn(3, len(DIGITS))))
+    for module in ("predict", "predict_classes"):
+        monkeypatch.setattr(f"launch.{module}.MOST_IMAGES", 2)
+    monkeypatch.setattr("launch.predict._answers", lambda *arguments: iter(drawn(3, len(DIGITS))))
     sheet = tmp_path / "sheet.png"
     assert launch("predict", "--workdir", workdir, "--sheet", sheet, *[image] * 3) == 0
     found = capsys.readouterr()
     assert found.out.count("\n") == 3
     assert found.err == f"sheet: {sheet} (the first 2 of 3 images)\n"
-    assert SHEET_IMAGES >= 40
+    assert MOST_IMAGES >= 40
