@@ -45,6 +45,14 @@ class LabelledSource(Source, Protocol):
     def class_names(self) -> tuple[str, ...]: ...
 
 
+class SizedSource(Source, Protocol):
+    """A split of images that tells their sizes at little cost."""
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """(height, width) of the image at an index, without decoding its pixels."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class DigitsSource:
     """Scikit-learn's 1,797 handwritten digits of 8x8 pixels and 17 grey levels, upscaled.

@@ -63,8 +63,8 @@ MODEL = [
 DATA = [
     (
         {"data.source": "tfrecord"},
-        "config.data.source='tfrecord' is none of digits, folder, tfds, digits_dvs, motion_dvs, fake, "
-        "nor MODULE:NAME",
+        "config.data.source='tfrecord' is none of digits, folder, tfds, digits_dvs, motion_dvs, ade20k, "
+        "segfolder, fake, nor MODULE:NAME",
     ),
     *(
         (
