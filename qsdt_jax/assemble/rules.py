@@ -166,6 +166,24 @@ class Sides:
         return None if good else f": height and width must be {self.allowed}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """Any number of values of one kind, also none."""
+
+    each: Rule
+
+    @property
+    def allowed(self) -> str:
+        return f"several, each {self.each.allowed}"
+
+    def fault(self, value: Any) -> str | None:
+        for one in value:
+            fault = self.each.fault(one) if isinstance(one, tuple | list) else f"is no tuple but {one!r}"
+            if fault:
+                return f"has {one!r}, which {fault.lstrip(': ')}"
+        return None
+
+
 def is_finite(value: Any) -> bool:
     """Whether it is a number and neither infinite nor NaN."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
 
-from qsdt_jax.assemble.data import input_shape
+from qsdt_jax.assemble.examples import LABELLED, Examples
 from qsdt_jax.assemble.imported import imported_object
 from qsdt_jax.assemble.network import build_model
+from qsdt_jax.assemble.shapes import input_shape
 from qsdt_jax.errors import UserError
 from qsdt_jax.metric import Metric
 from qsdt_jax.tasks.classification import Classification, class_count
@@ -27,11 +28,13 @@ class TaskFactory:
       metrics: of its tasks, for whoever reads results without building a network.
       class_count: of tasks whose outputs are classes, how many of them the variables of a checkpoint tell
         apart, or None for variables of another network.
+      examples: what they learn from, and how that becomes inputs.
     """
 
     build: Callable[[ml_collections.ConfigDict, Sequence[str] | None], Task]
     metrics: tuple[Metric, ...]
     class_count: Callable[[Variables], int | None] | None = None
+    examples: Examples = LABELLED
 
 
 def task_factory(name: str) -> TaskFactory:

@@ -35,6 +35,7 @@ class EventPreprocess:
     augmentation: EventAugmentation = "none"
     roll: int = 0
     normalization: ClassVar[None] = None  # Frames are inputs.
+    buckets: ClassVar[None] = None  # All of one size.
 
     def train(self, example: Example, generator: np.random.Generator) -> Example:
         """The example with "image", float32 (T, H, W, 2), in place of events moved as the generator says."""
