@@ -65,8 +65,7 @@ def class_map(logits: jax.Array, size: jax.Array, original: jax.Array, frame: tu
     valid = -(-size // STRIDE)
     columns = _twice(jnp.arange(width), valid[1], size[1], original[1])
     across = sum(
-        logits[:, index] * weight[:, None]
-        for index, weight in zip(columns.index, columns.weight, strict=True)
+        logits[:, index] * weight[:, None] for index, weight in zip(columns.index, columns.weight, strict=True)
     )
     rows_at_once = max(1, min(height, CHUNK // (width * logits.shape[-1])))
     parts = -(-height // rows_at_once)
