@@ -173,7 +173,7 @@ def test_layout_of_coco(folder):
 
 
 def test_run_lengths_of_masks():
-    assert run_lengths(np.array([[False, True], [True, True]])) == [1, 3]
+    assert run_lengths(np.array([[False, True], [False, False]])) == [2, 1, 1]  # Column after column.
     assert run_lengths(np.array([[True, False], [False, False]])) == [0, 1, 3]
     assert run_lengths(np.zeros((2, 3), bool)) == [6]
 
