@@ -65,6 +65,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "start_from": Key("", "workdir of a trained network that a new run takes its weights from"),
     "epochs": Key(300, "passes through the training images", Within(1), limit=bounds.STEPS_OF_A_RUN),
+    "steps": Key(0, "updates of the run; 0 for those of `epochs`", Within(0), limit=bounds.STEPS_OF_A_RUN),
     "batch_size": Key(256, "images per update", Within(1), limit=bounds.BATCH),
     "accumulate": Key(1, "micro-batches that an update is cut into", Within(1), limit=bounds.BATCH),
     "task.name": Key("classification", "or a task of your own, MODULE:NAME of a TaskFactory"),
@@ -196,7 +197,22 @@ KEYS: Mapping[str, Key] = {
     "optimizer.warmup_epochs": Key(
         10.0, "of a rate that rises; half of a run that has no more epochs", Within(0)
     ),
+    "optimizer.warmup_steps": Key(
+        0, "the same in steps; 0 for those of `warmup_epochs`", Within(0), limit=bounds.STEPS_OF_A_RUN
+    ),
+    "optimizer.schedule": Key(
+        "cosine",
+        "after the warm-up: cosine to 1e-6; polynomial, (1 - x)^power to 0 in the last step",
+        OneOf(("cosine", "polynomial")),
+    ),
+    "optimizer.power": Key(0.9, "of the polynomial", Positive(), limit=FLOAT32),
     "optimizer.weight_decay": Key(0.05, "on tensors of two or more axes", Within(0), limit=FLOAT32),
+    "optimizer.decay_vectors": Key(False, "with adamw, decay on all other tensors as well"),
+    "optimizer.rate_rules": Key(
+        (),
+        "pairs (regular expression, factor) on the learning rate of tensors; the first that matches a whole "
+        "path counts",
+    ),
     "optimizer.clip_norm": Key(1.0, "global gradient norm; 0 for none", Within(0), limit=FLOAT32),
     "loss.label_smoothing": Key(
         0.0, "share of the target that all classes have in common", Share(with_one=False)
