@@ -46,7 +46,7 @@ def test_report(capsys):
 
 
 def test_report_of_images_with_annotations(monkeypatch):
-    """The source gives pairs, and all stages take them; by threads alone, as processes take seconds to start."""
+    """The source gives pairs, and all stages take them; by threads alone, which start at once."""
     pipeline = input_speed._pipeline
     monkeypatch.setattr(
         input_speed, "_pipeline", lambda source, preprocess, count: pipeline(source, preprocess, 0)
