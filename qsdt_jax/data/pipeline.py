@@ -211,7 +211,7 @@ def evaluation_batches(
     workers: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Iterator[HostBatch]:
-    """Every example once, in order; the last batch is filled up with rows of mask 0.
+    """Every example once, group by group in order; the last batch of each is filled up with rows of mask 0.
 
     Args:
       source: the examples.
