@@ -181,7 +181,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "data.buckets": Key(
         (),
-        "of images with annotations, sizes (height, width) of the arrays of an evaluation, of which each image "
+        "of images with annotations, sizes (height, width) of the arrays of an evaluation, of which an image "
         "takes the smallest that holds it; none: sides rounded up to multiples of half of image_size",
         Several(Sides(16)),
         limit=bounds.SIDE,
