@@ -96,8 +96,8 @@ KEYS: Mapping[str, Key] = {
     "model.layer_scale_init": Key(1e-6, "initial layer scale of the transformer blocks", limit=FLOAT32),
     "model.attention_tokens": Key(
         0,
-        "tokens of an image of which the attention's factor holds; the factor is divided by how many times as "
-        "many an image has; 0: one factor for all",
+        "tokens of the images that attention_scale is meant for, which is divided by how many times as many "
+        "an image has; 0: one factor for all",
         limit=bounds.SIDE**2,
     ),
     "model.drop_path": Key(

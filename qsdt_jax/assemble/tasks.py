@@ -32,8 +32,8 @@ class TaskFactory:
       metrics: of its tasks, for whoever reads results without building a network.
       class_count: of tasks whose outputs are classes, how many of them the variables of a checkpoint tell
         apart, or None for variables of another network.
-      by_class: of tasks whose data have classes or categories, from the sums and rows of a split to columns of
-        one number for each class, by their titles.
+      by_class: of tasks whose data have classes or categories, from the sums and rows of a split to columns
+        of one number for each class, by their titles.
       examples: what they learn from, and how that becomes inputs.
     """
 

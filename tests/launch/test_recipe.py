@@ -65,7 +65,7 @@ def test_events():
 def test_images_with_annotations():
     config = imagenet_s.get_config()
     task = {"task.name": "tests.assemble.annotated_task:TASK", "data.augmentation": "resize_crop_flip"}
-    others = {name: 0.0 for name in ("randaugment_magnitude", "erase_probability", "mixup", "cutmix")}
+    others = dict.fromkeys(("randaugment_magnitude", "erase_probability", "mixup", "cutmix"), 0.0)
     config.update_from_flattened_dict(
         {**SMALL, **task, "data.photometric": True, "data.image_size": (16, 32)}
     )
