@@ -68,7 +68,9 @@ KEYS: Mapping[str, Key] = {
     "steps": Key(0, "updates of the run; 0 for those of `epochs`", Within(0), limit=bounds.STEPS_OF_A_RUN),
     "batch_size": Key(256, "images per update", Within(1), limit=bounds.BATCH),
     "accumulate": Key(1, "micro-batches that an update is cut into", Within(1), limit=bounds.BATCH),
-    "task.name": Key("classification", "or a task of your own, MODULE:NAME of a TaskFactory"),
+    "task.name": Key(
+        "classification", "classification, semantic_segmentation, or your own, MODULE:NAME of a TaskFactory"
+    ),
     "model.channels": Key(
         (64, 128, 256, 360), "C1..C4, widths of the stages", WholeNumbers(4), limit=bounds.CHANNELS
     ),
@@ -92,10 +94,22 @@ KEYS: Mapping[str, Key] = {
     "model.attention": Key("spiking", "spiking, softmax"),
     "model.attention_scale": Key(0.25, "factor on the attention product", limit=FLOAT32),
     "model.layer_scale_init": Key(1e-6, "initial layer scale of the transformer blocks", limit=FLOAT32),
+    "model.attention_tokens": Key(
+        0,
+        "tokens of the images that attention_scale is meant for, which is divided by how many times as many "
+        "an image has; 0: one factor for all",
+        limit=bounds.SIDE**2,
+    ),
     "model.drop_path": Key(
         0.0, "probability at the last block, rising from 0 at the first", Share(with_one=False)
     ),
     "model.distillation_head": Key(False, "a second head for distill.kd, as DeiT; the mean of both answers"),
+    "model.fpn_channels": Key(128, "of segmentation: width of neck and head", limit=bounds.CHANNELS),
+    "model.neuron_input_gain": Key(
+        1.0,
+        "of segmentation: factor on the input of every neuron of neck and head; 1/4 with published weights",
+        limit=FLOAT32,
+    ),
     "model.norm_group": Key(
         0, "images that share batch-norm statistics; 0 for the whole batch", Within(0), limit=bounds.BATCH
     ),
@@ -216,6 +230,11 @@ KEYS: Mapping[str, Key] = {
     "optimizer.clip_norm": Key(1.0, "global gradient norm; 0 for none", Within(0), limit=FLOAT32),
     "loss.label_smoothing": Key(
         0.0, "share of the target that all classes have in common", Share(with_one=False)
+    ),
+    "loss.average": Key(
+        "all",
+        "of segmentation, a mean over all pixels, ignored ones included (published), or over labelled ones",
+        OneOf(("all", "labelled")),
     ),
     "parallel.mode": Key("jit", "jit: arrays cut over a mesh; pmap: the same program on each device"),
     "parallel.fsdp": Key(

@@ -16,7 +16,7 @@ CHUNK = 2**24  # Most numbers that a part of the interpolated logits has.
 
 
 class Taps(NamedTuple):
-    """A linear map along an axis: output i is the sum over the taps t of weight[t, i] * input[index[t, i]]."""
+    """A linear map along an axis: output i is the sum over taps t of weight[t, i] * input[index[t, i]]."""
 
     index: jax.Array  # int32 (taps, outputs)
     weight: jax.Array  # float32 (taps, outputs)
@@ -64,9 +64,8 @@ def class_map(logits: jax.Array, size: jax.Array, original: jax.Array, frame: tu
     height, width = frame
     valid = -(-size // STRIDE)
     columns = _twice(jnp.arange(width), valid[1], size[1], original[1])
-    across = sum(
-        logits[:, index] * weight[:, None] for index, weight in zip(columns.index, columns.weight, strict=True)
-    )
+    taps = zip(columns.index, columns.weight, strict=True)
+    across = sum(logits[:, index] * weight[:, None] for index, weight in taps)
     rows_at_once = max(1, min(height, CHUNK // (width * logits.shape[-1])))
     parts = -(-height // rows_at_once)
     rows = _twice(jnp.arange(parts * rows_at_once), valid[0], size[0], original[0])
