@@ -46,12 +46,18 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifi
     batch = config.model.norm_group or 1
     image = jax.ShapeDtypeStruct((batch, height, width, config.data.channels), real)
     try:  # The network checks its own values; no array is made here.
-        shapes = jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), image)
+        shapes = _initialized.eval_shape(model, jax.random.key(0), image)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     require_memory(held, "the weights of config.model")
     return model
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _initialized(model: Classifier, key: jax.Array, image: jax.Array) -> Any:
+    """Its variables; equal networks are traced once."""
+    return model.init(key, image, train=True)
 
 
 def _bits_rules(rules: Sequence[Any]) -> tuple[BitsRule, ...]:
