@@ -38,7 +38,7 @@ from tests.launch.tiny import tiny_config
 def get_config():
     config = tiny_config(**{"epochs": 4, "data.digits_images": 128, "ema_decay": 0.0})
     config.eval.every_epochs, config.checkpoint.every_steps, config.checkpoint.keep_latest = 1.0, 2, 2
-    config.optimizer.warmup_epochs = 0.0  # So all runs of 8 steps are one program.
+    config.optimizer.warmup_steps = 4  # So all runs of 8 steps are one program.
     config.task.name = "digit_value:TASK"
     return config
 """

@@ -42,7 +42,7 @@ class Affine(struct.PyTreeNode):
             return Affine(self.values - offset)
         return self.replace(shift=self.shift - offset)
 
-    def __mul__(self, factor: jax.Array) -> "Affine":
+    def __mul__(self, factor: jax.Array | float) -> "Affine":
         if self.scale is None:
             return Affine(self.values * factor)
         return self.replace(scale=rounded(self.scale * factor), shift=rounded(self.shift * factor))

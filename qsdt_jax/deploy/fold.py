@@ -249,7 +249,7 @@ class _Folding:
         assert neuron is not None
         return Spikes(counts=counts, step=module.gain * neuron.step, levels=neuron.levels)
 
-    def attend(self, module: QSDSA, q: Spikes, k: Spikes, v: Spikes) -> SymbolicArray:
+    def attend(self, module: QSDSA, q: Spikes, k: Spikes, v: Spikes, _valid: None) -> SymbolicArray:
         counts: list[Any] = [x.counts for x in (q, k, v)]
         names = {name: x.name for name, x in zip("qkv", counts, strict=True)}
         scale = module.scale * (q.step * k.step * v.step)

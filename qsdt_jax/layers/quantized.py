@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.nn.initializers import Initializer
 
 from qsdt_jax.core.affine import Affine, real
 from qsdt_jax.core.exact import Whole, check_sums, rounded
@@ -31,6 +32,7 @@ class QConv(nn.Module):
       stride, padding: in pixels; the padding is symmetric.
       depthwise: one filter per channel.
       use_bias: adds a float bias.
+      kernel_init, bias_init: initial values; a bias without its own is drawn as PyTorch does by default.
     """
 
     features: int
@@ -40,6 +42,8 @@ class QConv(nn.Module):
     padding: int = 0
     depthwise: bool = False
     use_bias: bool = False
+    kernel_init: Initializer = conv_init
+    bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Spikes | Affine | jax.Array, train: bool) -> Affine:
@@ -49,13 +53,14 @@ class QConv(nn.Module):
         groups = channels if self.depthwise else 1
         kernel_shape = (self.kernel_size, self.kernel_size, channels // groups, self.features)
         numerics = self.numerics.of(self.path)
-        weight = _quantized_kernel(self, numerics, kernel_shape, conv_init)
+        weight = _quantized_kernel(self, numerics, kernel_shape, self.kernel_init)
         multiply = _multiply if train else _multiply_unscaled
         y = multiply(x, weight, ConvGeometry(self.stride, self.padding, groups), numerics)
         if not self.use_bias:
             return y
         bound = 1 / math.sqrt(math.prod(kernel_shape[:3]))
-        bias = self.param("bias", _uniform(bound), (self.features,), numerics.param_dtype)
+        bias_init = _uniform(bound) if self.bias_init is None else self.bias_init
+        bias = self.param("bias", bias_init, (self.features,), numerics.param_dtype)
         return y + bias
 
 

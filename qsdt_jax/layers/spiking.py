@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from qsdt_jax.core.affine import Affine, real
+from qsdt_jax.core.exact import rounded
 from qsdt_jax.core.neurons import fire
 from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.layers.batch_norm import BatchNorm
@@ -21,14 +22,19 @@ class SpikingNeuron(nn.Module):
     Attributes:
       numerics: shared numerical choices.
       gain: factor on the value of a spike; 2 after the attention product (published code).
+      input_gain: factor on the input current; 1/4 in neck and head of the published segmenter, whose neurons
+        are round(clip(x, 0, 4)) / 4.
     """
 
     numerics: Numerics
     gain: float = 1.0
+    input_gain: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array | Affine) -> Spikes | jax.Array:
         """x (N, ...) input current -> spikes of that shape; without a neuron, max(x, 0)."""
+        if self.input_gain != 1:
+            x = x * self.input_gain if isinstance(x, Affine) else rounded(x * self.input_gain)
         if self.numerics.neuron is None:
             return jnp.maximum(real(x), 0)
         spikes = fire(real(x), self.numerics.neuron)

@@ -38,6 +38,7 @@ class TransformerBlock(nn.Module):
     Attributes:
       numerics: shared numerical choices.
       num_heads, mlp_ratio, attention, attention_scale, rectify: see `QSDSA` and `MLP`.
+      attention_tokens: token count that the attention scale is meant for, 0 for any.
       layer_scale_init: initial value of the two layer scales.
       drop_path: probability of dropping each branch.
     """
@@ -50,23 +51,31 @@ class TransformerBlock(nn.Module):
     rectify: Rectify = "bn"
     layer_scale_init: float = 1e-6
     drop_path: float = 0.0
+    attention_tokens: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x (N, H, W, C) -> the same shape."""
+    def __call__(self, x: jax.Array, train: bool, valid: jax.Array | None = None) -> jax.Array:
+        """x (N, H, W, C), of which tokens `valid` (N, H, W) belong to the image -> the same shape."""
         numerics = self.numerics
         attention = QSDSA(
-            numerics, self.num_heads, self.attention, self.attention_scale, self.rectify, name="attn"
+            numerics,
+            self.num_heads,
+            self.attention,
+            self.attention_scale,
+            self.rectify,
+            self.attention_tokens,
+            name="attn",
         )
         mlp = MLP(numerics, self.mlp_ratio, name="mlp")
         drop_path = DropPath(self.drop_path, numerics.timesteps, name="drop_path")
-        for i, branch in enumerate((attention, mlp), start=1):
+        branches = (lambda x: attention(x, train, valid)), (lambda x: mlp(x, train))
+        for i, branch in enumerate(branches, start=1):
             layer_scale = self.param(
                 f"layer_scale{i}",
                 nn.initializers.constant(self.layer_scale_init),
                 (x.shape[-1],),
                 numerics.param_dtype,
             )
-            y = (branch(x, train) * layer_scale).real
+            y = (branch(x) * layer_scale).real
             x = x + drop_path(y, train)
         return x

@@ -3,6 +3,7 @@
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.classifier import SIZES, Classifier, QSDTransformer
 from qsdt_jax.models.initial import init_variables
+from qsdt_jax.models.segmenter import Segmenter
 from qsdt_jax.models.zoo import create_model, list_models
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Backbone",
     "Classifier",
     "QSDTransformer",
+    "Segmenter",
     "create_model",
     "init_variables",
     "list_models",

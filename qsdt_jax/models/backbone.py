@@ -1,6 +1,6 @@
 """The backbone: four stages of conv blocks and spike-driven transformer blocks."""
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,14 @@ from qsdt_jax.layers.attention import Attention
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.layers.downsample import Downsample
 from qsdt_jax.layers.numerics import Numerics
+from qsdt_jax.layers.remat import Remat, call_block
 from qsdt_jax.layers.sepconv import ConvBlock
 from qsdt_jax.layers.spiking import Rectify
+from qsdt_jax.layers.tokens import valid_tokens
 from qsdt_jax.layers.transformer_block import TransformerBlock
 
 STRIDE = 16  # Pixels of the image per pixel of the last two stages.
 STEM = "downsample1_1"  # Name of the layer that sees the image.
-Remat = Literal["none", "blocks"]  # Which activations the backward pass computes again.
 Stage = Literal["stem", "stage1", "stage2", "stage3", "stage4"]
 
 
@@ -42,6 +43,8 @@ class Backbone(nn.Module):
       attention: "spiking" or "softmax", see `layers.attention.QSDSA`.
       rectify: "bn" (published code) or "norm", see `layers.spiking.HeadRectify`.
       attention_scale: factor on q (k^T v).
+      attention_tokens: token count N0 that the factor is meant for, that of the images of the training: an
+        image of N tokens has N0 / N times the factor. 0 for the same factor on any image (published code).
       layer_scale_init: initial layer scale of the transformer blocks.
       drop_path: probability at the last block, rising linearly from 0 at the first.
       norm_group: images per group of batch-norm statistics, 0 for the whole batch.
@@ -66,6 +69,7 @@ class Backbone(nn.Module):
     rectify: Rectify = "bn"
     attention: Attention = "spiking"
     attention_scale: float = 0.25
+    attention_tokens: int = 0
     layer_scale_init: float = 1e-6
     drop_path: float = 0.0
     norm_group: int = 0
@@ -127,6 +131,8 @@ class Backbone(nn.Module):
             allowed = get_args(choices)
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if self.attention_tokens < 0:
+            raise ValueError(f"attention_tokens must not be negative, got {self.attention_tokens}")
         numerics, ratio = self.numerics, self.mlp_ratio
         c1, c2, c3, c4 = self.channels
         self.downsample1_1 = Downsample(c1 // 2, numerics, kernel_size=7, padding=3, spiking=False)
@@ -147,6 +153,7 @@ class Backbone(nn.Module):
                 self.rectify,
                 self.layer_scale_init,
                 self.drop_path * i / (self.depth - 1),
+                self.attention_tokens,
             )
             for i in range(self.depth)
         ]
@@ -155,13 +162,17 @@ class Backbone(nn.Module):
         self.downsample4 = Downsample(c4, numerics, stride=1)
         self.block4 = blocks[in_stage3:]
 
-    def features(self, images: jax.Array, train: bool = False) -> dict[Stage, jax.Array]:
+    def features(
+        self, images: jax.Array, train: bool = False, sizes: jax.Array | None = None
+    ) -> dict[Stage, jax.Array]:
         """The real-valued residual stream after each stage.
 
         Args:
           images: (B, H, W, C), shown in every time step, or (B, T, H, W, C) frames; H and W multiples
             of 16.
           train: uses batch statistics and updates the running ones (collection "batch_stats").
+          sizes: (B, 2) height and width of what is image, at the top left; the rest is padding, to which no
+            token attends. None: all is image.
 
         Returns:
           (B * T, h, w, c) per stage, at strides 2, 4, 8, 16, 16.
@@ -170,28 +181,28 @@ class Backbone(nn.Module):
           ValueError: the images have another rank, channel count, frame count or size.
         """
         x = self.frames(images)
-        x = self._block(self.conv_block1_1, self.downsample1_1(x, train), train)
+        valid = None if sizes is None else self._valid(sizes, x.shape[1:3])
+        x = call_block(self.remat, self.conv_block1_1, self.downsample1_1(x, train), train)
         stem = x
-        x = self._block(self.conv_block1_2, self.downsample1_2(x, train), train)
+        x = call_block(self.remat, self.conv_block1_2, self.downsample1_2(x, train), train)
         stage1 = x
         x = self.downsample2(x, train)
         for block in (self.conv_block2_1, self.conv_block2_2):
-            x = self._block(block, x, train)
+            x = call_block(self.remat, block, x, train)
         stage2 = x
         x = self.downsample3(x, train)
         for block in self.block3:
-            x = self._block(block, x, train)
+            x = call_block(self.remat, block, x, train, valid)
         stage3 = x
         x = self.downsample4(x, train)
         for block in self.block4:
-            x = self._block(block, x, train)
+            x = call_block(self.remat, block, x, train, valid)
         return {"stem": stem, "stage1": stage1, "stage2": stage2, "stage3": stage3, "stage4": x}
 
-    def _block(self, block: ConvBlock | TransformerBlock, x: jax.Array, train: bool) -> jax.Array:
-        if not train or self.remat == "none":
-            return block(x, train)
-        call: Any = type(block).__call__
-        return nn.remat(call, static_argnums=(2,))(block, x, train)
+    def _valid(self, sizes: jax.Array, pixels: tuple[int, ...]) -> jax.Array:
+        """(B * T, H / 16, W / 16), the tokens inside each frame."""
+        valid = valid_tokens(sizes, STRIDE, (pixels[0] // STRIDE, pixels[1] // STRIDE))
+        return jnp.repeat(valid, self.timesteps, axis=0)
 
     def frames(self, images: jax.Array) -> jax.Array:
         """(B * T, H, W, C) in the real dtype, the time steps of an image next to each other."""

@@ -17,6 +17,7 @@ from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.quantized import QConv, QDense
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.classifier import Classifier
+from qsdt_jax.models.segmenter import Segmenter
 
 Kind = Literal["conv", "depthwise", "dense", "attention"]
 
@@ -46,14 +47,16 @@ class LayerOperations:
     output_shape: tuple[int, ...]
 
 
-def layer_operations(model: Backbone | Classifier, image_size: tuple[int, int]) -> list[LayerOperations]:
+def layer_operations(
+    model: Backbone | Classifier | Segmenter, image_size: tuple[int, int]
+) -> list[LayerOperations]:
     """The operations of every layer of a network, found by tracing it.
 
     No array is made: the forward pass is traced with one image, and each quantised layer and attention that
     it calls is recorded, in the order in which they end.
 
     Args:
-      model: a backbone, or a classifier.
+      model: a backbone, a classifier or a segmenter.
       image_size: (height, width) in pixels, multiples of 16.
 
     Raises:
@@ -78,7 +81,7 @@ def layer_operations(model: Backbone | Classifier, image_size: tuple[int, int]) 
     return found
 
 
-def macs_per_image(model: Backbone | Classifier, image_size: tuple[int, int]) -> int:
+def macs_per_image(model: Backbone | Classifier | Segmenter, image_size: tuple[int, int]) -> int:
     """Multiply-accumulates of all layers; arguments as for `layer_operations`."""
     return sum(layer.macs for layer in layer_operations(model, image_size))
 

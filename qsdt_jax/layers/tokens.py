@@ -1,0 +1,46 @@
+"""Tokens of the attention that lie inside an image, where images of several sizes share one array."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+
+def valid_tokens(sizes: jax.Array, stride: int, grid: tuple[int, int]) -> jax.Array:
+    """Which tokens of each image are valid: those whose first pixel is inside.
+
+    Args:
+      sizes: (B, 2) height and width in pixels, at the top left of the array; at least 1 is assumed.
+      stride: pixels of the image per token.
+      grid: rows and columns of tokens.
+
+    Returns:
+      (B, rows, columns) booleans.
+    """
+    inside = [
+        stride * jnp.arange(count) < jnp.maximum(size, 1)[:, None]
+        for count, size in zip(grid, (sizes[:, 0], sizes[:, 1]), strict=True)
+    ]
+    return inside[0][:, :, None] & inside[1][:, None, :]
+
+
+def factors_of_counts(scale: float, reference: int, tokens: int, dtype: DTypeLike) -> np.ndarray:
+    """The factor of an attention over N tokens, for each N from 0 to `tokens`: scale * (reference / N).
+
+    k^T v is a sum over the tokens, so its size grows with their number; this makes it what it is at
+    `reference` tokens. A table, computed here, since not every device divides with correct rounding.
+
+    Args:
+      scale: at `reference` tokens.
+      reference: token count that the scale is meant for; 0 for the scale itself at any count.
+      tokens: largest count.
+      dtype: of the arithmetic, rounded after each operation.
+
+    Returns:
+      (tokens + 1,); that of N = 0, which no image has, is that of 1.
+    """
+    real = np.dtype(dtype).type
+    if not reference:
+        return np.full(tokens + 1, scale, real)
+    ratios = real(reference) / np.maximum(np.arange(tokens + 1), 1).astype(real)
+    return (real(scale) * ratios).astype(real)
