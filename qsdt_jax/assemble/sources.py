@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import jax
 import ml_collections
 
 from qsdt_jax.assemble.keys import value_of
@@ -20,7 +19,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.models.parts import parts_of
 from qsdt_jax.progress import tell
-from qsdt_jax.tasks.task import Task, Variables
+from qsdt_jax.tasks.task import Task, Variables, variable_shapes
 from qsdt_jax.train.transfer import transfer
 from qsdt_jax.workdir.stored import stored_steps
 from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, TRAINING, Source, read_belongings
@@ -137,7 +136,7 @@ def starting_point(
         target_parts=parts_of(task.model),
         new_head=others,
     )
-    move(trained.variables, jax.eval_shape(task.init, jax.random.key(0)))
+    move(trained.variables, variable_shapes(task))
 
     def start(variables: Variables) -> Variables:
         again, _ = load_source(config, START, source)  # Not held all the while, being as large as the run's.

@@ -12,7 +12,8 @@ import pytest
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.interop import from_torch, to_torch
 from qsdt_jax.tasks.classification import Classification
-from qsdt_jax.train.optimizer import lamb, warmup_cosine
+from qsdt_jax.train.optimizer import lamb
+from qsdt_jax.train.schedules import warmup_cosine
 from qsdt_jax.train.state import create_state
 from qsdt_jax.train.step import train_step
 from tests.golden.digest import digest
@@ -45,6 +46,7 @@ def assert_met(found, expected, name, scale=None):
     assert deviation <= TOLERANCE, f"{name}: {deviation}"
 
 
+@pytest.mark.slow
 def test_evaluation_forward(golden, weights):
     model = tiny_model()
     variables = from_torch(model, weights)
