@@ -3,8 +3,8 @@
 Command   python -m launch --config configs/ade20k_s.py --workdir runs/ade20k_s \
             --config.data.path=ADEChallengeData2016 --config.start_from=runs/imagenet_s
 Data      ADEChallengeData2016: images/{training,validation}/*.jpg, annotations/{training,validation}/*.png,
-          objectInfo150.txt; 20,210 and 2,000 images. `python -m launch prepare ade20k` packs it into files for
-          many readers; then --config.data.source=tfds
+          objectInfo150.txt; 20,210 and 2,000 images. `python -m launch prepare ade20k` packs it into few
+          files, which --config.data.source=tfds reads
 Expected  the paper's table; not run here, for want of the data and of a GPU
 Cost      4 x A100, quoted from the paper; not run here
 

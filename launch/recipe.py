@@ -67,6 +67,12 @@ def _augmentation(data: Mapping[str, Any]) -> list[str]:
         if data["augmentation"] == "crop_flip":
             area, aspect = (" to ".join(f"{x:.3g}" for x in data[k]) for k in ("crop_area", "crop_aspect"))
             named = [f"crop_flip (area {area}, aspect {aspect})"]
+        if data["augmentation"] == "resize_crop_flip":
+            low, high = data["resize_ratio"]
+            share = data["largest_share"]
+            named = [f"resize_crop_flip (ratio {low:.3g} to {high:.3g}, classes below {share:.3g})"]
+        if data["photometric"]:
+            named.append("photometric distortion")
         if data["randaugment_magnitude"]:
             named.append(f"RandAugment {data['randaugment_magnitude']:g} / {data['randaugment_std']:g}")
         if data["erase_probability"]:

@@ -96,8 +96,8 @@ KEYS: Mapping[str, Key] = {
     "model.layer_scale_init": Key(1e-6, "initial layer scale of the transformer blocks", limit=FLOAT32),
     "model.attention_tokens": Key(
         0,
-        "tokens of an image of which the attention's factor holds; the factor is divided by how many times as "
-        "many an image has; 0: one factor for all",
+        "tokens of the images that attention_scale is meant for, which is divided by how many times as many "
+        "an image has; 0: one factor for all",
         limit=bounds.SIDE**2,
     ),
     "model.drop_path": Key(
@@ -118,9 +118,17 @@ KEYS: Mapping[str, Key] = {
     "model.dtype": Key("float32", "operands of the products", OneOf(DTYPES)),
     "data.source": Key(
         "digits",
-        "digits, folder, tfds, digits_dvs, motion_dvs, fake; or MODULE:NAME, a function of config and split",
+        "digits, folder, tfds, digits_dvs, motion_dvs, ade20k, segfolder, fake; "
+        "or MODULE:NAME, a function of config and split",
     ),
-    "data.path": Key("", "folder: has train/CLASS/IMAGE.jpg and val/...; tfds: what `prepare` made"),
+    "data.path": Key(
+        "",
+        "folder: has train/CLASS/IMAGE.jpg and val/...; ade20k: images/training/NAME.jpg, annotations/...; "
+        "segfolder: images/train/NAME.jpg, masks/..., classes.txt; tfds: what `prepare` made",
+    ),
+    "data.reduce_zero_label": Key(
+        False, "of segfolder: number 0 of an annotation is ignored, and number k is class k - 1"
+    ),
     "data.classes": Key((), "of digits, those to tell apart; none for all", Texts()),
     "data.digits_images": Key(
         0, "of digits, number of training images; 0 for all", Within(0), limit=bounds.IMAGES
@@ -181,7 +189,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "data.buckets": Key(
         (),
-        "of images with annotations, sizes (height, width) of the arrays of an evaluation, of which each image "
+        "of images with annotations, sizes (height, width) of the arrays of an evaluation, of which an image "
         "takes the smallest that holds it; none: sides rounded up to multiples of half of image_size",
         Several(Sides(16)),
         limit=bounds.SIDE,

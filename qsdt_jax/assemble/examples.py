@@ -36,6 +36,8 @@ class Examples:
 def _preprocess_labelled(config: ml_collections.ConfigDict) -> Preprocessing:
     """From images or events to inputs; raises UserError for values out of range or unfit for the channels."""
     data = config.data
+    if data.photometric:
+        raise UserError("config.data.photometric=True is for images with annotations; expected False")
     if data.events:
         return _build_event_preprocess(config)
     _require(config, "augmentation", OneOf(get_args(Augmentation)))

@@ -168,7 +168,7 @@ class Sides:
 
 @dataclasses.dataclass(frozen=True)
 class Several:
-    """Any number of values of one kind, also none."""
+    """Any number of tuples of one kind, also none."""
 
     each: Rule
 
@@ -178,9 +178,10 @@ class Several:
 
     def fault(self, value: Any) -> str | None:
         for one in value:
-            fault = self.each.fault(one) if isinstance(one, tuple | list) else f"is no tuple but {one!r}"
-            if fault:
-                return f"has {one!r}, which {fault.lstrip(': ')}"
+            if not isinstance(one, tuple | list):
+                return f"has {one!r}; expected a tuple"
+            if fault := self.each.fault(one):
+                return f"has {one!r}{'' if fault.startswith(':') else ', which '}{fault}"
         return None
 
 

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -36,6 +36,11 @@ PART = 8  # Most examples that a thread or a process reads in one go.
 
 class Preprocessing(Protocol):
     """From examples of a source to what a batch holds of them."""
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of a training input in pixels."""
+        ...
 
     @property
     def normalization(self) -> Normalization | None:
@@ -95,7 +100,10 @@ class Preprocess:
     randaugment_std: float = 0.5
     erase_probability: float = 0.0
     evaluation_crop_ratio: float = 1.0
-    buckets: ClassVar[None] = None  # All inputs have one size.
+
+    @property
+    def buckets(self) -> None:
+        """All inputs have one size."""
 
     @property
     def normalization(self) -> Normalization:
@@ -216,7 +224,7 @@ def evaluation_batches(
     workers: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Iterator[HostBatch]:
-    """Every example once, in order; the last batch is filled up with rows of mask 0.
+    """Every example once, group by group in order; the last batch of each is filled up with rows of mask 0.
 
     Args:
       source: the examples.
