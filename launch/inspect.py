@@ -26,6 +26,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.plan import force_devices, on_devices
 from qsdt_jax.models.classifier import HEADS
 from qsdt_jax.models.operations import LayerOperations, layer_operations
+from qsdt_jax.models.segmenter import OUTPUT_LAYER as SEGMENTER_OUTPUT
 from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.state import TrainState, parameter_count
@@ -73,6 +74,7 @@ PEAK_TFLOPS = flags.DEFINE_float(
 
 ASSUMED_CLASSES = 1000
 MEGABYTE = 1e6
+OUTPUT_LAYERS = (*HEADS, SEGMENTER_OUTPUT)
 COLUMNS = ("module", "output", "parameters", "bits", "MACs (M)", "input")
 
 
@@ -170,7 +172,7 @@ def totals(layers: list[LayerOperations], variables: Variables, batch: int) -> l
     macs = sum(layer.macs for layer in layers)
     attention = sum(layer.macs for layer in layers if layer.kind == "attention")
     spikes = sum(layer.macs for layer in layers if layer.spike_input)
-    words = sum(layer.weights * layer.bits / 32 for layer in layers if layer.name not in HEADS)
+    words = sum(layer.weights * layer.bits / 32 for layer in layers if layer.name not in OUTPUT_LAYERS)
     statistics = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
     return [
         ("live parameters", f"{live:,}, and {statistics:,} running statistics"),

@@ -27,10 +27,13 @@ from flax import linen as nn
 from qsdt_jax.core.affine import real
 from qsdt_jax.core.neurons import Neuron, spike_count
 from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.data.segmentation import SIZE
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.spiking import SpikingNeuron
-from qsdt_jax.models import Classifier
+from qsdt_jax.layers.tokens import valid_tokens
+from qsdt_jax.models import Classifier, Segmenter
+from qsdt_jax.models.backbone import STRIDE
 
 LOWEST, HIGHEST, BINS_PER_UNIT = -1.0, 2.0, 8
 BINS = round((HIGHEST - LOWEST) * BINS_PER_UNIT)  # The outermost hold all that lies beyond.
@@ -92,14 +95,15 @@ def entropy(histogram: np.ndarray) -> np.ndarray:
 
 
 def measure(
-    model: Classifier, variables: Mapping[str, Any], batches: Iterable[Mapping[str, Any]]
+    model: Classifier | Segmenter, variables: Mapping[str, Any], batches: Iterable[Mapping[str, Any]]
 ) -> Information:
     """Distributions and spikes of a network in evaluation.
 
     Args:
       model: with spiking neurons.
       variables: of it.
-      batches: {"image": (B, ...), "mask": (B,)}; rows with mask 0 are padding.
+      batches: {"image": (B, ...), "mask": (B,)}; rows with mask 0 are padding, and where there is "size",
+        (B, 2), pixels outside of it. What padding makes of itself is not measured.
 
     Raises:
       UserError: the network has no spiking neurons.
@@ -108,7 +112,7 @@ def measure(
         raise UserError("the network has no spiking neurons (neuron=relu), so there are no spikes to measure")
     total, images = None, 0
     for batch in batches:
-        sums = jax.device_get(_sums(model, variables, batch["image"], batch["mask"]))
+        sums = jax.device_get(_sums(model, variables, batch["image"], batch["mask"], batch.get(SIZE)))
         sums = jax.tree.map(lambda x: np.asarray(x, np.float64), sums)
         total = sums if total is None else jax.tree.map(np.add, total, sums)
         images += int(np.sum(batch["mask"]))
@@ -126,12 +130,16 @@ def measure(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _sums(model: Classifier, variables: Mapping[str, Any], images: jax.Array, mask: jax.Array):
+def _sums(
+    model: Classifier | Segmenter, variables: Mapping[str, Any], images: jax.Array, mask: jax.Array,
+    sizes: jax.Array | None,
+):  # fmt: skip
     """Sums over a batch: {"before" or "after": {projection: (joint, powers)}} and {neuron layer: spikes}."""
     weight = jnp.repeat(mask.astype(jnp.float32), model.backbone.timesteps)
     neuron = model.backbone.numerics.neuron
     assert neuron is not None
     rectify = "bn" if model.backbone.rectify == "bn" else "rectify"
+    valid = functools.partial(_valid, sizes, images.shape[-3:-1], model.backbone.timesteps)
     distributions: dict[str, dict[str, Any]] = {"before": {}, "after": {}}
     spikes: dict[str, jax.Array] = {}
 
@@ -142,23 +150,41 @@ def _sums(model: Classifier, variables: Mapping[str, Any], images: jax.Array, ma
             return y
         name = "/".join(module.path)
         if isinstance(module, SpikingNeuron) and isinstance(y, Spikes):
-            spikes[name] = jnp.sum(y.counts.reshape(len(weight), -1).sum(1) * weight)
+            counts = jnp.where(valid(y.counts.shape), y.counts, 0)
+            spikes[name] = jnp.sum(counts.reshape(len(weight), -1).sum(1) * weight)
         projection, _, role = (module.name or "").partition("_")
         if isinstance(module.parent, QSDSA) and projection in ("q", "k", "v") and role in (rectify, "neuron"):
             when = "after" if role == "neuron" else "before"
-            found = _head_sums(real(args[0]), weight, model.backbone.num_heads, neuron)
+            potential = real(args[0])
+            weights = jnp.where(valid(potential.shape), weight.reshape(-1, *[1] * (potential.ndim - 1)), 0)
+            found = _head_sums(potential, weights, model.backbone.num_heads, neuron)
             distributions[when]["/".join((*module.path[:-1], projection))] = found
         return y
 
     with nn.intercept_methods(record):
-        model.apply(variables, images)
+        model.apply(variables, images, False, *([] if sizes is None else [sizes]))
     return distributions, spikes
 
 
-def _head_sums(potential: jax.Array, weight: jax.Array, heads: int, neuron: Neuron):
-    """The joint histogram (heads, BINS, D + 1) and sums of powers (heads, 4) of potentials (N, ..., C)."""
-    u = potential.reshape(len(weight), -1, heads, potential.shape[-1] // heads)
-    weights = jnp.broadcast_to(weight[:, None, None, None], u.shape)
+def _valid(
+    sizes: jax.Array | None, pixels: tuple[int, ...], timesteps: int, shape: tuple[int, ...]
+) -> jax.Array:
+    """Which places of an array (N, h, w, C) or, of tokens, (N, L, C) are image; of the same rank."""
+    if sizes is None:
+        return jnp.ones([1] * len(shape), bool)
+    height, width = pixels
+    grid = (height // STRIDE, width // STRIDE) if len(shape) == 3 else (shape[1], shape[2])
+    valid = jnp.repeat(valid_tokens(sizes, height // grid[0], grid), timesteps, axis=0)
+    return valid.reshape(*shape[:-1], 1)
+
+
+def _head_sums(potential: jax.Array, weights: jax.Array, heads: int, neuron: Neuron):
+    """The joint histogram (heads, BINS, D + 1) and sums of powers (heads, 4) of potentials (N, ..., C).
+
+    Weights are (N, ..., 1), and those of an image may stand once for all its places.
+    """
+    u = potential.reshape(len(potential), -1, heads, potential.shape[-1] // heads)
+    weights = jnp.broadcast_to(weights.reshape(len(potential), -1, 1, 1), u.shape)
     bins = jnp.clip(jnp.floor((u - LOWEST) * BINS_PER_UNIT), 0, BINS - 1).astype(jnp.int32)
     counts = spike_count(u, neuron).astype(jnp.int32)
     head = jnp.arange(heads)[:, None]

@@ -22,11 +22,12 @@ from qsdt_jax.assemble.data import (
     fake_source,
     input_shape,
 )
-from qsdt_jax.assemble.network import DTYPES, require_classifier
+from qsdt_jax.assemble.network import DTYPES, require_backbone
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.pipeline import HostBatch, training_batches
+from qsdt_jax.data.segmentation import SIZE
 from qsdt_jax.data.sources import Source
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
@@ -78,7 +79,7 @@ class Bench:
         self.task = build_task(config, class_names_of(self.sources[self.data]))
         self.optimizer = build_optimizer(config, lambda step: LEARNING_RATE)
         self.macs = macs_per_image(
-            require_classifier(self.task.model, "the configuration"), tuple(data.image_size)
+            require_backbone(self.task.model, "the configuration"), tuple(data.image_size)
         )
 
     def setting(self) -> Result:
@@ -106,7 +107,11 @@ class Bench:
         model = self.task.model
         model = model.clone(backbone=model.backbone.clone(exact_evaluation=exact))
         name = "exact inference" if exact else "inference"
-        return self._forward(name, model.apply, self._initial_state().variables)
+
+        def infer(variables, images, *sizes):
+            return model.apply(variables, images, False, *sizes)
+
+        return self._forward(name, infer, self._initial_state().variables)
 
     def integer(self) -> Result:
         """The integer form of the network, as a bundle runs."""
@@ -118,7 +123,7 @@ class Bench:
         import onnxruntime
 
         program = fold(self.task.model, self._initial_state().variables)
-        images, timesteps = np.asarray(self._images), program.neuron.timesteps
+        images, timesteps = np.asarray(self._inputs[0]), program.neuron.timesteps
         if timesteps > 1 and images.ndim == 4:
             images = np.repeat(images[:, None], timesteps, axis=1)
         options = onnxruntime.SessionOptions()
@@ -132,9 +137,9 @@ class Bench:
         return {**self._rates(seconds, 2 * self.macs), **facts}
 
     def _forward(self, name: str, function: Callable, weights: Any) -> Result:
-        images = self._images
-        compiled, facts = _compile(name, jax.jit(function), weights, images)
-        seconds = _seconds_per_step(lambda: compiled(weights, images), self.steps)
+        inputs = self._inputs
+        compiled, facts = _compile(name, jax.jit(function), weights, *inputs)
+        seconds = _seconds_per_step(lambda: compiled(weights, *inputs), self.steps)
         return {**self._rates(seconds, 2 * self.macs), **facts}
 
     def train(self) -> Result:
@@ -229,9 +234,10 @@ class Bench:
         return next(self._batches(self.data, workers=0))
 
     @functools.cached_property
-    def _images(self) -> jax.Array:
-        """The inputs of that batch, on one device."""
-        return to_inputs(self._batch, self.preprocess.normalization)["image"]
+    def _inputs(self) -> tuple[jax.Array, ...]:
+        """The images of that batch on one device, and where they have them their sizes."""
+        batch = to_inputs(self._batch, self.preprocess.normalization)
+        return tuple(batch[name] for name in ("image", SIZE) if name in batch)
 
     def _batches(self, name: str, workers: int | None = None) -> Iterator[HostBatch]:
         return training_batches(

@@ -20,6 +20,7 @@ from qsdt_jax.models.parts import Parts
 
 TAPS: tuple[Stage, ...] = ("stem", "stage1", "stage2", "stage4")  # At strides 2, 4, 8 and 16.
 HEAD_STRIDE = 2  # Pixels of the image per pixel of the logits.
+OUTPUT_LAYER = "seg_head/classifier"
 
 classifier_init = nn.initializers.normal(0.01)
 
