@@ -72,7 +72,7 @@ PEAK_TFLOPS = flags.DEFINE_float(
     **DEFINED_OFTEN,
 )
 
-ASSUMED_CLASSES = 1000
+ASSUMED_CLASSES, ASSUMED_OF_PIXELS = 1000, 150
 MEGABYTE = 1e6
 OUTPUT_LAYERS = (*HEADS, SEGMENTER_OUTPUT)
 COLUMNS = ("module", "output", "parameters", "bits", "MACs (M)", "input")
@@ -303,7 +303,7 @@ def _constant_rate(step) -> float:
 def _class_count(config: ml_collections.ConfigDict) -> tuple[int | None, str]:
     """The number of classes, None for data without, and where it comes from.
 
-    Images that are not there count as ImageNet-1K.
+    Images that are not there count as ImageNet-1K, or with annotations as ADE20K.
     """
     if NUM_CLASSES.value is not None:
         return NUM_CLASSES.value, "--num_classes"
@@ -311,9 +311,10 @@ def _class_count(config: ml_collections.ConfigDict) -> tuple[int | None, str]:
         names = class_names_of(build_source(config, "train"))
         return None if names is None else len(names), f"of the {config.data.source} data"
     except UserError:
-        if config.data.source not in ("folder", "tfds"):
+        if config.data.source not in ("folder", "tfds", "ade20k"):
             raise
-        return ASSUMED_CLASSES, "assumed, the images are not there; --num_classes says otherwise"
+        assumed = ASSUMED_OF_PIXELS if config.task.name == "semantic_segmentation" else ASSUMED_CLASSES
+        return assumed, "assumed, the images are not there; --num_classes says otherwise"
 
 
 def _bytes(tree) -> int:

@@ -1,6 +1,5 @@
 """What `predict` shows of a segmenter: shares of the classes, class maps as PNG files, and a sheet."""
 
-import colorsys
 import io
 import math
 from collections.abc import Sequence
@@ -23,10 +22,9 @@ LARGEST_DRAWN = 512  # Pixels along a side; larger images are drawn scaled down.
 # Side of a picture in inches, by the number of images up to which it has it.
 SIDES = ((1, 4.0), (4, 3.0), (12, 2.2), (MOST_IMAGES, 1.6))
 LEGEND_COLUMN, LEGEND_LINE, SWATCH = 2.1, 0.2, 0.13
-COLOR_SHARE = 0.6  # Of an overlay, against the image below it.
-GOLDEN = (math.sqrt(5) - 1) / 2
-# Saturation and value of the colours, one pair after the other.
-TONES = ((0.85, 0.95), (0.6, 0.7), (0.4, 1.0), (0.95, 0.6))
+COLOR_SHARE = 0.7  # Of an overlay, against the image below it.
+LIGHTNESS = np.array([0.299, 0.587, 0.114])  # Shares of red, green and blue (ITU-R BT.601).
+FIRST_COLOR = np.array([64.0, 96.0, 160.0])
 
 
 class Drawn(NamedTuple):
@@ -94,11 +92,25 @@ class MapsShown:
 
 
 def palette(count: int) -> np.ndarray:
-    """uint8 (count, 3), a colour for each class: hues by the golden ratio, so that neighbours differ."""
-    hues = (0.58 + GOLDEN * np.arange(count)) % 1
-    tones = (TONES[i % len(TONES)] for i in range(count))
-    colors = [colorsys.hsv_to_rgb(hue, *tone) for hue, tone in zip(hues, tones, strict=True)]
-    return np.round(255 * np.array(colors)).astype(np.uint8).reshape(count, 3)
+    """uint8 (count, 3), a colour for each class, that of a class being the same whatever their number.
+
+    Each is the one that is farthest from those before it, of a grid of colours without the darkest and the
+    lightest; where the grid ends it begins anew.
+    """
+    grid = np.stack(np.meshgrid(*[np.linspace(0, 255, 9)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    light = grid @ LIGHTNESS
+    grid = grid[(light > 50) & (light < 215)]
+    chosen = [int(np.argmin(_distance(grid, FIRST_COLOR)))]
+    nearest = _distance(grid, grid[chosen[0]])
+    while len(chosen) < min(count, len(grid)):
+        chosen.append(int(np.argmax(nearest)))
+        nearest = np.minimum(nearest, _distance(grid, grid[chosen[-1]]))
+    return np.round(grid[np.resize(chosen, count)]).astype(np.uint8)
+
+
+def _distance(colors: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """How different colours look from one, to a rough measure: eyes see green best and blue least."""
+    return np.sqrt(((colors - color) ** 2) @ np.array([3.0, 4.0, 2.0]))
 
 
 def index_png(classes: np.ndarray, colors: np.ndarray) -> bytes:

@@ -162,7 +162,7 @@ def _sums(
         return y
 
     with nn.intercept_methods(record):
-        model.apply(variables, images, False, *([] if sizes is None else [sizes]))
+        model.apply(variables, images, **({} if sizes is None else {"sizes": sizes}))
     return distributions, spikes
 
 

@@ -109,7 +109,7 @@ class Bench:
         name = "exact inference" if exact else "inference"
 
         def infer(variables, images, *sizes):
-            return model.apply(variables, images, False, *sizes)
+            return model.apply(variables, images, **dict(zip(("sizes",), sizes, strict=False)))
 
         return self._forward(name, infer, self._initial_state().variables)
 

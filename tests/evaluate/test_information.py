@@ -7,6 +7,7 @@ from flax.traverse_util import flatten_dict
 from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.information import HeadDistributions, entropy, measure
+from qsdt_jax.models import Segmenter
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 MODEL = tiny_net(exact_evaluation=False)
@@ -73,3 +74,21 @@ def test_counts_are_those_of_the_network_and_padding_counts_for_nothing():
 def test_a_network_without_spikes():
     with pytest.raises(UserError, match="no spiking neurons"):
         measure(tiny_net(neuron="relu"), flatten_dict({}), [])
+
+
+@pytest.mark.slow
+def test_what_is_no_image_is_not_measured():
+    """As many potentials and spikes as tokens and pixels of the image give, of arrays of any size."""
+    model = Segmenter(MODEL.backbone, num_classes=3, fpn_channels=8)
+    variables, images = draw_variables(model), draw_images(2, 32, 48, 3)
+    batch = {"image": images, "mask": np.ones(2)}
+    whole = measure(model, variables, [batch])
+    sized = measure(model, variables, [{**batch, "size": np.array([[32, 48], [32, 48]])}])
+    assert sized.spikes == whole.spikes
+    part = measure(model, variables, [{**batch, "size": np.array([[32, 48], [17, 9]])}])
+    for name, before in part.before.items():
+        # 2 x 3 tokens and 2 x 1.
+        assert before.joint.sum() * 12 == whole.before[name].joint.sum() * 8
+    only = measure(model, variables, [{**batch, "mask": np.array([1, 0])}])
+    assert all(only.spikes[name] / 2 <= number for name, number in part.spikes.items())
+    assert sum(part.spikes.values()) < sum(whole.spikes.values())

@@ -139,3 +139,13 @@ def test_mistakes_are_one_line(argument, message, capsys):
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_segmenter(capsys):
+    """On images with their sizes."""
+    tiny = ROOT / "tests" / "configs" / "tiny_seg.py"
+    assert launch("bench", f"--config={tiny}", "--steps=2", "--modes=inference,integer") == 0
+    report = json.loads(capsys.readouterr().out)
+    check_rates(report["inference"], 4)
+    assert report["setting"]["remarks"] == ["only classifiers are timed in their integer form"]

@@ -192,3 +192,12 @@ def test_imagenet_configs_differ_in_size_only(config, size):
     assert mine["model"]["depth"] == SIZES[size]["depth"]
     small["model"].pop("channels")
     assert mine == small
+
+
+def test_a_segmenter(capsys):
+    tiny = ROOT / "tests" / "configs" / "tiny_seg.py"
+    assert launch("inspect", f"--config={tiny}", "--batch=2") == 0
+    text = capsys.readouterr().out
+    assert "32x32x3 images, 3 classes (of the fake data)" in text
+    assert re.search(r"fpn +2x2x8 +2,848 +4 ", text) and re.search(r"seg_head +16x16x3 ", text)
+    assert "FLOPs per train step" in text and "train step" in text.splitlines()[-2]

@@ -42,16 +42,21 @@ def tiny_config(**overrides) -> ConfigDict:
 
 def draw_variables(config: ConfigDict, seed: int, classes: int = 10) -> dict:
     """Variables of a size that lets spikes through, so that the classes of the images differ."""
+    return draw(_shapes(config.model.to_json(), classes), seed)
+
+
+def draw(shapes: dict, seed: int) -> dict:
+    """Variables of these shapes, see `draw_variables`."""
     generator = np.random.default_rng(seed)
 
-    def draw(path, shape):
+    def leaf(path, shape):
         name = path[-1].key
         if name in ("step_size", "var", "scale"):
             low, high = (0.05, 0.2) if name == "step_size" else (0.5, 1.5)
             return generator.uniform(low, high, shape.shape).astype(shape.dtype)
         return generator.normal(0, 0.4, shape.shape).astype(shape.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, _shapes(config.model.to_json(), classes))
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 @functools.cache
