@@ -17,7 +17,7 @@ from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
 from qsdt_jax.data.classes import named
 from qsdt_jax.data.pipeline import training_batches
-from qsdt_jax.errors import UserError
+from qsdt_jax.errors import OutOfRange, UserError
 from qsdt_jax.memory import require_memory
 from qsdt_jax.train.optimizer import RateRule, adamw, lamb, scale_by_rate_rules
 from qsdt_jax.train.parallel import Parallel
@@ -108,10 +108,8 @@ def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
     try:
         parallel = Parallel(mode=config.parallel.mode, fsdp=config.parallel.fsdp)
         parallel.check_batch(config.batch_size, config.accumulate, config.model.norm_group)
-    except UserError as error:
-        name, _, rest = str(error).partition("=")
-        key = KEYS_OF_PARALLEL.get(name)  # Most begin with the name of a value.
-        raise UserError(str(error) if key is None else f"config.{key}={rest}") from None
+    except OutOfRange as error:
+        raise UserError(f"config.{KEYS_OF_PARALLEL[error.name]}={error.told}") from None
     return parallel
 
 

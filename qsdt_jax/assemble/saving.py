@@ -187,8 +187,9 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
             "",
             "# Quantized spike-driven transformer",
             "",
-            f"A classifier with {weights_told(model)} and spiking neurons ({model.neuron}, "
-            f"D = {model.levels}, T = {model.timesteps}): channels {', '.join(map(str, model.channels))}, "
+            f"A classifier with {weights_told(model.bits, model.bits_rules)} and spiking neurons "
+            f"({model.neuron}, D = {model.levels}, T = {model.timesteps}): "
+            f"channels {', '.join(map(str, model.channels))}, "
             f"{model.depth} transformer blocks, {parameter_count(network.variables):,} parameters, "
             f"{amount(macs_per_image(network.model, (height, width)))} multiply-accumulates an image.",
             "",

@@ -10,7 +10,7 @@ from PIL import Image
 from qsdt_jax.assemble.build import build_parallel, build_run
 from qsdt_jax.assemble.data import build_preprocess, build_source
 from qsdt_jax.data.images import Normalization
-from qsdt_jax.errors import UserError
+from qsdt_jax.errors import OutOfRange, UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.train.parallel import Parallel
 from tests.launch.tiny import tiny_config
@@ -143,14 +143,15 @@ def test_values_out_of_range(overrides, told):
 
 
 def test_refusals_of_devices_name_keys_where_there_are_some(monkeypatch):
-    for told, expected in (
-        ("fsdp=2 is much", "config.parallel.fsdp=2 is much"),
-        ("a=b", "a=b"),
-        ("no", "no"),
+    for error, expected in (
+        (OutOfRange("fsdp", "2 is much"), "config.parallel.fsdp=2 is much"),
+        (OutOfRange("norm_group", "3=3"), "config.model.norm_group=3=3"),
+        (UserError("fsdp=b"), "fsdp=b"),
+        (UserError("no"), "no"),
     ):
 
-        def refuse(*arguments, told=told):
-            raise UserError(told)
+        def refuse(*arguments, error=error):
+            raise error
 
         monkeypatch.setattr(Parallel, "check_batch", refuse)
         with pytest.raises(UserError) as caught:
