@@ -5,6 +5,7 @@ for, wherever it lies by then.
 """
 
 import contextlib
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from qsdt_jax.assemble.trained import Trained, load_trained, stored_checksum
 from qsdt_jax.data.classes import class_difference, tell_trust
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
+from qsdt_jax.models.parts import parts_of
 from qsdt_jax.progress import tell
 from qsdt_jax.tasks.task import Task, Variables, variable_shapes
 from qsdt_jax.train.transfer import transfer
@@ -128,11 +130,17 @@ def starting_point(
     difference = _other_outputs(config, task, trained)
     others = difference is not None
     # Now, with shapes in place of variables: later a refusal would come when the workdir is another already.
-    transfer(trained.variables, variable_shapes(task), new_head=others)
+    move = functools.partial(
+        transfer,
+        source_parts=parts_of(trained.task.model),
+        target_parts=parts_of(task.model),
+        new_head=others,
+    )
+    move(trained.variables, variable_shapes(task))
 
     def start(variables: Variables) -> Variables:
         again, _ = load_source(config, START, source)  # Not held all the while, being as large as the run's.
-        taken, remarks = transfer(again.variables, variables, new_head=others)
+        taken, remarks = move(again.variables, variables)
         why = [difference] if difference else []
         lines = [f"starting from step {again.step} of {again.workdir}", *why, *remarks]
         tell("\n  ".join(lines))
