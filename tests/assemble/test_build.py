@@ -228,6 +228,29 @@ def test_the_length_of_a_run_in_steps():
     assert rates[6] == pytest.approx((1 - 1 / 34) ** 2, rel=1e-6) and rates[39] == 0
 
 
+@pytest.mark.parametrize(
+    ("config", "overrides", "told"),
+    [
+        (
+            tiny_config(),
+            {"data.source": "tests.assemble.annotated_task:source", "data.channels": 3, "data.mean": (0.5,)},
+            "config.task.name='classification' learns from image, label; the examples of "
+            "config.data.source='tests.assemble.annotated_task:source' have no label",
+        ),
+        (
+            tiny_seg.get_config(),
+            {"data.source": "digits", "data.channels": 1, "data.mean": (0.5,), "data.std": (0.5,)},
+            "an example has image, label; expected an image and its annotation",
+        ),
+    ],
+)
+def test_data_of_another_task(config, overrides, told):
+    config.update_from_flattened_dict(overrides)
+    with pytest.raises(UserError) as caught:
+        build_run(config)
+    assert str(caught.value) == told
+
+
 def test_every_value_of_a_segmenter_arrives():
     config = tiny_seg.get_config()
     config.model.update(fpn_channels=6, neuron_input_gain=0.5, attention_tokens=3, bits=2)

@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from qsdt_jax.errors import UserError
 from qsdt_jax.interop import from_torch, to_torch
+from qsdt_jax.interop.architecture import class_count, fields_of
 from qsdt_jax.layers.upsample import bilinear_upsample
 from qsdt_jax.losses.segmentation import pixel_cross_entropy
 from tests.golden.recipe import draw_weights
@@ -104,3 +106,11 @@ def test_names_are_the_published_ones_and_go_both_ways(weights):
     assert again.keys() == weights.keys()
     for name, array in weights.items():
         np.testing.assert_array_equal(again[name], array)
+
+
+def test_the_number_of_classes_is_read_off_the_names(weights):
+    assert class_count("the file", weights) == 5
+    with pytest.raises(
+        UserError, match=r"has no tensor .* as of a segmenter, where a classifier is expected"
+    ):
+        fields_of("the file", weights)
