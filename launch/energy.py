@@ -103,7 +103,7 @@ def _facts(name: str, bundle: "Bundle", report: "Report") -> list[str]:
     parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
     floats = 4 * sum(layer.weights.size for layer in bundle.program.layers)
     return [
-        f"{name}: {report.bits}-bit weights, D = {report.levels}, T = {report.timesteps}",
+        f"{name}: {'/'.join(map(str, report.bits))}-bit weights, D = {report.levels}, T = {report.timesteps}",
         f"{activity.images:,} images of the {SPLIT.value} split, "
         f"{metric.title} {metric.text(activity.metrics[metric.name])}",
         f"{report.macs / GIGA:.4g} GMACs, as spikes {report.additions / GIGA:.4g} G additions and "

@@ -109,9 +109,10 @@ def _write(file: Path, bundle: "Bundle") -> str:
     from qsdt_jax.deploy.bundle import bundle_bytes, write_bundle
 
     program, total = bundle.program, write_bundle(file, bundle)
+    bits = "/".join(map(str, program.bits))
     count = sum(layer.weights.size for layer in program.layers)
     parts = ", ".join(f"{name} {size / MEGABYTE:.3f}" for name, size in bundle_bytes(bundle).items())
-    return f"{total / MEGABYTE:.3f} MB, {count:,} weights of {program.bits} bits: {parts}"
+    return f"{total / MEGABYTE:.3f} MB, {count:,} weights of {bits} bits: {parts}"
 
 
 def _write_stablehlo(file: Path, bundle: "Bundle") -> str:

@@ -51,13 +51,13 @@ def layers_of(program: Program, image_size: tuple[int, int]) -> list[Layer]:
             case Linear():
                 head = step.input if step.spikes else entering.get(step.input)
                 entering[step.name] = head
-                found.append(_product(step, shapes, program.bits, head))
+                found.append(_product(step, shapes, head))
             case Attend():
                 found.extend(_attention(step, shapes))
     return found
 
 
-def _product(layer: Linear, shapes: dict[str, tuple[int, ...]], bits: int, entering: str | None) -> Layer:
+def _product(layer: Linear, shapes: dict[str, tuple[int, ...]], entering: str | None) -> Layer:
     """Each weight is used once for every output position of its channel that sees any of the input.
 
     The others are the border of a RepConv: a 1x1 convolution of padding, which is silence.
@@ -70,7 +70,7 @@ def _product(layer: Linear, shapes: dict[str, tuple[int, ...]], bits: int, enter
         kind="conv" if layer.geometry.groups == 1 else "depthwise",
         macs=positions * math.prod(shape),
         weights=math.prod(shape),
-        bits=bits,
+        bits=layer.bits,
         inputs=math.prod(shapes[layer.input]),
         outputs=math.prod(shapes[layer.name]),
         spikes=layer.input if layer.spikes else None,

@@ -33,14 +33,15 @@ class Report:
     Attributes:
       layers: in the order in which they run.
       activity: what was measured.
-      levels, timesteps, bits: D, T and weight bits.
+      levels, timesteps: D and T.
+      bits: the numbers of weight bits that the layers have.
     """
 
     layers: Sequence[LayerEnergy]
     activity: Activity
     levels: int
     timesteps: int
-    bits: int
+    bits: tuple[int, ...]
 
     @functools.cached_property
     def totals(self) -> Mapping[str, Energy]:
