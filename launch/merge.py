@@ -27,7 +27,6 @@ def main() -> None:
     from qsdt_jax.deploy.packing import layer_bytes
     from qsdt_jax.energy.rates import measure_activity
     from qsdt_jax.energy.report import MILLI_JOULE, make_report
-    from qsdt_jax.tasks.accuracy import Accuracy
 
     if WORKDIR.value is None:
         raise UserError("merge needs --workdir DIR")
@@ -35,13 +34,13 @@ def main() -> None:
     bundle = bundle_of(trained)
     program = bundle.program
     split = Split(trained.config, SPLIT.value, trained.classes, IMAGES.value)
-    metric = Accuracy.metrics[0]
+    metric = trained.task.metrics[0]
     score = f"{metric.title} {metric.unit}"
     print(f"{'':<20}{score:>9}{'MB':>10}{'weights':>13}{'additions':>15}{'real MACs':>14}{'mJ':>11}")
     for bits in (None, *MERGED_BITS):
         name = f"merged, {bits} bits" if bits else f"{'/'.join(map(str, program.bits))} bits, as trained"
         form = merge(program, bits) if bits else program
-        activity = measure_activity(form, split.batches("measured"), FloatArithmetic())
+        activity = measure_activity(form, split.batches("measured"), trained.task, FloatArithmetic())
         report = make_report(form, bundle.image_size, activity)
         print(
             f"{name:<20}{activity.metrics[metric.name]:>9{metric.form}}"

@@ -161,6 +161,25 @@ def csv_table(report: Report) -> str:
     return _csv(rows)
 
 
+def levels_table(report: Report) -> str:
+    """One row for each part of the network at each stride, in the order in which they run.
+
+    A part is what the first word of a layer's path names: a block, the neck, the head. `firing_rate` is that
+    of the spikes that come in, a neuron weighted by the multiply-accumulates it drives.
+    """
+    rows: list[list[object]] = [["part", "stride", "macs", "real_macs", "additions", "firing_rate"]]
+    levels: dict[tuple[str, int], list[LayerEnergy]] = {}
+    for row in report.layers:
+        levels.setdefault((row.layer.name.partition("/")[0], row.layer.stride), []).append(row)
+    for level, found in levels.items():
+        macs = sum(row.layer.macs for row in found)
+        real = sum(row.layer.macs for row in found if row.layer.spikes is None)
+        additions = sum(row.additions for row in found)
+        rate = f"{additions / ((macs - real) * report.levels):.6g}" if macs > real else ""
+        rows.append([*level, macs, real, f"{additions:.6g}", rate])
+    return _csv(rows)
+
+
 def neurons_table(report: Report) -> str:
     """One row a neuron, in the order in which they fire: its rate, and how often it gave each count."""
     activity, counts = report.activity, range(report.levels + 1)
