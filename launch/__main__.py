@@ -12,7 +12,7 @@ Verbs
   ablate        a table of named overrides times seeds -> results with error bars and paired tests
   bench         step time, images/s and input wait, as JSON; `bench input`: JPEGs to inputs, stage by stage
   import-torch  a published PyTorch checkpoint -> a workdir
-  prepare       ImageNet, CIFAR, CIFAR10-DVS, a folder of images or events -> a tfds directory
+  prepare       ImageNet, ADE20K, CIFAR, CIFAR10-DVS, one's own folders -> a tfds directory; scenes of digits
 
 `python -m launch VERB --help` lists the flags of a verb. Any key of a config can be overridden after it:
 `--config configs/digits.py --config.model.bits=2 --config.epochs=5`.

@@ -1,8 +1,11 @@
 """evaluate a checkpoint on a split: every image once, as training does it."""
 
+import csv
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -12,11 +15,16 @@ from qsdt_jax.errors import UserError
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
     from qsdt_jax.assemble.trained import Trained
+    from qsdt_jax.evaluate.split import Scored
+
+Table = Mapping[str, Sequence[Any]]
+"""Columns of equal length by their titles."""
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "train"], "split of the data", **DEFINED_OFTEN)
 EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
+CSV = define_path("csv", "CSV file of what the task says of each class")
 JSON = define_path("json", "file that gets the metrics as JSON")
 
 
@@ -26,10 +34,17 @@ def main() -> None:
 
     if WORKDIR.value is None:
         raise UserError("eval needs --workdir DIR")
-    if JSON.value:
-        require_writable("json", JSON.value)
+    for flag in (JSON, CSV):
+        if flag.value:
+            require_writable(flag.name, flag.value)
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
-    metrics = evaluate(trained, SPLIT.value)
+    total = score(trained, SPLIT.value)
+    metrics = trained.task.summarize(total)
+    table = by_class(trained, total)
+    for line in table_lines(table):
+        print(line)
+    if CSV.value:
+        write_table(CSV.value, table)
     for name, value in metrics.items():
         print(f"{name} {value:.6g}")
     if JSON.value:
@@ -38,9 +53,17 @@ def main() -> None:
 
 
 def evaluate(trained: "Trained", split: str) -> dict[str, float]:
-    """The metrics of the "test" or "train" split on all devices, by training's step.
+    """The metrics of the "test" or "train" split; arguments and errors as of `score`."""
+    return trained.task.summarize(score(trained, split))
+
+
+def score(trained: "Trained", split: str) -> "Scored":
+    """The score of the "test" or "train" split on all devices, by training's step.
 
     Counts are those that training has logged, on however many devices; sums of real numbers are to rounding.
+
+    Returns:
+      Its sums and rows, of which the task makes metrics.
 
     Raises:
       UserError: the data cannot be read, or have other classes than the network.
@@ -54,5 +77,45 @@ def evaluate(trained: "Trained", split: str) -> dict[str, float]:
     step = found.parallel.evaluation_step(evaluation_step)
     variables, task = found.parallel.put_everywhere((trained.variables, trained.task))
     return evaluate_split(
-        lambda batch: step(variables, batch, task), found.batches("evaluated", title), task.summarize
+        lambda batch: step(variables, batch, task), found.batches("evaluated", title), lambda total: total
     )
+
+
+def by_class(trained: "Trained", total: "Scored") -> Table:
+    """What a score says of each class, one column a list; {} where the task says nothing of them."""
+    from qsdt_jax.assemble.tasks import task_factory
+
+    columns = task_factory(trained.config.task.name).by_class
+    if columns is None or trained.classes is None:
+        return {}
+    return {"class": list(trained.classes.shown), **{k: list(v) for k, v in columns(total).items()}}
+
+
+def table_lines(table: Table) -> list[str]:
+    """The table as text; what is no number, as the IoU of a class that nothing has, is a dash."""
+    if not table:
+        return []
+    columns = [[name, *map(_cell, values)] for name, values in table.items()]
+    widths = [max(map(len, column)) for column in columns]
+    rows = zip(*columns, strict=True)
+    return [
+        "  ".join([first.ljust(widths[0]), *(v.rjust(w) for v, w in zip(rest, widths[1:], strict=True))])
+        for first, *rest in rows
+    ]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return " ".join(value.split())
+    if math.isnan(value):
+        return "-"
+    return f"{value:,d}" if isinstance(value, int) or value.dtype.kind in "iu" else f"{value:.2f}"
+
+
+def write_table(file: str, table: Table) -> None:
+    """The table as CSV; what is no number is an empty cell."""
+    with Path(file).open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(table)
+        for row in zip(*table.values(), strict=True):
+            writer.writerow(["" if value != value else value for value in row])

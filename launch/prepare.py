@@ -5,8 +5,12 @@
   cifar10dvs   CLASS/cifar10_CLASS_0.aedat and so on
   imagefolder  train/CLASS/IMAGE.jpg and val/CLASS/IMAGE.jpg, or CLASS/IMAGE.jpg alone
   eventfolder  the same of event files: .aedat (AEDAT 2.0 of a DVS128), .bin (N-MNIST; needs tonic)
+  ade20k       images/training/NAME.jpg and annotations/training/NAME.png, likewise validation
+  segfolder    images/train/NAME.jpg and masks/train/NAME.png, likewise val, and classes.txt
 
 Writes OUT/NAME/1.0.0, which tensorflow-datasets opens. The same command goes on with what was interrupted.
+
+  digit-scenes needs no files: writes scenes of handwritten digits into OUT, in the layouts of ADE20K and COCO
 """
 
 import shlex
@@ -26,13 +30,16 @@ if TYPE_CHECKING:
     from qsdt_jax.data.prepare.writer import Prepared
 
 NAMES = ("imagenet", "cifar10", "cifar100", "cifar10dvs", "imagefolder", "eventfolder")
+SCENES = "digit-scenes"
 TRANSFERRED = ("cifar10", "cifar100", "cifar10dvs")  # Their configs begin with an ImageNet run.
+OF_SIZE_S = {"imagenet": "imagenet_s", "ade20k": "ade20k_s"}
 CONFIGS = Path(__file__).parents[1] / "configs"
+MOST_SCENES = 100_000
 SHOWN = 10  # Files and classes that are named; preparation.json has all.
 
-NAME = flags.DEFINE_list(POSITIONAL, [], f"NAME  one of {', '.join(NAMES)}", **DEFINED_OFTEN)
+NAME = flags.DEFINE_list(POSITIONAL, [], f"NAME  one of {', '.join((*NAMES, SCENES))}", **DEFINED_OFTEN)
 SOURCE = define_path("source", "folder of the files, or their archive")
-OUT = define_path("out", "tfds data directory; others may be in it")
+OUT = define_path("out", f"tfds data directory; others may be in it. Of {SCENES}: a folder of their own")
 SHARDS = flags.DEFINE_integer(
     "shards", None, "files of the training split; without it, of 256 MB each", lower_bound=1,
     upper_bound=bounds.PROCESSES, **DEFINED_OFTEN,
@@ -43,15 +50,32 @@ SENSOR_SIZE = flags.DEFINE_list(
 ALLOW_PARTIAL = flags.DEFINE_bool(
     "allow_partial", False, "take another number of classes or records than the whole has", **DEFINED_OFTEN
 )
+TRAIN = flags.DEFINE_integer(
+    "train", None, f"scenes of {SCENES} to train on; without it, 1000", lower_bound=1,
+    upper_bound=MOST_SCENES, **DEFINED_OFTEN,
+)  # fmt: skip
+TEST = flags.DEFINE_integer(
+    "test", None, f"scenes of {SCENES} to evaluate on; without it, 200", lower_bound=1,
+    upper_bound=MOST_SCENES, **DEFINED_OFTEN,
+)  # fmt: skip
+SEED = flags.DEFINE_integer(
+    "seed", None, f"of {SCENES}; without it, 0", lower_bound=0, upper_bound=2**31 - 1, **DEFINED_OFTEN
+)
 
 
 def main() -> None:
     """Prepares as the flags say."""
+    if SCENES in NAME.value:
+        _write_scenes()
+        return
+    if any(flag.value is not None for flag in (TRAIN, TEST, SEED)):
+        raise UserError(f"--train, --test and --seed are of {SCENES} alone")
     from qsdt_jax.data.class_folders import left_out
     from qsdt_jax.data.prepare.writer import prepare
 
     if len(NAME.value) != 1 or SOURCE.value is None or OUT.value is None:
-        raise UserError(f"prepare needs a name (one of {', '.join(NAMES)}), --source DIR and --out DIR")
+        names = ", ".join((*NAMES, SCENES))
+        raise UserError(f"prepare needs a name (one of {names}), --source DIR and --out DIR")
     source, out = Path(SOURCE.value), Path(OUT.value)
     if out.resolve().is_relative_to(source.resolve()):  # It would be found among the classes the next time.
         raise UserError(f"--out {out} lies in --source {source}; expected a place outside of it")
@@ -65,6 +89,27 @@ def main() -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command goes on with what is left") from None
     print(summary(dataset, prepared))
+
+
+def _write_scenes() -> None:
+    from qsdt_jax.data.prepare.scene_files import write_scenes
+
+    if NAME.value != [SCENES] or OUT.value is None or SOURCE.value is not None:
+        raise UserError(f"prepare {SCENES} needs --out DIR, and no --source: it makes what it writes")
+    if SHARDS.value is not None or SENSOR_SIZE.value or ALLOW_PARTIAL.value:
+        raise UserError(f"--shards, --sensor_size and --allow_partial are not of {SCENES}")
+    out = Path(OUT.value)
+    train, test, seed = TRAIN.value or 1000, TEST.value or 200, SEED.value or 0
+    try:
+        report = write_scenes(out, train=train, test=test, seed=seed)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command begins again") from None
+    numbers = ", ".join(
+        f"{split} {scenes:,} scenes with {report['digits'][split]:,} digits"
+        for split, scenes in report["scenes"].items()
+    )
+    print(f"written   {out}\nsplits    {numbers}")
+    print(f"train     {_command('digit_scenes_seg', 'ade20k', out)}")
 
 
 def find(
@@ -148,9 +193,11 @@ def _sensor_size() -> tuple[int, ...]:
 def _training_command(name: str, prepared: "Prepared") -> str:
     if len(prepared.records) < 2:
         return "nothing is held out for evaluation; give the source a folder val beside train"
-    name = {"imagenet": "imagenet_s"}.get(name, name)
-    config = f"configs/{name}.py" if (CONFIGS / f"{name}.py").is_file() else "CONFIG.py"
-    keys = f"--config.data.source=tfds --config.data.path={shlex.quote(str(prepared.directory))}"
-    if name in TRANSFERRED:
-        keys += " --config.start_from=runs/imagenet_s"
-    return f"python -m launch --config {config} --workdir runs/{name} {keys}"
+    command = _command(OF_SIZE_S.get(name, name), "tfds", prepared.directory)
+    return f"{command} --config.start_from=runs/imagenet_s" if name in TRANSFERRED else command
+
+
+def _command(config: str, source: str, path: Path) -> str:
+    file = f"configs/{config}.py" if (CONFIGS / f"{config}.py").is_file() else "CONFIG.py"
+    keys = f"--config.data.source={source} --config.data.path={shlex.quote(str(path))}"
+    return f"python -m launch --config {file} --workdir runs/{config} {keys}"

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 
 from qsdt_jax.assemble.build import REFERENCE_BATCH
-from qsdt_jax.train.optimizer import warmup_within
 from qsdt_jax.train.run import Run
+from qsdt_jax.train.schedules import warmup_within
 
 
 def recipe(run: Run) -> str:
@@ -67,6 +67,12 @@ def _augmentation(data: Mapping[str, Any]) -> list[str]:
         if data["augmentation"] == "crop_flip":
             area, aspect = (" to ".join(f"{x:.3g}" for x in data[k]) for k in ("crop_area", "crop_aspect"))
             named = [f"crop_flip (area {area}, aspect {aspect})"]
+        if data["augmentation"] == "resize_crop_flip":
+            low, high = data["resize_ratio"]
+            share = data["largest_share"]
+            named = [f"resize_crop_flip (ratio {low:.3g} to {high:.3g}, classes below {share:.3g})"]
+        if data["photometric"]:
+            named.append("photometric distortion")
         if data["randaugment_magnitude"]:
             named.append(f"RandAugment {data['randaugment_magnitude']:g} / {data['randaugment_std']:g}")
         if data["erase_probability"]:
@@ -97,21 +103,23 @@ def _batch(run: Run) -> str:
 
 
 def _length(run: Run) -> str:
-    epochs = run.config["epochs"]
-    return f"{epochs} epochs of {_steps(run.total_steps // epochs)}: {_steps(run.total_steps)}"
+    epoch = run.training_images // run.batch_size
+    return f"{run.total_steps / epoch:.4g} epochs of {_steps(epoch)}: {_steps(run.total_steps)}"
 
 
 def _learning_rate(run: Run) -> str:
     optimizer, rates = run.config["optimizer"], run.learning_rates()
-    epochs = optimizer["warmup_epochs"]
-    asked = min(epochs * (run.total_steps // run.config["epochs"]), run.total_steps)
+    asked = optimizer["warmup_steps"] or optimizer["warmup_epochs"] * (run.training_images // run.batch_size)
     warmup = warmup_within(asked, run.total_steps)
     said = f"after {_steps(warmup)} of warm-up" if warmup else "without warm-up"
-    if warmup < round(asked):
-        said += f" (half of this run, which is too short for warmup_epochs={epochs:g})"
+    if warmup < round(min(asked, run.total_steps)):
+        key = "warmup_steps" if optimizer["warmup_steps"] else "warmup_epochs"
+        said += f" (half of this run, which is too short for {key}={optimizer[key]:g})"
+    power = f"(1 - x)^{optimizer['power']:g}"
+    falling = "half a cosine" if optimizer["schedule"] == "cosine" else power
     return (
         f"{optimizer['learning_rate']:g} x {run.batch_size:,} / {REFERENCE_BATCH} = {rates[warmup]:.4g} "
-        f"at its peak, {said}; half a cosine to {rates[-1]:.3g} in the last step"
+        f"at its peak, {said}; {falling} to {rates[-1]:.3g} in the last step"
     )
 
 

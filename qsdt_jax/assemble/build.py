@@ -2,6 +2,8 @@
 
 import functools
 import math
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -9,6 +11,7 @@ import optax
 
 from qsdt_jax.assemble.data import build_data, class_names_of
 from qsdt_jax.assemble.defaults import base_config, check_config
+from qsdt_jax.assemble.rules import is_finite
 from qsdt_jax.assemble.split import Split
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
@@ -16,9 +19,10 @@ from qsdt_jax.data.classes import named
 from qsdt_jax.data.pipeline import training_batches
 from qsdt_jax.errors import UserError
 from qsdt_jax.memory import require_memory
-from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
+from qsdt_jax.train.optimizer import RateRule, adamw, lamb, scale_by_rate_rules
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.run import Run
+from qsdt_jax.train.schedules import warmup_cosine, warmup_polynomial, warmup_within
 from qsdt_jax.workdir.workdir import TRAINING
 
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
@@ -56,17 +60,13 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     for key, size in (("batch_size", config.batch_size), ("eval.batch_size", evaluation_batch)):
         require_memory(4 * size * math.prod(data.input_shape), f"the images of config.{key}={size}")
     epoch = data.training_images // config.batch_size
-    total_steps = config.epochs * epoch
+    total_steps = config.steps or config.epochs * epoch
     if total_steps > STEPS_OF_A_RUN:
         raise UserError(
             f"config.epochs={config.epochs} of {epoch:,} steps are {total_steps:,}; "
             f"expected at most {STEPS_OF_A_RUN:,}"
         )
-    schedule = _schedule(
-        config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH,
-        warmup_within(config.optimizer.warmup_epochs * epoch, total_steps),
-        total_steps,
-    )
+    schedule = build_schedule(config, epoch, total_steps)
     optimizer = build_optimizer(config, schedule)
     profile_steps = _profile_steps(config, total_steps)
     return Run(
@@ -118,20 +118,68 @@ def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
 def build_optimizer(
     config: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """The optimiser."""
+    """The optimiser; raises UserError where it has no place for what is asked."""
     optimizer = config.optimizer
-    return _optimizer(optimizer.name, schedule, optimizer.weight_decay, optimizer.clip_norm)
+    return _optimizer(
+        optimizer.name,
+        schedule,
+        optimizer.weight_decay,
+        optimizer.clip_norm,
+        optimizer.decay_vectors,
+        _rate_rules(optimizer.rate_rules),
+    )
 
 
-_schedule = functools.lru_cache(maxsize=1)(warmup_cosine)
+def warmup_of(config: ml_collections.ConfigDict, epoch: int) -> float:
+    """The warm-up in steps that is asked for, of epochs of so many steps."""
+    return config.optimizer.warmup_steps or config.optimizer.warmup_epochs * epoch
+
+
+def build_schedule(config: ml_collections.ConfigDict, epoch: int, total_steps: int) -> optax.Schedule:
+    """The learning rate by step, of a run of so many steps in epochs of so many."""
+    peak = config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH
+    warmup = warmup_within(warmup_of(config, epoch), total_steps)
+    if config.optimizer.schedule == "cosine":
+        return _cosine(peak, warmup, total_steps)
+    if total_steps < 2:
+        raise UserError(f"a polynomial schedule needs at least 2 steps, this run has {total_steps}")
+    return _polynomial(peak, warmup, total_steps, config.optimizer.power)
+
+
+# One object for equal settings: runs one after the other share its programs.
+_cosine = functools.lru_cache(maxsize=1)(warmup_cosine)
+_polynomial = functools.lru_cache(maxsize=1)(warmup_polynomial)
 
 
 @functools.lru_cache(maxsize=1)
 def _optimizer(
-    name: str, schedule: optax.Schedule, weight_decay: float, clip_norm: float
+    name: str,
+    schedule: optax.Schedule,
+    weight_decay: float,
+    clip_norm: float,
+    decay_vectors: bool,
+    rate_rules: tuple[RateRule, ...],
 ) -> optax.GradientTransformation:
-    """One object, like the schedule, for equal settings: runs one after the other share its programs."""
-    return OPTIMIZERS[name](schedule, weight_decay=weight_decay, clip_norm=clip_norm)
+    fields = {"weight_decay": weight_decay, "clip_norm": clip_norm}
+    if decay_vectors:
+        if name != "adamw":
+            raise UserError(f"config.optimizer.decay_vectors=True needs adamw, not {name}")
+        fields["decay_vectors"] = True
+    optimizer = OPTIMIZERS[name](schedule, **fields)
+    return optax.chain(optimizer, scale_by_rate_rules(rate_rules)) if rate_rules else optimizer
+
+
+def _rate_rules(rules: Sequence[Any]) -> tuple[RateRule, ...]:
+    """Of pairs, whose types the flag parser does not check."""
+    for rule in rules:
+        pair = isinstance(rule, tuple | list) and len(rule) == 2
+        if not (pair and isinstance(rule[0], str) and is_finite(rule[1]) and rule[1] >= 0):
+            raise UserError(f"config.optimizer.rate_rules has {rule!r}; expected pairs like ('head/.*', 2.0)")
+        try:
+            re.compile(rule[0])
+        except re.error as error:
+            raise UserError(f"config.optimizer.rate_rules: {rule[0]!r} is no pattern: {error}") from None
+    return tuple((pattern, float(factor)) for pattern, factor in rules)
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:

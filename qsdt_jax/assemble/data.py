@@ -1,24 +1,21 @@
-"""From a configuration to its data: the splits, and how an image or a stream of events becomes an input."""
+"""From a configuration to its data: the splits, and how their examples become inputs."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import ml_collections
 
 from qsdt_jax.assemble.imported import imported_object
-from qsdt_jax.assemble.rules import OneOf, Rule, Within
-from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess
-from qsdt_jax.data.images import MODES
-from qsdt_jax.data.pipeline import Augmentation, Preprocess
+from qsdt_jax.assemble.shapes import image_size, input_shape
+from qsdt_jax.assemble.tasks import task_factory
+from qsdt_jax.data.pipeline import Preprocessing
 from qsdt_jax.data.simulated_events import DigitEvents
 from qsdt_jax.data.skipping import SkipCorrupt
 from qsdt_jax.data.sources import (
     DIGITS,
     DigitsSource,
-    FakeEvents,
-    FakeSource,
     FolderSource,
     LabelledSource,
     Source,
@@ -44,7 +41,7 @@ class Data(NamedTuple):
     training: Source
     training_images: int
     evaluated: Mapping[str, Source]
-    preprocess: Preprocess | EventPreprocess
+    preprocess: Preprocessing
     input_shape: tuple[int, ...]
 
 
@@ -142,69 +139,15 @@ def class_names_of(source: Source) -> tuple[str, ...] | None:
     return getattr(source, "class_names", None)
 
 
+def build_preprocess(config: ml_collections.ConfigDict) -> Preprocessing:
+    """From the examples of the configuration's task to inputs.
+
+    Raises:
+      UserError: values out of range or unfit for each other.
+    """
+    return task_factory(config.task.name).examples.preprocess(config)
+
+
 def fake_source(config: ml_collections.ConfigDict) -> LabelledSource:
-    """Random images or events in the shape that a configuration expects."""
-    data = config.data
-    if data.events:
-        return FakeEvents(data.fake_images, image_size(config), data.fake_classes)
-    return FakeSource(data.fake_images, (*image_size(config), data.channels), data.fake_classes)
-
-
-def build_preprocess(config: ml_collections.ConfigDict) -> Preprocess | EventPreprocess:
-    """From images or events to inputs; raises UserError for values out of range or unfit for the channels."""
-    data = config.data
-    if data.events:
-        return _build_event_preprocess(config)
-    _require(config, "augmentation", OneOf(get_args(Augmentation)))
-    for name in ("mean", "std"):
-        if len(data[name]) not in (1, data.channels):
-            raise UserError(f"config.data.{name} has {len(data[name])} values for {data.channels} channels")
-    if data.randaugment_magnitude and data.channels not in MODES:
-        raise UserError(f"RandAugment takes 1 or 3 channels, but config.data.channels={data.channels}")
-    return Preprocess(
-        size=image_size(config),
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-        augmentation=data.augmentation,
-        crop_area=tuple(data.crop_area),
-        crop_aspect=tuple(data.crop_aspect),
-        randaugment_magnitude=data.randaugment_magnitude,
-        randaugment_std=data.randaugment_std,
-        erase_probability=data.erase_probability,
-        evaluation_crop_ratio=data.eval_crop_ratio,
-    )
-
-
-def _build_event_preprocess(config: ml_collections.ConfigDict) -> EventPreprocess:
-    data = config.data
-    size = image_size(config)
-    _require(config, "augmentation", OneOf(get_args(EventAugmentation)))
-    _require(config, "roll", Within(0, min(size)))
-    if data.channels != POLARITIES:
-        raise UserError(f"events have {POLARITIES} polarities, but config.data.channels={data.channels}")
-    return EventPreprocess(
-        size=size,
-        timesteps=config.model.timesteps,
-        slicing=data.slicing,
-        augmentation=data.augmentation,
-        roll=data.roll,
-    )
-
-
-def input_shape(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    """Of one input: (H, W, C) of an image, (T, H, W, C) of the frames of events."""
-    frame = (*image_size(config), config.data.channels)
-    return (config.model.timesteps, *frame) if config.data.events else frame
-
-
-def image_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    """Height and width of an input in pixels."""
-    height, width = config.data.image_size
-    return height, width
-
-
-def _require(config: ml_collections.ConfigDict, key: str, rule: Rule) -> None:
-    """Refuses a value that does not fit the others of its section."""
-    value = config.data[key]
-    if fault := rule.fault(value):
-        raise UserError(f"config.data.{key}={value!r} {fault}")
+    """Random examples of the configuration's task, in the shape that it expects."""
+    return task_factory(config.task.name).examples.fake(config)

@@ -24,6 +24,7 @@ from qsdt_jax.assemble.rules import (
     Positive,
     Range,
     Rule,
+    Several,
     Share,
     Sides,
     SomeOf,
@@ -64,9 +65,12 @@ KEYS: Mapping[str, Key] = {
     ),
     "start_from": Key("", "workdir of a trained network that a new run takes its weights from"),
     "epochs": Key(300, "passes through the training images", Within(1), limit=bounds.STEPS_OF_A_RUN),
+    "steps": Key(0, "updates of the run; 0 for those of `epochs`", Within(0), limit=bounds.STEPS_OF_A_RUN),
     "batch_size": Key(256, "images per update", Within(1), limit=bounds.BATCH),
     "accumulate": Key(1, "micro-batches that an update is cut into", Within(1), limit=bounds.BATCH),
-    "task.name": Key("classification", "or a task of your own, MODULE:NAME of a TaskFactory"),
+    "task.name": Key(
+        "classification", "classification, semantic_segmentation, or your own, MODULE:NAME of a TaskFactory"
+    ),
     "model.channels": Key(
         (64, 128, 256, 360), "C1..C4, widths of the stages", WholeNumbers(4), limit=bounds.CHANNELS
     ),
@@ -90,10 +94,22 @@ KEYS: Mapping[str, Key] = {
     "model.attention": Key("spiking", "spiking, softmax"),
     "model.attention_scale": Key(0.25, "factor on the attention product", limit=FLOAT32),
     "model.layer_scale_init": Key(1e-6, "initial layer scale of the transformer blocks", limit=FLOAT32),
+    "model.attention_tokens": Key(
+        0,
+        "tokens of the images that attention_scale is meant for, which is divided by how many times as many "
+        "an image has; 0: one factor for all",
+        limit=bounds.SIDE**2,
+    ),
     "model.drop_path": Key(
         0.0, "probability at the last block, rising from 0 at the first", Share(with_one=False)
     ),
     "model.distillation_head": Key(False, "a second head for distill.kd, as DeiT; the mean of both answers"),
+    "model.fpn_channels": Key(128, "of segmentation: width of neck and head", limit=bounds.CHANNELS),
+    "model.neuron_input_gain": Key(
+        1.0,
+        "of segmentation: factor on the input of every neuron of neck and head; 1/4 with published weights",
+        limit=FLOAT32,
+    ),
     "model.norm_group": Key(
         0, "images that share batch-norm statistics; 0 for the whole batch", Within(0), limit=bounds.BATCH
     ),
@@ -132,7 +148,11 @@ KEYS: Mapping[str, Key] = {
         OneOf(SLICINGS),
     ),
     "data.roll": Key(0, "of events: largest shift in pixels", Within(0)),
-    "data.augmentation": Key("none", "images: none, affine, crop_flip; events: none, roll, flip_roll"),
+    "data.augmentation": Key(
+        "none",
+        "images: none, affine, crop_flip; with annotations: none, resize_crop_flip; events: none, roll, "
+        "flip_roll",
+    ),
     "data.crop_area": Key((0.08, 1.0), "of crop_flip: bounds of the share of the area", Range(1)),
     "data.crop_aspect": Key((3 / 4, 4 / 3), "of crop_flip: bounds of width / height", Range()),
     "data.randaugment_magnitude": Key(
@@ -140,6 +160,32 @@ KEYS: Mapping[str, Key] = {
     ),
     "data.randaugment_std": Key(0.5, "standard deviation of the strength", Within(0)),
     "data.erase_probability": Key(0.0, "that a box of the input is overwritten with noise", Within(0, 1)),
+    "data.short_side": Key(
+        0,
+        "of images with annotations, what the short side becomes; 0: they keep their size",
+        Within(0),
+        limit=bounds.SIDE,
+    ),
+    "data.long_side": Key(2048, "the most that the long side then becomes", Within(1), limit=bounds.SIDE),
+    "data.resize_ratio": Key(
+        (0.5, 2.0), "of resize_crop_flip: bounds of a further random factor", Range(bounds.RESIZE)
+    ),
+    "data.largest_share": Key(
+        0.75,
+        "of resize_crop_flip: a part where a class has this share of the labelled pixels is drawn again, up "
+        "to 10 times; 1 for any part",
+        Share(with_one=True),
+    ),
+    "data.photometric": Key(
+        False, "with annotations: random brightness, contrast, saturation and hue in training"
+    ),
+    "data.buckets": Key(
+        (),
+        "of images with annotations, sizes (height, width) of the arrays of an evaluation, of which an image "
+        "takes the smallest that holds it; none: sides rounded up to multiples of half of image_size",
+        Several(Sides(16)),
+        limit=bounds.SIDE,
+    ),
     "data.mixup": Key(0.0, "alpha of mixup's Beta distribution; 0 for none", Within(0), limit=FLOAT32),
     "data.cutmix": Key(
         0.0, "the same of cutmix; where both are on, each takes half of the batches", Within(0), limit=FLOAT32
@@ -165,10 +211,30 @@ KEYS: Mapping[str, Key] = {
     "optimizer.warmup_epochs": Key(
         10.0, "of a rate that rises; half of a run that has no more epochs", Within(0)
     ),
+    "optimizer.warmup_steps": Key(
+        0, "the same in steps; 0 for those of `warmup_epochs`", Within(0), limit=bounds.STEPS_OF_A_RUN
+    ),
+    "optimizer.schedule": Key(
+        "cosine",
+        "after the warm-up: cosine to 1e-6; polynomial, (1 - x)^power to 0 in the last step",
+        OneOf(("cosine", "polynomial")),
+    ),
+    "optimizer.power": Key(0.9, "of the polynomial", Positive(), limit=FLOAT32),
     "optimizer.weight_decay": Key(0.05, "on tensors of two or more axes", Within(0), limit=FLOAT32),
+    "optimizer.decay_vectors": Key(False, "with adamw, decay on all other tensors as well"),
+    "optimizer.rate_rules": Key(
+        (),
+        "pairs (regular expression, factor) on the learning rate of tensors; the first that matches a whole "
+        "path counts",
+    ),
     "optimizer.clip_norm": Key(1.0, "global gradient norm; 0 for none", Within(0), limit=FLOAT32),
     "loss.label_smoothing": Key(
         0.0, "share of the target that all classes have in common", Share(with_one=False)
+    ),
+    "loss.average": Key(
+        "all",
+        "of segmentation, a mean over all pixels, ignored ones included (published), or over labelled ones",
+        OneOf(("all", "labelled")),
     ),
     "parallel.mode": Key("jit", "jit: arrays cut over a mesh; pmap: the same program on each device"),
     "parallel.fsdp": Key(
@@ -236,14 +302,20 @@ def _fault(key: Key, value: Any) -> str | None:
     """What is wrong with a value, or None."""
     if key.rule is not None and (fault := key.rule.fault(value)):
         return fault
-    numbers = value if isinstance(value, tuple | list) else (value,)
-    numbers = [number for number in numbers if isinstance(number, int | float)]
+    numbers = _numbers(value)
     if key.limit is not None and not all(abs(number) <= key.limit for number in numbers):
         shown = key.limit if isinstance(key.limit, int) else f"{key.limit:.3g}"
         return f"must be at most {shown}"
     if key.floor is not None and not all(number >= key.floor for number in numbers):
         return f"must be at least {key.floor}"
     return None
+
+
+def _numbers(value: Any) -> list[int | float]:
+    """Those in a value, also in tuples of tuples."""
+    if isinstance(value, tuple | list):
+        return [number for part in value for number in _numbers(part)]
+    return [value] if isinstance(value, int | float) else []
 
 
 def _short(value: Any) -> str:

@@ -12,8 +12,12 @@ import ml_collections
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.memory import require_memory
-from qsdt_jax.models import Classifier, QSDTransformer
+from qsdt_jax.models import Backbone, Classifier
+from qsdt_jax.models.segmenter import Segmenter
 
+# Keys of `config.model` that are no fields of the backbone.
+OF_CLASSIFIER = ("distillation_head",)
+OF_SEGMENTER = ("fpn_channels", "neuron_input_gain")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
@@ -30,28 +34,53 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifi
     Raises:
       UserError: a value out of range.
     """
-    fields = config.model.to_dict()
+    model = Classifier(build_backbone(config), num_classes, config.model.distillation_head)
+    _check(model, config)
+    return model
+
+
+def build_segmenter(config: ml_collections.ConfigDict, num_classes: int) -> Segmenter:
+    """The segmenter of a configuration.
+
+    Raises:
+      UserError: a value out of range.
+    """
+    if config.model.distillation_head:
+        raise UserError("config.model.distillation_head=True: only a classifier has such a head")
+    fields = {name: config.model[name] for name in OF_SEGMENTER}
+    model = Segmenter(build_backbone(config), num_classes, **fields)
+    _check(model, config)
+    return model
+
+
+def build_backbone(config: ml_collections.ConfigDict) -> Backbone:
+    """The backbone of a configuration; raises UserError for bits rules that are none."""
+    fields = {k: v for k, v in config.model.to_dict().items() if k not in (*OF_CLASSIFIER, *OF_SEGMENTER)}
     dtype = DTYPES[fields.pop("dtype")]
-    bits_rules = _bits_rules(fields.pop("bits_rules"))
-    real = jnp.float64 if dtype is jnp.float64 else jnp.float32
-    model = QSDTransformer(
-        **{**fields, "channels": tuple(config.model.channels)},
-        bits_rules=bits_rules,
-        num_classes=num_classes,
+    return Backbone(
+        **{
+            **fields,
+            "channels": tuple(config.model.channels),
+            "bits_rules": _bits_rules(config.model.bits_rules),
+        },
         in_channels=config.data.channels,
         dtype=dtype,
-        param_dtype=real,
+        param_dtype=jnp.float64 if dtype is jnp.float64 else jnp.float32,
     )
+
+
+def _check(model: Classifier | Segmenter, config: ml_collections.ConfigDict) -> None:
+    """Lets the network check its own values; no array is made here."""
     height, width = config.data.image_size
     batch = config.model.norm_group or 1
-    image = jax.ShapeDtypeStruct((batch, height, width, config.data.channels), real)
-    try:  # The network checks its own values; no array is made here.
+    shape = (batch, height, width, config.data.channels)
+    image = jax.ShapeDtypeStruct(shape, model.backbone.param_dtype)
+    try:
         shapes = jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), image)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     require_memory(held, "the weights of config.model")
-    return model
 
 
 def _bits_rules(rules: Sequence[Any]) -> tuple[BitsRule, ...]:

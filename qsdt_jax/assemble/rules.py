@@ -166,6 +166,25 @@ class Sides:
         return None if good else f": height and width must be {self.allowed}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """Any number of tuples of one kind, also none."""
+
+    each: Rule
+
+    @property
+    def allowed(self) -> str:
+        return f"several, each {self.each.allowed}"
+
+    def fault(self, value: Any) -> str | None:
+        for one in value:
+            if not isinstance(one, tuple | list):
+                return f"has {one!r}; expected a tuple"
+            if fault := self.each.fault(one):
+                return f"has {one!r}{'' if fault.startswith(':') else ', which '}{fault}"
+        return None
+
+
 def is_finite(value: Any) -> bool:
     """Whether it is a number and neither infinite nor NaN."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -1,17 +1,15 @@
 """A split of the data as evaluation sees it: in batches over all devices, for training and for commands."""
 
-import itertools
 from collections.abc import Iterator
 
 import jax
 import ml_collections
-import numpy as np
 
 from qsdt_jax.assemble.data import build_preprocess, build_source, class_names_of
 from qsdt_jax.data.classes import Classes, require_same_classes
-from qsdt_jax.data.frames import EventPreprocess
 from qsdt_jax.data.inputs import to_inputs
-from qsdt_jax.data.pipeline import HostBatch, Preprocess, evaluation_batches
+from qsdt_jax.data.pipeline import HostBatch, Preprocessing, evaluation_batches
+from qsdt_jax.data.plan import Plan, groups_of
 from qsdt_jax.data.sources import Source
 from qsdt_jax.progress import Progress
 from qsdt_jax.train.parallel import Parallel
@@ -35,7 +33,8 @@ class Split:
       parallel: the devices.
 
     Raises:
-      UserError: the data cannot be read, or have other classes than the network.
+      UserError: the data cannot be read, have other classes than the network, or an image that none of the
+        data's buckets holds.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Split:
         images: int | None = None,
         parallel: Parallel | None = None,
         source: Source | None = None,
-        preprocess: Preprocess | EventPreprocess | None = None,
+        preprocess: Preprocessing | None = None,
     ):
         self._config = config
         self._preprocess = build_preprocess(config) if preprocess is None else preprocess
@@ -61,37 +60,35 @@ class Split:
             size = min(size, self.images)
         self.parallel = parallel or Parallel()
         self.batch_size = self.parallel.evaluation_batch_size(size)
+        self._plan = Plan(groups_of(self._source, self._preprocess.buckets, self.images), self.batch_size)
 
     def host_batches(self) -> Iterator[HostBatch]:
-        """The rows of the whole split that this process reads, batch by batch; padding has mask 0."""
+        """The rows that this process reads, batch by batch; padding has mask 0."""
         return evaluation_batches(
             self._source,
             self._preprocess.evaluate,
             batch_size=self.batch_size,
+            groups=self._plan.groups,
             workers=self._config.data.workers,
             rows=self.parallel.rows(self.batch_size),
         )
 
     def batches(self, done: str, title: str = "") -> Iterator[dict[str, jax.Array]]:
-        """Batches of one size as inputs, see `data.inputs`, spread over the devices; padding has mask 0.
+        """Batches as inputs, see `data.inputs`, spread over the devices; padding has mask 0.
 
-        For one process, and with "jit": what is jitted and takes a batch runs on all devices.
+        For one process, and with "jit": what is jitted and takes a batch runs on all devices. All have the
+        same number of rows, and one shape unless the data have buckets.
 
         Args:
           done: what has been done with a batch when the next one is asked for, e.g. "measured".
           title: a line above the progress.
         """
-        size = self.batch_size
-        steps = -(-self.images // size)
-        progress = Progress(steps, 0, size)
+        progress = Progress(self._plan.steps, 0, self.batch_size)
         if title:
             progress.say(title)
         try:
-            for number, batch in enumerate(itertools.islice(self.host_batches(), steps), start=1):
-                mask = np.array(batch["mask"])
-                mask[max(0, self.images - (number - 1) * size) :] = 0
-                placed = self.parallel.place({**batch, "mask": mask})
-                yield to_inputs(placed, self._preprocess.normalization)
+            for number, batch in enumerate(self.host_batches(), start=1):
+                yield to_inputs(self.parallel.place(batch), self._preprocess.normalization)
                 progress.update(number, done)
         finally:
             progress.close()

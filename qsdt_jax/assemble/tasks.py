@@ -8,12 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
 
-from qsdt_jax.assemble.data import input_shape
+from qsdt_jax.assemble.examples import ANNOTATED, LABELLED, Examples
 from qsdt_jax.assemble.imported import imported_object
-from qsdt_jax.assemble.network import build_model
+from qsdt_jax.assemble.network import build_model, build_segmenter
+from qsdt_jax.assemble.shapes import input_shape
 from qsdt_jax.errors import UserError
+from qsdt_jax.evaluate.split import Scored
 from qsdt_jax.metric import Metric
-from qsdt_jax.tasks.classification import Classification, class_count
+from qsdt_jax.tasks import classification, semantic
+from qsdt_jax.tasks.classification import Classification
+from qsdt_jax.tasks.mean_iou import by_class
+from qsdt_jax.tasks.semantic import SemanticSegmentation
 from qsdt_jax.tasks.task import Task, Variables
 
 
@@ -27,11 +32,16 @@ class TaskFactory:
       metrics: of its tasks, for whoever reads results without building a network.
       class_count: of tasks whose outputs are classes, how many of them the variables of a checkpoint tell
         apart, or None for variables of another network.
+      by_class: of tasks whose data have classes or categories, from the sums and rows of a split to columns
+        of one number for each class, by their titles.
+      examples: what they learn from, and how that becomes inputs.
     """
 
     build: Callable[[ml_collections.ConfigDict, Sequence[str] | None], Task]
     metrics: tuple[Metric, ...]
     class_count: Callable[[Variables], int | None] | None = None
+    by_class: Callable[[Scored], Mapping[str, Sequence[float]]] | None = None
+    examples: Examples = LABELLED
 
 
 def task_factory(name: str) -> TaskFactory:
@@ -74,20 +84,45 @@ def build_classification(
     config: ml_collections.ConfigDict, class_names: Sequence[str] | None
 ) -> Classification:
     """Classification of the data's classes; raises UserError as `build_model` does."""
-    if class_names is None:
-        raise UserError("config.task.name='classification' needs data with classes; these have none")
+    names = _required(config, class_names)
     return Classification(
-        model=build_model(config, len(class_names)),
+        model=build_model(config, len(names)),
         image_shape=input_shape(config),
-        class_names=tuple(class_names),
+        class_names=names,
         label_smoothing=config.loss.label_smoothing,
         mixup_alpha=config.data.mixup,
         cutmix_alpha=config.data.cutmix,
     )
 
 
+def build_semantic_segmentation(
+    config: ml_collections.ConfigDict, class_names: Sequence[str] | None
+) -> SemanticSegmentation:
+    """Segmentation into the data's classes; raises UserError as `build_segmenter` does."""
+    names = _required(config, class_names)
+    return SemanticSegmentation(
+        model=build_segmenter(config, len(names)),
+        image_shape=input_shape(config),
+        class_names=names,
+        average=config.loss.average,
+    )
+
+
+def _required(config: ml_collections.ConfigDict, class_names: Sequence[str] | None) -> tuple[str, ...]:
+    if class_names is None:
+        raise UserError(f"config.task.name={config.task.name!r} needs data with classes; these have none")
+    return tuple(class_names)
+
+
 TASKS: Mapping[str, TaskFactory] = {
     "classification": TaskFactory(
-        build=build_classification, metrics=Classification.metrics, class_count=class_count
+        build=build_classification, metrics=Classification.metrics, class_count=classification.class_count
+    ),
+    "semantic_segmentation": TaskFactory(
+        build=build_semantic_segmentation,
+        metrics=SemanticSegmentation.metrics,
+        class_count=semantic.class_count,
+        by_class=by_class,
+        examples=ANNOTATED,
     ),
 }

@@ -5,7 +5,7 @@ events themselves, so they cost nothing and lose nothing.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -34,7 +34,14 @@ class EventPreprocess:
     slicing: Slicing = "count"
     augmentation: EventAugmentation = "none"
     roll: int = 0
-    normalization: ClassVar[None] = None  # Frames are inputs.
+
+    @property
+    def normalization(self) -> None:
+        """Frames are inputs."""
+
+    @property
+    def buckets(self) -> None:
+        """All have one size."""
 
     def train(self, example: Example, generator: np.random.Generator) -> Example:
         """The example with "image", float32 (T, H, W, 2), in place of events moved as the generator says."""

@@ -2,13 +2,14 @@
 
 Coordinates are continuous: the pixel in row i and column j covers j..j + 1 across and i..i + 1 down.
 
-    image   uint8 (H, W, C) with C 1 or 3; resampled
-    mask    (..., H, W) of any type, labels of pixels or one mask for each of several objects; the nearest
-    boxes   float (N, 4), the corners (x0, y0, x1, y1) in pixels, across before down
+    image        uint8 (H, W, C) with C 1 or 3; resampled
+    masks        (..., H, W) of any type, labels of pixels or one mask for each object; the nearest pixel
+    annotation   unsigned (..., H, W), the class of each pixel, see `annotations`; the nearest pixel
+    boxes        float (N, 4), the corners (x0, y0, x1, y1) in pixels, across before down
 
-What comes in from outside is 0 in masks, and in images black or the colour given. Boxes stay as many: they
-are cut off where the frame ends, and have no area where nothing of them is left. Of a turned box the upright
-box around it remains.
+What comes in from outside is 0 in masks, ignored in an annotation, and in images black or the colour given.
+Boxes stay as many: they are cut off where the frame ends, and have no area where nothing of them is left. Of
+a turned box the upright box around it remains.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from qsdt_jax.data.annotations import ignored
 from qsdt_jax.data.images import resize, to_picture, to_pixels
 
 Size = tuple[int, int]
@@ -32,16 +34,19 @@ class Geometry(Protocol):
 
     def apply_image(self, image: np.ndarray) -> np.ndarray: ...
 
-    def apply_mask(self, mask: np.ndarray) -> np.ndarray: ...
+    def apply_mask(self, mask: np.ndarray, outside: int = 0) -> np.ndarray:
+        """The mask moved; `outside` is the value of what comes in from there."""
+        ...
 
     def apply_boxes(self, boxes: np.ndarray) -> np.ndarray: ...
 
 
 def moved(example: Mapping[str, Any], geometry: Geometry) -> dict[str, Any]:
-    """The example with "image", "masks" and "boxes" moved, as far as it has them; the rest as it is."""
+    """The example with what the head of this file names moved, as far as it has it; the rest as it is."""
     apply = {
         "image": geometry.apply_image,
         "masks": geometry.apply_mask,
+        "annotation": lambda classes: geometry.apply_mask(classes, ignored(classes.dtype)),
         "boxes": geometry.apply_boxes,
     }
     return {
@@ -60,9 +65,9 @@ class Steps:
             image = step.apply_image(image)
         return image
 
-    def apply_mask(self, mask: np.ndarray) -> np.ndarray:
+    def apply_mask(self, mask: np.ndarray, outside: int = 0) -> np.ndarray:
         for step in self.steps:
-            mask = step.apply_mask(mask)
+            mask = step.apply_mask(mask, outside)
         return mask
 
     def apply_boxes(self, boxes: np.ndarray) -> np.ndarray:
@@ -83,7 +88,7 @@ class Crop:
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         return image[self._rows, self._columns]
 
-    def apply_mask(self, mask: np.ndarray) -> np.ndarray:
+    def apply_mask(self, mask: np.ndarray, outside: int = 0) -> np.ndarray:
         return mask[..., self._rows, self._columns]
 
     def apply_boxes(self, boxes: np.ndarray) -> np.ndarray:
@@ -100,15 +105,16 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """The whole frame at another size; images bicubic with antialiasing."""
+    """The whole frame at another size; images are resampled with antialiasing."""
 
     before: Size
     after: Size
+    resampling: Image.Resampling = Image.Resampling.BICUBIC
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        return resize(image, self.after)
+        return resize(image, self.after, self.resampling)
 
-    def apply_mask(self, mask: np.ndarray) -> np.ndarray:
+    def apply_mask(self, mask: np.ndarray, outside: int = 0) -> np.ndarray:
         rows, columns = (
             ((2 * np.arange(new) + 1) * old) // (2 * new)  # Where the centre of a new pixel lies.
             for old, new in zip(self.before, self.after, strict=True)
@@ -129,7 +135,7 @@ class Flip:
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         return image[:, ::-1]
 
-    def apply_mask(self, mask: np.ndarray) -> np.ndarray:
+    def apply_mask(self, mask: np.ndarray, outside: int = 0) -> np.ndarray:
         return mask[..., ::-1]
 
     def apply_boxes(self, boxes: np.ndarray) -> np.ndarray:
@@ -148,8 +154,9 @@ class Pad:
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         return np.pad(image, (*self._margins, (0, 0)))
 
-    def apply_mask(self, mask: np.ndarray) -> np.ndarray:
-        return np.pad(mask, (*[(0, 0)] * (mask.ndim - 2), *self._margins))
+    def apply_mask(self, mask: np.ndarray, outside: int = 0) -> np.ndarray:
+        margins = (*[(0, 0)] * (mask.ndim - 2), *self._margins)
+        return np.pad(mask, margins, constant_values=outside)
 
     def apply_boxes(self, boxes: np.ndarray) -> np.ndarray:
         return _placed(boxes, (1, 1), (self.left, self.top))
@@ -184,7 +191,7 @@ class Affine:
             )
         )
 
-    def apply_mask(self, mask: np.ndarray) -> np.ndarray:
+    def apply_mask(self, mask: np.ndarray, outside: int = 0) -> np.ndarray:
         a, b, c, d, e, f = self.source
         height, width = self.size
         y, x = np.mgrid[:height, :width] + 0.5  # The centres of the pixels.
@@ -192,7 +199,7 @@ class Affine:
         row = np.floor(d * x + e * y + f).astype(np.int64)
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         found = mask[..., np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
-        return np.where(inside, found, np.zeros_like(found))
+        return np.where(inside, found, np.full_like(found, outside))
 
     def apply_boxes(self, boxes: np.ndarray) -> np.ndarray:
         a, b, c, d, e, f = self.source

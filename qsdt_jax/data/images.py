@@ -88,9 +88,11 @@ def decode_reason(error: BaseException) -> str:
     return "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bicubic resize with antialiasing of uint8 (H, W, C) to size (height, width)."""
-    return to_pixels(to_picture(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+def resize(
+    image: np.ndarray, size: tuple[int, int], resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> np.ndarray:
+    """Resize with antialiasing of uint8 (H, W, C) to size (height, width)."""
+    return to_pixels(to_picture(image).resize((size[1], size[0]), resampling))
 
 
 def to_picture(image: np.ndarray) -> Image.Image:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from qsdt_jax.data.augment import ERASED_BOX, NOISE_KEY
 from qsdt_jax.data.images import Normalization
+from qsdt_jax.data.segmentation import SIZE
 
 KEY_KIND = "threefry2x32"  # Gives a row its noise whatever else is in the batch and wherever it lies.
 
@@ -24,7 +25,9 @@ def to_inputs(batch: Mapping[str, Any], normalization: Normalization | None) -> 
 
     Args:
       batch: {"image": (B, H, W, C)} and whatever else. Bytes are normalised, and then a box of each row is
-        erased if the batch says so, see `augment.draw_erasing`; floats are inputs, e.g. frames of events.
+        erased if the batch says so, see `augment.draw_erasing`. Where the batch has "size" (B, 2), height and
+        width of what is valid of each image, from the top left on, the rest becomes 0. Floats are inputs,
+        e.g. frames of events.
       normalization: of bytes.
 
     Returns:
@@ -49,7 +52,11 @@ def to_inputs(batch: Mapping[str, Any], normalization: Normalization | None) -> 
     if normalization is None:
         raise ValueError("the images are bytes; expected the normalisation that makes inputs of them")
     image = _looked_up(image, normalization)
-    batch["image"] = image if box is None or key is None else erase(image, box, key)
+    if box is not None and key is not None:
+        image = erase(image, box, key)
+    if SIZE in batch:
+        image = jnp.where(_valid(batch[SIZE], image.shape), image, 0)
+    batch["image"] = image
     return batch
 
 
@@ -57,6 +64,12 @@ def _looked_up(image: jax.Array, normalization: Normalization) -> jax.Array:
     channels = image.shape[-1]
     table = jnp.asarray(normalization.table(channels).reshape(-1))
     return table.at[image.astype(jnp.int32) * channels + jnp.arange(channels)].get(mode="promise_in_bounds")
+
+
+def _valid(sizes: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """bool (B, H, W, 1), whether a pixel lies within the size (height, width) of its image."""
+    height, width = (side[:, None, None, None] for side in sizes.T)
+    return (jnp.arange(shape[1])[:, None, None] < height) & (jnp.arange(shape[2])[:, None] < width)
 
 
 def erase(images: jax.Array, boxes: jax.Array, keys: jax.Array) -> jax.Array:

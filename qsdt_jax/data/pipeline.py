@@ -1,11 +1,8 @@
 """Batches from a source: order and augmentation are pure functions of (seed, position).
 
 An example is a dict. Every key that a preprocess returns reaches the batch, where its values stand one above
-the other with the dtype and the shape that they have; numbers of Python, which have no dtype, become int32
-and float32. A key has one shape in all examples.
-
-On the device float64 becomes float32 and integers of 64 bits become those of 32, unless `jax_enable_x64` is
-on. Integers that 32 bits do not hold are therefore refused without it; another number is worse than none.
+the other with the dtype and the shape that they have, see `arrays`. A key has one shape in all examples of
+training, and in evaluation in all of a group.
 """
 
 import dataclasses
@@ -15,16 +12,18 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import grain
-import jax
 import numpy as np
 
 from qsdt_jax.cpus import usable_cpus
+from qsdt_jax.data.arrays import as_arrays, has_64_bits
 from qsdt_jax.data.augment import draw_affine, draw_erasing, draw_flip, draw_resized_crop
+from qsdt_jax.data.buckets import Buckets
 from qsdt_jax.data.geometry import Geometry, Size, Steps, moved, resize_and_crop
 from qsdt_jax.data.images import Normalization
+from qsdt_jax.data.plan import Plan
 from qsdt_jax.data.randaugment import rand_augment
 from qsdt_jax.data.sources import Example, Source
 from qsdt_jax.errors import UserError
@@ -33,6 +32,29 @@ Augmentation = Literal["none", "affine", "crop_flip"]
 HostBatch = dict[str, np.ndarray]
 BATCHES_AHEAD = 2
 PART = 8  # Most examples that a thread or a process reads in one go.
+
+
+class Preprocessing(Protocol):
+    """From examples of a source to what a batch holds of them."""
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of a training input in pixels."""
+        ...
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """What makes inputs of bytes, on the device; None where the images are inputs already."""
+        ...
+
+    @property
+    def buckets(self) -> Buckets | None:
+        """The sizes of the arrays of an evaluation; None where all have one."""
+        ...
+
+    def train(self, example: Example, generator: np.random.Generator) -> Example: ...
+
+    def evaluate(self, example: Example) -> Example: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +87,10 @@ class Preprocess:
     randaugment_std: float = 0.5
     erase_probability: float = 0.0
     evaluation_crop_ratio: float = 1.0
+
+    @property
+    def buckets(self) -> None:
+        """All inputs have one size."""
 
     @property
     def normalization(self) -> Normalization:
@@ -168,7 +194,7 @@ def training_batches(
         .shuffle()
         .repeat(None)
         .random_map(preprocess)
-        .map(functools.partial(_as_arrays, wide=_has_64_bits()))
+        .map(functools.partial(as_arrays, wide=has_64_bits()))
     )
     if rows is not None:
         chosen: Any = _ChosenRows(dataset, batch_size, rows)
@@ -181,15 +207,17 @@ def evaluation_batches(
     preprocess: Callable[[Example], Example],
     *,
     batch_size: int,
+    groups: Sequence[Sequence[int]] | None = None,
     workers: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Iterator[HostBatch]:
-    """Every example once, in order; the last batch is filled up with rows of mask 0.
+    """Every example once, group by group in order; the last batch of each is filled up with rows of mask 0.
 
     Args:
       source: the examples.
       preprocess: from an example to what the batch holds of it; the key "mask" is taken.
       batch_size: B.
+      groups: indices of the examples, group by group, see `plan.Plan`; None for all in one.
       workers: as for training.
       rows: positions in each batch that are read, in this order; None for all.
 
@@ -200,11 +228,12 @@ def evaluation_batches(
     dataset = (
         grain.MapDataset.source(source)  # pyright: ignore[reportArgumentType]
         .map(preprocess)
-        .map(functools.partial(_as_arrays, wide=_has_64_bits()))
+        .map(functools.partial(as_arrays, wide=has_64_bits()))
     )
+    plan = Plan((range(len(source)),) if groups is None else tuple(groups), batch_size)
     chosen = range(batch_size) if rows is None else rows
-    padded: Any = _PaddedRows(dataset, batch_size, chosen)
-    return _batches(grain.MapDataset.source(padded), len(chosen), workers=workers)
+    planned: Any = _PlannedRows(dataset, plan, chosen)
+    return _batches(grain.MapDataset.source(planned), len(chosen), workers=workers)
 
 
 def _batches(
@@ -263,40 +292,6 @@ def _joined(parts: Sequence[HostBatch]) -> HostBatch:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _has_64_bits() -> bool:
-    """Whether the device does; asked where the batches are, as the processes that read do not know."""
-    return jax.dtypes.canonicalize_dtype(np.int64) == np.int64
-
-
-def _as_arrays(example: Example, wide: bool) -> HostBatch:
-    """The values as arrays that a device can hold; `wide` where it has 64 bits."""
-    return {name: _as_array(name, value, wide) for name, value in example.items()}
-
-
-def _as_array(name: str, value: Any, wide: bool) -> np.ndarray:
-    if isinstance(value, (int, float)) and not isinstance(value, (bool, np.generic)):
-        # NumPy alone would make 64 bits of them.
-        if isinstance(value, float):
-            return np.asarray(value, np.float32)
-        _require_fit(name, value, np.int32)
-        return np.asarray(value, np.int32)
-    array = np.asarray(value)
-    if array.dtype.kind in "OSU":
-        raise ValueError(f"{name!r} of an example is {type(value).__name__}; expected numbers for an array")
-    if not wide and array.size and array.dtype in (np.int64, np.uint64):
-        for bound in (array.min(), array.max()):
-            _require_fit(name, int(bound), np.int32 if array.dtype == np.int64 else np.uint32)
-    return array
-
-
-def _require_fit(name: str, value: int, dtype: type[np.integer]) -> None:
-    if not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
-        raise UserError(
-            f"{name!r} of an example holds {value}, which {dtype.__name__} does not; "
-            "with jax_enable_x64 an integer of NumPy's may have 64 bits"
-        )
-
-
 @dataclasses.dataclass(frozen=True)
 class _ChosenRows:
     """The examples at some positions of each batch, one by one."""
@@ -314,28 +309,37 @@ class _ChosenRows:
 
 
 @dataclasses.dataclass(frozen=True)
-class _PaddedRows:
-    """The same with "mask" 1, and with zeros of mask 0 that fill up the last batch."""
+class _PlannedRows:
+    """The examples at some positions of each batch of a plan, with "mask" 1; zeros of mask 0 fill it up."""
 
     examples: grain.MapDataset
-    batch_size: int
+    plan: Plan
     rows: Sequence[int]
 
     def __len__(self) -> int:
-        return -(-len(self.examples) // self.batch_size) * len(self.rows)
+        return self.plan.steps * len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
-        batch, row = divmod(index, len(self.rows))
-        place = batch * self.batch_size + self.rows[row]
-        if place < len(self.examples):
-            return self._masked(self.examples[place], 1)
-        return self._masked(self._nothing, 0)
+        step, row = divmod(index, len(self.rows))
+        batch = self.plan.batch(step)
+        place = self.rows[row]
+        if place < len(batch):
+            return self._masked(self.examples[batch[place]], 1)
+        return self._masked(self._nothing(batch[0]), 0)
 
     def _masked(self, example: HostBatch, mask: int) -> HostBatch:
         if "mask" in example:
             raise ValueError('"mask" tells rows from padding; what a preprocess gives needs another name')
         return {**example, "mask": np.asarray(mask, np.int32)}
 
+    def _nothing(self, index: int) -> HostBatch:
+        """Zeros in the shapes of an example, which is read once for many rows."""
+        shapes = self._shapes.get(index)
+        if shapes is None:
+            shapes = {name: (x.shape, x.dtype) for name, x in self.examples[index].items()}
+            self._shapes[index] = shapes
+        return {name: np.zeros(*shape) for name, shape in shapes.items()}
+
     @functools.cached_property
-    def _nothing(self) -> HostBatch:
-        return {name: np.zeros_like(x) for name, x in self.examples[0].items()}
+    def _shapes(self) -> dict[int, dict[str, tuple[tuple[int, ...], np.dtype]]]:
+        return {}

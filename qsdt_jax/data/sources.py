@@ -1,7 +1,8 @@
 """Index-addressable sources: `len(source)` examples, `source[i]` one of them.
 
-An example is a dict. Those of the sources here are {"image": uint8 (H, W, C), "label": int}, or of an event
-camera {"events": (N,) of dtype `events.EVENT`, "sensor_size": (height, width) in pixels, "label": int}.
+An example is a dict. Those of the sources here are {"image": uint8 (H, W, C), "label": int}; of images with
+annotations {"image": uint8 (H, W, C), "annotation": unsigned (H, W)}, see `annotations`; of an event camera
+{"events": (N,) of dtype `events.EVENT`, "sensor_size": (height, width) in pixels, "label": int}.
 Sources pickle, and those with labels know the names of their classes.
 """
 
@@ -12,6 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from qsdt_jax.data.annotations import ignored
 from qsdt_jax.data.class_folders import find_classes, left_out, tell_once
 from qsdt_jax.data.events import EVENT, check_sensor
 from qsdt_jax.data.images import read_image
@@ -43,6 +45,14 @@ class LabelledSource(Source, Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
+
+
+class SizedSource(Source, Protocol):
+    """A split of images that tells their sizes at little cost."""
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """(height, width) of the image at an index, without decoding its pixels."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +164,47 @@ class FakeSource:
         generator = np.random.default_rng(index)
         image = generator.integers(0, 256, self.shape, np.uint8)
         return {"image": image, "label": int(generator.integers(self.classes))}
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeAnnotated:
+    """Random images of several sizes with annotations, a pure function of the index; as `FakeSource`.
+
+    The annotation is a grid of 4 x 4 cells of one class each, or of none.
+
+    Attributes:
+      length: number of examples.
+      shape: (H, W, C); the sides of an image are 3/4 to 5/4 of these.
+      classes: number of classes, below 65,536.
+    """
+
+    length: int
+    shape: tuple[int, int, int]
+    classes: int
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(str(i) for i in range(self.classes))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Example:
+        height, width = self.size_of(index)
+        generator = np.random.default_rng((index, 1))
+        image = generator.integers(0, 256, (height, width, self.shape[2]), np.uint8)
+        dtype = np.uint8 if self.classes <= ignored(np.uint8) else np.uint16
+        cells = generator.integers(0, self.classes + 1, (4, 4))
+        cells = np.where(cells == self.classes, ignored(dtype), cells).astype(dtype)
+        rows, columns = (np.arange(side) * 4 // side for side in (height, width))
+        return {"image": image, "annotation": cells[rows[:, None], columns]}
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        generator = np.random.default_rng((index, 0))
+        height, width = (
+            int(generator.integers(-(-3 * side // 4), 5 * side // 4 + 1)) for side in self.shape[:2]
+        )
+        return height, width
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,8 @@ class Scored(NamedTuple):
 
     Attributes:
       sums: arrays of any shape, to be added up over the split; padding is left out already.
-      rows: (B, ...) arrays of one row for each row of the batch, to be gathered over the split in its order;
-        `evaluate_split` drops padding. "mask" is no name of theirs.
+      rows: (B, ...) arrays of one row for each row of the batch, to be gathered over the split in the
+        order of its batches; `evaluate_split` drops padding. "mask" is no name of theirs.
     """
 
     sums: Mapping[str, Any] = {}

@@ -16,6 +16,7 @@ from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.images import decode_image
 from qsdt_jax.data.pipeline import Preprocess, training_batches
+from qsdt_jax.data.segmentation import SegmentationPreprocess
 from qsdt_jax.data.sources import Example
 from qsdt_jax.errors import UserError
 
@@ -26,39 +27,60 @@ REPEATS = 5  # Groups of which the median counts.
 SECONDS = 1.0  # Of CPU that a group takes at least.
 BATCH = 64
 
+CROPPING = ("crop_flip", "resize_crop_flip")
+
 Result = dict[str, Any]
+Images = Preprocess | SegmentationPreprocess
 
 
 @dataclasses.dataclass(frozen=True)
 class Jpegs:
-    """JPEGs in memory, cut out of scikit-learn's two photographs, as a source."""
+    """JPEGs in memory, cut out of scikit-learn's two photographs, as a source.
+
+    Attributes:
+      encoded: files of the images.
+      annotations: files of their annotations, PNGs with the class of each pixel; none for images alone.
+    """
 
     encoded: tuple[bytes, ...]
+    annotations: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.encoded)
 
     def __getitem__(self, index: int) -> Example:
-        return {"image": decode_image(self.encoded[index], 3, str(index))}
+        example: Example = {"image": decode_image(self.encoded[index], 3, str(index))}
+        if self.annotations:
+            example["annotation"] = decode_image(self.annotations[index], 1, str(index))[..., 0]
+        return example
 
 
-def jpegs() -> Jpegs:
-    """`IMAGES` different ones of 500x400 pixels."""
+def jpegs(*, annotated: bool = False) -> Jpegs:
+    """`IMAGES` different ones of 500x400 pixels; the class of an annotated pixel is one of 64 colours."""
     from sklearn.datasets import load_sample_images  # A second to import.
 
     photographs, generator = load_sample_images().images, np.random.default_rng(0)
 
-    def encoded(i: int) -> bytes:
-        photograph, buffer = photographs[i % len(photographs)], io.BytesIO()
+    def cut(i: int) -> np.ndarray:
+        photograph = photographs[i % len(photographs)]
         top, left = (
-            int(generator.integers(0, size - cut + 1))
-            for size, cut in zip(photograph.shape[:2], (HEIGHT, WIDTH), strict=True)
+            int(generator.integers(0, size - side + 1))
+            for size, side in zip(photograph.shape[:2], (HEIGHT, WIDTH), strict=True)
         )
-        cut = photograph[top : top + HEIGHT, left : left + WIDTH]
-        Image.fromarray(cut).save(buffer, "JPEG", quality=QUALITY)
-        return buffer.getvalue()
+        return photograph[top : top + HEIGHT, left : left + WIDTH]
 
-    return Jpegs(tuple(encoded(i) for i in range(IMAGES)))
+    images = [cut(i) for i in range(IMAGES)]
+    encoded = tuple(_encoded(image, "JPEG", quality=QUALITY) for image in images)
+    if not annotated:
+        return Jpegs(encoded)
+    classes = (image // 64 @ np.array([16, 4, 1], np.uint8) for image in images)
+    return Jpegs(encoded, tuple(_encoded(one, "PNG") for one in classes))
+
+
+def _encoded(pixels: np.ndarray, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **options)
+    return buffer.getvalue()
 
 
 def measure_input(config: ml_collections.ConfigDict) -> Result:
@@ -68,19 +90,21 @@ def measure_input(config: ml_collections.ConfigDict) -> Result:
     role; those of the pipeline are by the clock.
 
     Args:
-      config: of images in colour that are cropped and flipped.
+      config: of images in colour that are cropped and flipped, with annotations or without.
 
     Raises:
       UserError: another config.
     """
     preprocess = build_preprocess(config)
-    if not isinstance(preprocess, Preprocess) or preprocess.augmentation != "crop_flip":
-        raise UserError("expected a config of images with config.data.augmentation='crop_flip'")
+    if config.data.augmentation not in CROPPING or not isinstance(
+        preprocess, Preprocess | SegmentationPreprocess
+    ):
+        raise UserError(f"expected a config of images with config.data.augmentation={' or '.join(CROPPING)}")
     if config.data.channels != 3:
         raise UserError(
             f"expected a config of images in colour, but config.data.channels={config.data.channels}"
         )
-    source = jpegs()
+    source = jpegs(annotated=isinstance(preprocess, SegmentationPreprocess))
     workers = usable_cpus()
     return {
         "images": {
@@ -99,13 +123,16 @@ def measure_input(config: ml_collections.ConfigDict) -> Result:
     }
 
 
-def _stages(source: Jpegs, preprocess: Preprocess) -> dict[str, Callable[[int, np.random.Generator], Any]]:
+def _stages(source: Jpegs, preprocess: Images) -> dict[str, Callable[[int, np.random.Generator], Any]]:
     """What is done with image i, each stage including what comes before it."""
 
-    def train(settings: Preprocess, i: int, generator: np.random.Generator) -> Example:
+    def train(settings: Images, i: int, generator: np.random.Generator) -> Example:
         return settings.train(source[i], generator)
 
-    plain = dataclasses.replace(preprocess, randaugment_magnitude=0.0, erase_probability=0.0)
+    if isinstance(preprocess, SegmentationPreprocess):
+        plain = dataclasses.replace(preprocess, photometric=False)
+    else:
+        plain = dataclasses.replace(preprocess, randaugment_magnitude=0.0, erase_probability=0.0)
     stages: dict[str, Callable[[int, np.random.Generator], Any]] = {
         "decode": lambda i, generator: source[i],
         "decode, crop, flip": functools.partial(train, plain),
@@ -116,7 +143,7 @@ def _stages(source: Jpegs, preprocess: Preprocess) -> dict[str, Callable[[int, n
     return stages
 
 
-def _bytes_to_device(source: Jpegs, preprocess: Preprocess) -> int:
+def _bytes_to_device(source: Jpegs, preprocess: Images) -> int:
     """Of an image in a batch, with all that comes with it."""
     batch = next(training_batches(source, preprocess.train, seed=0, batch_size=BATCH))
     return sum(values.nbytes for values in batch.values()) // BATCH
@@ -133,7 +160,7 @@ def _rate(source: Jpegs, stage: Callable[[int, np.random.Generator], Any]) -> fl
     return statistics.median(rates)
 
 
-def _pipeline(source: Jpegs, preprocess: Preprocess, workers: int) -> float:
+def _pipeline(source: Jpegs, preprocess: Images, workers: int) -> float:
     batches = training_batches(source, preprocess.train, seed=0, batch_size=BATCH, workers=workers)
     next(batches)
     rates = []

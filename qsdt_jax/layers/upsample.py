@@ -44,5 +44,5 @@ def _doubled(x: jax.Array, axis: int) -> jax.Array:
     before = jnp.concatenate([part(0, 1), part(0, size - 1)], axis)
     after = jnp.concatenate([part(1, size), part(size - 1, size)], axis)
     three = (x + x) + x
-    pair = jnp.stack([(three + before) * 0.25, (three + after) * 0.25], axis + 1)
-    return pair.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+    pairs = jnp.stack([(three + before) * 0.25, (three + after) * 0.25], axis + 1)
+    return pairs.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])

@@ -1,43 +1,21 @@
-"""Optimisers and schedules of the published recipes, composed from optax."""
+"""Optimisers of the published recipes, composed from optax."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-FINAL_LEARNING_RATE = 1e-6  # Where the cosine ends (published code).
+from qsdt_jax.errors import UserError
 
-
-def warmup_within(steps: float, total_steps: int) -> int:
-    """A warm-up of so many steps where the run has more, else of half of the run (ours).
-
-    So the rate of a recipe of 300 epochs still falls when it is tried for two. No run of two steps or more
-    ends at its peak.
-    """
-    asked = round(min(steps, total_steps))
-    return asked if asked <= total_steps - 2 else (total_steps - 1) // 2
-
-
-def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then half a cosine down to 1e-6, set at every step (published code).
-
-    Raises:
-      ValueError: the warm-up leaves no step for the cosine.
-    """
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=peak,
-        warmup_steps=warmup_steps,
-        decay_steps=total_steps,
-        end_value=min(FINAL_LEARNING_RATE, peak),
-    )
-    # An int32 step would make optax compute in float32, also where everything else is float64.
-    return lambda step: schedule(jnp.asarray(step, jnp.result_type(float)))
+RateRule = tuple[str, float]
+"""A regular expression that a whole path such as "seg_head/classifier/kernel" matches, and a factor."""
 
 
 def decay_mask(params: Any) -> Any:
-    """True for the tensors that decay: two or more axes (published code)."""
+    """True for the tensors that decay: two or more axes (published code of the classifier)."""
     return jax.tree.map(lambda p: p.ndim >= 2, params)
 
 
@@ -72,12 +50,48 @@ def adamw(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    decay_vectors: bool = False,
 ) -> optax.GradientTransformation:
-    """AdamW on gradients clipped to a global norm, decaying tensors of two or more axes."""
+    """AdamW on gradients clipped to a global norm, decaying tensors of two or more axes, or all of them."""
+    mask = None if decay_vectors else decay_mask
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-        optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=decay_mask),
+        optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask),
     )
+
+
+def scale_by_rate_rules(rules: Sequence[RateRule]) -> optax.GradientTransformation:
+    """Multiplies the updates of some tensors, as a learning rate of their own would, decay included.
+
+    Args:
+      rules: the first whose pattern matches the path of a tensor counts.
+
+    Returns:
+      The last transformation of a chain, whose updates are proportional to the learning rate.
+
+    Raises:
+      UserError: when its state is made, a pattern that matches no tensor.
+    """
+
+    def paths(tree: Any) -> list[str]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+    def init(params: Any) -> optax.EmptyState:
+        names = paths(params)
+        for pattern, _ in rules:
+            if not any(re.fullmatch(pattern, name) for name in names):
+                raise UserError(f"the pattern {pattern!r} of a learning-rate rule matches no tensor")
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None):
+        del params
+        factors = [next((f for p, f in rules if re.fullmatch(p, name)), 1.0) for name in paths(updates)]
+        leaves, structure = jax.tree.flatten(updates)
+        scaled = [leaf * factor for leaf, factor in zip(leaves, factors, strict=True)]
+        return jax.tree.unflatten(structure, scaled), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def scale_by_clipped_trust_ratio() -> optax.GradientTransformation:

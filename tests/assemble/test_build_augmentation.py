@@ -74,6 +74,7 @@ def test_every_key_arrives():
         ("crop_area", (0.1,), "crop_area=(0.1,) must be a pai"),
         ("crop_area", ("small", 1.0), "crop_area=('small', 1.0) must be a pai"),
         ("crop_aspect", (0.5, math.inf), "crop_aspect=(0.5, inf) must be a pair 0 < low <= high"),
+        ("photometric", True, "config.data.photometric=True is for images with annotations; expected False"),
         ("mixup", -0.1, "config.data.mixup=-0.1 must be at least 0"),
         ("cutmix", math.inf, "config.data.cutmix=inf must be at least 0"),
     ],

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.inspect import input_speed
-from qsdt_jax.inspect.input_speed import jpegs
+from qsdt_jax.inspect.input_speed import jpegs, measure_input
 from tests.launch.tiny import launch
 
 
@@ -42,6 +43,29 @@ def test_report(capsys):
     # Bytes of an image; a box and a key of random erasing.
     assert report["images"]["bytes_to_device"] == 224 * 224 * 3 + 4 * 4 + 2 * 4
     assert "JPEGs of 500x400" in err and all(name in err for name in stages)
+
+
+def test_report_of_images_with_annotations(monkeypatch):
+    """The source gives pairs, and all stages take them; by threads alone, which start at once."""
+    pipeline = input_speed._pipeline
+    monkeypatch.setattr(
+        input_speed, "_pipeline", lambda source, preprocess, count: pipeline(source, preprocess, 0)
+    )
+    config = base_config()
+    config.task.name = "tests.assemble.annotated_task:TASK"
+    config.data.update({"augmentation": "resize_crop_flip", "photometric": True, "image_size": (64, 96)})
+    report = measure_input(config)
+    stages = ["decode", "decode, crop, flip", "all of training", "decode, evaluation"]
+    assert list(report["stages"]) == stages
+    assert all(rate > 0 for rates in ("stages", "pipeline") for rate in report[rates].values())
+    assert report["images"]["input_size"] == [64, 96]
+    assert report["images"]["bytes_to_device"] == 64 * 96 * (3 + 1) + 2 * 4
+    example = jpegs(annotated=True)[3]
+    image, annotation = (example[name] for name in ("image", "annotation"))
+    np.testing.assert_array_equal(image, jpegs()[3]["image"])
+    # A JPEG is not its photograph to the last level.
+    red = np.abs(image[..., 0] // 64 - (annotation // 16).astype(int))
+    assert annotation.shape == image.shape[:2] and np.mean(red == 0) > 0.95
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,22 @@ def test_events():
     assert found["moving average"] == "none"
 
 
+def test_images_with_annotations():
+    config = imagenet_s.get_config()
+    task = {"task.name": "tests.assemble.annotated_task:TASK", "data.augmentation": "resize_crop_flip"}
+    others = dict.fromkeys(("randaugment_magnitude", "erase_probability", "mixup", "cutmix"), 0.0)
+    config.update_from_flattened_dict(
+        {**SMALL, **task, "data.photometric": True, "data.image_size": (16, 32)}
+    )
+    config.data.update(others)
+    found = table(build_run(config))
+    assert found["data"] == "fake: 1,024 images at 16x32x3, 1,000 classes"
+    assert (
+        found["augmentation"]
+        == "resize_crop_flip (ratio 0.5 to 2, classes below 0.75), photometric distortion"
+    )
+
+
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_rates_are_those_of_the_optimiser(epochs):
     """Also of a run that is shorter than its warm-up."""

@@ -12,7 +12,8 @@ import pytest
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.interop import from_torch, to_torch
 from qsdt_jax.tasks.classification import Classification
-from qsdt_jax.train.optimizer import lamb, warmup_cosine
+from qsdt_jax.train.optimizer import lamb
+from qsdt_jax.train.schedules import warmup_cosine
 from qsdt_jax.train.state import create_state
 from qsdt_jax.train.step import train_step
 from tests.golden.digest import digest

@@ -66,10 +66,15 @@ class Ended:
 
 
 def run(
-    workdir: Path, cache: Path, *flags: str, signal: Signal | None = None, deadline: float = DEADLINE
+    workdir: Path,
+    cache: Path,
+    *flags: str,
+    signal: Signal | None = None,
+    deadline: float = DEADLINE,
+    config: Path = CONFIG,
 ) -> Ended:
     """Runs until the end."""
-    process = start(workdir, cache, *flags, signal=signal)
+    process = start(workdir, cache, *flags, signal=signal, config=config)
     process.join(deadline)
     if process.exitcode is None:
         process.kill()
@@ -78,12 +83,12 @@ def run(
     return ended(workdir, process.exitcode)
 
 
-def start(workdir: Path, cache: Path, *flags: str, signal: Signal | None = None):
+def start(workdir: Path, cache: Path, *flags: str, signal: Signal | None = None, config: Path = CONFIG):
     """Starts a run and does not wait."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     _output(workdir).parent.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=_main, args=(workdir, cache, flags, signal))
+    process = context.Process(target=_main, args=(workdir, cache, flags, signal, config))
     process.start()
     return process
 
@@ -100,7 +105,7 @@ def _output(workdir: Path) -> Path:
     return workdir.with_name(workdir.name + ".stderr")
 
 
-def _main(workdir: Path, cache: Path, flags: tuple[str, ...], signal: Signal | None) -> None:
+def _main(workdir: Path, cache: Path, flags: tuple[str, ...], signal: Signal | None, config: Path) -> None:
     with open(_output(workdir), "w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -112,7 +117,7 @@ def _main(workdir: Path, cache: Path, flags: tuple[str, ...], signal: Signal | N
         _install(signal, _output(workdir).with_suffix(".sent"))
     from launch.__main__ import main
 
-    words = ["--config", str(CONFIG), "--workdir", str(workdir), *flags]
+    words = ["--config", str(config), "--workdir", str(workdir), *flags]
     sys.argv = ["launch", *words]  # Where the overrides of a config are looked up.
     sys.exit(main(words))
 

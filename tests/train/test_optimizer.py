@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,12 @@ import optax
 import pytest
 
 from qsdt_jax.assemble.build import build_optimizer
-from qsdt_jax.train.optimizer import adamw, lamb, warmup_cosine, warmup_within
+from qsdt_jax.errors import UserError
+from qsdt_jax.train.optimizer import adamw, lamb, scale_by_rate_rules
 from tests.configs.tiny import get_config
 
 Tensors = dict[str, np.ndarray]
+GOLDEN = Path(__file__).parents[1] / "golden"
 GENERATOR = np.random.default_rng(0)
 # One tensor of each number of axes; the last is large against its updates, "zeros" starts without a norm.
 SHAPES = {
@@ -155,31 +158,42 @@ def test_an_update_without_a_norm_is_none():
     assert np.all(np.isfinite(updates["kernel"])) and np.max(np.abs(updates["kernel"])) <= 0.1
 
 
-def test_schedule():
-    """Up in a straight line, down half a cosine to 1e-6, one value a step."""
-    peak, warm, steps = 0.5, 4, 20
-    schedule = warmup_cosine(peak, warm, steps)
-    found = [float(schedule(step)) for step in range(steps + 1)]
-    rising = [peak * step / warm for step in range(warm)]
-    shares = [(step - warm) / (steps - warm) for step in range(warm, steps + 1)]
-    falling = [1e-6 + (peak - 1e-6) * (1 + math.cos(math.pi * share)) / 2 for share in shares]
-    np.testing.assert_allclose(found, rising + falling, rtol=1e-12, atol=1e-15)
-    assert float(warmup_cosine(peak, 0, steps)(0)) == peak
-    assert float(warmup_cosine(1e-7, 0, steps)(steps)) == pytest.approx(1e-7, rel=1e-12)
+def test_adamw_equals_torch():
+    """Six steps of torch.optim.AdamW: a tensor that decays, one that does not, one at twice the rate.
+
+    tests/golden/adamw.npz; there the rate halves at every step.
+    """
+    golden = np.load(GOLDEN / "adamw.npz")
+    names = ("matrix", "vector", "scalar")
+    params = {name: jnp.asarray(golden[f"start{i}"]) for i, name in enumerate(names)}
+
+    def rate(step):
+        return 1e-2 * 0.5 ** jnp.asarray(step, jnp.float64)
+
+    for decay_vectors, kept in ((False, ("matrix", "vector")), (True, ("matrix", "scalar"))):
+        optimizer = optax.chain(
+            adamw(rate, weight_decay=0.05, clip_norm=0.0, decay_vectors=decay_vectors),
+            scale_by_rate_rules((("sc.*", 2.0),)),
+        )
+        values, state = dict(params), optimizer.init(params)
+        for step in range(6):
+            grads = {name: jnp.asarray(golden[f"grad{step}_{i}"]) for i, name in enumerate(names)}
+            updates, state = optimizer.update(grads, state, values)
+            values = optax.apply_updates(values, updates)
+            for i, name in enumerate(names):
+                if name in kept:
+                    wanted = golden[f"after{step}_{i}"]
+                    np.testing.assert_allclose(values[name], wanted, rtol=1e-12, err_msg=f"{name}, {step}")
 
 
-@pytest.mark.parametrize("warm", [20, 21])
-def test_a_schedule_that_cannot_fall(warm):
-    with pytest.raises(ValueError, match="positive"):
-        warmup_cosine(0.5, warm, 20)
+def test_a_rate_rule_that_fits_nothing():
+    optimizer = scale_by_rate_rules((("bias", 1.0), ("seg_head/.*", 2.0)))
+    with pytest.raises(UserError, match=r"'seg_head/\.\*' of a learning-rate rule matches no tensor"):
+        optimizer.init({"head": {"bias": jnp.zeros(3)}, "bias": jnp.zeros(3)})
 
 
-@pytest.mark.parametrize(
-    ("asked", "steps", "expected"),
-    [
-        *((3, 20, 3), (0.4, 20, 0), (18, 20, 18), (19, 20, 9), (20, 20, 9), (30, 20, 9), (1e308, 21, 10)),
-        *((0, 1, 0), (1, 1, 0), (0, 2, 0), (1, 2, 0), (0, 3, 0), (1, 3, 1), (2, 3, 1)),
-    ],
-)
-def test_warmup_leaves_a_step_that_falls(asked, steps, expected):
-    assert warmup_within(asked, steps) == expected
+def test_the_first_rate_rule_that_matches_counts():
+    optimizer = scale_by_rate_rules(((".*/kernel", 3.0), ("head/.*", 2.0)))
+    tree = {"head": {"bias": jnp.ones(()), "kernel": jnp.ones(())}, "stem": {"bias": jnp.ones(())}}
+    updates, _ = optimizer.update(tree, optimizer.init(tree))
+    assert jax.tree.map(float, updates) == {"head": {"bias": 2, "kernel": 3}, "stem": {"bias": 1}}

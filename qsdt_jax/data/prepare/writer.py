@@ -9,15 +9,14 @@ written, and nothing is finished before the same command has read them.
 """
 
 import collections
-import contextlib
 import dataclasses
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qsdt_jax.data.prepare.claim import REPORT_FILE, claimed, fields_of
 from qsdt_jax.data.prepare.examples import LostRecord, example_of
 from qsdt_jax.data.prepare.metadata import (
     INFO_FILE,
@@ -31,11 +30,10 @@ from qsdt_jax.data.prepare.plan import Plan, Shard, make_plan
 from qsdt_jax.data.prepare.records import DataSet, Record
 from qsdt_jax.data.prepare.shard_file import ArrayRecordFile, in_order, records_in
 from qsdt_jax.errors import CorruptRecord, UserError
-from qsdt_jax.files import locked, put_in_place, read_json, write_atomically
+from qsdt_jax.files import put_in_place, write_atomically
 from qsdt_jax.progress import Progress
 
-PLAN_FILE, LOCK_FILE = "plan.json", "lock"
-REPORT_FILE = "preparation.json"
+OTHERS = "other files or of another number of shards"
 LOST_SOURCE = 100  # So many records that cannot be read tell of a source that is gone or of another kind.
 
 
@@ -73,7 +71,7 @@ def prepare(dataset: DataSet, out: Path, *, shards: int | None = None) -> Prepar
     plan = make_plan(dataset, shards)
     try:
         if not (directory / INFO_FILE).exists():
-            with _claimed(directory, plan):
+            with claimed(directory, plan.fingerprint, OTHERS):
                 if not (directory / INFO_FILE).exists():  # Another process may just have finished.
                     _Writer(dataset, directory, plan).write()
         finished = _finished(directory, plan, dataset)
@@ -83,40 +81,12 @@ def prepare(dataset: DataSet, out: Path, *, shards: int | None = None) -> Prepar
         raise UserError(f"{directory} cannot be written: {error.strerror or error}") from None
 
 
-@contextlib.contextmanager
-def _claimed(directory: Path, plan: Plan) -> Iterator[None]:
-    """Holds the directory, which is new, or begun by a preparation of the same plan."""
-    unfinished = directory / UNFINISHED
-    foreign = [] if unfinished.is_dir() or not directory.is_dir() else sorted(os.listdir(directory))
-    if foreign:
-        raise UserError(f"{directory} holds {', '.join(foreign[:5])}; expected an empty or a new directory")
-    try:
-        unfinished.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{directory} cannot be made: a file is in the way; expected directories") from None
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(unfinished / LOCK_FILE))
-        except BlockingIOError:
-            raise UserError(f"{directory} is being written by another process") from None
-        file = unfinished / PLAN_FILE
-        if not file.exists():
-            write_atomically(file, json.dumps({"fingerprint": plan.fingerprint}) + "\n")
-        elif _fields(file).get("fingerprint") != plan.fingerprint:
-            raise UserError(
-                f"{directory} holds an unfinished preparation of other files or of another number of shards; "
-                "give the source and flags of that one, or remove the directory"
-            )
-        yield
-
-
 def _finished(directory: Path, plan: Plan, dataset: DataSet) -> Prepared:
     file = directory / REPORT_FILE
-    report = _fields(file) if file.exists() else {}
+    report = fields_of(file) if file.exists() else {}
     if report.get("fingerprint") != plan.fingerprint:
         raise UserError(
-            f"{directory} holds a finished data set of other files or of another number of shards; "
-            "give another directory, or remove it"
+            f"{directory} holds a finished data set of {OTHERS}; give another directory, or remove it"
         )
     splits = _splits(report)
     if splits is None:
@@ -150,12 +120,6 @@ def _splits(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
         ):
             return None
     return splits
-
-
-def _fields(file: Path) -> dict[str, Any]:
-    """Of a JSON file; none of what is no such file any more, and so of no preparation of ours."""
-    content = read_json(file)
-    return content if isinstance(content, dict) else {}
 
 
 class _Writer:
@@ -209,7 +173,7 @@ class _Writer:
         note, file = self.unfinished / f"{shard.key}.json", self._file(shard)
         if not (note.exists() and file.exists()):
             return None
-        content = _fields(note)
+        content = fields_of(note)
         return content if content.get("file_size") == file.stat().st_size else None
 
     def _write_shard(self, shard: Shard, done: int, progress: Progress) -> int:

@@ -1,0 +1,140 @@
+"""The kinds of examples that tasks learn from, and how those of each kind become inputs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import get_args
+
+import ml_collections
+
+from qsdt_jax.assemble.rules import OneOf, Rule, Within
+from qsdt_jax.assemble.shapes import image_size
+from qsdt_jax.data.buckets import Buckets, grid_of
+from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess
+from qsdt_jax.data.images import MODES
+from qsdt_jax.data.pipeline import Augmentation, Preprocess, Preprocessing
+from qsdt_jax.data.segmentation import AnnotatedAugmentation, SegmentationPreprocess
+from qsdt_jax.data.sources import FakeAnnotated, FakeEvents, FakeSource, LabelledSource
+from qsdt_jax.errors import UserError
+
+MADE_FOR_LABELS = ("randaugment_magnitude", "erase_probability", "mixup", "cutmix")  # Keys of other examples.
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """A kind of examples.
+
+    Attributes:
+      preprocess: from a configuration to what makes inputs of them; raises UserError for values out of range
+        or unfit for each other.
+      fake: from a configuration to random ones, for benchmarks and tests.
+    """
+
+    preprocess: Callable[[ml_collections.ConfigDict], Preprocessing]
+    fake: Callable[[ml_collections.ConfigDict], LabelledSource]
+
+
+def _preprocess_labelled(config: ml_collections.ConfigDict) -> Preprocessing:
+    """From images or events to inputs; raises UserError for values out of range or unfit for the channels."""
+    data = config.data
+    if data.photometric:
+        raise UserError("config.data.photometric=True is for images with annotations; expected False")
+    if data.events:
+        return _build_event_preprocess(config)
+    _require(config, "augmentation", OneOf(get_args(Augmentation)))
+    _require_channels(config)
+    if data.randaugment_magnitude and data.channels not in MODES:
+        raise UserError(f"RandAugment takes 1 or 3 channels, but config.data.channels={data.channels}")
+    return Preprocess(
+        size=image_size(config),
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        augmentation=data.augmentation,
+        crop_area=tuple(data.crop_area),
+        crop_aspect=tuple(data.crop_aspect),
+        randaugment_magnitude=data.randaugment_magnitude,
+        randaugment_std=data.randaugment_std,
+        erase_probability=data.erase_probability,
+        evaluation_crop_ratio=data.eval_crop_ratio,
+    )
+
+
+def _build_event_preprocess(config: ml_collections.ConfigDict) -> EventPreprocess:
+    data = config.data
+    size = image_size(config)
+    _require(config, "augmentation", OneOf(get_args(EventAugmentation)))
+    _require(config, "roll", Within(0, min(size)))
+    if data.channels != POLARITIES:
+        raise UserError(f"events have {POLARITIES} polarities, but config.data.channels={data.channels}")
+    return EventPreprocess(
+        size=size,
+        timesteps=config.model.timesteps,
+        slicing=data.slicing,
+        augmentation=data.augmentation,
+        roll=data.roll,
+    )
+
+
+def _fake_labelled(config: ml_collections.ConfigDict) -> LabelledSource:
+    data = config.data
+    if data.events:
+        return FakeEvents(data.fake_images, image_size(config), data.fake_classes)
+    return FakeSource(data.fake_images, (*image_size(config), data.channels), data.fake_classes)
+
+
+def _preprocess_annotated(config: ml_collections.ConfigDict) -> Preprocessing:
+    data = config.data
+    if data.events:
+        raise UserError("events have no annotation of pixels, but config.data.events=True")
+    for key in MADE_FOR_LABELS:
+        if data[key]:
+            raise UserError(f"config.data.{key}={data[key]} is not for images with annotations; expected 0")
+    _require(config, "augmentation", OneOf(get_args(AnnotatedAugmentation)))
+    _require_channels(config)
+    if data.channels not in MODES:
+        raise UserError(f"images have 1 or 3 channels, but config.data.channels={data.channels}")
+    if data.long_side < data.short_side:
+        raise UserError(
+            f"config.data.long_side={data.long_side} is below config.data.short_side={data.short_side}"
+        )
+    size = image_size(config)
+    return SegmentationPreprocess(
+        size=size,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        buckets=Buckets(
+            short_side=data.short_side,
+            long_side=data.long_side,
+            sizes=tuple((height, width) for height, width in data.buckets),
+            grid=grid_of(size),
+        ),
+        augmentation=data.augmentation,
+        resize_ratio=tuple(data.resize_ratio),
+        largest_share=data.largest_share,
+        photometric=data.photometric,
+    )
+
+
+def _fake_annotated(config: ml_collections.ConfigDict) -> LabelledSource:
+    data = config.data
+    return FakeAnnotated(data.fake_images, (*image_size(config), data.channels), data.fake_classes)
+
+
+def _require_channels(config: ml_collections.ConfigDict) -> None:
+    """Refuses a normalisation that does not fit the channels."""
+    data = config.data
+    for name in ("mean", "std"):
+        if len(data[name]) not in (1, data.channels):
+            raise UserError(f"config.data.{name} has {len(data[name])} values for {data.channels} channels")
+
+
+def _require(config: ml_collections.ConfigDict, key: str, rule: Rule) -> None:
+    """Refuses a value that does not fit the others of its section."""
+    value = config.data[key]
+    if fault := rule.fault(value):
+        raise UserError(f"config.data.{key}={value!r} {fault}")
+
+
+LABELLED = Examples(_preprocess_labelled, _fake_labelled)
+"""Images or streams of events with a label, or with what a task of one's own learns from."""
+ANNOTATED = Examples(_preprocess_annotated, _fake_annotated)
+"""Images with the class of each pixel, see `data.segmentation`."""

@@ -1,0 +1,67 @@
+"""Learning rates of the published recipes by step."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+FINAL_LEARNING_RATE = 1e-6  # Where the cosine ends (published code).
+START_FACTOR = 1e-6  # Share of the peak that the warm-up of dense tasks starts from (published code).
+
+
+def warmup_within(steps: float, total_steps: int) -> int:
+    """A warm-up of so many steps where the run has more, else of half of the run (ours).
+
+    So the rate of a recipe of 300 epochs still falls when it is tried for two. No run of two steps or more
+    ends at its peak.
+    """
+    asked = round(min(steps, total_steps))
+    return asked if asked <= total_steps - 2 else (total_steps - 1) // 2
+
+
+def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then half a cosine down to 1e-6, set at every step (published code).
+
+    Raises:
+      ValueError: the warm-up leaves no step for the cosine.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=peak,
+        warmup_steps=warmup_steps,
+        decay_steps=total_steps,
+        end_value=min(FINAL_LEARNING_RATE, peak),
+    )
+    return lambda step: schedule(_real(step))
+
+
+def warmup_polynomial(peak: float, warmup_steps: int, total_steps: int, power: float = 0.9) -> optax.Schedule:
+    """Linear warm-up, then peak (1 - x)^power, with x rising from 0 to 1 (paper, section 5; mmengine).
+
+    The warm-up of W steps starts from a millionth of the peak and reaches it in step W - 1, and so does the
+    polynomial in step W, which is 0 in the last step.
+
+    Args:
+      peak: the highest rate.
+      warmup_steps: W.
+      total_steps: at least W + 2.
+      power: of the polynomial.
+
+    Raises:
+      ValueError: the warm-up leaves fewer than two steps.
+    """
+    falling = total_steps - 1 - warmup_steps
+    if falling < 1:
+        raise ValueError(f"a warm-up of {warmup_steps} leaves less than two of {total_steps} steps")
+
+    def schedule(step: jax.Array | int) -> jax.Array:
+        done = _real(step)
+        warm = START_FACTOR + (1 - START_FACTOR) * done / max(warmup_steps - 1, 1)
+        left = jnp.clip(1 - (done - warmup_steps) / falling, 0, 1)
+        return peak * jnp.where(done < warmup_steps, warm, left**power)
+
+    return schedule
+
+
+def _real(step: jax.Array | int) -> jax.Array:
+    """An int32 step would make JAX compute in float32, also where everything else is float64."""
+    return jnp.asarray(step, jnp.result_type(float))

@@ -1,0 +1,70 @@
+"""A segmentation by the command line: killed, resumed, evaluated on one device and on several, studied."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qsdt_jax.workdir.metrics import read_metrics
+from tests.launch.tiny import launch
+from tests.train.runs import Signal, outcome, run
+from tests.train.test_resume import KILL
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "configs" / "tiny_seg.py"
+METRICS = ("miou", "macc", "aacc")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, cache) -> Path:
+    """Of a run that was killed twice."""
+    path = tmp_path_factory.mktemp("killed") / "run"
+    for signal in (Signal(KILL, "logged", 5), Signal(KILL, "evaluating", 2)):
+        assert run(path, cache, signal=signal, config=TINY).status == -KILL
+    ended = run(path, cache, config=TINY)
+    assert ended.status == 0, ended
+    return path
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(workdir, tmp_path, cache):
+    ended = run(tmp_path / "run", cache, config=TINY)
+    assert ended.status == 0, ended
+    found = outcome(tmp_path / "run")
+    assert found["step"] == 12 and found == outcome(workdir)
+
+
+def test_eval_gives_what_training_logged(workdir, tmp_path, capsys):
+    files = {"json": tmp_path / "scores.json", "csv": tmp_path / "classes.csv"}
+    assert launch("eval", f"--workdir={workdir}", *(f"--{k}={v}" for k, v in files.items())) == 0
+    printed = capsys.readouterr().out
+    logged = read_metrics(workdir)[-1]
+    scores = json.loads(files["json"].read_text())
+    assert {name: scores[name] for name in METRICS} == {name: logged[f"eval/{name}"] for name in METRICS}
+    with files["csv"].open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["class"] for row in rows] == ["0", "1", "2"]
+    assert np.mean([float(row["IoU (%)"]) for row in rows]) == pytest.approx(scores["miou"], rel=1e-12)
+    assert all(row["class"] in printed and f"{float(row['IoU (%)']):.2f}" in printed for row in rows)
+
+
+def test_eval_on_two_devices(workdir, tmp_path):
+    """The same counts, though batches hold other images."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    file = tmp_path / "scores.json"
+    command = [sys.executable, "-m", "launch", "eval", f"--workdir={workdir}", f"--json={file}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    scores, logged = json.loads(file.read_text()), read_metrics(workdir)[-1]
+    assert {name: scores[name] for name in METRICS} == {name: logged[f"eval/{name}"] for name in METRICS}
