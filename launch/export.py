@@ -71,13 +71,14 @@ def _verify(trained: "Trained", bundle: "Bundle", file: Path | None, split: "Spl
     Raises:
       UserError: they do not agree.
     """
+    from qsdt_jax.assemble.network import require_deployable
     from qsdt_jax.deploy import agreement, reference
     from qsdt_jax.deploy.integer import IntegerArithmetic
     from qsdt_jax.deploy.spike_driven import SpikeArithmetic
 
-    program = bundle.program
+    program, model = bundle.program, require_deployable(trained.task.model, str(trained.workdir))
     forms = {
-        "training form": agreement.training_form(trained.classifier, trained.variables),
+        "training form": agreement.training_form(model, trained.variables),
         "integer form": agreement.deployed_form(program, IntegerArithmetic()),
         "spike-driven form": agreement.deployed_form(program, SpikeArithmetic(program.neuron.levels)),
     }

@@ -147,11 +147,11 @@ def _product(layer: Linear, x: jax.Array, arithmetic: Arithmetic) -> jax.Array:
 
 def _attend(step: Attend, values: Values, arithmetic: Arithmetic, sizes: jax.Array | None) -> jax.Array:
     q, k, v = (_tokens(values[name]) for name in (step.q, step.k, step.v))
-    grid = values[step.k].shape[1:3]
+    _, *grid, _ = values[step.k].shape
     tokens = math.prod(grid)
     count: Any = tokens
     if sizes is not None:
-        valid = valid_tokens(sizes, STRIDE, grid).reshape(-1, tokens)
+        valid = valid_tokens(sizes, STRIDE, (grid[0], grid[1])).reshape(-1, tokens)
         k, count = jnp.where(valid[..., None], k, 0), jnp.sum(valid, 1, dtype=jnp.int32)[:, None, None]
     y = arithmetic.attention(q, k, v, step.heads).astype(jnp.float32)
     factors = jnp.asarray(factors_of_counts(step.scale, step.tokens, tokens, np.float32))

@@ -311,7 +311,7 @@ class _Graph(Nodes):
         return widened
 
 
-def _enlarged(size: tuple[int, ...], factor: int) -> tuple[int, ...]:
+def _enlarged(size: tuple[int, int, int], factor: int) -> tuple[int, int, int]:
     height, width, channels = size
     return factor * height, factor * width, channels
 

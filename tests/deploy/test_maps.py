@@ -1,6 +1,5 @@
 """Attention to padded images, enlarged maps and gains: a small program, by every reader of programs."""
 
-import copy
 from typing import Any
 
 import jax
@@ -138,8 +137,8 @@ def test_bits_of_each_layer_are_stored_with_it(tmp_path):
         (3, {"input": "neuron"}, "step wide takes real values, but neuron gives spikes"),
     ],
 )
-def test_what_is_refused(index, change, told):
-    steps = list(copy.copy(small_program().steps))
+def test_what_is_refused(index: int, change, told):
+    steps = list(small_program().steps)
     steps[index] = steps[index].replace(**change)
     with pytest.raises(UserError, match=told):
         check_program(small_program().replace(steps=tuple(steps)), (32, 48))
