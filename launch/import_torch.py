@@ -113,7 +113,9 @@ def _names_of_data(config: "ConfigDict") -> tuple[str, ...] | None:
     from qsdt_jax.assemble.data import build_source, class_names_of
 
     data = config.data
-    if data.source in ("folder", "tfds") and not (data.path and Path(expanded(data.path)).is_dir()):
+    if data.source in ("folder", "tfds", "ade20k", "segfolder") and not (
+        data.path and Path(expanded(data.path)).is_dir()
+    ):
         return None
     try:
         return class_names_of(build_source(config, "train"))

@@ -35,6 +35,7 @@ TRANSFERRED = ("cifar10", "cifar100", "cifar10dvs")  # Their configs begin with 
 OF_SIZE_S = {"imagenet": "imagenet_s", "ade20k": "ade20k_s"}
 CONFIGS = Path(__file__).parents[1] / "configs"
 MOST_SCENES = 100_000
+KINDS = {"image": "images", "events": "event files", "segmentation": "pairs of an image and an annotation"}
 SHOWN = 10  # Files and classes that are named; preparation.json has all.
 
 NAME = flags.DEFINE_list(POSITIONAL, [], f"NAME  one of {', '.join((*NAMES, SCENES))}", **DEFINED_OFTEN)
@@ -49,6 +50,12 @@ SENSOR_SIZE = flags.DEFINE_list(
 )
 ALLOW_PARTIAL = flags.DEFINE_bool(
     "allow_partial", False, "take another number of classes or records than the whole has", **DEFINED_OFTEN
+)
+REDUCE_ZERO_LABEL = flags.DEFINE_bool(
+    "reduce_zero_label",
+    False,
+    "number 0 in the masks of a segfolder is ignored, and number k is class k - 1",
+    **DEFINED_OFTEN,
 )
 TRAIN = flags.DEFINE_integer(
     "train", None, f"scenes of {SCENES} to train on; without it, 1000", lower_bound=1,
@@ -81,8 +88,14 @@ def main() -> None:
         raise UserError(f"--out {out} lies in --source {source}; expected a place outside of it")
     try:
         print(f"looking through {source}", file=sys.stderr, flush=True)
-        dataset = find(NAME.value[0], source, allow_partial=ALLOW_PARTIAL.value, sensor_size=_sensor_size())
-        kind = "images" if dataset.kind == "image" else "event files"
+        dataset = find(
+            NAME.value[0],
+            source,
+            allow_partial=ALLOW_PARTIAL.value,
+            sensor_size=_sensor_size(),
+            reduce_zero_label=_reduce_zero_label(),
+        )
+        kind = KINDS[dataset.kind]
         if line := left_out(source, kind, dataset.ignored, dataset.hidden):
             print(line, file=sys.stderr)
         prepared = prepare(dataset, out, shards=SHARDS.value)
@@ -96,8 +109,8 @@ def _write_scenes() -> None:
 
     if NAME.value != [SCENES] or OUT.value is None or SOURCE.value is not None:
         raise UserError(f"prepare {SCENES} needs --out DIR, and no --source: it makes what it writes")
-    if SHARDS.value is not None or SENSOR_SIZE.value or ALLOW_PARTIAL.value:
-        raise UserError(f"--shards, --sensor_size and --allow_partial are not of {SCENES}")
+    if SHARDS.value is not None or SENSOR_SIZE.value or ALLOW_PARTIAL.value or REDUCE_ZERO_LABEL.value:
+        raise UserError(f"of {SCENES} are --out, --train, --test and --seed alone")
     out = Path(OUT.value)
     train, test, seed = TRAIN.value or 1000, TEST.value or 200, SEED.value or 0
     try:
@@ -113,7 +126,12 @@ def _write_scenes() -> None:
 
 
 def find(
-    name: str, source: Path, *, allow_partial: bool = False, sensor_size: tuple[int, ...] = ()
+    name: str,
+    source: Path,
+    *,
+    allow_partial: bool = False,
+    sensor_size: tuple[int, ...] = (),
+    reduce_zero_label: bool = False,
 ) -> "DataSet":
     """The records of a data set, checked.
 
@@ -122,6 +140,7 @@ def find(
       source: where the files are.
       allow_partial: accept other numbers of classes and records than the whole has.
       sensor_size: (height, width) of the sensor of an eventfolder.
+      reduce_zero_label: of a segfolder; number 0 of its masks is ignored, and number k is class k - 1.
 
     Raises:
       UserError: an unknown name, files that are missing or laid out in another way, wrong numbers.
@@ -132,6 +151,7 @@ def find(
     from qsdt_jax.data.prepare.imagefolder import read_imagefolder
     from qsdt_jax.data.prepare.imagenet import read_imagenet
     from qsdt_jax.data.prepare.records import check
+    from qsdt_jax.data.prepare.segmentation import read_ade20k, read_segfolder
 
     if not source.exists():
         raise UserError(f"--source {source}: no such folder")
@@ -148,6 +168,10 @@ def find(
             dataset = read_imagefolder(source)
         case "eventfolder":
             dataset = read_eventfolder(source, sensor_size)
+        case "ade20k":
+            dataset = read_ade20k(source)
+        case "segfolder":
+            dataset = read_segfolder(source, reduce_zero_label=reduce_zero_label)
         case _:
             raise UserError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)}")
     check(dataset, allow_partial=allow_partial)
@@ -188,6 +212,12 @@ def _sensor_size() -> tuple[int, ...]:
     if any(len(part) > 5 or int(part) > bounds.SIDE for part in text):
         raise UserError(f"--sensor_size={','.join(text)[:80]}: expected at most {bounds.SIDE} pixels a side")
     return tuple(map(int, text))
+
+
+def _reduce_zero_label() -> bool:
+    if REDUCE_ZERO_LABEL.value and NAME.value != ["segfolder"]:
+        raise UserError("--reduce_zero_label is of a segfolder alone")
+    return REDUCE_ZERO_LABEL.value
 
 
 def _training_command(name: str, prepared: "Prepared") -> str:

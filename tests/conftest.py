@@ -1,6 +1,7 @@
 """For all tests: how programs are compiled, JAX's options that no test leaves changed, the order of files."""
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 # In the environment, so that the processes that tests start have it as well.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Nearly all that is made while a network is traced lives on: collecting so often is a sixth of that time.
+GARBAGE = 100_000, 50, 100
+gc.set_threshold(*GARBAGE)
 # Folders whose tests compare bits: their programs are compiled as those of users are. Elsewhere that is twice
 # the time for nothing: what is asserted holds for any compiler.
 OPTIMIZED = ("core", "layers", "deploy")

@@ -21,6 +21,7 @@ from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.core.neurons import fire
 from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.sources import DigitsSource
+from qsdt_jax.tasks.task import variable_shapes
 from qsdt_jax.workdir.checkpoint import restore_raw
 from qsdt_jax.workdir.integrity import leaves_of
 from qsdt_jax.workdir.metrics import read_metrics
@@ -37,6 +38,7 @@ from tests.launch.tiny import tiny_config
 def get_config():
     config = tiny_config(**{"epochs": 4, "data.digits_images": 128, "ema_decay": 0.0})
     config.eval.every_epochs, config.checkpoint.every_steps, config.checkpoint.keep_latest = 1.0, 2, 2
+    config.optimizer.warmup_steps = 4  # So all runs of 8 steps are one program.
     config.task.name = "digit_value:TASK"
     return config
 """
@@ -95,7 +97,7 @@ def test_evaluation(workdir, capsys):
     examples = [preprocess.evaluate(source[i]) for i in range(len(source))]
     batch = {name: np.stack([example[name] for example in examples]) for name in ("image", "label")}
     inputs = to_inputs(batch, preprocess.normalization)
-    errors = np.asarray(trained.task.outputs(trained.variables, inputs)) - batch["label"]
+    errors = np.asarray(jax.jit(trained.task.outputs)(trained.variables, inputs)) - batch["label"]
     assert found["rmse"] == pytest.approx(np.sqrt(np.mean(errors.astype(np.float64) ** 2)), rel=1e-5)
     assert found["median"] == pytest.approx(np.median(np.abs(errors)), rel=1e-5)
 
@@ -121,7 +123,7 @@ def test_a_study(folder, tmp_path):
     (folder / "small_study.py").write_text(
         f"from small import get_config\nROWS, SEEDS = {study.ROWS!r}, 1\n__all__ = ['get_config']\n"
     )
-    words = ["--config", folder / "small_study.py", "--workdir", tmp_path, "--config.epochs=1"]
+    words = ["--config", folder / "small_study.py", "--workdir", tmp_path, "--config.eval.every_epochs=4"]
     assert launch("ablate", *words) == 0
     with (tmp_path / "results.csv").open() as stream:
         lines = list(csv.DictReader(stream))
@@ -289,7 +291,7 @@ def test_a_neuron_and_a_layer(folder, tmp_path, capsys):
 def test_a_starting_point_of_another_task(workdir, tmp_path, capsys):
     """Everything but the head is taken."""
     run = make_run(small(**{"start_from": str(workdir), "task.name": "classification"}), tmp_path)
-    shapes = jax.eval_shape(run.task.init, jax.random.key(0))
+    shapes = variable_shapes(run.task)
     assert run.start_from is not None
     taken = run.start_from(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
     told = capsys.readouterr().err

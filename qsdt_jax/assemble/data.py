@@ -10,7 +10,9 @@ import ml_collections
 from qsdt_jax.assemble.imported import imported_object
 from qsdt_jax.assemble.shapes import image_size, input_shape
 from qsdt_jax.assemble.tasks import task_factory
+from qsdt_jax.data.annotated_source import read_pairs
 from qsdt_jax.data.pipeline import Preprocessing
+from qsdt_jax.data.segmentation_folders import Layout, ade20k_layout, segfolder_layout
 from qsdt_jax.data.simulated_events import DigitEvents
 from qsdt_jax.data.skipping import SkipCorrupt
 from qsdt_jax.data.sources import (
@@ -24,7 +26,7 @@ from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 
-SOURCES = ("digits", "folder", "tfds", "digits_dvs", "motion_dvs", "fake")
+SOURCES = ("digits", "folder", "tfds", "digits_dvs", "motion_dvs", "ade20k", "segfolder", "fake")
 FOLDER_SPLITS = {"train": "train", "test": "val"}
 
 
@@ -94,6 +96,14 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
             if not data.path:
                 raise UserError("config.data.path is empty; a folder source needs the images' folder")
             return FolderSource(Path(expanded(data.path)), FOLDER_SPLITS[split], data.channels)
+        case "ade20k" | "segfolder":
+            if not data.path:
+                raise UserError(f"config.data.path is empty; {data.source} needs the folder of the files")
+            return read_pairs(
+                _layout(config, Path(expanded(data.path))),
+                "train" if split == "train" else "test",
+                data.channels,
+            )
         case "tfds":
             if not data.path:
                 raise UserError("config.data.path is empty; a tfds source needs the prepared directory")
@@ -121,6 +131,13 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
                 raise UserError(f"config.data.source={other!r}: expected a function of config and split")
             source: Any = build(config, split)
             return source
+
+
+def _layout(config: ml_collections.ConfigDict, path: Path) -> Layout:
+    """Of folders of images and annotations."""
+    if config.data.source == "segfolder":
+        return segfolder_layout(path, reduce_zero_label=config.data.reduce_zero_label)
+    return ade20k_layout(path)
 
 
 def _takes_two(function: Callable) -> bool:

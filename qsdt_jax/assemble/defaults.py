@@ -118,9 +118,17 @@ KEYS: Mapping[str, Key] = {
     "model.dtype": Key("float32", "operands of the products", OneOf(DTYPES)),
     "data.source": Key(
         "digits",
-        "digits, folder, tfds, digits_dvs, motion_dvs, fake; or MODULE:NAME, a function of config and split",
+        "digits, folder, tfds, digits_dvs, motion_dvs, ade20k, segfolder, fake; "
+        "or MODULE:NAME, a function of config and split",
     ),
-    "data.path": Key("", "folder: has train/CLASS/IMAGE.jpg and val/...; tfds: what `prepare` made"),
+    "data.path": Key(
+        "",
+        "folder: has train/CLASS/IMAGE.jpg and val/...; ade20k: images/training/NAME.jpg, annotations/...; "
+        "segfolder: images/train/NAME.jpg, masks/..., classes.txt; tfds: what `prepare` made",
+    ),
+    "data.reduce_zero_label": Key(
+        False, "of segfolder: number 0 of an annotation is ignored, and number k is class k - 1"
+    ),
     "data.classes": Key((), "of digits, those to tell apart; none for all", Texts()),
     "data.digits_images": Key(
         0, "of digits, number of training images; 0 for all", Within(0), limit=bounds.IMAGES

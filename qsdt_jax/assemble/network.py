@@ -85,11 +85,17 @@ def _check(model: Classifier | Segmenter, config: ml_collections.ConfigDict) -> 
     shape = (batch, height, width, config.data.channels)
     image = jax.ShapeDtypeStruct(shape, model.backbone.param_dtype)
     try:
-        shapes = jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), image)
+        shapes = _initialized.eval_shape(model, jax.random.key(0), image)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     require_memory(held, "the weights of config.model")
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _initialized(model: Classifier | Segmenter, key: jax.Array, image: jax.Array) -> Any:
+    """Its variables; equal networks are traced once."""
+    return model.init(key, image, train=True)
 
 
 def _bits_rules(rules: Sequence[Any]) -> tuple[BitsRule, ...]:

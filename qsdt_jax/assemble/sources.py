@@ -5,11 +5,11 @@ for, wherever it lies by then.
 """
 
 import contextlib
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import jax
 import ml_collections
 
 from qsdt_jax.assemble.keys import value_of
@@ -17,8 +17,9 @@ from qsdt_jax.assemble.trained import Trained, load_trained, stored_checksum
 from qsdt_jax.data.classes import class_difference, tell_trust
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
+from qsdt_jax.models.parts import parts_of
 from qsdt_jax.progress import tell
-from qsdt_jax.tasks.task import Task, Variables
+from qsdt_jax.tasks.task import Task, Variables, variable_shapes
 from qsdt_jax.train.transfer import transfer
 from qsdt_jax.workdir.stored import stored_steps
 from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, TRAINING, Source, read_belongings
@@ -129,11 +130,17 @@ def starting_point(
     difference = _other_outputs(config, task, trained)
     others = difference is not None
     # Now, with shapes in place of variables: later a refusal would come when the workdir is another already.
-    transfer(trained.variables, jax.eval_shape(task.init, jax.random.key(0)), new_head=others)
+    move = functools.partial(
+        transfer,
+        source_parts=parts_of(trained.task.model),
+        target_parts=parts_of(task.model),
+        new_head=others,
+    )
+    move(trained.variables, variable_shapes(task))
 
     def start(variables: Variables) -> Variables:
         again, _ = load_source(config, START, source)  # Not held all the while, being as large as the run's.
-        taken, remarks = transfer(again.variables, variables, new_head=others)
+        taken, remarks = move(again.variables, variables)
         why = [difference] if difference else []
         lines = [f"starting from step {again.step} of {again.workdir}", *why, *remarks]
         tell("\n  ".join(lines))

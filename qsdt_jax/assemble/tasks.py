@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
+import numpy as np
 
 from qsdt_jax.assemble.examples import ANNOTATED, LABELLED, Examples
 from qsdt_jax.assemble.imported import imported_object
@@ -40,7 +41,7 @@ class TaskFactory:
     build: Callable[[ml_collections.ConfigDict, Sequence[str] | None], Task]
     metrics: tuple[Metric, ...]
     class_count: Callable[[Variables], int | None] | None = None
-    by_class: Callable[[Scored], Mapping[str, Sequence[float]]] | None = None
+    by_class: Callable[[Scored], Mapping[str, np.ndarray]] | None = None
     examples: Examples = LABELLED
 
 

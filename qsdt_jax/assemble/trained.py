@@ -20,7 +20,7 @@ from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.pipeline import Preprocess
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import Classifier
-from qsdt_jax.tasks.task import Task, Variables
+from qsdt_jax.tasks.task import Task, Variables, variable_shapes
 from qsdt_jax.workdir.checkpoint import restore_raw
 from qsdt_jax.workdir.integrity import state_checksum
 from qsdt_jax.workdir.stored import best_step, exactly, read_record
@@ -204,7 +204,7 @@ def _classes(
 
 def _check_fit(workdir: Path, task: Task, variables: Mapping[str, Any]) -> None:
     """Refuses variables that the configuration's network does not have."""
-    expected = _kinds(jax.eval_shape(task.init, jax.random.key(0)))
+    expected = _kinds(variable_shapes(task))
     found = _kinds(variables)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):

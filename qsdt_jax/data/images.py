@@ -69,6 +69,30 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
+def image_size(file: str | Path | bytes, name: str) -> tuple[int, int]:
+    """(height, width) of an image file in pixels, from its beginning.
+
+    Args:
+      file: its place, or its content.
+      name: of the image, for messages.
+
+    Raises:
+      CorruptRecord: no image.
+      UserError: the file is missing, or its bytes cannot be read, also not after a while (see `retried`).
+    """
+
+    def read() -> tuple[int, int]:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+            return image.height, image.width
+
+    try:
+        return retried(read, name)
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such image file") from None
+    except DECODE_ERRORS as error:
+        raise CorruptRecord(f"{name}: not a readable image ({decode_reason(error)})") from None
+
+
 def in_bytes(image: Image.Image) -> Image.Image:
     """The image with 8 bits a channel; Pillow's own conversion of deeper ones makes all above 255 white.
 

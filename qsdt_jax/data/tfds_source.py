@@ -15,6 +15,7 @@ from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED
 from qsdt_jax.data.prepare.shard_file import records_in, telling_calls
 from qsdt_jax.data.sources import Example, SplitName
 from qsdt_jax.data.tfds_events import events_of, sensor_of
+from qsdt_jax.data.tfds_segmentation import annotated, is_annotation, sizes_of
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.retry import reason, retried
 
@@ -26,8 +27,9 @@ SPLITS = {"train": ("train",), "test": ("validation", "val", "test")}
 class TfdsSource:
     """A split of a tfds directory, prepared here or by tfds itself.
 
-    Examples are {"image": uint8 (H, W, C), "label": int}, decoded as Pillow's conversion does; or, of a data
-    set of event streams, as `sources` has them. It pickles as its arguments.
+    Examples are {"image": uint8 (H, W, C), "label": int}, decoded as Pillow's conversion does; with an
+    "annotation" (see `annotations`) in place of the label; or, of a data set of event streams, as `sources`
+    has them. It pickles as its arguments.
 
     Args:
       directory: NAME/VERSION below a tfds data directory, or a folder that holds a single data set.
@@ -36,8 +38,8 @@ class TfdsSource:
 
     Raises:
       UserError: no tfds data set, another format than array_record, no such split, a shard of it that is
-        missing or cut off, no feature "image" or "events", no feature "label", events of other types than
-        ours or of a sensor of unknown size.
+        missing or cut off, no feature "image" or "events", no feature "label" or "annotation" with classes,
+        events of other types than ours or of a sensor of unknown size.
     """
 
     def __init__(self, directory: str | Path, split: SplitName, channels: int = 3):
@@ -46,10 +48,11 @@ class TfdsSource:
         self._channels = channels
         info = _open(self.directory).info
         self.kind = _kind(self.directory, info.features)
-        if self.kind == "image" and channels not in MODES:
+        if self.kind != "events" and channels not in MODES:
             raise UserError(f"image files give 1 or 3 channels, but the network takes {channels}")
         self._sensor_size = sensor_of(self.directory, info) if self.kind == "events" else None
-        self.class_names: tuple[str, ...] = _class_names(self.directory, info.features["label"].names)
+        labels = info.features["annotation" if self.kind == "segmentation" else "label"]
+        self.class_names: tuple[str, ...] = _class_names(self.directory, labels.names)
         self.split = _split(self.directory, split, info.splits)
         try:
             _require_shards(self.directory, info.splits[self.split])
@@ -70,7 +73,12 @@ class TfdsSource:
           UserError: they cannot be read, also not after a while (see `retried`), or the shard is gone.
         """
         record = self._read(index)
-        name, label = self._name(index, record), record["label"]
+        name = self._name(index, record)
+        if self.kind == "segmentation":
+            if record["annotation"] is None:
+                raise CorruptRecord(f"{name}: is empty")
+            return annotated(record, len(self.class_names), self._channels, name)
+        label = record["label"]
         if label is None:  # What array_record gives out of a shard that is cut off.
             raise CorruptRecord(f"{name}: is empty")
         label = int(label)
@@ -80,6 +88,15 @@ class TfdsSource:
             events, sensor_size = events_of(record, self._sensor_size, name)
             return {"events": events, "sensor_size": sensor_size, "label": label}
         return {"image": decode_image(record["image"], self._channels, name), "label": label}
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """(height, width) of an image that has an annotation, without reading its record."""
+        height, width = self._sizes[index]
+        return height, width
+
+    @once
+    def _sizes(self) -> Sequence[Sequence[int]]:
+        return sizes_of(self.directory, self.split, len(self))
 
     def __reduce__(self):
         return TfdsSource, self._arguments
@@ -114,7 +131,8 @@ class TfdsSource:
     def _records(self):
         import tensorflow_datasets as tfds
 
-        decoders = {"image": tfds.decode.SkipDecoding()} if self.kind == "image" else None
+        images = {"image": ("image",), "segmentation": ("image", "annotation"), "events": ()}[self.kind]
+        decoders = {name: tfds.decode.SkipDecoding() for name in images} or None
         return _open(self.directory).as_data_source(self.split, decoders=decoders)
 
 
@@ -168,9 +186,14 @@ def _kind(directory: Path, features: Any) -> str:
     known: dict[str, Any] = dict(features.items())
     image: Any = known.get("image")
     events: Any = known.get("events")
-    if not isinstance(known.get("label"), tfds.features.ClassLabel):
+    is_image = isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8
+    if is_image and is_annotation(known.get("annotation")):
+        return "segmentation"
+    if "annotation" in known:
+        problem = "annotation with names of classes"
+    elif not isinstance(known.get("label"), tfds.features.ClassLabel):
         problem = "label of classes"
-    elif isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8:
+    elif is_image:
         return "image"
     elif isinstance(events, tfds.features.FeaturesDict) and set(events) == {"t", "x", "y", "p"}:
         return "events"

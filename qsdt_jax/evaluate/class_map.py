@@ -6,6 +6,7 @@ bilinearly, and the largest one is taken there (published code). Sizes differ fr
 values here, and only the frame that holds the result has a shape.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -65,17 +66,18 @@ def class_map(logits: jax.Array, size: jax.Array, original: jax.Array, frame: tu
     valid = -(-size // STRIDE)
     columns = _twice(jnp.arange(width), valid[1], size[1], original[1])
     taps = zip(columns.index, columns.weight, strict=True)
-    across = sum(logits[:, index] * weight[:, None] for index, weight in taps)
+    terms = [logits[:, index] * weight[:, None] for index, weight in taps]
+    across = functools.reduce(jnp.add, terms)
     rows_at_once = max(1, min(height, CHUNK // (width * logits.shape[-1])))
     parts = -(-height // rows_at_once)
     rows = _twice(jnp.arange(parts * rows_at_once), valid[0], size[0], original[0])
 
     def largest(taps: Taps) -> jax.Array:
-        y = sum(
+        terms = [
             across[index] * weight[:, None, None]
             for index, weight in zip(taps.index, taps.weight, strict=True)
-        )
-        return jnp.argmax(y, axis=-1).astype(jnp.int32)
+        ]
+        return jnp.argmax(functools.reduce(jnp.add, terms), axis=-1).astype(jnp.int32)
 
     in_parts = jax.tree.map(lambda x: x.reshape(-1, parts, rows_at_once).swapaxes(0, 1), rows)
     return jax.lax.map(largest, in_parts).reshape(-1, width)[:height]

@@ -5,7 +5,7 @@ average precision, which ranks the detections of all images: these need one row 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from qsdt_jax.devices import gather_over_devices, sum_over_devices
 
 MASK = "mask"
+Summary = TypeVar("Summary")
 
 
 class Scored(NamedTuple):
@@ -39,14 +40,14 @@ def over_devices(scored: Scored, mask: jax.Array) -> Scored:
 def evaluate_split(
     step: Callable[[Any], Scored],
     batches: Iterable[Any],
-    summarize: Callable[[Scored], dict[str, float]],
-) -> dict[str, float]:
-    """Metrics of a split.
+    summarize: Callable[[Scored], Summary],
+) -> Summary:
+    """What a whole split scores, e.g. its metrics.
 
     Args:
       step: from a batch to its sums and rows, as `over_devices` gives them.
       batches: the split, each example once; rows whose "mask" is 0 are padding.
-      summarize: from the sums and rows of the split, as NumPy arrays without padding, to its metrics.
+      summarize: of the sums and rows of the split, as NumPy arrays without padding.
     """
     sums: dict[str, Any] = {}
     rows: dict[str, list[np.ndarray]] = {}

@@ -9,18 +9,22 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.interop.entries import described
 from qsdt_jax.interop.published import torch_name
 
+# The layers of classes, of a classifier and of a segmenter, and the axes of their weights.
+LAYERS_OF_CLASSES = {"head.weight": 2, "decode_head.conv_seg.weight": 4}
+
 
 def class_count(label: str, tensors: Mapping[str, Any]) -> int:
-    """The outputs of the head; raises UserError where there is none."""
-    head = tensors.get("head.weight")
-    if head is None or head.ndim != 2:
-        raise UserError(
-            f"{label} is not of this network: it has no tensor head.weight of two axes; "
-            f"it has {described(tensors)}"
-        )
-    if not 1 <= head.shape[0] <= bounds.CLASSES:
-        raise UserError(f"{label} has {head.shape[0]:,} classes; expected 1 to {bounds.CLASSES:,}")
-    return head.shape[0]
+    """The outputs of the layer of classes; raises UserError where there is none."""
+    for name, axes in LAYERS_OF_CLASSES.items():
+        if name in tensors and tensors[name].ndim == axes:
+            count = tensors[name].shape[0]
+            if not 1 <= count <= bounds.CLASSES:
+                raise UserError(f"{label} has {count:,} classes; expected 1 to {bounds.CLASSES:,}")
+            return count
+    raise UserError(
+        f"{label} is not of this network: it has no tensor head.weight of two axes; "
+        f"it has {described(tensors)}"
+    )
 
 
 def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ _DISTRIBUTED = "module."
 # First part of a name where weights and average share a mapping.
 _AVERAGE_PARTS = {"ema_model", "model_ema", "module_ema", "ema_module", "ema"}
 _COUNTERS = {"n_averaged", "num_updates", "decay", "initted", "step"}  # Of those who average.
+_OF_SEGMENTERS = {"backbone", "neck", "decode_head"}
 _OF_DETECTORS = {"neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "decode_head", "auxiliary_head"}
 
 
@@ -82,8 +83,10 @@ def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
 def described(names: Mapping[str, Any]) -> str:
     """What a file is, by the names of its tensors, if not this network."""
     firsts = {name.partition(".")[0] for name in names}
-    if firsts & _OF_DETECTORS:
-        kind = "a detector or segmenter, of which only a classifier is read"
+    if firsts == _OF_SEGMENTERS:
+        kind = "a segmenter, where a classifier is expected"
+    elif firsts & _OF_DETECTORS:
+        kind = "a detector or another segmenter, of which nothing is read"
     elif any("lora_" in name for name in names):
         kind = "an adapter without the network that it adapts"
     elif firsts & {"block3", "downsample1_1"}:

@@ -5,7 +5,7 @@ A path here is the one of a leaf below its collection, such as ("block3_0", "mlp
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -18,9 +18,15 @@ from qsdt_jax.interop import torch_file
 from qsdt_jax.interop.entries import plain_names
 from qsdt_jax.interop.fit import check_fit, first
 from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
-from qsdt_jax.models import Classifier
+from qsdt_jax.models import Classifier, Segmenter
 
 Path = tuple[str, ...]
+
+
+def _scale_head(branch: str, unit: str, layer: str) -> str:
+    """Of a unit of the segmenter's head: in the published lists each second entry is an enlargement."""
+    return f"decode_head/scale_heads/{branch}/{2 * int(unit)}/{1 if layer == 'conv' else 2}/"
+
 
 # Applied in turn to the path joined by "/".
 _RENAMES = (
@@ -36,10 +42,18 @@ _RENAMES = (
     (r"/attn/(\w+)_bn/", r"/attn/\1_conv/1/"),
     (r"/mlp/fc(\d)/", r"/mlp/fc\1_conv/"),
     (r"/mlp/bn(\d)/", r"/mlp/fc\1_bn/"),
+    (r"^fpn/lateral(\d)/conv/", r"neck/lateral_convs/\1/0/"),
+    (r"^fpn/lateral(\d)/bn/", r"neck/lateral_convs/\1/1/"),
+    (r"^fpn/output(\d)/conv/", r"neck/fpn_convs/\1/0/"),
+    (r"^fpn/output(\d)/bn/", r"neck/fpn_convs/\1/1/"),
+    (r"^seg_head/branch(\d)_(\d)/(conv|bn)/", lambda found: _scale_head(*found.groups())),
+    (r"^seg_head/classifier/", r"decode_head/conv_seg/"),
     (r"/(kernel|scale)$", r"/weight"),
     (r"/step_size$", r"/alpha"),
     (r"/(mean|var)$", r"/running_\1"),
 )
+
+_DENSE_PARTS = ("fpn", "seg_head")  # Of a segmenter, besides the backbone.
 
 # Entries of the published files that compute nothing: counters, flags, and the quantiser of activations,
 # in whose place are spikes.
@@ -64,8 +78,21 @@ def torch_name(flax_path: Path) -> str:
     return name.replace("/", ".")
 
 
+def _torch_names(paths: Iterable[Path]) -> dict[str, Path]:
+    """The leaf of each PyTorch name; paths with their collection.
+
+    A segmenter has its backbone's tensors under "backbone.", a classifier has them beside its head.
+    """
+    paths = list(paths)
+    dense = any(path[1] in _DENSE_PARTS for path in paths)
+    return {
+        ("backbone." if dense and path[1] not in _DENSE_PARTS else "") + torch_name(path[1:]): path
+        for path in paths
+    }
+
+
 def from_torch(
-    model: Classifier,
+    model: Classifier | Segmenter,
     source: str | os.PathLike[str] | Mapping[str, Any],
     *,
     ema: bool = False,
@@ -76,6 +103,9 @@ def from_torch(
     A model without step sizes (1 or 32 bits) takes the float weights and leaves the file's step sizes
     aside. That is a start for training at these bits, not the network of the file. Weights trained at
     other bits load without a complaint too, since the file does not say at how many it was trained.
+
+    The published segmenter computes what it does with `neuron_input_gain=0.25`, which the file does not say
+    either, and with float weights in neck and head.
 
     Args:
       model: gives names, shapes and types of what is expected.
@@ -94,7 +124,8 @@ def from_torch(
         tensors = plain_names(source)
     else:
         label, tensors = os.fspath(source), torch_file.load(source, ema=ema)
-    leaves = {torch_name(path[1:]): (path, leaf) for path, leaf in _expected(model).items()}
+    expected = _expected(model)
+    leaves = {name: (path, expected[path]) for name, path in _torch_names(expected).items()}
     arrays = {
         name: np.asarray(value)
         for name, value in tensors.items()
@@ -122,13 +153,14 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Raises:
       UserError: the model has `rectify="norm"`.
     """
+    leaves = flatten_dict(variables)
     return {
-        torch_name(path[1:]): np.array(_to_published(path, np.asarray(leaf)), order="C")
-        for path, leaf in flatten_dict(variables).items()
+        name: np.array(_to_published(path, np.asarray(leaves[path])), order="C")
+        for name, path in _torch_names(leaves).items()
     }
 
 
-def _expected(model: Classifier) -> Mapping[Path, Any]:
+def _expected(model: Classifier | Segmenter) -> Mapping[Path, Any]:
     images = jnp.zeros((1, 32, 32, model.backbone.in_channels))
     return flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images))
 

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from qsdt_jax.devices import mean_over_devices
+from qsdt_jax.devices import device_count, sum_over_devices
 from qsdt_jax.layers.upsample import bilinear_upsample
 
 Average = Literal["all", "labelled"]
@@ -57,7 +57,7 @@ def pixel_cross_entropy(logits: jax.Array, labels: jax.Array, average: Average =
     if average == "all":
         return total / labels.size
     labelled = jnp.sum(labels < classes, dtype=jnp.int32).astype(logits.dtype)
-    return total / jnp.maximum(mean_over_devices(labelled), 1)
+    return total * device_count() / jnp.maximum(sum_over_devices(labelled), 1)
 
 
 def _summed(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 """The classifier and its published sizes."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from qsdt_jax.layers.bits_rules import check_rules
 from qsdt_jax.layers.quantized import QDense
 from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.models.backbone import Backbone, Stage
+from qsdt_jax.models.parts import Parts
 
 # Widths and depth of the published sizes. S, M, L are the paper's; the rest stand in the published file.
 SIZES: dict[str, dict[str, Any]] = {
@@ -40,6 +41,8 @@ class Classifier(nn.Module):
       distillation_head: a second head, which a teacher's answers train instead of the labels (DeiT, Touvron
         et al., 2021). The network answers with the mean of both.
     """
+
+    PARTS: ClassVar[Parts] = Parts(beside=HEADS, of_classes=HEADS)
 
     backbone: Backbone
     num_classes: int = 1000

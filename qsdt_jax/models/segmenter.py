@@ -1,6 +1,7 @@
 """The network of semantic segmentation: Semantic FPN (Kirillov et al., 2019) on the spiking backbone."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 from flax import linen as nn
@@ -15,6 +16,7 @@ from qsdt_jax.layers.upsample import BilinearUpsample
 from qsdt_jax.models.backbone import Backbone, Stage
 from qsdt_jax.models.classifier import mean_over_time
 from qsdt_jax.models.fpn import FPN
+from qsdt_jax.models.parts import Parts
 
 TAPS: tuple[Stage, ...] = ("stem", "stage1", "stage2", "stage4")  # At strides 2, 4, 8 and 16.
 HEAD_STRIDE = 2  # Pixels of the image per pixel of the logits.
@@ -82,6 +84,8 @@ class Segmenter(nn.Module):
       neuron_input_gain: of every neuron of neck and head, see `layers.spiking.SpikingNeuron`; 1/4 with the
         published checkpoints.
     """
+
+    PARTS: ClassVar[Parts] = Parts(beside=("fpn", "seg_head"), of_classes=("seg_head/classifier",))
 
     backbone: Backbone
     num_classes: int = 150

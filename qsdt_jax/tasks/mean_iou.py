@@ -36,7 +36,7 @@ class MeanIoU:
             "annotation_size": (B, 2) of the images as they came, or else they are of "size"; "mask": (B,)}.
         """
         annotations, classes = batch["annotation"], outputs.shape[-1]
-        frame = annotations.shape[1:]
+        frame = annotations.shape[1], annotations.shape[2]
         originals = batch.get("annotation_size", batch["size"])
 
         def of_image(image: tuple[jax.Array, ...]) -> jax.Array:
@@ -68,6 +68,6 @@ def by_class(total: Scored) -> dict[str, np.ndarray]:
     }
 
 
-def _within(frame: tuple[int, ...], size: jax.Array) -> jax.Array:
+def _within(frame: tuple[int, int], size: jax.Array) -> jax.Array:
     """Whether a pixel of the frame lies in an image of a size; bool of the frame's shape."""
     return (jnp.arange(frame[0])[:, None] < size[0]) & (jnp.arange(frame[1]) < size[1])

@@ -81,3 +81,13 @@ class Task(Scorer, Protocol):
     def outputs(self, variables: Variables, batch: Batch) -> Any:
         """What the network gives in evaluation, arrays of B leading rows, from which `score` scores."""
         ...
+
+
+def variable_shapes(task: Task) -> Variables:
+    """Shape and type of each of its variables, as `init` gives them. Equal tasks are traced once."""
+    return _initialized.eval_shape(task, jax.random.key(0))
+
+
+@jax.jit
+def _initialized(task: Task, key: jax.Array) -> Variables:
+    return task.init(key)

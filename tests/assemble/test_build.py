@@ -9,10 +9,12 @@ from PIL import Image
 
 from qsdt_jax.assemble.build import build_parallel, build_run
 from qsdt_jax.assemble.data import build_preprocess, build_source
+from qsdt_jax.assemble.network import OF_SEGMENTER
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.train.parallel import Parallel
+from tests.configs import tiny_seg
 from tests.launch.tiny import tiny_config
 
 # Values that the networks and the library refuse themselves; one of each kind, since each traces a network.
@@ -63,8 +65,8 @@ MODEL = [
 DATA = [
     (
         {"data.source": "tfrecord"},
-        "config.data.source='tfrecord' is none of digits, folder, tfds, digits_dvs, motion_dvs, fake, "
-        "nor MODULE:NAME",
+        "config.data.source='tfrecord' is none of digits, folder, tfds, digits_dvs, motion_dvs, ade20k, "
+        "segfolder, fake, nor MODULE:NAME",
     ),
     *(
         (
@@ -179,6 +181,7 @@ def test_every_value_of_a_recipe_arrives():
     network |= {"neuron": "i_lif", "reset": "hard", "surrogate": "arctan", "rectify": "norm"}
     network |= {"attention": "softmax", "attention_scale": 0.7, "layer_scale_init": 0.01, "drop_path": 0.35}
     network |= {"distillation_head": True, "norm_group": 4, "exact_evaluation": False, "remat": "blocks"}
+    network |= {"attention_tokens": 3}
     overrides = {f"model.{name}": value for name, value in network.items()}
     overrides |= {"loss.label_smoothing": 0.2, "data.mixup": 0.3, "data.cutmix": 0.9, "ema_decay": 0.8}
     overrides |= {"accumulate": 2, "seed": 5, "log.every_steps": 3, "checkpoint.every_steps": 6}
@@ -196,7 +199,45 @@ def test_every_value_of_a_recipe_arrives():
     assert (task.model.num_classes, backbone.in_channels) == (10, 1)
     assert backbone.bits_rules == (BitsRule(pattern="head", bits=2),)
     untested = {"channels", "depth", "bits_rules", "dtype"}
-    assert {*network, *untested} == {*config.model}
+    assert {*network, *untested, *OF_SEGMENTER} == {*config.model}
+
+
+def test_every_value_of_an_optimizer_is_checked():
+    """Rules of rates are pairs of a pattern and a factor, and only AdamW decays all tensors."""
+    for rules, told in (
+        ((("head", 2.0, 1),), "expected pairs like"),
+        ((("head", -1.0),), "expected pairs like"),
+        ((("(", 1.0),), "is no pattern"),
+    ):
+        with pytest.raises(UserError, match=told):
+            build_run(tiny_config(**{"optimizer.rate_rules": rules}))
+    with pytest.raises(UserError, match="decay_vectors=True needs adamw, not lamb"):
+        build_run(tiny_config(**{"optimizer.decay_vectors": True, "optimizer.name": "lamb"}))
+
+
+def test_the_length_of_a_run_in_steps():
+    run = build_run(
+        tiny_config(
+            **{"steps": 40, "optimizer.schedule": "polynomial", "optimizer.power": 2.0},
+            **{"optimizer.warmup_steps": 5, "optimizer.learning_rate": 1.0, "batch_size": 256},
+        )
+    )
+    rates = run.learning_rates()
+    assert run.total_steps == len(rates) == 40 and rates[4] == rates[5] == 1.0
+    assert rates[6] == pytest.approx((1 - 1 / 34) ** 2, rel=1e-6) and rates[39] == 0
+
+
+def test_every_value_of_a_segmenter_arrives():
+    config = tiny_seg.get_config()
+    config.model.update(fpn_channels=6, neuron_input_gain=0.5, attention_tokens=3, bits=2)
+    config.loss.average = "labelled"
+    task: Any = build_run(config).task
+    assert task.average == "labelled" and task.model.num_classes == 3
+    assert {name: getattr(task.model, name) for name in OF_SEGMENTER} == {
+        "fpn_channels": 6,
+        "neuron_input_gain": 0.5,
+    }
+    assert (task.model.backbone.attention_tokens, task.model.backbone.bits) == (3, 2)
 
 
 @pytest.mark.parametrize(

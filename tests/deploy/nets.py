@@ -1,5 +1,6 @@
 """Classifiers with drawn variables through which spikes flow."""
 
+import functools
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ def draw_variables(model: Classifier | Segmenter, seed: int = 23) -> dict:
     """Variables of the size of trained ones; no two entries alike, so that a mix-up shows."""
     generator = np.random.default_rng(seed)
     image = jax.ShapeDtypeStruct((1, 32, 32, model.backbone.in_channels), jnp.float32)
-    shapes = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), image))
+    shapes = flatten_dict(_initialized.eval_shape(model, image))
 
     def draw(path: tuple[str, ...]) -> np.ndarray:
         *layer, name = path
@@ -49,6 +50,12 @@ def draw_variables(model: Classifier | Segmenter, seed: int = 23) -> dict:
         return generator.uniform(2, 3, shape) * std / largest  # A few weights are clipped.
 
     return unflatten_dict({path: draw(path).astype(leaf.dtype) for path, leaf in shapes.items()})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initialized(model: Classifier, image: jax.Array) -> Any:
+    """Its variables; equal networks are traced once."""
+    return model.init(jax.random.key(0), image)
 
 
 def draw_images(*shape: int, seed: int = 7) -> np.ndarray:

@@ -72,6 +72,7 @@ def outcome(file: Path) -> str:
         assert time.monotonic() - start < SECONDS
 
 
+@pytest.mark.slow
 def test_any_number_may_be_anything(parts, tmp_path):
     manifest, data = parts
     kinds = {step["kind"]: i for i, step in enumerate(manifest["steps"])}.values()

@@ -26,6 +26,7 @@ def test_counts_beyond_int8_are_refused():
         fold(model, draw_variables(model))
 
 
+@pytest.mark.slow
 def test_sums_beyond_float32_are_refused():
     """The bound is that of the weights at hand, not of the worst ones."""
     model = tiny_net(bits=8, levels=60, channels=(64, 8, 16, 24), mlp_ratio=8)

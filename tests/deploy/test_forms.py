@@ -1,5 +1,6 @@
 """Training, integer and spike-driven form, NumPy reference and ONNX: equal counts and logits, bit for bit."""
 
+import functools
 import itertools
 
 import jax
@@ -73,6 +74,13 @@ def bundle_of(program: Program, file) -> reference.Manifest:
     return reference.read(file)
 
 
+@functools.partial(jax.jit, static_argnames="arithmetic")
+def deployed_form(program: Program, images: jax.Array, arithmetic: interpreter.Arithmetic):
+    """All values and the logits; tests of one network and of equal shapes share what is compiled."""
+    values = interpreter.interpret(program, images, arithmetic)
+    return values, interpreter.class_scores(program, values)
+
+
 def assert_forms_agree(model, variables, images, file) -> None:
     logits, counts = training_form(model, variables)(images)
     program = fold(model, variables)
@@ -83,13 +91,7 @@ def assert_forms_agree(model, variables, images, file) -> None:
         "integer": IntegerArithmetic(),
         "spike-driven": SpikeArithmetic(model.backbone.levels),
     }.items():
-
-        @jax.jit
-        def form(program, images, arithmetic=arithmetic):
-            values = interpreter.interpret(program, images, arithmetic)
-            return values, interpreter.class_scores(program, values)
-
-        values, scores = form(program, images)
+        values, scores = deployed_form(program, images, arithmetic)
         assert differing_counts(counts, values) == {}, name
         assert np.array_equal(scores, logits), name
 
@@ -146,7 +148,7 @@ def test_an_image_is_classified_alike_alone_and_among_others():
 
 @slow
 def test_operand_types_of_training_change_no_bit_of_evaluation():
-    images = draw_images(2, 32, 32, 3)
+    images = draw_images(5, 32, 32, 3)
     variables = draw_variables(tiny_net())
     narrow = [tiny_net(dtype=jnp.bfloat16), tiny_net(spike_dtype=jnp.int8)]
     logits = jax.jit(tiny_net().apply)(variables, images)
@@ -259,11 +261,11 @@ class SlotsAlone(SpikeArithmetic):
 def test_attention_of_slots_alone_is_another_network():
     """It misses most of the attention product, and counts and logits change with it."""
     model = tiny_net()
-    variables, images = draw_variables(model), draw_images(4, 32, 48, 3)
+    variables, images = draw_variables(model), draw_images(3, 32, 48, 3)
     logits, counts = training_form(model, variables)(images)
     program = fold(model, variables)
-    exact = jax.jit(lambda p, x: interpreter.interpret(p, x, SpikeArithmetic(4)))(program, images)
-    naive = jax.jit(lambda p, x: interpreter.interpret(p, x, SlotsAlone(4)))(program, images)
+    exact, _ = deployed_form(program, images, SpikeArithmetic(4))
+    naive, _ = deployed_form(program, images, SlotsAlone(4))
     first = "block3_0/attn"
     kept = np.sum(naive[first], dtype=np.float64) / np.sum(exact[first], dtype=np.float64)
     assert 0.05 < kept < 0.7

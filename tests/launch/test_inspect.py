@@ -13,6 +13,7 @@ from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.product import scaled_convolution
 from qsdt_jax.models import SIZES
 from qsdt_jax.models.operations import layer_operations
+from qsdt_jax.tasks.task import variable_shapes
 from tests.launch.tiny import DIGITS, launch, tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ def traced(**overrides):
     """Task, variables' shapes and layers of a tiny network."""
     config = tiny_config(**overrides)
     task = build_task(config, DIGITS)
-    variables = jax.eval_shape(task.init, jax.random.key(0))
+    variables = variable_shapes(task)
     return task, variables, layer_operations(task.model, tuple(config.data.image_size))
 
 
@@ -115,7 +116,7 @@ def test_casts_of_one_value_count_once():
 
 @pytest.mark.slow
 def test_estimates_lie_below_what_the_compiler_takes(capsys):
-    large = (DIGITS_CONFIG, "--config.model.channels=(8, 8, 16, 16)", "--batch=256")
+    large = (DIGITS_CONFIG, "--config.model.channels=(8, 8, 16, 16)", "--config.model.depth=2", "--batch=256")
     assert launch("inspect", *large) == 0
     estimated = capsys.readouterr()
     assert "--compile asks the compiler" in estimated.out

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from launch.prepare import find
 from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.data import build_source, build_training_source
+from qsdt_jax.data.prepare.scene_files import write_scenes
 from qsdt_jax.data.prepare.writer import prepare
 from qsdt_jax.errors import UserError
 from qsdt_jax.tasks.classification import Classification
@@ -32,6 +33,7 @@ from tests.data.prepare.files import (
     write_files,
 )
 from tests.data.prepare.test_cifar import TEN
+from tests.data.segmentation_files import segfolder
 from tests.launch.prepare_runs import ROOT, Moment, run
 from tests.launch.tiny import launch, tiny_config
 
@@ -183,6 +185,48 @@ def test_cifar10dvs(tmp_path, capsys):
     assert "ignored: cat/notes.txt" in told.err
 
 
+def test_digit_scenes(tmp_path, capsys):
+    """They are ADE20K to what comes after them."""
+    words = ["prepare", "digit-scenes", "--out", tmp_path / "scenes", "--train=3", "--test=2", "--seed=5"]
+    assert launch(*words) == 0
+    told = capsys.readouterr()
+    assert "training 3 scenes with " in told.out and "validation 2 scenes with " in told.out
+    assert f"--config.data.source=ade20k --config.data.path={tmp_path / 'scenes'}" in told.out
+    assert "scene 5/5" in told.err
+    assert launch(*words) == 0  # What is finished stays.
+    assert capsys.readouterr() == (told.out, "")
+    assert launch("prepare", "digit-scenes", "--out", tmp_path / "scenes", "--train=3", "--test=2") == 2
+    assert "holds other scenes" in capsys.readouterr().err
+    words = ["prepare", "ade20k", "--source", tmp_path / "scenes", "--out", tmp_path / "out"]
+    assert launch(*words) == 2
+    assert "found 11 classes of 150, 3 train of 20,210, 2 validation of 2,000" in capsys.readouterr().err
+    assert launch(*words, "--allow_partial") == 0
+    assert "train 3 records in 1 shards, validation 2 records in 1 shards" in capsys.readouterr().out
+    records = tfds.data_source("ade20k:1.0.0", split="train", data_dir=tmp_path / "out")
+    assert {record["annotation"].shape == (*record["image"].shape[:2], 1) for record in records} == {True}
+
+
+def test_digit_scenes_interrupted(tmp_path):
+    """Before the list of the classes gets its name, the fourth file that does."""
+    arguments = ["digit-scenes", "--out", tmp_path / "out", "--train=3", "--test=2"]
+    first, second = run(tmp_path / "log", [Moment("placing", 4, "interrupt"), Moment()], *arguments)
+    assert (first.status, second.status) == (130, 0)
+    assert first.lines[-1] == "interrupted; the same command begins again"
+    write_scenes(tmp_path / "again", train=3, test=2, seed=0)
+    assert contents(tmp_path / "out") == contents(tmp_path / "again")
+
+
+def test_segfolder(tmp_path, capsys):
+    segfolder(tmp_path / "source")
+    write_files(tmp_path / "source", {"images/train/notes.txt": b"", "images/train/alone.jpg": b""})
+    words = ["prepare", "segfolder", "--source", tmp_path / "source", "--out", tmp_path / "out"]
+    assert launch(*words, "--reduce_zero_label") == 0
+    told = capsys.readouterr()
+    assert "ignored: " in told.err and "2 not taken for pairs of an image and an annotation" in told.err
+    assert re.search("^classes   2: cat, dog$", told.out, re.MULTILINE)
+    assert launch(*words) == 2  # Other numbers.
+
+
 def test_data_without_a_split_to_evaluate_on(tmp_path, capsys):
     class_folder(tmp_path / "source", CLASSES, 2)
     assert launch("prepare", "imagefolder", "--source", tmp_path / "source", "--out", tmp_path / "out") == 0
@@ -199,6 +243,14 @@ def test_data_without_a_split_to_evaluate_on(tmp_path, capsys):
             ["svhn", "--source", "{source}", "--out", "{out}"],
             "unknown data set 'svhn'; expected one of imagenet",
         ),
+        (["digit-scenes"], "prepare digit-scenes needs --out DIR, and no --source"),
+        (["digit-scenes", "--source", "{source}", "--out", "{out}"], "needs --out DIR, and no --source"),
+        (["digit-scenes", "--out", "{out}", "--shards=2"], "of digit-scenes are --out, --train, --test and"),
+        (["digit-scenes", "--out", "{out}", "--train=0"], "train"),
+        (["imagefolder", "--source", "{source}", "--out", "{out}", "--seed=1"], "of digit-scenes alone"),
+        (["ade20k", "--source", "{source}", "--out", "{out}"], "expected images/training/NAME.jpg and"),
+        (["ade20k", "--source", "{source}", "--out", "{out}", "--reduce_zero_label"], "a segfolder alone"),
+        (["segfolder", "--source", "{source}", "--out", "{out}"], "expected the names of the classes"),
         (["imagefolder", "--source", "{source}", "--out", "{source}/train"], "--out {source}/train lies in"),
         (["imagefolder", "--source", "{out}/no", "--out", "{out}"], "--source {out}/no: no such folder"),
         (["cifar10", "--source", "{source}", "--out", "{out}"], "expected cifar-10-python.tar.gz or"),
@@ -274,7 +326,7 @@ def test_config_mistakes(directory):
         build_source(config_of(directory, **{"data.path": ""}), "train")
     with pytest.raises(UserError, match=r"config\.data\.corrupt_limit=-1 must be at least 0"):
         build_run(config_of(directory, **{"data.corrupt_limit": -1}))
-    with pytest.raises(UserError, match="is none of digits, folder, tfds, digits_dvs, motion_dvs, fake"):
+    with pytest.raises(UserError, match="is none of digits, folder, tfds, digits_dvs, motion_dvs, ade20k"):
         build_source(config_of(directory, **{"data.source": "tfrecord"}), "train")
 
 

@@ -70,12 +70,11 @@ def test_images_with_annotations():
         {**SMALL, **task, "data.photometric": True, "data.image_size": (16, 32)}
     )
     config.data.update(others)
+    config.batch_size, config.model.norm_group = 16, 0
     found = table(build_run(config))
     assert found["data"] == "fake: 1,024 images at 16x32x3, 1,000 classes"
-    assert (
-        found["augmentation"]
-        == "resize_crop_flip (ratio 0.5 to 2, classes below 0.75), photometric distortion"
-    )
+    named = "resize_crop_flip (ratio 0.5 to 2, classes below 0.75), photometric distortion"
+    assert found["augmentation"] == named
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

@@ -20,6 +20,7 @@ from qsdt_jax.assemble.build import build_optimizer
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.interop import to_torch
+from qsdt_jax.tasks.task import variable_shapes
 from qsdt_jax.train.state import TrainState, create_state
 from qsdt_jax.workdir.checkpoint import Checkpointer
 from tests.interop.test_torch_file import opcodes, tensor
@@ -58,7 +59,7 @@ def _shapes(model: str, classes: int) -> dict:
     config = tiny_config()
     config.model.update(json.loads(model))
     task = build_task(config, numbers(classes))
-    return jax.eval_shape(task.init, jax.random.key(0))
+    return variable_shapes(task)
 
 
 def write_workdir(workdir: Path, config: ConfigDict, states: dict[int, TrainState]) -> Path:

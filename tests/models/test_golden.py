@@ -46,6 +46,7 @@ def assert_met(found, expected, name, scale=None):
     assert deviation <= TOLERANCE, f"{name}: {deviation}"
 
 
+@pytest.mark.slow
 def test_evaluation_forward(golden, weights):
     model = tiny_model()
     variables = from_torch(model, weights)

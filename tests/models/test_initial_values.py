@@ -150,7 +150,10 @@ NET = {"channels": (16, 32, 48, 64), "depth": 2, "num_classes": 1000}
 @pytest.mark.parametrize(
     "options",
     [
-        {"bits": 8, "rectify": "norm", "distillation_head": True, "layer_scale_init": 1e-3},
+        pytest.param(
+            {"bits": 8, "rectify": "norm", "distillation_head": True, "layer_scale_init": 1e-3},
+            marks=pytest.mark.slow,
+        ),
         {"bits": 1},
         {"bits": 32, "neuron": "relu", "attention": "softmax"},
     ],
@@ -166,6 +169,7 @@ def test_every_tensor_starts_as_stated(options):
     assert step_sizes == (0 if options.get("bits") in (1, 32) else kernels) and kernels > 50
 
 
+@pytest.mark.slow
 def test_a_run_starts_with_them():
     """Through all that lies between a configuration and the state of step 0, EMA included."""
     config = digits.get_config()

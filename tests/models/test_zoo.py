@@ -1,5 +1,6 @@
 """Networks by name, and the variables that they start with."""
 
+import functools
 import subprocess
 import sys
 from typing import Any
@@ -17,6 +18,7 @@ from qsdt_jax.models import SIZES, QSDTransformer, create_model, init_variables,
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.initial import threefry
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 SMALL: dict[str, Any] = {"channels": (16, 16, 32, 32), "depth": 2, "num_heads": 2, "mlp_ratio": 1}
 
 
@@ -46,21 +48,29 @@ def test_wrong_names_are_told_with_the_nearest(name, fields, told):
 @pytest.mark.parametrize(
     "model",
     [
-        create_model("qsd_s", num_classes=10, **SMALL),
-        create_model("qsd_s", num_classes=10, bits=1, rectify="norm", distillation_head=True, **SMALL),
-        create_model("qsd_s", bits=32, neuron="relu", attention="softmax", in_channels=1, **SMALL),
-        create_model(
-            "qsd_s",
-            bits=8,
-            bits_rules=(BitsRule(pattern="head", bits=32),),
-            timesteps=2,
-            neuron="lif",
-            levels=1,
-            **SMALL,
+        pytest.param(create_model("qsd_s", num_classes=10, **SMALL), id="4 bits"),
+        slow(
+            create_model("qsd_s", num_classes=10, bits=1, rectify="norm", distillation_head=True, **SMALL),
+            id="1 bit",
         ),
-        Backbone(**SMALL),
+        slow(
+            create_model("qsd_s", bits=32, neuron="relu", attention="softmax", in_channels=1, **SMALL),
+            id="float",
+        ),
+        slow(
+            create_model(
+                "qsd_s",
+                bits=8,
+                bits_rules=(BitsRule(pattern="head", bits=32),),
+                timesteps=2,
+                neuron="lif",
+                levels=1,
+                **SMALL,
+            ),
+            id="8 bits",
+        ),
+        slow(Backbone(**SMALL), id="backbone"),
     ],
-    ids=["4 bits", "1 bit", "float", "8 bits", "backbone"],
 )
 def test_initial_variables_are_those_of_the_network(model):
     """Bit for bit what `init` draws; what is computed of many draws may be rounded otherwise."""
@@ -90,6 +100,7 @@ def test_a_bits_rule_without_a_layer_is_refused():
         init_variables(Backbone(**SMALL, bits_rules=head))
 
 
+@pytest.mark.slow
 def test_initial_variables_in_float64():
     with jax.enable_x64(True):
         model = create_model("qsd_s", num_classes=10, dtype=jnp.float64, param_dtype=jnp.float64, **SMALL)
@@ -122,6 +133,7 @@ def test_seeds_out_of_range_are_refused(seed):
         init_variables(create_model("qsd_s", **SMALL), seed)
 
 
+@pytest.mark.slow
 def test_operations_that_numpy_does_not_compute_are_left_to_jax(monkeypatch):
     """As those of another version of JAX; equal seeds, up to the largest, mean the same draws."""
     model, seed = Backbone(**SMALL), 2**32 - 1

@@ -6,6 +6,7 @@ The process is forked from one that has imported everything, and goes through th
 
 import dataclasses
 import functools
+import gc
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from qsdt_jax.workdir.checkpoint import restore_raw
 from qsdt_jax.workdir.integrity import leaves_of
 from qsdt_jax.workdir.metrics import read_metrics
 from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, SUMMARY_FILE
+from tests.conftest import GARBAGE
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.py"
 DEADLINE = 300  # Seconds after which a run counts as hanging.
@@ -106,6 +108,7 @@ def _output(workdir: Path) -> Path:
 
 
 def _main(workdir: Path, cache: Path, flags: tuple[str, ...], signal: Signal | None, config: Path) -> None:
+    gc.set_threshold(*GARBAGE)
     with open(_output(workdir), "w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)

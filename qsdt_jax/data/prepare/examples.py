@@ -7,8 +7,8 @@ from PIL import Image
 
 from qsdt_jax.data.event_files import read_event_file
 from qsdt_jax.data.events import as_columns, check_within
-from qsdt_jax.data.images import DECODE_ERRORS, FORMATS, decode_reason, in_bytes
-from qsdt_jax.data.prepare.records import DataSet, Record
+from qsdt_jax.data.images import DECODE_ERRORS, FORMATS, decode_reason, image_size, in_bytes
+from qsdt_jax.data.prepare.records import Content, DataSet, Record
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.retry import retried
 
@@ -20,21 +20,23 @@ class LostRecord(UserError):
 
 
 def example_of(record: Record, dataset: DataSet) -> dict[str, Any]:
-    """What the features of the record's data set encode.
+    """What the features of the record's data set encode; of an annotation, its numbers (H, W).
 
     Raises:
       LostRecord: the content cannot be read, also not after a while (see `retried`).
       CorruptRecord: it is damaged; the message begins with the record's name in both cases.
     """
-    try:
-        content = retried(record.content.read, record.name)
-    except UserError as error:
-        raise LostRecord(str(error)) from None
-    except OSError as error:
-        raise LostRecord(f"{record.name}: cannot be read ({error.strerror or error})") from None
+    content = _content(record.content, record.name)
     # The name of a file need not be text.
-    name = record.name.encode("utf-8", "backslashreplace").decode()
-    example = {"label": record.label, "file_name": name}
+    example: dict[str, Any] = {"file_name": record.name.encode("utf-8", "backslashreplace").decode()}
+    if dataset.kind == "segmentation":
+        assert record.annotation is not None and dataset.numbering is not None
+        image = checked_image(content, record.name)
+        annotation = dataset.numbering.decode(
+            _content(record.annotation, record.name), image_size(image, record.name), record.name
+        )
+        return {**example, "image": image, "annotation": annotation}
+    example["label"] = record.label
     if dataset.kind == "image":
         return {**example, "image": checked_image(content, record.name)}
     events = read_event_file(content, record.name)
@@ -42,6 +44,15 @@ def example_of(record: Record, dataset: DataSet) -> dict[str, Any]:
         events["x"], events["y"] = events["y"].copy(), events["x"].copy()
     check_within(events, dataset.sensor_size, record.name)
     return {**example, "events": as_columns(events), "sensor_size": dataset.sensor_size}
+
+
+def _content(content: Content, name: str) -> bytes:
+    try:
+        return retried(content.read, name)
+    except UserError as error:
+        raise LostRecord(str(error)) from None
+    except OSError as error:
+        raise LostRecord(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
 def checked_image(encoded: bytes, name: str) -> bytes:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qsdt_jax.data.index_images import encode
 from qsdt_jax.data.prepare.records import DataSet
 
 if TYPE_CHECKING:
@@ -13,41 +14,53 @@ if TYPE_CHECKING:
 
 VERSION = "1.0.0"
 INFO_FILE = "dataset_info.json"  # Without it, a folder is no data set.
+SIZES_FILE = "image_sizes.json"  # Of images with annotations, [height, width] of each record, by the split.
+SUPERVISED = {"image": ("image", "label"), "events": None, "segmentation": ("image", "annotation")}
 UNFINISHED = ".preparing"  # Folder of a directory that is not finished.
 
 
 def features_of(dataset: DataSet) -> "tfds.features.FeaturesDict":
-    """The tfds features: "image", or "events" {t, x, y, p} and "sensor_size"; "label" and "file_name"."""
+    """The tfds features by the kind of the data set, each kind with "file_name".
+
+    "image" and "label"; "events" {t, x, y, p}, "sensor_size" and "label"; "image" and "annotation" with the
+    names of the classes, whose numbers are those of examples, see `annotations`.
+    """
     import tensorflow_datasets as tfds  # Nearly a second to import.
 
     def column(dtype: type) -> tfds.features.Tensor:
         return tfds.features.Tensor(shape=(None,), dtype=dtype, encoding="bytes")
 
-    if dataset.kind == "image":
-        content = {"image": tfds.features.Image()}
-    else:
-        columns = {"t": np.uint32, "x": np.uint8, "y": np.uint8, "p": np.uint8}
-        content = {
-            "events": {name: column(dtype) for name, dtype in columns.items()},
-            "sensor_size": tfds.features.Tensor(shape=(2,), dtype=np.int32),
-        }
-    return tfds.features.FeaturesDict(
-        {
-            **content,
-            "label": tfds.features.ClassLabel(names=list(dataset.class_names)),
-            "file_name": tfds.features.Text(),
-        }
-    )
+    names = list(dataset.class_names)
+    label = tfds.features.ClassLabel(names=names)
+    match dataset.kind:
+        case "image":
+            content = {"image": tfds.features.Image(), "label": label}
+        case "events":
+            columns = {"t": np.uint32, "x": np.uint8, "y": np.uint8, "p": np.uint8}
+            content = {
+                "events": {name: column(dtype) for name, dtype in columns.items()},
+                "sensor_size": tfds.features.Tensor(shape=(2,), dtype=np.int32),
+                "label": label,
+            }
+        case "segmentation":
+            assert dataset.numbering is not None
+            annotation = tfds.features.LabeledImage(
+                labels=names, shape=(None, None, 1), dtype=dataset.numbering.dtype, encoding_format="png"
+            )
+            content = {"image": tfds.features.Image(), "annotation": annotation}
+    return tfds.features.FeaturesDict({**content, "file_name": tfds.features.Text()})
 
 
 def serializer(features: "tfds.features.FeaturesDict") -> Callable[[Mapping[str, Any]], bytes]:
-    """From an example to the bytes that tfds stores, the same bytes in every process."""
+    """From an example of `example_of` to the bytes that tfds stores, the same bytes in every process."""
     import tensorflow_datasets as tfds
 
     specs: Any = features.get_serialized_info()
     to_proto = tfds.core.ExampleSerializer(specs)
 
     def serialize(example: Mapping[str, Any]) -> bytes:
+        if "annotation" in example:
+            example = {**example, "annotation": encode(example["annotation"])}
         proto = to_proto.get_tf_example(features.encode_example(example))
         # A proto's fields by name have an order that differs from process to process otherwise.
         return proto.SerializeToString(deterministic=True)
@@ -71,7 +84,7 @@ def write_metadata(
         builder=identity,
         description=dataset.description,
         features=features,
-        supervised_keys=(dataset.kind, "label") if dataset.kind == "image" else None,
+        supervised_keys=SUPERVISED[dataset.kind],
     )
     info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD)
     template = tfds.core.ShardedFileTemplate(

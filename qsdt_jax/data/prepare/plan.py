@@ -30,7 +30,7 @@ class Shard:
     @property
     def size(self) -> int:
         """Bytes of its contents, about."""
-        return sum(record.content.size for record in self.records)
+        return sum(record.size for record in self.records)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +54,13 @@ def make_plan(dataset: DataSet, shards: int | None = None) -> Plan:
       shards: of the split "train", the others in proportion to their bytes; without one, so many that a shard
         has about 256 MB.
     """
-    sizes = {split: sum(r.content.size for r in records) for split, records in dataset.splits.items()}
+    sizes = {split: sum(r.size for r in records) for split, records in dataset.splits.items()}
     target = SHARD_BYTES if shards is None else max(1, sizes[TRAIN]) / shards
     parts, digest = [], hashlib.sha256()
     identity = (dataset.name, dataset.kind, dataset.sensor_size, list(dataset.class_names))
     digest.update(repr(identity).encode())
+    if dataset.numbering is not None:
+        digest.update(repr(dataset.numbering).encode())
     for split, records in dataset.splits.items():
         number = shards if shards and split == TRAIN else max(1, round(sizes[split] / target))
         number = min(number, len(records))
@@ -68,7 +70,7 @@ def make_plan(dataset: DataSet, shards: int | None = None) -> Plan:
             parts.append(Shard(split, i, number, part))
             digest.update(repr((split, i, number)).encode())
             for record in part:
-                digest.update(repr((record.name, record.label, record.content.size)).encode())
+                digest.update(repr((record.name, record.label, record.size)).encode())
     return Plan(parts, digest.hexdigest())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from qsdt_jax.data.aedat2 import SENSOR_SIZE
+from qsdt_jax.data.index_images import Numbering
 from qsdt_jax.errors import UserError
 from qsdt_jax.retry import reason, retried
 
@@ -59,13 +60,20 @@ class Record:
 
     Attributes:
       name: by which it is reported, stored and put in order; unique within its split.
-      label: index into the class names.
+      label: index into the class names; None where each pixel has its own.
       content: an encoded image, or a file of an event stream.
+      annotation: an index image of the classes of the pixels.
     """
 
     name: str
-    label: int
+    label: int | None
     content: Content
+    annotation: Content | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its contents, about."""
+        return self.content.size + (self.annotation.size if self.annotation else 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +86,8 @@ class DataSet:
       source: where it was found.
       class_names: in the order of the labels.
       splits: records by the name of the tfds split.
-      kind: what the contents are.
+      kind: what the contents are; "segmentation" are images with annotations.
+      numbering: of the annotations.
       sensor_size: (height, width) in pixels of the sensor that saw the events.
       on_its_side: whether the camera lay on its side, so that its columns are the rows of the picture.
       expected: number of classes and of records by split, where the data set is a fixed one.
@@ -91,7 +100,8 @@ class DataSet:
     source: Path
     class_names: Sequence[str]
     splits: Mapping[str, Sequence[Record]]
-    kind: Literal["image", "events"] = "image"
+    kind: Literal["image", "events", "segmentation"] = "image"
+    numbering: Numbering | None = None
     sensor_size: tuple[int, int] = SENSOR_SIZE
     on_its_side: bool = False
     expected: Mapping[str, int] = dataclasses.field(default_factory=dict)

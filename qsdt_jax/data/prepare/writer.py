@@ -4,8 +4,9 @@ A shard is written under another name and gets its own when it is whole, with a 
 restart keeps such shards. What is in a shard depends on the data set and the number of shards alone, so the
 files of a preparation that was killed are those of one that was not, byte for byte. Only a finished directory
 has the file dataset_info.json, which comes last. Beside it, preparation.json counts the records of each class
-and names those that are damaged. Records that the source does not give are not damaged: the other shards are
-written, and nothing is finished before the same command has read them.
+and names those that are damaged. Of images with annotations it counts those in which a class has a pixel, and
+those in which none has; image_sizes.json has the size of each. Records that the source does not give are not
+damaged: the other shards are written, and nothing is finished before the same command has read them.
 """
 
 import collections
@@ -14,12 +15,16 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from qsdt_jax.data.annotations import labelled_counts
 from qsdt_jax.data.prepare.claim import REPORT_FILE, claimed, fields_of
 from qsdt_jax.data.prepare.examples import LostRecord, example_of
 from qsdt_jax.data.prepare.metadata import (
     INFO_FILE,
+    SIZES_FILE,
     UNFINISHED,
     VERSION,
     features_of,
@@ -181,7 +186,8 @@ class _Writer:
         temporary = self.unfinished / f"{shard.key}.tmp"
         left_out: list[CorruptRecord] = []
         lost_before = len(self.lost)
-        labels, size = collections.Counter(), 0
+        labels, number, size = collections.Counter(), 0, 0
+        sizes, unlabelled = [], 0
         with ArrayRecordFile(temporary) as file:
             for record, example in in_order(self._serialized, shard.records):
                 if isinstance(example, LostRecord):
@@ -190,9 +196,14 @@ class _Writer:
                     left_out.append(example)
                     progress.say(f"left out of the {shard.split} split: {example}")
                 else:
-                    file.write(example)
-                    size += len(example)
-                    labels[record.label] += 1
+                    file.write(example.content)
+                    number += 1
+                    size += len(example.content)
+                    labels.update(example.classes)
+                    sizes.append(example.image_size)
+                    if not example.classes:
+                        unlabelled += 1
+                        progress.say(f"no pixel of {record.name} in the {shard.split} split is labelled")
                 done += 1
                 progress.update(done, f"{shard.split} shard {shard.number + 1} of {shard.of}")
         if len(self.lost) > lost_before:
@@ -206,10 +217,12 @@ class _Writer:
         note = {
             "file_size": temporary.stat().st_size,
             "record_bytes": size,
-            "records": labels.total(),
+            "records": number,
             "records_of_class": [labels[i] for i in range(len(self.dataset.class_names))],
             "left_out": [str(error) for error in left_out],
         }
+        if self.dataset.kind == "segmentation":
+            note |= {"unlabelled": unlabelled, "image_sizes": sizes}
         write_atomically(self.unfinished / f"{shard.key}.json", json.dumps(note) + "\n")
         put_in_place(temporary, self._file(shard))
         return done
@@ -223,9 +236,10 @@ class _Writer:
                 f"The last: {record}"
             )
 
-    def _serialized(self, record: Record) -> tuple[Record, bytes | CorruptRecord | LostRecord]:
+    def _serialized(self, record: Record) -> tuple[Record, "_Example | CorruptRecord | LostRecord"]:
         try:
-            return record, self.serialize(example_of(record, self.dataset))
+            example = example_of(record, self.dataset)
+            return record, _Example(self.serialize(example), *_seen(example))
         except (CorruptRecord, LostRecord) as error:
             return record, error
 
@@ -246,11 +260,33 @@ class _Writer:
             "ignored": list(self.dataset.ignored),
         }
         write_atomically(self.directory / REPORT_FILE, json.dumps(report, indent=1) + "\n")
+        if self.dataset.kind == "segmentation":
+            sizes = {
+                split: [size for note in of_split for size in note["image_sizes"]]
+                for split, of_split in splits.items()
+            }
+            write_atomically(self.directory / SIZES_FILE, json.dumps(sizes) + "\n")
         metadata = self.unfinished / "metadata"
         metadata.mkdir(exist_ok=True)
         write_metadata(self.dataset, self.features, splits, metadata)
         for file in sorted(metadata.iterdir(), key=lambda file: file.name == INFO_FILE):
             put_in_place(file, self.directory / file.name)
+
+
+class _Example(NamedTuple):
+    """A record as it is stored, its classes, and (height, width) of an image with an annotation."""
+
+    content: bytes
+    classes: Sequence[int]
+    image_size: Sequence[int]
+
+
+def _seen(example: Mapping[str, Any]) -> tuple[Sequence[int], Sequence[int]]:
+    """The classes of an example, and the size of its annotation where it has one."""
+    if "annotation" not in example:
+        return [example["label"]], ()
+    annotation = example["annotation"]
+    return np.flatnonzero(labelled_counts(annotation)).tolist(), annotation.shape
 
 
 def _file_name(dataset: DataSet, shard: Shard) -> str:
@@ -259,9 +295,12 @@ def _file_name(dataset: DataSet, shard: Shard) -> str:
 
 def _summed(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the shards of a split hold together."""
-    return {
+    summed = {
         "records": sum(note["records"] for note in notes),
         "shards": len(notes),
         "records_of_class": [sum(n) for n in zip(*(note["records_of_class"] for note in notes), strict=True)],
         "left_out": [reason for note in notes for reason in note["left_out"]],
     }
+    if "unlabelled" in notes[0]:
+        summed["unlabelled"] = sum(note["unlabelled"] for note in notes)
+    return summed
