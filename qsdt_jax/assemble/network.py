@@ -28,6 +28,15 @@ def require_classifier(model: Any, where: str) -> Classifier:
     return model
 
 
+def require_deployable(model: Any, where: str) -> Classifier | Segmenter:
+    """A task's network, to be folded; raises UserError where it is of another kind."""
+    if not isinstance(model, Classifier | Segmenter):
+        raise UserError(
+            f"{where} has a network of its own, {type(model).__name__}; expected a Classifier or a Segmenter"
+        )
+    return model
+
+
 def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifier:
     """The classifier of a configuration.
 
