@@ -94,7 +94,7 @@ DATA = [
     ({"data.std": (0.0,)}, "config.data.std=(0.0,) must be positive numbers"),
     ({"data.std": ("a",)}, "config.data.std=('a',) must be positive numbers"),
     ({"data.workers": -2}, "config.data.workers=-2 must be at least -1"),
-    ({"data.source": "fake", "data.channels": 0}, "config.model: in_channels must be at least 1, got 0"),
+    ({"data.source": "fake", "data.channels": 0}, "config.data.channels=0 must be at least 1"),
     ({"data.source": "fake", "data.fake_classes": 0}, "config.data.fake_classes=0 must be at least 1"),
     ({"data.source": "fake", "data.fake_images": -1}, "config.data.fake_images=-1 must be at least 1"),
     ({"data.classes": ([1],)}, "config.data.classes=([1],) must be texts, each once"),
