@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from qsdt_jax.data.classes import Classes
     from qsdt_jax.deploy.bundle import Bundle
     from qsdt_jax.energy.report import Report
+    from qsdt_jax.metric import Metric
+    from qsdt_jax.tasks.task import Scorer
 
 CONFIG = define_config()
 WORKDIR = define_path("workdir", "directory of a run or an import")
@@ -40,11 +42,18 @@ def main() -> None:
     """Measures as the flags say."""
     from qsdt_jax.assemble.split import Split
     from qsdt_jax.energy.rates import measure_activity
-    from qsdt_jax.energy.report import console_table, csv_table, make_report, neurons_table, verdicts
+    from qsdt_jax.energy.report import (
+        console_table,
+        csv_table,
+        levels_table,
+        make_report,
+        neurons_table,
+        verdicts,
+    )
     from qsdt_jax.files import write_atomically
 
     _check_flags()
-    name, bundle, config, classes = _network()
+    name, bundle, config, classes, scorer = _network()
     split = Split(config, SPLIT.value, classes, IMAGES.value)
     folder = Path(WORKDIR.value) if WORKDIR.value else Path(BUNDLE.value or "").parent
     out = Path(OUT.value or folder / "energy")
@@ -53,14 +62,15 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
-    activity = measure_activity(bundle.program, split.batches("measured"))
+    activity = measure_activity(bundle.program, split.batches("measured"), scorer)
     report = make_report(bundle.program, bundle.image_size, activity)
-    facts = _facts(name, bundle, report)
+    facts = _facts(name, bundle, report, scorer.metrics[0])
     print("\n".join([*facts, "", console_table(report), "", *verdicts(report)]))
     write_atomically(out / "energy.csv", csv_table(report))
+    write_atomically(out / "levels.csv", levels_table(report))
     write_atomically(out / "neurons.csv", neurons_table(report))
     _draw(out, name, facts, bundle, report, next(split.batches("measured")))
-    print(f"{out}: energy.csv (layers), neurons.csv, energy.html and its pictures as PNG")
+    print(f"{out}: energy.csv (layers), levels.csv, neurons.csv, energy.html and its pictures as PNG")
 
 
 def _check_flags() -> None:
@@ -79,31 +89,33 @@ def _check_flags() -> None:
         raise UserError("--step and --ema choose from a --workdir; a bundle holds one network")
 
 
-def _network() -> "tuple[str, Bundle, ConfigDict, Classes]":
-    """What the flags name: title and bundle of the network, the configuration of its data, its classes."""
+def _network() -> "tuple[str, Bundle, ConfigDict, Classes, Scorer]":
+    """What the flags name: title and bundle of the network, configuration, classes and scores of its data."""
     from qsdt_jax.assemble.deployed import bundle_of, load_deployed, with_inputs_of
+    from qsdt_jax.assemble.tasks import task_factory
     from qsdt_jax.assemble.trained import load_trained, stored_config
 
     if BUNDLE.value is None:
         trained = load_trained(WORKDIR.value or "", step=STEP.value, ema=EMA.value)
-        return trained.title, bundle_of(trained), trained.config, trained.require_classes()
+        return trained.title, bundle_of(trained), trained.config, trained.require_classes(), trained.task
     deployed = load_deployed(BUNDLE.value)
     config = stored_config(WORKDIR.value) if WORKDIR.value else CONFIG.value
-    return BUNDLE.value, deployed.bundle, with_inputs_of(deployed.bundle, config), deployed.classes
+    config = with_inputs_of(deployed.bundle, config)
+    scorer = task_factory(config.task.name).build(config, deployed.classes.shown)
+    return BUNDLE.value, deployed.bundle, config, deployed.classes, scorer
 
 
-def _facts(name: str, bundle: "Bundle", report: "Report") -> list[str]:
+def _facts(name: str, bundle: "Bundle", report: "Report", metric: "Metric") -> list[str]:
     from qsdt_jax.deploy.bundle import bundle_bytes
     from qsdt_jax.energy.report import GIGA
-    from qsdt_jax.tasks.accuracy import Accuracy
     from qsdt_jax.workdir.provenance import provenance
 
-    activity, metric = report.activity, Accuracy.metrics[0]
+    activity = report.activity
     sizes = bundle_bytes(bundle)
     parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
     floats = 4 * sum(layer.weights.size for layer in bundle.program.layers)
     return [
-        f"{name}: {report.bits}-bit weights, D = {report.levels}, T = {report.timesteps}",
+        f"{name}: {'/'.join(map(str, report.bits))}-bit weights, D = {report.levels}, T = {report.timesteps}",
         f"{activity.images:,} images of the {SPLIT.value} split, "
         f"{metric.title} {metric.text(activity.metrics[metric.name])}",
         f"{report.macs / GIGA:.4g} GMACs, as spikes {report.additions / GIGA:.4g} G additions and "
@@ -124,23 +136,27 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
     from qsdt_jax.energy.page import page
     from qsdt_jax.files import write_atomically
 
-    program, images = bundle.program, np.asarray(batch["image"])[:SHOWN]
+    inputs = [np.asarray(batch[name])[:SHOWN] for name in ("image", "size") if name in batch]
+    program, images = bundle.program, inputs[0]
     values = jax.device_get(
-        jax.jit(lambda program, images: interpret(program, images, IntegerArithmetic()))(program, images)
+        jax.jit(lambda program, *inputs: interpret(program, inputs[0], IntegerArithmetic(), *inputs[1:]))(
+            program, *inputs
+        )
     )
     figures = {
         "totals": ("Energy of an image under each convention", plots.energy_by_convention(report)),
         "layers": ("Energy by layer", plots.energy_by_layer(report)),
         "rates": ("Firing rates by depth", plots.firing_rates(report)),
         "counts": ("Spike counts by depth", plots.count_histograms(report)),
-        "bubbles": (
+    }
+    if "top1" in report.activity.metrics:  # As the quoted ones have.
+        figures["bubbles"] = (
             "Accuracy, energy and size (area). Grey: quoted, on ImageNet-1K, each under its own convention; "
             "accuracies on other data cannot be compared with theirs",
             plots.accuracy_energy_size(
                 report, Path(name.split(",")[0]).name, sum(bundle_bytes(bundle).values())
             ),
-        ),
-    }
+        )
     if images.ndim == 4 and images.shape[-1] in (1, 3):
         seen = np.clip(images * np.array(bundle.std, np.float32) + np.array(bundle.mean, np.float32), 0, 1)
         figures["attention"] = (

@@ -71,13 +71,14 @@ def _verify(trained: "Trained", bundle: "Bundle", file: Path | None, split: "Spl
     Raises:
       UserError: they do not agree.
     """
+    from qsdt_jax.assemble.network import require_backbone
     from qsdt_jax.deploy import agreement, reference
     from qsdt_jax.deploy.integer import IntegerArithmetic
     from qsdt_jax.deploy.spike_driven import SpikeArithmetic
 
-    program = bundle.program
+    program, model = bundle.program, require_backbone(trained.task.model, str(trained.workdir))
     forms = {
-        "training form": agreement.training_form(trained.classifier, trained.variables),
+        "training form": agreement.training_form(model, trained.variables),
         "integer form": agreement.deployed_form(program, IntegerArithmetic()),
         "spike-driven form": agreement.deployed_form(program, SpikeArithmetic(program.neuron.levels)),
     }
@@ -109,9 +110,10 @@ def _write(file: Path, bundle: "Bundle") -> str:
     from qsdt_jax.deploy.bundle import bundle_bytes, write_bundle
 
     program, total = bundle.program, write_bundle(file, bundle)
+    bits = "/".join(map(str, program.bits))
     count = sum(layer.weights.size for layer in program.layers)
     parts = ", ".join(f"{name} {size / MEGABYTE:.3f}" for name, size in bundle_bytes(bundle).items())
-    return f"{total / MEGABYTE:.3f} MB, {count:,} weights of {program.bits} bits: {parts}"
+    return f"{total / MEGABYTE:.3f} MB, {count:,} weights of {bits} bits: {parts}"
 
 
 def _write_stablehlo(file: Path, bundle: "Bundle") -> str:

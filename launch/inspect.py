@@ -97,9 +97,11 @@ def main() -> None:
 
     height, width = config.data.image_size
     outputs = "" if task.class_names is None else f"{len(task.class_names)} classes ({origin}), "
+    backbone = task.model.backbone
     print(
         f"{height}x{width}x{config.data.channels} images, {outputs}"
-        f"{weights_told(task.model.backbone)}, D = {config.model.levels}, T = {config.model.timesteps}\n"
+        f"{weights_told(backbone.bits, backbone.bits_rules)}, "
+        f"D = {config.model.levels}, T = {config.model.timesteps}\n"
     )
     rows = layer_rows(layers, state.variables) if LAYERS.value else block_rows(layers, state.variables)
     print(_aligned([COLUMNS, *rows]) + "\n")

@@ -1,16 +1,11 @@
 """what merging RepConv and SepConv into single convolutions does to bits, size, operations and accuracy."""
 
-from typing import TYPE_CHECKING
-
 from absl import flags
 
 from launch.flags import DEFINED_OFTEN, define_path
 from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
-if TYPE_CHECKING:
-    from qsdt_jax.deploy.program import Program
-
 WORKDIR = define_path("workdir", "directory of a run or an import")
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
 EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
@@ -29,9 +24,9 @@ def main() -> None:
     from qsdt_jax.assemble.split import Split
     from qsdt_jax.assemble.trained import load_trained
     from qsdt_jax.deploy.merge import FloatArithmetic, merge
+    from qsdt_jax.deploy.packing import layer_bytes
     from qsdt_jax.energy.rates import measure_activity
     from qsdt_jax.energy.report import MILLI_JOULE, make_report
-    from qsdt_jax.tasks.accuracy import Accuracy
 
     if WORKDIR.value is None:
         raise UserError("merge needs --workdir DIR")
@@ -39,32 +34,19 @@ def main() -> None:
     bundle = bundle_of(trained)
     program = bundle.program
     split = Split(trained.config, SPLIT.value, trained.classes, IMAGES.value)
-    metric = Accuracy.metrics[0]
+    metric = trained.task.metrics[0]
     score = f"{metric.title} {metric.unit}"
     print(f"{'':<20}{score:>9}{'MB':>10}{'weights':>13}{'additions':>15}{'real MACs':>14}{'mJ':>11}")
     for bits in (None, *MERGED_BITS):
-        name = f"merged, {bits} bits" if bits else f"{program.bits} bits, as trained"
+        name = f"merged, {bits} bits" if bits else f"{'/'.join(map(str, program.bits))} bits, as trained"
         form = merge(program, bits) if bits else program
-        activity = measure_activity(form, split.batches("measured"), FloatArithmetic())
+        activity = measure_activity(form, split.batches("measured"), trained.task, FloatArithmetic())
         report = make_report(form, bundle.image_size, activity)
         print(
             f"{name:<20}{activity.metrics[metric.name]:>9{metric.form}}"
-            f"{_bytes(form, program, bits) / 1e6:>10.3f}"
+            f"{sum(sum(layer_bytes(layer)) for layer in form.layers) / 1e6:>10.3f}"
             f"{sum(layer.weights.size for layer in form.layers):>13,}{report.additions:>15,.0f}"
             f"{report.multiplications:>14,}{MILLI_JOULE * report.totals['as computed'].spiking:>11.5f}",
             flush=True,
         )
     print("mJ: convention `as computed` of `energy`. Merged kernels are rounded after training.")
-
-
-def _bytes(form: "Program", original: "Program", bits: int | None) -> int:
-    """Weights, scales and shifts, where layers of another shape than the original's have `bits`."""
-    from qsdt_jax.deploy.packing import layer_bytes
-
-    shapes = {layer.name: layer.weights.shape for layer in original.layers}
-    total = 0
-    for layer in form.layers:
-        merged = layer.weights.shape != shapes[layer.name]
-        width = bits if merged and bits else form.bits
-        total += sum(layer_bytes(layer, width))
-    return total

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from qsdt_jax.data.prepare.records import DataSet
     from qsdt_jax.data.prepare.writer import Prepared
 
-NAMES = ("imagenet", "cifar10", "cifar100", "cifar10dvs", "imagefolder", "eventfolder")
+NAMES = (
+    *("imagenet", "cifar10", "cifar100", "cifar10dvs"),
+    *("imagefolder", "eventfolder", "ade20k", "segfolder"),
+)
 SCENES = "digit-scenes"
 TRANSFERRED = ("cifar10", "cifar100", "cifar10dvs")  # Their configs begin with an ImageNet run.
 OF_SIZE_S = {"imagenet": "imagenet_s", "ade20k": "ade20k_s"}

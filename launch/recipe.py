@@ -6,6 +6,8 @@ from typing import Any
 import jax
 
 from qsdt_jax.assemble.build import REFERENCE_BATCH
+from qsdt_jax.assemble.told import weights_told
+from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.train.run import Run
 from qsdt_jax.train.schedules import warmup_within
 
@@ -38,11 +40,10 @@ def recipe(run: Run) -> str:
 
 
 def _network(model: Mapping[str, Any]) -> str:
-    weights = "float weights" if model["bits"] == 32 else f"{model['bits']}-bit weights"
-    parts = ", ".join(f"{bits} in {pattern}" for pattern, bits in model["bits_rules"])
+    rules = (BitsRule(pattern=pattern, bits=bits) for pattern, bits in model["bits_rules"])
     return (
         f"channels {', '.join(map(str, model['channels']))}, {model['depth']} blocks, "
-        f"{weights}{f' ({parts})' if parts else ''}, "
+        f"{weights_told(model['bits'], rules)}, "
         f"{model['neuron']}, D = {model['levels']}, T = {model['timesteps']}, {model['dtype']} products"
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 import optax
 
 from qsdt_jax.assemble.data import build_data, class_names_of
@@ -17,8 +18,10 @@ from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
 from qsdt_jax.data.classes import named
 from qsdt_jax.data.pipeline import training_batches
-from qsdt_jax.errors import UserError
+from qsdt_jax.data.sources import Example
+from qsdt_jax.errors import OutOfRange, UserError
 from qsdt_jax.memory import require_memory
+from qsdt_jax.tasks.task import Task
 from qsdt_jax.train.optimizer import RateRule, adamw, lamb, scale_by_rate_rules
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.run import Run
@@ -44,6 +47,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     check_config(config)
     data = build_data(config)
     training, preprocess = data.training, data.preprocess
+    example = preprocess.train(training[0], np.random.default_rng(0))  # First, data of another task.
     _check_division(config)
     parallel = build_parallel(config)
     names = class_names_of(training)
@@ -69,10 +73,12 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     schedule = build_schedule(config, epoch, total_steps)
     optimizer = build_optimizer(config, schedule)
     profile_steps = _profile_steps(config, total_steps)
+    task = build_task(config, names)  # Late, because a network is traced.
+    _require_keys(config, task, example)
     return Run(
         config=plain(config),
         defaults=plain(base_config()),
-        task=build_task(config, names),  # Last, because a network is traced.
+        task=task,
         optimizer=optimizer,
         schedule=schedule,
         training_data=lambda first_step: training_batches(
@@ -103,15 +109,23 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     )
 
 
+def _require_keys(config: ml_collections.ConfigDict, task: Task, example: Example) -> None:
+    """Refuses data whose examples lack something that the task learns from."""
+    needed = task.batch_shapes(1)
+    if missing := [key for key in needed if key not in example]:
+        raise UserError(
+            f"config.task.name={config.task.name!r} learns from {', '.join(needed)}; the "
+            f"examples of config.data.source={config.data.source!r} have no {' and no '.join(missing)}"
+        )
+
+
 def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
     """The devices and how they share a batch; raises UserError where it does not divide over them."""
     try:
         parallel = Parallel(mode=config.parallel.mode, fsdp=config.parallel.fsdp)
         parallel.check_batch(config.batch_size, config.accumulate, config.model.norm_group)
-    except UserError as error:
-        name, _, rest = str(error).partition("=")
-        key = KEYS_OF_PARALLEL.get(name)  # Most begin with the name of a value.
-        raise UserError(str(error) if key is None else f"config.{key}={rest}") from None
+    except OutOfRange as error:
+        raise UserError(f"config.{KEYS_OF_PARALLEL[error.name]}={error.told}") from None
     return parallel
 
 

@@ -5,14 +5,18 @@ import functools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from qsdt_jax.assemble.answers.answering import Answering
 from qsdt_jax.assemble.answers.classes import CLASSES
 from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.trained import Trained
 from qsdt_jax.data.classes import Classes, numbers
+from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.pipeline import Preprocess
+from qsdt_jax.data.segmentation import SIZE
 from qsdt_jax.deploy.bundle import Bundle, read_bundle
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
@@ -54,13 +58,24 @@ class Deployed:
 
     @property
     def preprocess(self) -> Preprocess:
+        """Of images to be classified; raises UserError where the network classifies their pixels."""
         bundle = self.bundle
+        if self.of_pixels:
+            raise UserError(f"{self.path} tells classes of pixels; expected a network that classifies images")
         return Preprocess(
             size=bundle.image_size,
             mean=bundle.mean,
             std=bundle.std,
             evaluation_crop_ratio=bundle.crop_ratio,
         )
+
+    @functools.cached_property
+    def of_pixels(self) -> bool:
+        """Whether the logits are those of pixels."""
+        program, (height, width) = self.bundle.program, self.bundle.image_size
+        frames = (program.neuron.timesteps, height, width, program.in_channels)
+        image = jax.ShapeDtypeStruct((1, *frames), jnp.float32)
+        return jax.eval_shape(integer_forward, program, image).ndim > 2
 
     @functools.cached_property
     def _forward(self):
@@ -72,8 +87,8 @@ class Deployed:
         return CLASSES
 
     def outputs(self, batch: Batch) -> jax.Array:
-        """(B, K) logits of {"image": (B, H, W, C)}, which are inputs."""
-        return self._forward(batch["image"])
+        """(B, K) logits of {"image": (B, H, W, C)}, or (B, H', W', K) of pixels, with "size" of padded images."""
+        return self._forward(*(batch[name] for name in ("image", SIZE) if name in batch))
 
 
 def load_deployed(path: str | Path) -> Deployed:
@@ -89,16 +104,17 @@ def bundle_of(trained: Trained) -> Bundle:
     """
     config, classes = trained.config, trained.require_classes()
     preprocess = build_preprocess(config)
-    images = isinstance(preprocess, Preprocess)  # Frames of events are taken as they are.
-    program = fold(trained.classifier, trained.variables)
+    normalization = preprocess.normalization or Normalization((0.0,), (1.0,))  # Frames are taken as they are.
+    model = require_backbone(trained.task.model, str(trained.workdir))
+    program = fold(model, trained.variables)
     check_program(program, preprocess.size)
     return Bundle(
         program=program,
         class_names=classes.shown,
         image_size=preprocess.size,
-        crop_ratio=preprocess.evaluation_crop_ratio if images else 1.0,
-        mean=preprocess.mean if images else (0.0,),
-        std=preprocess.std if images else (1.0,),
+        crop_ratio=preprocess.evaluation_crop_ratio if isinstance(preprocess, Preprocess) else 1.0,
+        mean=normalization.mean,
+        std=normalization.std,
         architecture={**config.model.to_dict(), "channels": list(config.model.channels)},
         origin={
             "step": trained.step,

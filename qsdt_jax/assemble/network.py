@@ -80,16 +80,20 @@ def build_backbone(config: ml_collections.ConfigDict) -> Backbone:
 
 def _check(model: Classifier | Segmenter, config: ml_collections.ConfigDict) -> None:
     """Lets the network check its own values; no array is made here."""
-    height, width = config.data.image_size
-    batch = config.model.norm_group or 1
-    shape = (batch, height, width, config.data.channels)
-    image = jax.ShapeDtypeStruct(shape, model.backbone.param_dtype)
     try:
-        shapes = _initialized.eval_shape(model, jax.random.key(0), image)
+        shapes = network_shapes(model, config)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     require_memory(held, "the weights of config.model")
+
+
+def network_shapes(model: Classifier | Segmenter, config: ml_collections.ConfigDict) -> Any:
+    """Shape and type of each variable of the network that a configuration describes."""
+    height, width = config.data.image_size
+    shape = (config.model.norm_group or 1, height, width, config.data.channels)
+    image = jax.ShapeDtypeStruct(shape, model.backbone.param_dtype)
+    return _initialized.eval_shape(model, jax.random.key(0), image)
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -123,7 +123,7 @@ class Network:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _features(model: Classifier | Segmenter, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-    sizes = {"sizes": batch[SIZE]} if SIZE in batch else {}
+    sizes: dict[str, Any] = {"sizes": batch[SIZE]} if SIZE in batch else {}
     stages: Any = model.apply(variables, batch["image"], method="features", **sizes)
     timesteps = model.backbone.timesteps
     return {name: jnp.mean(x.reshape(-1, timesteps, *x.shape[1:]), axis=1) for name, x in stages.items()}

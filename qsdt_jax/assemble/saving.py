@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -15,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import plain
-from qsdt_jax.assemble.network import require_backbone
+from qsdt_jax.assemble.network import network_shapes, require_backbone
 from qsdt_jax.assemble.opened import Network
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.assemble.told import amount, weights_told
@@ -24,7 +23,6 @@ from qsdt_jax.data.classes import Classes
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded, write_atomically
 from qsdt_jax.interop.fit import check_fit
-from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.models.operations import macs_per_image
 from qsdt_jax.train.state import parameter_count
 from qsdt_jax.workdir.provenance import code_version
@@ -107,8 +105,7 @@ def load_saved(folder: Path) -> Network:
     )
     task = task_factory(config.task.name).build(config, classes.shown)
     model = require_backbone(task.model, str(folder))
-    images = jnp.zeros((1, STRIDE, STRIDE, model.backbone.in_channels))
-    expected: Any = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images), sep="/")
+    expected: Any = flatten_dict(network_shapes(model, config), sep="/")
     shapes = ({name: leaf.shape for name, leaf in tree.items()} for tree in (expected, tensors))
     check_fit(str(file), *shapes)
     variables = unflatten_dict({tuple(name.split("/")): jnp.asarray(x) for name, x in tensors.items()})
@@ -191,8 +188,9 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
             "",
             "# Quantized spike-driven transformer",
             "",
-            f"A {kind} with {weights_told(model)} and spiking neurons ({model.neuron}, "
-            f"D = {model.levels}, T = {model.timesteps}): channels {', '.join(map(str, model.channels))}, "
+            f"A {kind} with {weights_told(model.bits, model.bits_rules)} and spiking neurons "
+            f"({model.neuron}, D = {model.levels}, T = {model.timesteps}): "
+            f"channels {', '.join(map(str, model.channels))}, "
             f"{model.depth} transformer blocks, {parameter_count(network.variables):,} parameters, "
             f"{amount(macs_per_image(network.model, (height, width)))} multiply-accumulates an image.",
             "",

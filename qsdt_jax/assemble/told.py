@@ -1,13 +1,14 @@
 """A network in words, the same on a model card and on the command line."""
 
-from qsdt_jax.layers.bits_rules import FLOAT_BITS
-from qsdt_jax.models import Backbone
+from collections.abc import Iterable
+
+from qsdt_jax.layers.bits_rules import FLOAT_BITS, BitsRule
 
 
-def weights_told(backbone: Backbone) -> str:
+def weights_told(bits: int, rules: Iterable[BitsRule]) -> str:
     """The bits of the weights: "4-bit weights", or with rules "4-bit weights (`head`: 8-bit)"."""
-    rules = ", ".join(f"`{rule.pattern}`: {_bits(rule.bits)}" for rule in backbone.bits_rules)
-    return f"{_bits(backbone.bits)} weights" + (f" ({rules})" if rules else "")
+    parts = ", ".join(f"`{rule.pattern}`: {_bits(rule.bits)}" for rule in rules)
+    return f"{_bits(bits)} weights" + (f" ({parts})" if parts else "")
 
 
 def _bits(bits: int) -> str:

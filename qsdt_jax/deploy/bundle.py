@@ -14,7 +14,7 @@ from qsdt_jax import bounds
 from qsdt_jax.core.neurons import Neuron, Reset
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.packing import layer_bytes, pack
-from qsdt_jax.deploy.program import LOGITS, Add, Attend, Fire, Linear, Pool, Program, Resize, Step
+from qsdt_jax.deploy.program import LOGITS, Add, Attend, Bilinear, Fire, Linear, Pool, Program, Resize, Step
 from qsdt_jax.deploy.validity import check_counts, check_program
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
@@ -28,9 +28,11 @@ KINDS: dict[str, type[Step]] = {
     "add": Add,
     "pool": Pool,
     "resize": Resize,
+    "bilinear": Bilinear,
 }
 # What of a neuron inference needs; the step of a spike is in the scales, the surrogate is training's.
 NEURON_FIELDS = ("levels", "scale", "threshold", "timesteps", "decay", "reset")
+OLDEST = 1  # Version of the format.
 # The normal numbers of float32, in which a manifest's become arithmetic.
 TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -41,7 +43,7 @@ class Bundle:
 
     Attributes:
       program: the folded network.
-      class_names: one for each output.
+      class_names: one for each channel of the logits.
       image_size: (height, width) in pixels that it was trained at.
       crop_ratio: share of height and width that is cut out of an image scaled to cover that.
       mean, std: of pixels in 0..1, one number or one for each channel.
@@ -76,7 +78,7 @@ def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> int:
 def bundle_bytes(bundle: Bundle) -> dict[str, int]:
     """Bytes of the file by what they hold; together they are the file."""
     program = bundle.program
-    layers = [layer_bytes(layer, program.bits) for layer in program.layers]
+    layers = map(layer_bytes, program.layers)
     weights, scales = (sum(part) for part in zip(*layers, strict=True))
     rest = len(_content(bundle)) - weights - scales
     return {"weights": weights, "scales and shifts": scales, "manifest": rest}
@@ -109,11 +111,12 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
 def _content(bundle: Bundle) -> bytes:
     tensors = _Tensors()
     program = bundle.program
+    alike = len(program.bits) == 1
     neuron = dataclasses.asdict(program.neuron)
     manifest = {
         "architecture": dict(bundle.architecture),
         "origin": dict(bundle.origin),
-        "bits": program.bits,
+        **({"bits": program.bits[0]} if alike else {}),
         "neuron": {name: neuron[name] for name in NEURON_FIELDS},
         "classes": list(bundle.class_names),
         "image": {
@@ -123,15 +126,24 @@ def _content(bundle: Bundle) -> bytes:
             "mean": list(bundle.mean),
             "std": list(bundle.std),
         },
-        "steps": [_record(step, tensors, program.bits) for step in program.steps],
+        "steps": [_record(step, tensors, alike) for step in program.steps],
         "outputs": dict(program.outputs),
     }
     manifest["data_bytes"] = len(tensors.data)
     text = json.dumps(manifest, separators=(",", ":")).encode()
-    head = reference.VERSION.to_bytes(4, "little") + len(text).to_bytes(4, "little")
+    head = _version(manifest).to_bytes(4, "little") + len(text).to_bytes(4, "little")
     checksum = zlib.crc32(text, zlib.crc32(head)).to_bytes(4, "little")
     start = reference.MAGIC + head + checksum + text
     return start.ljust(reference.aligned(len(start), reference.ALIGNMENT), b"\0") + tensors.data
+
+
+def _version(manifest: Mapping[str, Any]) -> int:
+    """The oldest version of the format that has all of this: readers of then take what they can read."""
+    steps = manifest["steps"]
+    newer = "bits" not in manifest or any(
+        step["kind"] == "bilinear" or "tokens" in step or "input_gain" in step for step in steps
+    )
+    return reference.VERSION if newer else OLDEST
 
 
 class _Tensors:
@@ -147,13 +159,20 @@ class _Tensors:
         return record
 
 
-def _record(step: Step, tensors: _Tensors, bits: int) -> dict[str, Any]:
+def _record(step: Step, tensors: _Tensors, alike: bool) -> dict[str, Any]:
+    """What the manifest says of a step: all but defaults, and bits that are alike in all layers."""
     kind = next(name for name, kind in KINDS.items() if isinstance(step, kind))
-    fields = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
+    fields = {
+        field.name: getattr(step, field.name)
+        for field in dataclasses.fields(step)
+        if field.default is dataclasses.MISSING or getattr(step, field.name) != field.default
+    }
     if isinstance(step, Linear):
         del fields["geometry"]
+        if alike:
+            del fields["bits"]
         fields |= dataclasses.asdict(step.geometry)
-        fields["weights"] = tensors.add(step.weights.shape, pack(np.asarray(step.weights), bits))
+        fields["weights"] = tensors.add(step.weights.shape, pack(np.asarray(step.weights), step.bits))
         for name, vector in (("scale", step.scale), ("shift", step.shift)):
             fields[name] = tensors.add(vector.shape, np.asarray(vector, "<f4").tobytes())
     return {"kind": kind, **fields}
@@ -166,14 +185,13 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
     program = Program(
         steps=tuple(map(_step, manifest["steps"])),
         neuron=_neuron(manifest["neuron"]),
-        bits=manifest["bits"],
         outputs=tuple(reference.outputs_of(manifest).items()),
     )
     classes, image = manifest["classes"], manifest["image"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("its class names are no list of texts")
     if not program.layers or [name for name, _ in program.outputs] != [LOGITS]:
-        raise ValueError("its network is no classifier: expected layers, and one output, the logits")
+        raise ValueError("its network tells no classes: expected layers, and one output, the logits")
     _check_image(image, program.in_channels)
     return Bundle(
         program=program,

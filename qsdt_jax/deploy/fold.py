@@ -22,44 +22,55 @@ from qsdt_jax.core.affine import Affine, real
 from qsdt_jax.core.exact import rounded
 from qsdt_jax.core.lsq import quantize_by_bits
 from qsdt_jax.core.spikes import Spikes
-from qsdt_jax.deploy.program import IMAGES, LOGITS, Add, Attend, Fire, Linear, Pool, Program, Step
+from qsdt_jax.deploy.program import (
+    IMAGES,
+    LOGITS,
+    Add,
+    Attend,
+    Bilinear,
+    Fire,
+    Linear,
+    Pool,
+    Program,
+    Resize,
+    Step,
+)
 from qsdt_jax.deploy.validity import check_counts, check_sums
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.attention import QSDSA
+from qsdt_jax.layers.bits_rules import FLOAT_BITS, bits_of
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.quantized import QConv, QDense
 from qsdt_jax.layers.spiking import SpikingNeuron
-from qsdt_jax.models import Backbone, Classifier
+from qsdt_jax.layers.upsample import BilinearUpsample, NearestUpsample
+from qsdt_jax.models import Backbone, Classifier, Segmenter
 from qsdt_jax.models.backbone import STRIDE
 
 SHOWN = 5  # Faults that a message tells.
 SIDE = 2 * STRIDE  # Pixels of the image that the network is run on; steps do not depend on it.
 
 
-def fold(model: Classifier | Backbone, variables: Mapping[str, Any]) -> Program:
-    """The program of a classifier, whose output is called "logits", or of a backbone, whose are the stages.
+def fold(model: Classifier | Segmenter | Backbone, variables: Mapping[str, Any]) -> Program:
+    """The program of a classifier or segmenter, whose output is called "logits", or of a backbone.
+
+    A backbone's outputs are its stages.
 
     Args:
-      model: with 1 to 8 weight bits.
+      model: with 1 to 8 weight bits in every layer.
       variables: "params" and "batch_stats" of it, in any float type; the program is float32.
 
     Raises:
-      UserError: the weights are float or of mixed bits, there are no spikes or they do not attend, or counts
-        or sums are too large for int8 and float32.
+      UserError: weights are float, there are no spikes or they do not attend, or counts or sums are too large
+        for int8 and float32.
       ValueError: the names and shapes of the variables are not those of the model.
     """
     backbone = model if isinstance(model, Backbone) else model.backbone
-    if backbone.bits == 32:
-        raise UserError(
-            "the network has float weights (bits=32), so there are no integers to export; "
-            "expected a network trained with 1 to 8 bits"
-        )
+    check_bits(backbone, variables)
     neuron = backbone.numerics.neuron
-    if neuron is None or backbone.attention != "spiking" or backbone.bits_rules:
+    if neuron is None or backbone.attention != "spiking":
         raise UserError(
-            "only networks with spiking neurons, spiking attention and the same bits in all layers can be "
-            f"exported; found neuron={backbone.neuron}, attention={backbone.attention}, "
-            f"bits_rules={backbone.bits_rules}"
+            "only networks with spiking neurons and spiking attention can be exported; found "
+            f"neuron={backbone.neuron}, attention={backbone.attention}"
         )
     check_counts(backbone.levels)
     single = backbone.clone(dtype=jnp.float32, param_dtype=jnp.float32)
@@ -67,7 +78,26 @@ def fold(model: Classifier | Backbone, variables: Mapping[str, Any]) -> Program:
     # Quotients and square roots are rounded correctly on a CPU, and not everywhere else.
     with on_the_cpu():
         steps, outputs = _run(network, single.in_channels, variables)
-    return Program(steps=steps, neuron=neuron, bits=backbone.bits, outputs=outputs)
+    return Program(steps=steps, neuron=neuron, outputs=outputs)
+
+
+def check_bits(backbone: Backbone, variables: Mapping[str, Any]) -> None:
+    """Refuses a network with float weights.
+
+    Raises:
+      UserError: in one layer or more, which it names.
+    """
+    layers = ["/".join(path[:-1]) for path in flatten_dict(variables["params"]) if path[-1] == "kernel"]
+    floats = [layer for layer in layers if bits_of(layer, backbone.bits_rules, backbone.bits) == FLOAT_BITS]
+    expected = "so there are no integers to export; expected a network trained with 1 to 8 bits"
+    if len(floats) == len(layers):
+        raise UserError(f"the network has float weights (bits=32), {expected}")
+    if floats:
+        more = f" and {len(floats) - SHOWN} more layers" if len(floats) > SHOWN else ""
+        raise UserError(
+            f"{', '.join(floats[:SHOWN])}{more} have float weights (32 bits by bits_rules), {expected} in "
+            "every layer"
+        )
 
 
 def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
@@ -82,7 +112,7 @@ def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
         ) from None
 
 
-def _run(model: Classifier | Backbone, channels: int, variables: Mapping[str, Any]):
+def _run(model: Classifier | Segmenter | Backbone, channels: int, variables: Mapping[str, Any]):
     """Steps and outputs of a network, of which it tells them itself."""
     method = "features" if isinstance(model, Backbone) else "__call__"
     image = jax.ShapeDtypeStruct((1, SIDE, SIDE, channels), jnp.float32)
@@ -191,8 +221,12 @@ class _Folding:
                 return args[0]
             case Classifier(), Classifier.pooled.__name__:
                 return self.append(Pool(name="pool", input=args[0].name), args[0].shape[::3])
-            case Classifier(), Classifier.over_time.__name__:
+            case (Classifier(), Classifier.over_time.__name__) | (Segmenter(), Segmenter.over_time.__name__):
                 return args[0]
+            case NearestUpsample(), "__call__":
+                return self.enlarge(Resize(name="/".join(module.path), input=args[0].name, factor=2), args[0])
+            case BilinearUpsample(), "__call__":
+                return self.enlarge(Bilinear(name="/".join(module.path), input=args[0].name), args[0])
         outer, self.path = self.path, module.path
         try:
             return call(*args, **kwargs)
@@ -206,7 +240,8 @@ class _Folding:
         kernel, step_size, bias = (
             module.get_variable("params", name) for name in ("kernel", "step_size", "bias")
         )
-        weight = quantize_by_bits(kernel, step_size, module.numerics.bits)
+        bits = module.numerics.of(module.path).bits
+        weight = quantize_by_bits(kernel, step_size, bits)
         scale = rounded(weight.scale * x.step) if spikes else weight.scale
         weights = np.asarray(weight.integers, np.int8)
         geometry = ConvGeometry()
@@ -231,6 +266,7 @@ class _Folding:
                 "input": value.name,
                 "spikes": spikes,
                 "geometry": geometry,
+                "bits": bits,
                 "weights": weights,
             },
             finish=self.linear,
@@ -243,8 +279,12 @@ class _Folding:
         return self.append(Linear(**product.layer, scale=scale, shift=shift), product.values.shape)
 
     def fire(self, module: SpikingNeuron, x: Affine | SymbolicArray) -> Spikes:
+        gain = module.input_gain
+        if isinstance(x, Affine):
+            x, gain = (x if gain == 1 else x * gain), 1.0
         value: Any = real(x)  # pyright: ignore[reportArgumentType]
-        counts: Any = self.append(Fire(name="/".join(module.path), input=value.name), value.shape)
+        step = Fire(name="/".join(module.path), input=value.name, input_gain=gain)
+        counts: Any = self.append(step, value.shape)
         neuron = module.numerics.neuron
         assert neuron is not None
         return Spikes(counts=counts, step=module.gain * neuron.step, levels=neuron.levels)
@@ -254,7 +294,12 @@ class _Folding:
         names = {name: x.name for name, x in zip("qkv", counts, strict=True)}
         scale = module.scale * (q.step * k.step * v.step)
         step = Attend(name="/".join(module.path), **names, heads=module.num_heads, scale=scale)
-        return self.append(step, counts[0].shape)
+        return self.append(step.replace(tokens=module.reference), counts[0].shape)
+
+    def enlarge(self, step: Resize | Bilinear, x: SymbolicArray) -> SymbolicArray:
+        """x with twice the pixels along both axes."""
+        n, height, width, channels = x.shape
+        return self.append(step, (n, 2 * height, 2 * width, channels))
 
     def add(self, left: SymbolicArray, right: SymbolicArray) -> SymbolicArray:
         """The sum, called after the module that takes it."""

@@ -18,6 +18,6 @@ class IntegerArithmetic:
         return lowering.integer_attention(q, k, v, heads)
 
 
-def integer_forward(program: Program, images: jax.Array) -> jax.Array:
-    """(B, K) logits of images as `interpreter.interpret` takes them, by the integer form."""
-    return interpreter.logits(program, images, IntegerArithmetic())
+def integer_forward(program: Program, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
+    """Logits, as `interpreter.class_scores`, of what `interpreter.interpret` takes, by the integer form."""
+    return interpreter.logits(program, images, IntegerArithmetic(), sizes)

@@ -1,9 +1,11 @@
 """Runs a program; how integers are multiplied is the business of the form (`integer`, `spike_driven`)."""
 
+import math
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.exact import exact_mean, rounded
@@ -13,6 +15,7 @@ from qsdt_jax.deploy.program import (
     LOGITS,
     Add,
     Attend,
+    Bilinear,
     Fire,
     Linear,
     Pool,
@@ -22,6 +25,9 @@ from qsdt_jax.deploy.program import (
     inputs_of,
 )
 from qsdt_jax.layers.product import exact_convolution
+from qsdt_jax.layers.tokens import factors_of_counts, valid_tokens
+from qsdt_jax.layers.upsample import bilinear_upsample
+from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.models.classifier import mean_over_time
 
 Values = dict[str, jax.Array]
@@ -39,17 +45,23 @@ class Arithmetic(Protocol):
         ...
 
 
-def interpret(program: Program, images: jax.Array, arithmetic: Arithmetic) -> Values:
+def interpret(
+    program: Program, images: jax.Array, arithmetic: Arithmetic, sizes: jax.Array | None = None
+) -> Values:
     """Every value of a program by name: counts as int8, all others float32.
 
     Args:
       program: a folded network.
       images: (B, H, W, C), shown in every time step, or (B, T, H, W, C) frames; H and W multiples of 16.
       arithmetic: the form.
+      sizes: (B, 2) int32, height and width of each image in pixels, at the top left; the rest is padding.
+        None where there is no padding.
     """
     values = {IMAGES: _frames(program, images)}
+    if sizes is not None:
+        sizes = jnp.repeat(sizes, program.neuron.timesteps, axis=0)
     for step in program.steps:
-        values[step.name] = _run(step, values, program, arithmetic)
+        values[step.name] = _run(step, values, program, arithmetic, sizes)
     return values
 
 
@@ -61,14 +73,16 @@ def outputs_of(program: Program, values: Values) -> Values:
 
 
 def class_scores(program: Program, values: Values) -> jax.Array:
-    """(B, K) logits of a classifier, from the values of `interpret`."""
+    """Logits, (B, K) of images or (B, H, W, K) of their pixels, from the values of `interpret`."""
     y = outputs_of(program, values)[LOGITS]
-    return y.reshape(-1, y.shape[-1])
+    return y[:, 0, 0] if y.shape[1:3] == (1, 1) else y
 
 
-def logits(program: Program, images: jax.Array, arithmetic: Arithmetic) -> jax.Array:
-    """(B, K) class scores; arguments as for `interpret`."""
-    return class_scores(program, interpret(program, images, arithmetic))
+def logits(
+    program: Program, images: jax.Array, arithmetic: Arithmetic, sizes: jax.Array | None = None
+) -> jax.Array:
+    """As `class_scores`; arguments as for `interpret`."""
+    return class_scores(program, interpret(program, images, arithmetic, sizes))
 
 
 def shapes_of(
@@ -85,7 +99,7 @@ def shapes_of(
         inputs = {name: values[name] for name in inputs_of(step)}
         try:
             values[step.name] = jax.eval_shape(
-                lambda step, inputs: _run(step, inputs, program, arithmetic), step, inputs
+                lambda step, inputs: _run(step, inputs, program, arithmetic, None), step, inputs
             )
         except (TypeError, ValueError) as error:
             found = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
@@ -100,18 +114,20 @@ def _frames(program: Program, images: jax.Array) -> jax.Array:
     return images.reshape(-1, *images.shape[2:]).astype(jnp.float32)
 
 
-def _run(step: Step, values: Values, program: Program, arithmetic: Arithmetic) -> jax.Array:
+def _run(
+    step: Step, values: Values, program: Program, arithmetic: Arithmetic, sizes: jax.Array | None
+) -> jax.Array:
     match step:
         case Linear():
-            y = _product(step, values[step.input], program, arithmetic)
+            y = _product(step, values[step.input], arithmetic)
             scale, shift = jnp.asarray(step.scale), jnp.asarray(step.shift)
             return Affine(values=y, scale=scale, shift=shift).real
         case Fire():
-            return fire(values[step.input], program.neuron).counts.astype(jnp.int8)
+            x = values[step.input]
+            current = x if step.input_gain == 1 else rounded(x * step.input_gain)
+            return fire(current, program.neuron).counts.astype(jnp.int8)
         case Attend():
-            q, k, v = (_tokens(values[name]) for name in (step.q, step.k, step.v))
-            y = arithmetic.attention(q, k, v, step.heads).astype(jnp.float32)
-            return rounded(y * step.scale).reshape(values[step.q].shape)
+            return _attend(step, values, arithmetic, sizes)
         case Add():
             return values[step.left] + values[step.right]
         case Pool():
@@ -119,12 +135,27 @@ def _run(step: Step, values: Values, program: Program, arithmetic: Arithmetic) -
         case Resize():
             wide = jnp.repeat(values[step.input], step.factor, axis=2)
             return jnp.repeat(wide, step.factor, axis=1)
+        case Bilinear():
+            return bilinear_upsample(values[step.input])
 
 
-def _product(layer: Linear, x: jax.Array, program: Program, arithmetic: Arithmetic) -> jax.Array:
+def _product(layer: Linear, x: jax.Array, arithmetic: Arithmetic) -> jax.Array:
     if layer.spikes:
         return arithmetic.product(x, layer).astype(jnp.float32)
-    return exact_convolution(x, jnp.asarray(layer.weights, x.dtype), layer.geometry, program.bits)
+    return exact_convolution(x, jnp.asarray(layer.weights, x.dtype), layer.geometry, layer.bits)
+
+
+def _attend(step: Attend, values: Values, arithmetic: Arithmetic, sizes: jax.Array | None) -> jax.Array:
+    q, k, v = (_tokens(values[name]) for name in (step.q, step.k, step.v))
+    _, *grid, _ = values[step.k].shape
+    tokens = math.prod(grid)
+    count: Any = tokens
+    if sizes is not None:
+        valid = valid_tokens(sizes, STRIDE, (grid[0], grid[1])).reshape(-1, tokens)
+        k, count = jnp.where(valid[..., None], k, 0), jnp.sum(valid, 1, dtype=jnp.int32)[:, None, None]
+    y = arithmetic.attention(q, k, v, step.heads).astype(jnp.float32)
+    factors = jnp.asarray(factors_of_counts(step.scale, step.tokens, tokens, np.float32))
+    return rounded(y * factors[count]).reshape(values[step.q].shape)
 
 
 def _tokens(x: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from qsdt_jax.core.lsq import weight_range
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.program import Linear, Program, Step, inputs_of
 from qsdt_jax.layers import lowering
+from qsdt_jax.layers.bits_rules import FLOAT_BITS
 from qsdt_jax.layers.lowering import ConvGeometry
 
 
@@ -55,8 +56,8 @@ def merge(program: Program, bits: int = 32) -> Program:
 def _chain(last: Linear, linears: Mapping[str, Linear]) -> list[Linear]:
     """The convolutions of spikes that end in `last` and together are one, first to last.
 
-    `last` alone where there are none: a kernel of real values stays on the grid of the program's bits, on
-    which their digits are multiplied.
+    `last` alone where there are none: a kernel of real values stays on the grid of its bits, on which
+    their digits are multiplied.
     """
     chain = [last]
     while (before := linears.get(chain[0].input)) is not None:
@@ -91,6 +92,7 @@ def _merged(chain: list[Linear]) -> Linear:
         input=chain[0].input,
         spikes=True,
         geometry=ConvGeometry(chain[0].geometry.stride, chain[0].geometry.padding),
+        bits=FLOAT_BITS,
         weights=(kernel / scale).astype(np.float32),
         scale=scale.astype(np.float32),
         shift=shift.astype(np.float32),
@@ -110,8 +112,8 @@ def _affine(layer: Linear) -> tuple[np.ndarray, np.ndarray]:
 
 def _quantized(layer: Linear, bits: int) -> Linear:
     """Weights, of size 1 at most in each output channel, rounded to integers."""
-    if bits == 32:
+    if bits == FLOAT_BITS:
         return layer
     _, largest = weight_range(bits)
     weights = np.rint(np.asarray(layer.weights) * largest).astype(np.int8)
-    return layer.replace(weights=weights, scale=layer.scale / np.float32(largest))
+    return layer.replace(bits=bits, weights=weights, scale=layer.scale / np.float32(largest))

@@ -18,6 +18,8 @@ UINT8. What the graph is made of (opset 21), and why it gives the same bits:
                      weights of a Conv and a sum into its accumulation, which would round otherwise; a Max
                      with the least float behind each Conv prevents it.
     Clip, Add, Cast  the neuron: clip(v, 0, D) + 1/2, and the cast to UINT8 cuts off what follows the point.
+    Gather, Add, Mul the neighbours of bilinear interpolation, and their sums times 1/4. The Resize of ONNX
+                     Runtime adds in another way.
     LessOrEqual, Where, ReduceMax   the unit of the digits: the largest power of two, of a list of all, that
                      is not above the largest value. ONNX cannot look at the bits of a float.
 
@@ -25,7 +27,6 @@ A factor that is a power of two changes no rounding. So the unit of the digits g
 follows, and D, if it is one, into the scale and shift of a layer that only a neuron reads.
 """
 
-import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ from qsdt_jax.deploy.program import (
     LOGITS,
     Add,
     Attend,
+    Bilinear,
     Fire,
     Linear,
     Pool,
@@ -50,13 +52,13 @@ from qsdt_jax.deploy.program import (
     inputs_of,
 )
 from qsdt_jax.errors import UserError
+from qsdt_jax.layers.lowering import ConvGeometry
+from qsdt_jax.layers.tokens import factors_of_counts
 
 if TYPE_CHECKING:
     import onnx
 
 OPSET, IR_VERSION = 21, 10  # The first with INT4; ONNX Runtime has read them since 1.20.
-FLOAT_BITS = 24
-EXPONENTS = np.arange(-64, 128)  # Of the units: what is smaller than 2^-64 counts as that.
 LEAST_FLOAT = np.finfo(np.float32).min
 
 
@@ -70,7 +72,8 @@ def export_onnx(
     """The serialized model, weights included, for batches of any size.
 
     Its input is "images", float32 (B, H, W, C), or (B, T, H, W, C) frames where T > 1; its outputs are the
-    program's, float32 (B, H', W', C'), of which "logits" is (B, K).
+    program's, float32 (B, H', W', C'), but "logits" of an image and not of its pixels (B, K). Images have no
+    padding.
 
     Args:
       program: a folded network.
@@ -117,7 +120,8 @@ class _Graph(Nodes):
             values[step.name] = self.step(step, values)
         outputs = []
         for name, value in self.program.outputs:
-            kept = self.sizes[value][2:] if name == LOGITS else self.sizes[value]
+            found = self.sizes[value]
+            kept = found[2:] if name == LOGITS and found[:2] == (1, 1) else found
             self.mean_over_time(values[value], kept, name)
             outputs.append(helper.make_tensor_value_info(name, types.FLOAT, ("batch", *kept)))
         for name in also:
@@ -149,10 +153,9 @@ class _Graph(Nodes):
             case Pool():
                 result, size = self.mean(*inputs, size=size), (1, 1, size[-1])
             case Resize(factor=factor):
-                result, size = (
-                    self.resize(*inputs, factor=factor),
-                    (size[0] * factor, size[1] * factor, size[2]),
-                )
+                result, size = self.resize(*inputs, factor=factor), _enlarged(size, factor)
+            case Bilinear():
+                result, size = self.bilinear(*inputs, size=size), _enlarged(size, 2)
         self.sizes[step.name] = size
         return result
 
@@ -166,7 +169,7 @@ class _Graph(Nodes):
         )
         self.sizes[layer.name] = (height, width, layer.weights.shape[-1])
         if not layer.spikes:
-            terms = math.prod(layer.weights.shape[:3]) * 2 ** (self.program.bits - 1)
+            terms = math.prod(layer.weights.shape[:3]) * 2 ** (layer.bits - 1)
             digits, unit = self.digits(x, [1, 2, 3], terms)
             product = self.sum([self.real_product(layer, digit) for digit in digits])
             return self.affine(layer, product, unit)
@@ -204,7 +207,7 @@ class _Graph(Nodes):
 
     def real_product(self, layer: Linear, x: str) -> str:
         """conv(x, weights) of whole numbers in float32."""
-        if layer.weights.shape[:2] != (1, 1) or layer.geometry.groups > 1:
+        if layer.weights.shape[:2] != (1, 1) or layer.geometry != ConvGeometry():
             return self.convolution(layer, x)
         return self.op("MatMul", x, self.weights(layer, np.asarray(layer.weights)[0, 0], "FLOAT"))
 
@@ -224,6 +227,8 @@ class _Graph(Nodes):
 
     def fire(self, step: Fire, x: str) -> str:
         neuron = self.program.neuron
+        if step.input_gain != 1:
+            x = self.op("Mul", x, self.real(step.input_gain))
         if neuron.timesteps == 1:
             return self.counts(x, in_counts=step.input in self.potentials)
         size = self.sizes[step.input]
@@ -273,7 +278,8 @@ class _Graph(Nodes):
         y = self.op("MatMul", heads(q, [0, 2, 1, 3]), kv)
         y = self.op("Transpose", y if to == "FLOAT" else self.to_float(y), perm=[0, 2, 1, 3])
         y = self.op("Reshape", y, self.whole([-1, height, width, channels]))
-        return self.op("Mul", y, self.real(step.scale))
+        factor = factors_of_counts(step.scale, step.tokens, tokens, np.float32)[tokens]
+        return self.op("Mul", y, self.real(factor))
 
     def mean(self, x: str, size: tuple[int, ...]) -> str:
         """`core.exact.exact_mean` over the pixels."""
@@ -281,11 +287,6 @@ class _Graph(Nodes):
         digits, unit = self.digits(x, [1, 2], count)
         total = self.sum([self.op("ReduceSum", digit, self.whole([1, 2])) for digit in digits])
         return self.op("Mul", total, self.op("Mul", unit, self.real(1 / count)))
-
-    def resize(self, x: str, *, factor: int) -> str:
-        """Nearest neighbours, each pixel of x several times."""
-        modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
-        return self.op("Resize", x, "", self.real([1, factor, factor, 1]), **modes)
 
     def mean_over_time(self, y: str, size: tuple[int, ...], name: str) -> None:
         """An output (B, *size), added up in the order of time."""
@@ -296,38 +297,9 @@ class _Graph(Nodes):
             total = self.op("Add", total, self.op("Gather", steps, self.whole(t), axis=1))
         self.op("Mul", total, self.real(1 / timesteps), name=name)
 
-    # --- Real values as digits ---------------------------------------------------------------------------
-
-    def digits(self, x: str, axes: list[int], terms: int) -> tuple[list[str], str]:
-        """`core.exact.to_digits`: digits, each in its place (times base^i), and their unit.
-
-        Adding 1.5 * 2^(23 + n) rounds a smaller float32 to a multiple of 2^n; subtracting brings it back.
-        """
-        width = min(FLOAT_BITS // 2, FLOAT_BITS + 1 - (terms - 1).bit_length())
-        count = math.ceil(FLOAT_BITS / width)
-        largest = self.op("ReduceMax", self.op("Abs", x), self.whole(axes))
-        unit = self.op("Mul", self.power_of_two(largest), self.real(2.0 ** (2 - count * width)))
-        rest, digits = self.op("Round", self.op("Mul", x, self.op("Reciprocal", unit))), []
-        for i in reversed(range(1, count)):
-            far = self.real(1.5 * 2.0 ** (FLOAT_BITS - 1 + i * width))
-            digits.append(self.op("Sub", self.op("Add", rest, far), far))
-            rest = self.op("Sub", rest, digits[-1])
-        return [*digits, rest], unit
-
-    def power_of_two(self, x: str) -> str:
-        """The largest power of two that is not above x >= 0."""
-        powers = self.real(2.0**EXPONENTS)
-        x = self.op("Unsqueeze", x, self.whole([-1]))
-        below = self.op("Where", self.op("LessOrEqual", powers, x), powers, self.real(2.0 ** EXPONENTS[0]))
-        return self.op("ReduceMax", below, self.whole([-1]), keepdims=0)
-
-    def sum(self, products: list[str]) -> str:
-        """`core.exact.Digits.joined`, but for the unit."""
-        return functools.reduce(lambda total, digit: self.op("Add", total, digit), products)
-
     def weights(self, layer: Linear, values: np.ndarray, to: str) -> str:
         """The weights of a layer, laid out as `values`, widened to the operands of a product."""
-        types, bits = self.onnx.TensorProto, 4 if self.program.bits <= 4 else 8
+        types, bits = self.onnx.TensorProto, 4 if layer.bits <= 4 else 8
         stored = types(name=layer.name, data_type=types.DataType.Value(f"INT{bits}"), dims=values.shape)
         stored.raw_data = pack(values, bits)
         self.initializers[layer.name] = stored
@@ -337,6 +309,11 @@ class _Graph(Nodes):
         if not any(widened in node.output for node in self.nodes):
             self.op("Cast", layer.name, name=widened, to=types.DataType.Value(to))
         return widened
+
+
+def _enlarged(size: tuple[int, int, int], factor: int) -> tuple[int, int, int]:
+    height, width, channels = size
+    return factor * height, factor * width, channels
 
 
 def _potentials(program: Program) -> set[str]:

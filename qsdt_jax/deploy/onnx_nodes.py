@@ -1,8 +1,13 @@
 """Nodes and constants of an ONNX graph, appended one by one; the optional package onnx is handed in."""
 
+import functools
+import math
 from typing import Any
 
 import numpy as np
+
+FLOAT_BITS = 24
+EXPONENTS = np.arange(-64, 128)  # Of the units: what is smaller than 2^-64 counts as that.
 
 
 class Nodes:
@@ -46,3 +51,56 @@ class Nodes:
             self._constants[key] = name = f"constant_{len(self._constants)}"
             self.initializers[name] = self.onnx.numpy_helper.from_array(array, name)
         return self._constants[key]
+
+    # --- Maps ------------------------------------------------------------------------------------------
+
+    def resize(self, x: str, *, factor: int) -> str:
+        """Nearest neighbours, each pixel of x several times."""
+        modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+        return self.op("Resize", x, "", self.real([1, factor, factor, 1]), **modes)
+
+    def bilinear(self, x: str, size: tuple[int, ...]) -> str:
+        """`layers.upsample.bilinear_upsample` of x (N, *size)."""
+        height, width, channels = size
+        x = self.doubled(x, 1, (2 * height, width, channels))
+        return self.doubled(x, 2, (2 * height, 2 * width, channels))
+
+    def doubled(self, x: str, axis: int, size: tuple[int, ...]) -> str:
+        """Twice the pixels along an axis, which gives (N, *size)."""
+        pixels = np.arange(size[axis - 1] // 2)
+        three, after = self.op("Add", self.op("Add", x, x), x), self.whole([axis + 1])
+        pair = []
+        for shift in (-1, 1):
+            indices = self.whole(np.clip(pixels + shift, 0, pixels[-1]))
+            total = self.op("Add", three, self.op("Gather", x, indices, axis=axis))
+            pair.append(self.op("Unsqueeze", self.op("Mul", total, self.real(0.25)), after))
+        return self.op("Reshape", self.op("Concat", *pair, axis=axis + 1), self.whole([-1, *size]))
+
+    # --- Real values as digits ---------------------------------------------------------------------------
+
+    def digits(self, x: str, axes: list[int], terms: int) -> tuple[list[str], str]:
+        """`core.exact.to_digits`: digits, each in its place (times base^i), and their unit.
+
+        Adding 1.5 * 2^(23 + n) rounds a smaller float32 to a multiple of 2^n; subtracting brings it back.
+        """
+        width = min(FLOAT_BITS // 2, FLOAT_BITS + 1 - (terms - 1).bit_length())
+        count = math.ceil(FLOAT_BITS / width)
+        largest = self.op("ReduceMax", self.op("Abs", x), self.whole(axes))
+        unit = self.op("Mul", self.power_of_two(largest), self.real(2.0 ** (2 - count * width)))
+        rest, digits = self.op("Round", self.op("Mul", x, self.op("Reciprocal", unit))), []
+        for i in reversed(range(1, count)):
+            far = self.real(1.5 * 2.0 ** (FLOAT_BITS - 1 + i * width))
+            digits.append(self.op("Sub", self.op("Add", rest, far), far))
+            rest = self.op("Sub", rest, digits[-1])
+        return [*digits, rest], unit
+
+    def power_of_two(self, x: str) -> str:
+        """The largest power of two that is not above x >= 0."""
+        powers = self.real(2.0**EXPONENTS)
+        x = self.op("Unsqueeze", x, self.whole([-1]))
+        below = self.op("Where", self.op("LessOrEqual", powers, x), powers, self.real(2.0 ** EXPONENTS[0]))
+        return self.op("ReduceMax", below, self.whole([-1]), keepdims=0)
+
+    def sum(self, products: list[str]) -> str:
+        """`core.exact.Digits.joined`, but for the unit."""
+        return functools.reduce(lambda total, digit: self.op("Add", total, digit), products)

@@ -26,6 +26,6 @@ def packed_bytes(count: int, bits: int) -> int:
     return -(-count * bits // 8)
 
 
-def layer_bytes(layer: Linear, bits: int) -> tuple[int, int]:
+def layer_bytes(layer: Linear) -> tuple[int, int]:
     """Bytes of a layer's weights, packed or as float32 (32 bits), and of its scale and shift."""
-    return packed_bytes(layer.weights.size, bits), layer.scale.nbytes + layer.shift.nbytes
+    return packed_bytes(layer.weights.size, layer.bits), layer.scale.nbytes + layer.shift.nbytes

@@ -1,11 +1,13 @@
 """A folded network as plain data: a straight line of steps on named values.
 
 This is what is deployed. Weights are integers, everything real between a product and the next neuron is one
-scale and one shift per channel, and six kinds of steps are all there is. The integer form and the spike-
+scale and one shift per channel, and seven kinds of steps are all there is. The integer form and the spike-
 driven form interpret the same program, and so does any reader of a bundle.
 
 The first value is the images, frame by frame (B * T, H, W, C). An output is a value averaged over the T time
-steps; a classifier's is called "logits". Names of layers are those of the modules in `models`, such as
+steps. The class scores are called "logits": one pixel of them, (B, 1, 1, K), are those of an image, more are
+those of its pixels. Images may be padded, each from its own height and width on; then only tokens inside of
+them attend. Names of layers are those of the modules in `models`, such as
 "block3_0/attn/q_repconv/conv1".
 """
 
@@ -32,6 +34,7 @@ class Linear(struct.PyTreeNode):
       name, input: of the result, of the value that comes in.
       spikes: whether spike counts come in.
       geometry: stride, padding and groups. The padding of spikes is silence, that of real values zero.
+      bits: of a weight, 1 to 8.
       weights: (kh, kw, I / groups, O) int8.
       scale, shift: (O,) float32.
     """
@@ -40,26 +43,29 @@ class Linear(struct.PyTreeNode):
     input: str = struct.field(pytree_node=False)
     spikes: bool = struct.field(pytree_node=False)
     geometry: ConvGeometry = struct.field(pytree_node=False)
+    bits: int = struct.field(pytree_node=False)
     weights: Array
     scale: Array
     shift: Array
 
 
 class Fire(struct.PyTreeNode):
-    """Spike counts of the program's neuron for a real input current."""
+    """Spike counts of the program's neuron for a real input current times `input_gain`."""
 
     name: str = struct.field(pytree_node=False)
     input: str = struct.field(pytree_node=False)
+    input_gain: float = struct.field(pytree_node=False, default=1.0)
 
 
 class Attend(struct.PyTreeNode):
-    """scale * q (k^T v) for each head, on counts.
+    """scale * q (k^T v) for each head, on counts; k of tokens in the padding counts as silent.
 
     Attributes:
       name: of the result.
       q, k, v: names of counts (N, H, W, C).
       heads: that share the channels evenly.
       scale: of the whole numbers, steps of the spikes included.
+      tokens: N0; the scale of an image of N tokens is multiplied by N0 / N. With 0 it is as it is.
     """
 
     name: str = struct.field(pytree_node=False)
@@ -68,6 +74,7 @@ class Attend(struct.PyTreeNode):
     v: str = struct.field(pytree_node=False)
     heads: int = struct.field(pytree_node=False)
     scale: float = struct.field(pytree_node=False)
+    tokens: int = struct.field(pytree_node=False, default=0)
 
 
 class Add(struct.PyTreeNode):
@@ -98,7 +105,14 @@ class Resize(struct.PyTreeNode):
     factor: int = struct.field(pytree_node=False)
 
 
-Step = Linear | Fire | Attend | Add | Pool | Resize
+class Bilinear(struct.PyTreeNode):
+    """Twice the pixels along both axes, interpolated: `layers.upsample.bilinear_upsample` of real values."""
+
+    name: str = struct.field(pytree_node=False)
+    input: str = struct.field(pytree_node=False)
+
+
+Step = Linear | Fire | Attend | Add | Pool | Resize | Bilinear
 
 
 def inputs_of(step: Step) -> tuple[str, ...]:
@@ -118,18 +132,21 @@ class Program(struct.PyTreeNode):
     Attributes:
       steps: in the order in which they run; each uses results of steps before it, or the images.
       neuron: of every `Fire`.
-      bits: of the weights, 1 to 8.
       outputs: pairs of a name and of the value, real, whose mean over the time steps it is.
     """
 
     steps: tuple[Step, ...]
     neuron: Neuron = struct.field(pytree_node=False)
-    bits: int = struct.field(pytree_node=False)
     outputs: tuple[tuple[str, str], ...] = struct.field(pytree_node=False)
 
     @property
     def layers(self) -> list[Linear]:
         return [step for step in self.steps if isinstance(step, Linear)]
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """The numbers of weight bits that its layers have, each once and ascending."""
+        return tuple(sorted({layer.bits for layer in self.layers}))
 
     @property
     def in_channels(self) -> int:
@@ -138,7 +155,7 @@ class Program(struct.PyTreeNode):
 
     @property
     def num_classes(self) -> int:
-        """Channels of the logits of a classifier."""
+        """Channels of the logits."""
         steps, name = {step.name: step for step in self.steps}, dict(self.outputs)[LOGITS]
         while name != IMAGES:
             if isinstance(step := steps[name], Linear):

@@ -17,15 +17,21 @@ name which results, averaged over the time steps, are the answers; without it th
 
     {"kind": "linear", "name", "input", "spikes", "stride", "padding", "groups", "weights", "scale", "shift"}
         convolution of spike counts or real values with integer weights, times scale, plus shift
-    {"kind": "fire", "name", "input"}        spike counts of real values
-    {"kind": "attend", "name", "q", "k", "v", "heads", "scale"}     scale * q (k^T v) on counts
+    {"kind": "fire", "name", "input"}        spike counts of real values, times "input_gain" if it is there
+    {"kind": "attend", "name", "q", "k", "v", "heads", "scale"}     scale * q (k^T v) on counts; with "tokens"
+        the scale of an image of N tokens is scale * (tokens / N)
     {"kind": "add", "name", "left", "right"}
     {"kind": "pool", "name", "input"}        mean over the pixels
     {"kind": "resize", "name", "input", "factor"}      each pixel repeated along both axes
+    {"kind": "bilinear", "name", "input"}    twice the pixels along both axes, 3/4 of the nearest and 1/4 of
+        the next one
 
 A tensor is {"offset", "shape", "crc32"}, the offset counted from the start of the data. Scale and shift are
-float32. Weights are packed integers of "bits" bits in two's complement, lowest bit first, without gaps: at 4
-bits two to a byte, the first in the low half. One-bit weights are -1 (bit 0) and +1 (bit 1).
+float32. Weights are packed integers of "bits" bits, those of the step or else of the manifest, in two's
+complement, lowest bit first, without gaps: at 4 bits two to a byte, the first in the low half. One-bit
+weights are -1 (bit 0) and +1 (bit 1).
+
+Version 2 adds bits by step, "bilinear", "tokens" and "input_gain".
 """
 
 import json
@@ -37,9 +43,10 @@ from typing import Any
 import numpy as np
 
 MAGIC = b"\x89QSDT\r\n\x1a"
-VERSION = 1
+VERSION = 2
 HEADER_BYTES = 20
 ALIGNMENT = 64
+STRIDE = 16  # Pixels of the image, along each axis, to a token.
 LARGEST_TIMESTEPS = 1024
 
 Manifest = dict[str, Any]
@@ -51,6 +58,8 @@ Manifest = dict[str, Any]
 def read(path: str | os.PathLike[str]) -> Manifest:
     """The manifest of a bundle, each tensor in it replaced by its array: int8 weights, float32 scales.
 
+    Each "linear" step has its own "bits".
+
     Raises:
       OSError: the file cannot be read.
       ValueError: it is no bundle, of a newer version, truncated or damaged; the message says which.
@@ -58,12 +67,14 @@ def read(path: str | os.PathLike[str]) -> Manifest:
     with open(path, "rb") as file:
         content = file.read()
     manifest, data = split(content)
-    if type(manifest["bits"]) is not int or not 1 <= manifest["bits"] <= 8:
-        raise ValueError(f"weights of {manifest['bits']!r} bits; expected 1 to 8")
     for step in manifest["steps"]:
         if step["kind"] == "linear":
+            if "bits" not in step:
+                step["bits"] = manifest["bits"]
+            if type(step["bits"]) is not int or not 1 <= step["bits"] <= 8:
+                raise ValueError(f"weights of {step['bits']!r} bits; expected 1 to 8")
             for name in ("weights", "scale", "shift"):
-                bits = manifest["bits"] if name == "weights" else 0
+                bits = step["bits"] if name == "weights" else 0
                 step[name] = _tensor(data, step[name], bits, f"{name} of {step['name']}")
     return manifest
 
@@ -127,25 +138,26 @@ def unpack(data: np.ndarray, count: int, bits: int) -> np.ndarray:
 # --- Forward --------------------------------------------------------------------------------------------
 
 
-def forward(bundle: Manifest, images: np.ndarray) -> np.ndarray:
+def forward(bundle: Manifest, images: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
     """Class scores.
 
     Args:
       bundle: from `read`.
       images: float32 (B, H, W, C), shown in every time step, or (B, T, H, W, C) frames; normalised as the
-      bundle
-        says, H and W multiples of 16.
+        bundle says, H and W multiples of 16.
+      sizes: whole numbers (B, 2), height and width of each image in pixels, at the top left; the rest is
+        padding, zeros after normalising. None where there is no padding.
 
     Returns:
-      (B, K) float32 logits.
+      (B, K) float32 logits of the images, or (B, H', W', K) of their pixels.
     """
-    return class_scores(bundle, run(bundle, images))
+    return class_scores(bundle, run(bundle, images, sizes))
 
 
 def class_scores(bundle: Manifest, values: dict[str, np.ndarray]) -> np.ndarray:
     """The logits of `forward` from the values of `run`."""
     y = answers(bundle, values)["logits"]
-    return y.reshape(-1, y.shape[-1])
+    return y[:, 0, 0] if y.shape[1:3] == (1, 1) else y
 
 
 def answers(bundle: Manifest, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -165,41 +177,48 @@ def outputs_of(bundle: Manifest) -> dict[str, str]:
     return bundle.get("outputs") or {"logits": bundle["steps"][-1]["name"]}
 
 
-def run(bundle: Manifest, images: np.ndarray) -> dict[str, np.ndarray]:
+def run(bundle: Manifest, images: np.ndarray, sizes: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Every value of the network by name, all float32; arguments as for `forward`."""
     timesteps = bundle["neuron"]["timesteps"]
     if not 1 <= timesteps <= LARGEST_TIMESTEPS:
         raise ValueError(f"{timesteps} time steps; expected 1 to {LARGEST_TIMESTEPS}")
     if images.ndim == 4:
         images = np.repeat(images[:, None], timesteps, axis=1)
+    if sizes is not None:
+        sizes = np.repeat(sizes, timesteps, axis=0)
     values = {"images": images.reshape(-1, *images.shape[2:]).astype(np.float32)}
     for step in bundle["steps"]:
-        values[step["name"]] = _run(step, values, bundle)
+        values[step["name"]] = _run(step, values, bundle["neuron"], sizes)
     return values
 
 
-def _run(step: Manifest, values: dict[str, np.ndarray], bundle: Manifest) -> np.ndarray:
+def _run(
+    step: Manifest, values: dict[str, np.ndarray], neuron: Manifest, sizes: np.ndarray | None
+) -> np.ndarray:
     match step["kind"]:
         case "linear":
             multiply = _convolve if step["spikes"] else _convolve_real
-            y = multiply(values[step["input"]], step["weights"].astype(np.float32), step, bundle["bits"])
+            y = multiply(values[step["input"]], step["weights"].astype(np.float32), step)
             return y * step["scale"] + step["shift"]
         case "fire":
-            return _fire(values[step["input"]], **bundle["neuron"])
+            x, gain = values[step["input"]], step.get("input_gain", 1.0)
+            return _fire(x if gain == 1 else x * np.float32(gain), **neuron)
         case "attend":
             q, k, v = (values[step[name]] for name in "qkv")
-            return _attend(q, k, v, step["heads"], step["scale"])
+            return _attend(q, k, v, step, sizes)
         case "add":
             return values[step["left"]] + values[step["right"]]
         case "pool":
             return _mean(values[step["input"]])
         case "resize":
             return values[step["input"]].repeat(step["factor"], axis=1).repeat(step["factor"], axis=2)
+        case "bilinear":
+            return _doubled(_doubled(values[step["input"]], 1), 2)
         case other:
             raise ValueError(f"unknown kind of step {other!r}")
 
 
-def _convolve(x: np.ndarray, weights: np.ndarray, step: Manifest, _bits: int) -> np.ndarray:
+def _convolve(x: np.ndarray, weights: np.ndarray, step: Manifest) -> np.ndarray:
     """A sum over taps. All numbers are whole and below 2^24, so float32 sums are exact."""
     kh, kw, _, outputs = weights.shape
     p, s = step["padding"], step["stride"]
@@ -216,10 +235,10 @@ def _convolve(x: np.ndarray, weights: np.ndarray, step: Manifest, _bits: int) ->
     return y
 
 
-def _convolve_real(x: np.ndarray, weights: np.ndarray, step: Manifest, bits: int) -> np.ndarray:
+def _convolve_real(x: np.ndarray, weights: np.ndarray, step: Manifest) -> np.ndarray:
     """Real values in fixed point, cut into digits so short that sums of their products are exact."""
-    digits, unit, base = _digits(x, (1, 2, 3), math.prod(weights.shape[:3]) * 2 ** (bits - 1))
-    return _join([_convolve(digit, weights, step, bits) for digit in digits], unit, base)
+    digits, unit, base = _digits(x, (1, 2, 3), math.prod(weights.shape[:3]) * 2 ** (step["bits"] - 1))
+    return _join([_convolve(digit, weights, step) for digit in digits], unit, base)
 
 
 def _mean(x: np.ndarray) -> np.ndarray:
@@ -282,9 +301,36 @@ def _fire(
     return counts.reshape(x.shape)
 
 
-def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, scale: float) -> np.ndarray:
+def _doubled(x: np.ndarray, axis: int) -> np.ndarray:
+    """Twice the pixels along an axis: each becomes two, 3/4 of it and 1/4 of its neighbour on that side."""
+    first, last = np.take(x, [0], axis), np.take(x, [-1], axis)
+    three = (x + x) + x
+    neighbours = (
+        np.concatenate([first, np.delete(x, -1, axis)], axis),
+        np.concatenate([np.delete(x, 0, axis), last], axis),
+    )
+    pairs = np.stack([(three + other) * np.float32(0.25) for other in neighbours], axis + 1)
+    return pairs.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+
+
+def _attend(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, step: Manifest, sizes: np.ndarray | None
+) -> np.ndarray:
     n, height, width, channels = q.shape
-    split = (x.reshape(n, -1, heads, channels // heads).swapaxes(1, 2) for x in (q, k, v))
+    scale, tokens = np.float32(step["scale"]), np.full((n, 1, 1, 1), height * width)
+    if sizes is not None:
+        valid = _valid_tokens(sizes, height, width)
+        k, tokens = k * valid, valid.sum((1, 2, 3), keepdims=True)
+    if step.get("tokens"):
+        scale = scale * (np.float32(step["tokens"]) / tokens.astype(np.float32))
+    split = (x.reshape(n, -1, step["heads"], channels // step["heads"]).swapaxes(1, 2) for x in (q, k, v))
     q, k, v = (x.astype(np.float64) for x in split)  # Exact for images of any size.
     y = (q @ (k.swapaxes(-1, -2) @ v)).swapaxes(1, 2)
-    return y.reshape(n, height, width, channels).astype(np.float32) * np.float32(scale)
+    return y.reshape(n, height, width, channels).astype(np.float32) * scale
+
+
+def _valid_tokens(sizes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(N, height, width, 1), whether the top left pixel of a token lies in its image."""
+    sizes = np.maximum(sizes, 1)
+    rows, columns = (STRIDE * np.arange(n) < sizes[:, i, None] for i, n in enumerate((height, width)))
+    return (rows[:, :, None] & columns[:, None, :])[..., None]

@@ -74,6 +74,6 @@ def _sum(terms: Iterable[jax.Array]) -> jax.Array:
     return functools.reduce(jnp.add, terms)
 
 
-def spike_driven_forward(program: Program, images: jax.Array) -> jax.Array:
-    """(B, K) logits of images as `interpreter.interpret` takes them, by the spike-driven form."""
-    return interpreter.logits(program, images, SpikeArithmetic(program.neuron.levels))
+def spike_driven_forward(program: Program, images: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
+    """Logits, as `interpreter.class_scores`, of what `interpreter.interpret` takes, spike by spike."""
+    return interpreter.logits(program, images, SpikeArithmetic(program.neuron.levels), sizes)

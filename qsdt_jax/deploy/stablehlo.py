@@ -2,6 +2,8 @@
 
 exported = jax.export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))
 logits = exported.call(images)    # float32 (B, H, W, C), or (B, T, H, W, C) if T > 1; normalised, any B
+
+Images have no padding.
 """
 
 import jax
@@ -18,7 +20,7 @@ def export_stablehlo(program: Program, image_size: tuple[int, int]) -> bytes:
     """The serialized program for CPU, CUDA and TPU, weights included, for batches of any size.
 
     Args:
-      program: a folded classifier.
+      program: a folded network.
       image_size: (height, width) in pixels, multiples of 16.
     """
     (batch,) = jax.export.symbolic_shape("batch")

@@ -21,14 +21,15 @@ import numpy as np
 
 from qsdt_jax import bounds
 from qsdt_jax.core.exact import LARGEST_FLOAT32, LARGEST_INT32, attention_sum
+from qsdt_jax.core.lsq import weight_range
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import shapes_of
 from qsdt_jax.deploy.program import (
     IMAGES,
-    LOGITS,
     Add,
     Array,
     Attend,
+    Fire,
     Linear,
     Program,
     Resize,
@@ -48,8 +49,7 @@ def check_program(program: Program, image_size: tuple[int, int]) -> None:
 
     Raises:
       UserError: a step reads what none before it gives, or something of a kind or shape that it cannot use;
-        an output is no real value of it; the logits have more than one pixel; a scale or shift is not finite;
-        counts or sums are too large.
+        an output is no real value of it; a scale or shift is not finite; counts or sums are too large.
     """
     _check_steps(program)
     check_counts(program.neuron.levels)
@@ -77,10 +77,6 @@ def check_program(program: Program, image_size: tuple[int, int]) -> None:
         found = shapes[value]
         if found.dtype == np.int8:
             raise UserError(f"its output {name} is {value}, which gives spikes; expected real values")
-        if name == LOGITS and found.shape[1:3] != (1, 1):
-            raise UserError(
-                f"{value} gives {found.shape[1]}x{found.shape[2]} class scores for an image; expected one"
-            )
 
 
 def check_counts(levels: int) -> None:
@@ -110,6 +106,12 @@ def _check_steps(program: Program) -> None:
         known.add(step.name)
         if isinstance(step, Attend) and (type(step.heads) is not int or step.heads < 1):
             raise UserError(f"step {step.name} has {step.heads!r} heads; expected a positive whole number")
+        if isinstance(step, Attend) and (
+            type(step.tokens) is not int or not 0 <= step.tokens <= LARGEST_FLOAT32
+        ):
+            raise UserError(f"step {step.name} has {step.tokens!r} tokens; expected 0 to {LARGEST_FLOAT32}")
+        if isinstance(step, Fire) and not _positive(step.input_gain):
+            raise UserError(f"step {step.name} has the gain {step.input_gain!r}; expected a positive number")
         if isinstance(step, Resize) and (type(step.factor) is not int or not 1 <= step.factor <= FACTOR):
             raise UserError(f"step {step.name} has the factor {step.factor!r}; expected 1 to {FACTOR}")
     if not program.outputs:
@@ -123,6 +125,16 @@ def _check_layer(layer: Linear, levels: int) -> None:
     if len(layer.weights.shape) != 4 or layer.weights.size == 0:
         raise UserError(f"weights of {layer.name} of shape {layer.weights.shape}; expected (kh, kw, I, O)")
     *_, inputs, outputs = layer.weights.shape
+    if type(layer.bits) is not int or not 1 <= layer.bits <= 8:
+        raise UserError(f"{layer.name} has weights of {layer.bits!r} bits; expected 1 to 8")
+    smallest, largest = weight_range(layer.bits)
+    found = min(np.min(layer.weights), smallest), max(np.max(layer.weights), largest)
+    if found != (smallest, largest):
+        outside = next(int(w) for w in found if not smallest <= w <= largest)
+        raise UserError(
+            f"weights of {layer.name} reach {outside}; expected {smallest} to {largest}, which "
+            f"{layer.bits} bits hold"
+        )
     geometry = layer.geometry
     if geometry.groups != 1 and (geometry.groups, inputs) != (outputs, 1):
         raise UserError(f"{layer.name} has {geometry.groups} groups; expected 1, or one for each channel")
@@ -137,6 +149,11 @@ def _check_layer(layer: Linear, levels: int) -> None:
         check_sums(layer.name, layer.weights, levels)
 
 
+def _positive(number: object) -> bool:
+    """Whether it is a number that float32 holds and that is above 0."""
+    return isinstance(number, int | float) and 0 < number <= float(np.finfo(np.float32).max)
+
+
 def _check_kinds(step: Step, shapes: dict[str, jax.ShapeDtypeStruct]) -> None:
     """Counts, which are int8, go where counts are expected, and real values elsewhere."""
     counts = isinstance(step, Attend) or (isinstance(step, Linear) and step.spikes)
@@ -147,7 +164,7 @@ def _check_kinds(step: Step, shapes: dict[str, jax.ShapeDtypeStruct]) -> None:
 
 
 def _check_attention(step: Attend, of_k: jax.ShapeDtypeStruct, levels: int) -> None:
-    if not math.isfinite(step.scale):
+    if not abs(step.scale) * max(step.tokens, 1) <= np.finfo(np.float32).max:
         raise UserError(f"the scale of {step.name} is {step.scale}")
     _, *pixels, channels = of_k.shape
     tokens, width = math.prod(pixels), channels // step.heads

@@ -23,7 +23,8 @@ sparse as well saves nothing here. `with memory` reads a 32-bit row entry for ea
 brings what comes in (k and v, or q and k^T v) in once at the width of counts.
 
 Nothing is charged for what follows or joins the products, in all three networks: scale and shift, neurons
-and their membranes, thermometer code, shortcuts, pooling, softmax. Nor for the images before they are in
+and their membranes, thermometer code, shortcuts, pooling, enlarging of maps to nearest neighbours or
+bilinearly, softmax. Nor for the images before they are in
 SRAM, the reuse of operands in registers and caches, addresses of spikes, control, clock, leakage, or the
 network of a chip.
 

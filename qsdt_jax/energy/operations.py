@@ -5,7 +5,7 @@ import math
 
 from qsdt_jax.deploy.interpreter import shapes_of
 from qsdt_jax.deploy.merge import FloatArithmetic
-from qsdt_jax.deploy.program import Attend, Linear, Program
+from qsdt_jax.deploy.program import IMAGES, Attend, Linear, Program
 from qsdt_jax.models.operations import Kind
 
 
@@ -19,6 +19,7 @@ class Layer:
       macs: multiply-accumulates of a network without spikes, those on padding included as usual.
       weights, bits: their number and width; 0 for attention.
       inputs, outputs: activations that come in and go out.
+      stride: pixels of the image, along its height, to a row of what goes out; of k^T v to one of tokens.
       spikes: name of the counts that come in and select what is added; of an attention product those of k and
         of q. None where real values come in.
       entering: the same, but where real values come in the counts at the head of the RepConv or SepConv that
@@ -32,6 +33,7 @@ class Layer:
     bits: int
     inputs: int
     outputs: int
+    stride: int
     spikes: str | None
     entering: str | None
 
@@ -40,7 +42,7 @@ def layers_of(program: Program, image_size: tuple[int, int]) -> list[Layer]:
     """The layers of a program in the order in which they run.
 
     Args:
-      program: a folded classifier.
+      program: a folded network.
       image_size: (height, width) in pixels, multiples of 16.
     """
     shapes = {name: value.shape for name, value in shapes_of(program, image_size, FloatArithmetic()).items()}
@@ -51,13 +53,13 @@ def layers_of(program: Program, image_size: tuple[int, int]) -> list[Layer]:
             case Linear():
                 head = step.input if step.spikes else entering.get(step.input)
                 entering[step.name] = head
-                found.append(_product(step, shapes, program.bits, head))
+                found.append(_product(step, shapes, head))
             case Attend():
                 found.extend(_attention(step, shapes))
     return found
 
 
-def _product(layer: Linear, shapes: dict[str, tuple[int, ...]], bits: int, entering: str | None) -> Layer:
+def _product(layer: Linear, shapes: dict[str, tuple[int, ...]], entering: str | None) -> Layer:
     """Each weight is used once for every output position of its channel that sees any of the input.
 
     The others are the border of a RepConv: a 1x1 convolution of padding, which is silence.
@@ -70,9 +72,10 @@ def _product(layer: Linear, shapes: dict[str, tuple[int, ...]], bits: int, enter
         kind="conv" if layer.geometry.groups == 1 else "depthwise",
         macs=positions * math.prod(shape),
         weights=math.prod(shape),
-        bits=bits,
+        bits=layer.bits,
         inputs=math.prod(shapes[layer.input]),
         outputs=math.prod(shapes[layer.name]),
+        stride=shapes[IMAGES][1] // height,
         spikes=layer.input if layer.spikes else None,
         entering=entering,
     )
@@ -93,6 +96,7 @@ def _attention(step: Attend, shapes: dict[str, tuple[int, ...]]) -> list[Layer]:
             bits=0,
             inputs=inputs,
             outputs=outputs,
+            stride=shapes[IMAGES][1] // pixels[0],
             spikes=selecting,
             entering=selecting,
         )

@@ -13,7 +13,7 @@ from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import Arithmetic, class_scores, interpret
 from qsdt_jax.deploy.program import Fire, Program
 from qsdt_jax.evaluate.split import MASK, Scored, evaluate_split, over_devices
-from qsdt_jax.tasks.accuracy import Accuracy
+from qsdt_jax.tasks.task import Scorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +43,19 @@ class Activity:
 def measure_activity(
     program: Program,
     batches: Iterable[Mapping[str, Any]],
+    scorer: Scorer,
     arithmetic: Arithmetic | None = None,
 ) -> Activity:
     """Runs a program over a split.
 
     Args:
-      program: a folded classifier.
-      batches: {"image": (B, ...), "mask": (B,) ...}; rows whose mask is 0 are padding.
+      program: a folded network with logits.
+      batches: {"image": (B, ...), "mask": (B,) ...}, with padded images "size" (B, 2) too; rows whose mask is
+        0 are padding.
+      scorer: of the logits, which says what else a batch has.
       arithmetic: the integer form, unless given.
     """
-    step = jax.jit(functools.partial(_scored, arithmetic or IntegerArithmetic()))
+    step = jax.jit(functools.partial(_scored, arithmetic or IntegerArithmetic(), scorer))
     histograms: dict[str, np.ndarray] = {}
     images = 0
 
@@ -64,7 +67,7 @@ def measure_activity(
         images += int(np.sum(np.asarray(batch[MASK]) > 0))
         return found
 
-    metrics = evaluate_split(scored, batches, Accuracy().summarize)
+    metrics = evaluate_split(scored, batches, scorer.summarize)
     return Activity({name: histograms[name] for name in neurons_of(program)}, metrics, images)
 
 
@@ -73,9 +76,9 @@ def neurons_of(program: Program) -> list[str]:
     return [step.name for step in program.steps if isinstance(step, Fire)]
 
 
-def _scored(arithmetic: Arithmetic, program: Program, batch: Mapping[str, jax.Array]):
+def _scored(arithmetic: Arithmetic, scorer: Scorer, program: Program, batch: Mapping[str, jax.Array]):
     """Histograms of each image (B, D + 1), those of padding zero, and what the batch adds to the score."""
-    values = interpret(program, batch["image"], arithmetic)
+    values = interpret(program, batch["image"], arithmetic, batch.get("size"))
     images = batch[MASK].shape[0]
 
     def histogram(counts: jax.Array) -> jax.Array:
@@ -84,4 +87,4 @@ def _scored(arithmetic: Arithmetic, program: Program, batch: Mapping[str, jax.Ar
         return jnp.where(batch[MASK][:, None] > 0, jnp.stack(levels, 1), 0)
 
     histograms = {step.name: histogram(values[step.name]) for step in program.steps if isinstance(step, Fire)}
-    return histograms, over_devices(Accuracy().score(class_scores(program, values), batch), batch[MASK])
+    return histograms, over_devices(scorer.score(class_scores(program, values), batch), batch[MASK])

@@ -33,14 +33,15 @@ class Report:
     Attributes:
       layers: in the order in which they run.
       activity: what was measured.
-      levels, timesteps, bits: D, T and weight bits.
+      levels, timesteps: D and T.
+      bits: the numbers of weight bits that the layers have.
     """
 
     layers: Sequence[LayerEnergy]
     activity: Activity
     levels: int
     timesteps: int
-    bits: int
+    bits: tuple[int, ...]
 
     @functools.cached_property
     def totals(self) -> Mapping[str, Energy]:
@@ -157,6 +158,25 @@ def csv_table(report: Report) -> str:
         cells += [entering, f"{report.activity.firing_rate(entering):.6g}"] if entering else ["", ""]
         cells += [f"{value:.6g}" for name in CONVENTIONS for value in row.energy[name]]
         rows.append(cells)
+    return _csv(rows)
+
+
+def levels_table(report: Report) -> str:
+    """One row for each part of the network at each stride, in the order in which they run.
+
+    A part is what the first word of a layer's path names: a block, the neck, the head. `firing_rate` is that
+    of the spikes that come in, a neuron weighted by the multiply-accumulates it drives.
+    """
+    rows: list[list[object]] = [["part", "stride", "macs", "real_macs", "additions", "firing_rate"]]
+    levels: dict[tuple[str, int], list[LayerEnergy]] = {}
+    for row in report.layers:
+        levels.setdefault((row.layer.name.partition("/")[0], row.layer.stride), []).append(row)
+    for level, found in levels.items():
+        macs = sum(row.layer.macs for row in found)
+        real = sum(row.layer.macs for row in found if row.layer.spikes is None)
+        additions = sum(row.additions for row in found)
+        rate = f"{additions / ((macs - real) * report.levels):.6g}" if macs > real else ""
+        rows.append([*level, macs, real, f"{additions:.6g}", rate])
     return _csv(rows)
 
 

@@ -161,8 +161,9 @@ def _sums(
             distributions[when]["/".join((*module.path[:-1], projection))] = found
         return y
 
+    extra: dict[str, Any] = {} if sizes is None else {"sizes": sizes}
     with nn.intercept_methods(record):
-        model.apply(variables, images, **({} if sizes is None else {"sizes": sizes}))
+        model.apply(variables, images, **extra)
     return distributions, spikes
 
 

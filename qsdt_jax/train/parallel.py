@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qsdt_jax.devices import AXIS
-from qsdt_jax.errors import UserError
+from qsdt_jax.errors import OutOfRange
 from qsdt_jax.jit_once import jit_once
 
 Mode = Literal["jit", "pmap"]
@@ -40,7 +40,7 @@ class Parallel:
       smallest_cut: elements of the smallest tensor that is cut; below, gathering costs more than it saves.
 
     Raises:
-      UserError: an unknown mode; devices that do not divide into groups of `fsdp`.
+      OutOfRange: an unknown mode; devices that do not divide into groups of `fsdp`.
     """
 
     mode: Mode = "jit"
@@ -54,11 +54,11 @@ class Parallel:
             everyone = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
             object.__setattr__(self, "devices", tuple(everyone))
         if self.mode not in get_args(Mode):
-            raise UserError(f"mode={self.mode!r} is none of {', '.join(get_args(Mode))}")
+            raise OutOfRange("mode", f"{self.mode!r} is none of {', '.join(get_args(Mode))}")
         if self.fsdp < 1 or len(self.devices) % self.fsdp:
-            raise UserError(f"fsdp={self.fsdp} does not divide the {len(self.devices)} devices")
+            raise OutOfRange("fsdp", f"{self.fsdp} does not divide the {len(self.devices)} devices")
         if self.mode == "pmap" and self.fsdp > 1:
-            raise UserError(f"fsdp={self.fsdp} needs mode='jit'; pmap copies")
+            raise OutOfRange("fsdp", f"{self.fsdp} needs mode='jit'; pmap copies")
 
     @property
     def mesh(self) -> Mesh:
@@ -82,17 +82,18 @@ class Parallel:
         """Refuses a batch that does not divide as it has to.
 
         Raises:
-          UserError: by devices and micro-batches, or with pmap by devices and batch-norm groups.
+          OutOfRange: by devices and micro-batches, or with pmap by devices and batch-norm groups.
         """
         shards = len(self.devices)
         if batch_size % (shards * accumulate):
             micro = f" in {accumulate} micro-batches" if accumulate > 1 else ""
-            raise UserError(f"batch_size={batch_size} does not divide over {shards} devices{micro}")
+            raise OutOfRange("batch_size", f"{batch_size} does not divide over {shards} devices{micro}")
         own = batch_size // shards // accumulate
         if self.mode == "pmap" and norm_group and own % norm_group:
-            raise UserError(
-                f"norm_group={norm_group} does not divide the {own} images that a device has of "
-                "a (micro-)batch; with mode='jit' a group may lie on several devices"
+            raise OutOfRange(
+                "norm_group",
+                f"{norm_group} does not divide the {own} images that a device has of "
+                "a (micro-)batch; with mode='jit' a group may lie on several devices",
             )
 
     def rows(self, batch_size: int, accumulate: int = 1) -> list[int]:

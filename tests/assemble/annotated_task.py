@@ -9,6 +9,7 @@ import optax
 
 from qsdt_jax.assemble.examples import ANNOTATED
 from qsdt_jax.assemble.tasks import TaskFactory
+from qsdt_jax.data.sources import FakeAnnotated
 from qsdt_jax.evaluate.split import Scored
 from qsdt_jax.metric import Metric
 
@@ -75,3 +76,9 @@ def build(config, class_names):
 
 
 TASK = TaskFactory(build=build, metrics=PixelColours.metrics, examples=ANNOTATED)
+
+
+def source(config, split):
+    """Images with annotations, whatever the task."""
+    del split
+    return FakeAnnotated(config.batch_size, (32, 32, 3), 3)

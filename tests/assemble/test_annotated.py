@@ -152,7 +152,7 @@ def test_every_key_arrives():
         ({"data.mean": (0.1, 0.2)}, "config.data.mean has 2 values for 3 channels"),
         (
             {"data.source": "digits", "data.channels": 1},
-            "DigitsSource does not tell the sizes of its images; expected a method size_of(index)",
+            "an example has image, label; expected an image and its annotation",
         ),
         ({"data.buckets": ((16, 16),)}, "fits none of the buckets 16x16"),
     ],

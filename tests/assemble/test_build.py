@@ -11,7 +11,7 @@ from qsdt_jax.assemble.build import build_parallel, build_run
 from qsdt_jax.assemble.data import build_preprocess, build_source
 from qsdt_jax.assemble.network import OF_SEGMENTER
 from qsdt_jax.data.images import Normalization
-from qsdt_jax.errors import UserError
+from qsdt_jax.errors import OutOfRange, UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.train.parallel import Parallel
 from tests.configs import tiny_seg
@@ -94,7 +94,7 @@ DATA = [
     ({"data.std": (0.0,)}, "config.data.std=(0.0,) must be positive numbers"),
     ({"data.std": ("a",)}, "config.data.std=('a',) must be positive numbers"),
     ({"data.workers": -2}, "config.data.workers=-2 must be at least -1"),
-    ({"data.source": "fake", "data.channels": 0}, "config.model: in_channels must be at least 1, got 0"),
+    ({"data.source": "fake", "data.channels": 0}, "config.data.channels=0 must be at least 1"),
     ({"data.source": "fake", "data.fake_classes": 0}, "config.data.fake_classes=0 must be at least 1"),
     ({"data.source": "fake", "data.fake_images": -1}, "config.data.fake_images=-1 must be at least 1"),
     ({"data.classes": ([1],)}, "config.data.classes=([1],) must be texts, each once"),
@@ -145,14 +145,15 @@ def test_values_out_of_range(overrides, told):
 
 
 def test_refusals_of_devices_name_keys_where_there_are_some(monkeypatch):
-    for told, expected in (
-        ("fsdp=2 is much", "config.parallel.fsdp=2 is much"),
-        ("a=b", "a=b"),
-        ("no", "no"),
+    for error, expected in (
+        (OutOfRange("fsdp", "2 is much"), "config.parallel.fsdp=2 is much"),
+        (OutOfRange("norm_group", "3=3"), "config.model.norm_group=3=3"),
+        (UserError("fsdp=b"), "fsdp=b"),
+        (UserError("no"), "no"),
     ):
 
-        def refuse(*arguments, told=told):
-            raise UserError(told)
+        def refuse(*arguments, error=error):
+            raise error
 
         monkeypatch.setattr(Parallel, "check_batch", refuse)
         with pytest.raises(UserError) as caught:
@@ -225,6 +226,29 @@ def test_the_length_of_a_run_in_steps():
     rates = run.learning_rates()
     assert run.total_steps == len(rates) == 40 and rates[4] == rates[5] == 1.0
     assert rates[6] == pytest.approx((1 - 1 / 34) ** 2, rel=1e-6) and rates[39] == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "told"),
+    [
+        (
+            tiny_config(),
+            {"data.source": "tests.assemble.annotated_task:source", "data.channels": 3, "data.mean": (0.5,)},
+            "config.task.name='classification' learns from image, label; the examples of "
+            "config.data.source='tests.assemble.annotated_task:source' have no label",
+        ),
+        (
+            tiny_seg.get_config(),
+            {"data.source": "digits", "data.channels": 1, "data.mean": (0.5,), "data.std": (0.5,)},
+            "an example has image, label; expected an image and its annotation",
+        ),
+    ],
+)
+def test_data_of_another_task(config, overrides, told):
+    config.update_from_flattened_dict(overrides)
+    with pytest.raises(UserError) as caught:
+        build_run(config)
+    assert str(caught.value) == told
 
 
 def test_every_value_of_a_segmenter_arrives():

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from qsdt_jax.models import Classifier, QSDTransformer
+from qsdt_jax.layers.bits_rules import bits_of
+from qsdt_jax.models import Backbone, Classifier, QSDTransformer, Segmenter
 
 TINY: dict[str, Any] = {
     "channels": (8, 8, 16, 24),
@@ -25,7 +26,12 @@ def tiny_net(**overrides) -> Classifier:
     return QSDTransformer(**{**TINY, **overrides})
 
 
-def draw_variables(model: Classifier, seed: int = 23) -> dict:
+def tiny_segmenter(neuron_input_gain: float = 1.0, **backbone) -> Segmenter:
+    fields = {"channels": (4, 4, 8, 8), "depth": 2, "num_heads": 2, "mlp_ratio": 1, **backbone}
+    return Segmenter(Backbone(**fields), num_classes=5, fpn_channels=6, neuron_input_gain=neuron_input_gain)
+
+
+def draw_variables(model: Classifier | Segmenter, seed: int = 23) -> dict:
     """Variables of the size of trained ones; no two entries alike, so that a mix-up shows."""
     generator = np.random.default_rng(seed)
     image = jax.ShapeDtypeStruct((1, 32, 32, model.backbone.in_channels), jnp.float32)
@@ -39,7 +45,8 @@ def draw_variables(model: Classifier, seed: int = 23) -> dict:
         std = np.sqrt(2 / np.prod(shapes[(*layer, "kernel")].shape[:-1]))
         if name == "kernel":
             return generator.normal(0, std, shape)
-        largest = 2 ** (model.backbone.bits - 1)
+        backbone = model.backbone
+        largest = 2 ** (bits_of("/".join(layer[1:]), backbone.bits_rules, backbone.bits) - 1)
         return generator.uniform(2, 3, shape) * std / largest  # A few weights are clipped.
 
     return unflatten_dict({path: draw(path).astype(leaf.dtype) for path, leaf in shapes.items()})

@@ -72,7 +72,7 @@ def test_program_is_small_integers_and_vectors():
     # As evaluation multiplies; in another order, this scale is another double.
     assert scales == 2 * [0.3 * (unit * unit * unit)]
     assert 0.3 * (unit * unit * unit) != 0.3 * unit * unit * unit
-    assert (program.in_channels, program.num_classes, program.bits) == (3, 10, 2)
+    assert (program.in_channels, program.num_classes, program.bits) == (3, 10, (2,))
     for layer in program.layers:
         assert layer.weights.dtype == np.int8 and set(np.unique(layer.weights)) <= {-2, -1, 0, 1}
         assert layer.scale.dtype == layer.shift.dtype == np.float32

@@ -17,6 +17,7 @@ from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.onnx import LOGITS, export_onnx
 from qsdt_jax.deploy.program import IMAGES, Linear, Program
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic, unroll
+from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.models import SIZES, QSDTransformer
 from tests.deploy.nets import differing_counts, draw_images, draw_variables, tiny_net
@@ -42,6 +43,13 @@ NETS = {
         "rectify": "norm",
         "distillation_head": True,
     },
+}
+NETS["2, 4, 8 and 1 bits"] = {
+    "bits_rules": (
+        BitsRule(pattern=r"downsample1_1/conv|.*/[qk]_repconv/.*", bits=8),
+        BitsRule(pattern=r".*/(mlp|sepconv)/.*", bits=2),
+        BitsRule(pattern="downsample4/conv|.*/v_repconv/dwconv", bits=1),
+    ),
 }
 nets = pytest.mark.parametrize(
     "fields",
@@ -217,6 +225,7 @@ def test_every_operand_is_a_binary_spike(levels, monkeypatch):
         input="neuron",
         spikes=True,
         geometry=ConvGeometry(1, 1),
+        bits=4,
         weights=generator.integers(-8, 8, (3, 3, 4, 5)).astype(np.int8),
         scale=np.ones(5, np.float32),
         shift=np.zeros(5, np.float32),

@@ -53,6 +53,7 @@ def convolution(name: str, x: str, size: int = 1, stride: int = 1, padding: int 
         input=x,
         spikes=spikes,
         geometry=ConvGeometry(stride, padding),
+        bits=4,
         weights=generator.integers(-8, 8, (size, size, 3, 3)).astype(np.int8),
         scale=generator.uniform(0.05, 0.1, 3).astype(np.float32),
         shift=generator.uniform(-0.5, 0.5, 3).astype(np.float32),
@@ -89,7 +90,7 @@ DOUBLE = Add(name="double", left="a", right="a")
 def test_every_reader_of_a_chain_gets_its_values(steps, outputs, left):
     """Convolutions that others read too stay; those of which one convolution cannot be made stay apart."""
     pairs = tuple(zip(outputs, outputs, strict=True))
-    program = Program(steps=steps, neuron=make_neuron(), bits=4, outputs=pairs)
+    program = Program(steps=steps, neuron=make_neuron(), outputs=pairs)
     check_program(program, (16, 16))
     merged, images = merge(program), draw_images(1, 16, 16, 3)
     check_program(merge(program, 8), (16, 16))

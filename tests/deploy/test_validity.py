@@ -54,6 +54,7 @@ def dense(name: str, outputs: int) -> Linear:
         input="mean",
         spikes=False,
         geometry=ConvGeometry(),
+        bits=4,
         weights=np.ones((1, 1, 3, outputs), np.int8),
         scale=np.ones(outputs, np.float32),
         shift=np.zeros(outputs, np.float32),
@@ -65,7 +66,7 @@ def test_a_sum_has_operands_of_one_shape(left, right):
     """Array libraries repeat the smaller one; a program says what it does."""
     steps = (Pool(name="mean", input=IMAGES), dense("a", left), dense("b", right))
     steps = (*steps, Add(name="sum", left="a", right="b"))
-    program = Program(steps=steps, neuron=make_neuron(), bits=4, outputs=(("logits", "sum"),))
+    program = Program(steps=steps, neuron=make_neuron(), outputs=(("logits", "sum"),))
     told = rf"step sum adds a \[1, 1, 1, {left}\] and b \[1, 1, 1, {right}\]; expected one shape"
     with pytest.raises(UserError, match=told):
         check_program(program, (16, 16))
@@ -76,6 +77,6 @@ def test_the_classes_are_the_channels_of_the_logits(value, classes):
     """Wherever the channels come from: a layer, or the images themselves."""
     steps = (Pool(name="mean", input=IMAGES), dense("a", 3), Add(name="sum", left="mean", right="a"))
     steps = (*steps, dense("other", 5))
-    program = Program(steps=steps, neuron=make_neuron(), bits=4, outputs=(("logits", value),))
+    program = Program(steps=steps, neuron=make_neuron(), outputs=(("logits", value),))
     check_program(program, (16, 16))
     assert program.num_classes == classes

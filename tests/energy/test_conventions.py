@@ -16,6 +16,7 @@ LAYER = Layer(
     bits=4,
     inputs=1000,
     outputs=2000,
+    stride=2,
     spikes="neuron",
     entering="neuron",
 )

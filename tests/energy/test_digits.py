@@ -10,6 +10,7 @@ from qsdt_jax.data.classes import named
 from qsdt_jax.deploy.bundle import bundle_bytes, read_bundle, write_bundle
 from qsdt_jax.energy.rates import measure_activity
 from qsdt_jax.energy.report import make_report, totals_table
+from qsdt_jax.tasks.accuracy import Accuracy
 
 FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
 
@@ -18,7 +19,8 @@ FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
 def test_numbers_of_the_docs(tmp_path):
     bundle = read_bundle(FILE)
     batches = Split(get_config(), "test", named("the bundle", bundle.class_names)).batches("measured")
-    report = make_report(bundle.program, bundle.image_size, measure_activity(bundle.program, batches))
+    activity = measure_activity(bundle.program, batches, Accuracy())
+    report = make_report(bundle.program, bundle.image_size, activity)
     assert report.activity.images == 360
     assert report.activity.metrics["top1"] == pytest.approx(100 * 355 / 360)
     assert (report.macs, report.multiplications) == (6_541_952, 437_504)

@@ -9,6 +9,7 @@ from qsdt_jax.deploy.fold import fold
 from qsdt_jax.energy.conventions import CONVENTIONS
 from qsdt_jax.energy.rates import Activity, measure_activity, neurons_of
 from qsdt_jax.energy.report import csv_table, make_report, neurons_table, totals_table, verdicts
+from qsdt_jax.tasks.accuracy import Accuracy
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 
@@ -25,7 +26,7 @@ def test_activity_of_a_split_with_padding():
         {"image": images[:3], "label": labels[:3], "mask": np.ones(3)},
         {"image": images[[3, 4, 0]], "label": labels[[3, 4, 0]], "mask": np.array([1, 1, 0])},
     ]
-    activity = measure_activity(fold(model, variables), padded)
+    activity = measure_activity(fold(model, variables), padded, Accuracy())
     assert activity.images == 5 and activity.metrics["top1"] == pytest.approx(80)
     assert activity.histograms.keys() == counts.keys()
     for name, expected in counts.items():

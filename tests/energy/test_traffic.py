@@ -13,7 +13,14 @@ from qsdt_jax.layers.lowering import ConvGeometry
 def linear(name: str, x: str, shape: tuple[int, ...], geometry: ConvGeometry, spikes: bool = True) -> Linear:
     weights, vector = np.ones(shape, np.int8), np.ones(shape[-1], np.float32)
     return Linear(
-        name=name, input=x, spikes=spikes, geometry=geometry, weights=weights, scale=vector, shift=vector
+        name=name,
+        input=x,
+        spikes=spikes,
+        geometry=geometry,
+        bits=4,
+        weights=weights,
+        scale=vector,
+        shift=vector,
     )
 
 
@@ -32,7 +39,6 @@ def small_program() -> Program:
             linear("head", "head_neuron", (1, 1, 4, 3), point),
         ),
         neuron=make_neuron(levels=4),
-        bits=4,
         outputs=(("logits", "head"),),
     )
 

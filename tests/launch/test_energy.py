@@ -38,6 +38,9 @@ def test_report_of_a_workdir_and_of_its_bundle(tmp_path, capsys):
     for table in ("energy.csv", "neurons.csv"):
         with open(folder / table) as file:
             assert len(list(csv.DictReader(file))) > 30
+    with open(folder / "levels.csv") as file:
+        levels = [(row["part"], row["stride"]) for row in csv.DictReader(file)]
+    assert levels[0] == ("downsample1_1", "2") and len(levels) == len(set(levels)) > 8
 
     # Its bundle is measured alike, whatever a configuration says of how to prepare the data it names.
     bundle, other = tmp_path / "model.qsdt", tmp_path / "other"

@@ -23,12 +23,13 @@ from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.deploy import agreement
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.energy.rates import measure_activity
+from qsdt_jax.tasks.accuracy import Accuracy
 
 trained, images = load_trained(sys.argv[1]), int(sys.argv[2])
 program = bundle_of(trained).program
 def split():
     return Split(trained.config, "test", trained.classes, images)
-activity = measure_activity(program, split().batches("measured"))
+activity = measure_activity(program, split().batches("measured"), Accuracy())
 forms = {
     "training": agreement.training_form(trained.task.model, trained.variables),
     "integer": agreement.deployed_form(program, IntegerArithmetic()),

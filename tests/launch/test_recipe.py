@@ -52,6 +52,12 @@ def test_imagenet_as_the_paper_and_its_code_have_it():
     }
 
 
+def test_bits_of_single_layers():
+    rules = (("seg.*", 32), ("head", 8))
+    found = table(build_run(tiny_config(**{"model.bits_rules": rules, "model.bits": 2})))
+    assert ", 2-bit weights (`seg.*`: float, `head`: 8-bit), ie_lif, " in found["network"]
+
+
 def test_events():
     config = cifar10dvs.get_config()
     config.update_from_flattened_dict({**SMALL, "data.fake_images": 9000, "data.fake_classes": 10})
