@@ -81,7 +81,7 @@ def _draw_cell(
     y += 1.1 * LINE
     chosen = prediction.order[:bars]
     chances = prediction.probabilities[chosen]
-    names = [class_names[k] for k in chosen]
+    names = [class_names[int(k)] for k in chosen]
     sheet.write(middle, y, names[0], CELL, size=10, color=INK, align="center", weight="bold")
     y += 1.15 * LINE
     right = left + PICTURE

@@ -189,7 +189,9 @@ def draw_sheet(
 
     sheet = Sheet(across, down, title)
     y = MARGIN + HEADER
-    _draw_legend(sheet, y, [(class_names[k], colors[k], shares[k]) for k in present], legend_columns)
+    _draw_legend(
+        sheet, y, [(class_names[int(k)], colors[k], float(shares[k])) for k in present], legend_columns
+    )
     y += legend
     for row, height in zip(rows, heights, strict=True):
         for column, i in enumerate(row):

@@ -87,7 +87,7 @@ class Deployed:
         return CLASSES
 
     def outputs(self, batch: Batch) -> jax.Array:
-        """(B, K) logits of {"image": (B, H, W, C)}, or (B, H', W', K) of pixels, with "size" of padded images."""
+        """(B, K) logits of {"image": (B, H, W, C)}, or of pixels (B, H', W', K), then with "size"."""
         return self._forward(*(batch[name] for name in ("image", SIZE) if name in batch))
 
 

@@ -67,7 +67,7 @@ class Network:
         """The flax module; raises UserError where the task has a network of its own."""
         return require_backbone(self.task.model, self.where)
 
-    @functools.cached_property
+    @property
     def preprocess(self) -> ImagePreprocessing:
         """From an image to an input, as in evaluation; raises UserError where the network takes events."""
         preprocess = build_preprocess(self.config)

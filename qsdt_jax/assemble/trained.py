@@ -1,7 +1,6 @@
 """A trained network as it stands in a workdir: configuration, task, variables and class names."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ class Trained:
     def channels(self) -> int:
         return self.config.data.channels
 
-    @functools.cached_property
+    @property
     def preprocess(self) -> ImagePreprocessing:
         """Of image files; raises UserError where the network takes events."""
         preprocess = build_preprocess(self.config)

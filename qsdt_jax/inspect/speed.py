@@ -108,8 +108,8 @@ class Bench:
         model = model.clone(backbone=model.backbone.clone(exact_evaluation=exact))
         name = "exact inference" if exact else "inference"
 
-        def infer(variables, images, *sizes):
-            return model.apply(variables, images, **dict(zip(("sizes",), sizes, strict=False)))
+        def infer(variables, images, sizes=None):
+            return model.apply(variables, images, **({} if sizes is None else {"sizes": sizes}))
 
         return self._forward(name, infer, self._initial_state().variables)
 

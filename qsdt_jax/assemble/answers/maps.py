@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
-from numpy.typing import DTypeLike
 
 from qsdt_jax.assemble.answers.answering import Answerer, Answering, answered
 from qsdt_jax.assemble.answers.classes import ranked
@@ -87,7 +86,7 @@ def _doubled(side: int, least: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("frame", "dtype"))
-def _mapped(logits: jax.Array, size: jax.Array, own: jax.Array, frame: Size, dtype: DTypeLike) -> jax.Array:
+def _mapped(logits: jax.Array, size: jax.Array, own: jax.Array, frame: Size, dtype: type) -> jax.Array:
     return class_map(logits, size, own, frame).astype(dtype)
 
 
