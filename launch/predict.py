@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from launch.flags import DEFINED_OFTEN, POSITIONAL, define_path, require_writable
-from launch.sheet import MOST_IMAGES
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.progress import tell
+from qsdt_jax.sheets.sheet import MOST_IMAGES
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from launch.predict_classes import ClassesShown
-    from launch.predict_maps import MapsShown
     from qsdt_jax.assemble.deployed import Deployed
     from qsdt_jax.assemble.pictures import Shown
     from qsdt_jax.assemble.trained import Trained
+    from qsdt_jax.sheets.classes import ClassesShown
+    from qsdt_jax.sheets.maps import MapsShown
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
 BUNDLE = define_path("bundle", "file of an exported network, in place of a workdir")
@@ -87,10 +87,10 @@ def _reader(
     network: "Trained | Deployed", files: Sequence[str], sheet: Path, out: Path
 ) -> "ClassesShown | MapsShown":
     """What shows the answers of a network; raises UserError where nothing does."""
-    from launch.predict_classes import ClassesShown
-    from launch.predict_maps import MapsShown
     from qsdt_jax.assemble.answers.classes import CLASSES
     from qsdt_jax.assemble.answers.maps import MAPS
+    from qsdt_jax.sheets.classes import ClassesShown
+    from qsdt_jax.sheets.maps import MapsShown
 
     classes, title = network.classes, network.title
     if classes is None:

@@ -11,7 +11,7 @@ from qsdt_jax.assemble.imported import imported_object
 from qsdt_jax.assemble.shapes import image_size, input_shape
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.annotated_source import read_pairs
-from qsdt_jax.data.pipeline import Preprocessing
+from qsdt_jax.data.preprocess import Preprocessing
 from qsdt_jax.data.segmentation_folders import Layout, ade20k_layout, segfolder_layout
 from qsdt_jax.data.simulated_events import DigitEvents
 from qsdt_jax.data.skipping import SkipCorrupt

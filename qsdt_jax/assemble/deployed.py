@@ -15,7 +15,7 @@ from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.trained import Trained
 from qsdt_jax.data.classes import Classes, numbers
 from qsdt_jax.data.images import Normalization
-from qsdt_jax.data.pipeline import Preprocess
+from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.data.segmentation import SIZE
 from qsdt_jax.deploy.bundle import Bundle, read_bundle
 from qsdt_jax.deploy.fold import fold

@@ -11,7 +11,7 @@ from qsdt_jax.assemble.shapes import image_size
 from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess
 from qsdt_jax.data.images import MODES
-from qsdt_jax.data.pipeline import Augmentation, Preprocess, Preprocessing
+from qsdt_jax.data.preprocess import Augmentation, Preprocess, Preprocessing
 from qsdt_jax.data.segmentation import AnnotatedAugmentation, SegmentationPreprocess
 from qsdt_jax.data.sources import FakeAnnotated, FakeEvents, FakeSource, LabelledSource
 from qsdt_jax.errors import UserError

@@ -20,7 +20,7 @@ from qsdt_jax.assemble.saving import MODEL_FILE, load_saved
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.assemble.trained import Trained, load_trained
 from qsdt_jax.data.classes import Classes
-from qsdt_jax.data.pipeline import ImagePreprocessing
+from qsdt_jax.data.preprocess import ImagePreprocessing
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.deploy.reference import MAGIC
 from qsdt_jax.errors import UserError

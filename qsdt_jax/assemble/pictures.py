@@ -9,7 +9,7 @@ from PIL import Image
 
 from qsdt_jax.data.geometry import Size
 from qsdt_jax.data.images import DECODE_ERRORS, MODES, decode_reason, in_bytes, read_image
-from qsdt_jax.data.pipeline import ImagePreprocessing
+from qsdt_jax.data.preprocess import ImagePreprocessing
 from qsdt_jax.data.sources import Example
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded

@@ -8,8 +8,9 @@ import ml_collections
 from qsdt_jax.assemble.data import build_preprocess, build_source, class_names_of
 from qsdt_jax.data.classes import Classes, require_same_classes
 from qsdt_jax.data.inputs import to_inputs
-from qsdt_jax.data.pipeline import HostBatch, Preprocessing, evaluation_batches
+from qsdt_jax.data.pipeline import HostBatch, evaluation_batches
 from qsdt_jax.data.plan import Plan, groups_of
+from qsdt_jax.data.preprocess import Preprocessing
 from qsdt_jax.data.sources import Source
 from qsdt_jax.progress import Progress
 from qsdt_jax.train.parallel import Parallel

@@ -16,7 +16,7 @@ from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.network import require_classifier
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.classes import Classes
-from qsdt_jax.data.pipeline import ImagePreprocessing
+from qsdt_jax.data.preprocess import ImagePreprocessing
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import Classifier
 from qsdt_jax.tasks.task import Batch, Task, Variables, variable_shapes

@@ -15,7 +15,8 @@ from PIL import Image
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.images import decode_image
-from qsdt_jax.data.pipeline import Preprocess, training_batches
+from qsdt_jax.data.pipeline import training_batches
+from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.data.segmentation import SegmentationPreprocess
 from qsdt_jax.data.sources import Example
 from qsdt_jax.errors import UserError

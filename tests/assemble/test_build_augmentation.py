@@ -10,7 +10,7 @@ from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.data.classes import numbers
-from qsdt_jax.data.pipeline import Preprocess
+from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.errors import UserError
 
 NAN = math.nan

@@ -8,7 +8,7 @@ import pytest
 from configs import imagenet_l, imagenet_m, imagenet_s
 from launch import train
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.data.pipeline import Preprocess
+from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.workdir.workdir import config_differences
 from tests.launch.tiny import launch
 

@@ -7,7 +7,7 @@ import pytest
 
 from qsdt_jax.data.augment import draw_affine, draw_flip, draw_resized_crop
 from qsdt_jax.data.geometry import Affine, Crop, Flip, Pad, Resize, Steps, moved, resize_and_crop
-from qsdt_jax.data.pipeline import Preprocess
+from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.data.randaugment import (
     rotate,
     sample_operations,

@@ -14,7 +14,8 @@ from absl import flags
 from PIL import Image
 
 from qsdt_jax.data.frames import EventPreprocess
-from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
+from qsdt_jax.data.pipeline import evaluation_batches, training_batches
+from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.data.skipping import SkipCorrupt
 from qsdt_jax.data.sources import FakeEvents, FakeSource, FolderSource
 from qsdt_jax.errors import UserError

@@ -17,7 +17,8 @@ from qsdt_jax.data.augment import (
 from qsdt_jax.data.geometry import resize_and_crop
 from qsdt_jax.data.images import normalize
 from qsdt_jax.data.inputs import erase, to_inputs
-from qsdt_jax.data.pipeline import Preprocess, training_batches
+from qsdt_jax.data.pipeline import training_batches
+from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.data.randaugment import rand_augment
 from qsdt_jax.data.sources import FakeSource
 from qsdt_jax.errors import UserError

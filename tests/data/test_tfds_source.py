@@ -15,10 +15,11 @@ from PIL import Image
 
 from qsdt_jax import retry
 from qsdt_jax.data.aedat2 import read_aedat2
-from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
+from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.data.prepare.cifar10dvs import read_cifar10dvs
 from qsdt_jax.data.prepare.imagefolder import read_imagefolder
 from qsdt_jax.data.prepare.writer import prepare
+from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.data.sources import SplitName
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import CorruptRecord, UserError

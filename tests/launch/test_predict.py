@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch.predict_classes import draw_sheet
-from launch.sheet import MOST_IMAGES
 from qsdt_jax.assemble.answers.classes import CLASSES, Prediction
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.pictures import show
@@ -18,6 +16,8 @@ from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.geometry import resize_and_crop
 from qsdt_jax.data.images import normalize
 from qsdt_jax.data.sources import DigitsSource
+from qsdt_jax.sheets.classes import draw_sheet
+from qsdt_jax.sheets.sheet import MOST_IMAGES
 from tests.launch.tiny import DIGITS, draw_variables, launch, make_state, tiny_config, write_workdir
 
 CONFIG = tiny_config()
@@ -211,8 +211,8 @@ def test_more_images_than_a_sheet_holds(trained, workdir, capsys, monkeypatch, t
     image = tmp_path / "image.png"
     Image.new("L", (32, 32)).save(image)
     monkeypatch.setattr("qsdt_jax.assemble.trained.load_trained", lambda *args, **kwargs: trained)
-    for module in ("predict", "predict_classes"):
-        monkeypatch.setattr(f"launch.{module}.MOST_IMAGES", 2)
+    for module in ("launch.predict", "qsdt_jax.sheets.classes"):
+        monkeypatch.setattr(f"{module}.MOST_IMAGES", 2)
     monkeypatch.setattr("launch.predict._answers", lambda *arguments: iter(drawn(3, len(DIGITS))))
     sheet = tmp_path / "sheet.png"
     assert launch("predict", "--workdir", workdir, "--sheet", sheet, *[image] * 3) == 0

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch.predict_maps import Drawn, draw_sheet, free_file, index_png, palette, place
 from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax.sheets.maps import Drawn, draw_sheet, free_file, index_png, palette, place
 from tests.assemble.segmenting import CONFIG, NAMES, draw_workdir
 from tests.launch.tiny import launch
 

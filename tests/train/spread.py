@@ -19,7 +19,8 @@ from qsdt_jax.data.augment import draw_erasing
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.data.images import normalize
 from qsdt_jax.data.inputs import to_inputs
-from qsdt_jax.data.pipeline import Preprocess, evaluation_batches, training_batches
+from qsdt_jax.data.pipeline import evaluation_batches, training_batches
+from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.data.sources import Example, FakeSource
 from qsdt_jax.evaluate.split import Scored, evaluate_split
 from qsdt_jax.layers.downsample import Downsample

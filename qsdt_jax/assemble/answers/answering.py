@@ -18,7 +18,7 @@ from qsdt_jax.assemble.pictures import Shown
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.inputs import to_inputs
-from qsdt_jax.data.pipeline import ImagePreprocessing
+from qsdt_jax.data.preprocess import ImagePreprocessing
 from qsdt_jax.tasks.task import Batch
 
 LARGEST_BATCH = 32  # Rows.

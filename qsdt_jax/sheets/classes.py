@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.sheet import FAINT, GAP, HEADER, INK, LINE, MARGIN, MOST_IMAGES, Sheet, percent
+from qsdt_jax.sheets.sheet import FAINT, GAP, HEADER, INK, LINE, MARGIN, MOST_IMAGES, Sheet, percent
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:

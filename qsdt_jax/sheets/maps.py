@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from launch.sheet import FAINT, GAP, HEADER, INK, LINE, MARGIN, MOST_IMAGES, Sheet, percent
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
 from qsdt_jax.progress import tell
+from qsdt_jax.sheets.sheet import FAINT, GAP, HEADER, INK, LINE, MARGIN, MOST_IMAGES, Sheet, percent
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
