@@ -9,6 +9,8 @@ import struct
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from qsdt_jax.data.annotations import ignored
 from qsdt_jax.data.images import DECODE_ERRORS, decode_reason
@@ -19,6 +21,9 @@ FORMATS = ("PNG", "BMP", "TIFF", "PPM")
 ANNOTATION_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm")
 # The numbers of a palette image are its indices.
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+UNSCALED = (255, 65535)  # Largest numbers of PGMs that Pillow gives as they are.
+TIFF_BITS, TIFF_MEANING = 258, 262  # Tags BitsPerSample and PhotometricInterpretation.
+WHITE_IS_0 = 0  # Of the latter.
 PNG_DEPTH = 24  # Offset of the bits a channel in a PNG; the byte behind it is 0 for grey.
 
 
@@ -77,7 +82,7 @@ def read_indices(encoded: bytes, name: str) -> np.ndarray:
     """The numbers in an index image, int32 (H, W).
 
     Raises:
-      CorruptRecord: truncated or no image, or one of colours.
+      CorruptRecord: truncated or no image, one of colours, or one whose numbers Pillow scales or inverts.
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
@@ -85,6 +90,11 @@ def read_indices(encoded: bytes, name: str) -> np.ndarray:
                 raise CorruptRecord(
                     f"{name}: an annotation in colours ({image.mode}); expected one number a pixel, in grey "
                     "or with a palette"
+                )
+            if _is_changed(image):
+                raise CorruptRecord(
+                    f"{name}: grey levels that are scaled or inverted; expected the numbers themselves, of "
+                    "8 or 16 bits"
                 )
             indices = np.asarray(image).astype(np.int32)
             # Pillow spreads grey PNGs of 2 and 4 bits over 0..255; of 1 bit it gives 0 and 1.
@@ -95,6 +105,20 @@ def read_indices(encoded: bytes, name: str) -> np.ndarray:
             return indices
     except DECODE_ERRORS as error:
         raise CorruptRecord(f"{name}: not a readable annotation ({decode_reason(error)})") from None
+
+
+def _is_changed(image: ImageFile) -> bool:
+    """Whether Pillow scales or inverts what is written in a file that is no PNG."""
+    if image.mode == "P":
+        return False
+    if image.format == "PPM":
+        codec, _, _, arguments = image.tile[0]  # "raw": as they are, but for bits.
+        largest = arguments[1] if isinstance(arguments, tuple) else None
+        return image.mode == "1" or (codec != "raw" and largest not in UNSCALED)
+    if isinstance(image, TiffImageFile):
+        bits = image.tag_v2.get(TIFF_BITS, (1,))[0]
+        return 1 < bits < 8 or image.tag_v2.get(TIFF_MEANING) == WHITE_IS_0
+    return False
 
 
 def encode(annotation: np.ndarray) -> bytes:

@@ -1,6 +1,7 @@
 """Index images of every form, and what their numbers mean."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -97,6 +98,54 @@ def test_annotations_that_are_refused(content, message):
     with pytest.raises(CorruptRecord) as caught:
         Numbering(3, reduce_zero_label=True).decode(content, (2, 3), "masks/a.png")
     assert str(caught.value).startswith(f"masks/a.png: {message}") and "\n" not in str(caught.value)
+
+
+def tiff(pixels: bytes, bits: int, meaning: int) -> bytes:
+    """Of one row of four pixels: tags of size, bits, no compression, meaning, and place of the pixels."""
+    places = 8 + 2 + 8 * 12 + 4
+    tags = {256: 4, 257: 1, 258: bits, 259: 1, 262: meaning, 273: places, 278: 1, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + pixels
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P5 4 1 3\n\0\1\2\3",
+        b"P5 4 1 254\n\0\1\2\3",
+        b"P5 4 1 300\n" + bytes([0, 0, 0, 1, 0, 2, 0, 3]),
+        b"P2 4 1 3\n0 1 2 3\n",
+        b"P1 4 1\n0 1 0 1\n",
+        b"P4 4 1\n\x50",
+        tiff(b"\x1b", 2, 1),
+        tiff(b"\x01\x23", 4, 1),
+        tiff(b"\0\1\2\3", 8, 0),
+        tiff(b"\x50", 1, 0),
+    ],
+)
+def test_numbers_that_pillow_changes_are_refused(content):
+    """Scaled to 8 or 16 bits, or inverted, they would be those of other classes."""
+    with pytest.raises(CorruptRecord) as caught:
+        read_indices(content, "masks/a")
+    assert str(caught.value) == (
+        "masks/a: grey levels that are scaled or inverted; expected the numbers themselves, of 8 or 16 bits"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P5 4 1 255\n\0\1\1\0",
+        b"P2 4 1 255\n0 1 1 0\n",
+        b"P5 4 1 65535\n" + bytes([0, 0, 0, 1, 0, 1, 0, 0]),
+        b"P2 4 1 65535\n0 1 1 0\n",
+        tiff(b"\0\1\1\0", 8, 1),
+        tiff(bytes([0, 0, 1, 0, 1, 0, 0, 0]), 16, 1),
+        tiff(b"\x60", 1, 1),
+    ],
+)
+def test_numbers_that_pillow_keeps(content):
+    assert read_indices(content, "a").tolist() == [[0, 1, 1, 0]]
 
 
 def test_without_reducing_the_last_number_is_one_less():
