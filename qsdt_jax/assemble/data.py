@@ -78,6 +78,11 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
       UserError: an unknown source, or files that are not there.
     """
     data = config.data
+    if data.reduce_zero_label and data.source in ("ade20k", "tfds"):
+        raise UserError(
+            "config.data.reduce_zero_label=True is of segfolder; "
+            f"expected False with config.data.source={data.source!r}, which says itself what its numbers mean"
+        )
     match data.source:
         case "digits":
             if data.channels != 1:

@@ -295,6 +295,12 @@ def test_by_configuration(tmp_path):
         for reduce in (False, True)
     )
     assert set(np.unique(plain)) == {0, 1, 255} and set(np.unique(reduced)) == {0, 255}
+    for source in ("ade20k", "tfds"):
+        others = {"data.source": source, "data.path": str(tmp_path / "ade"), "data.reduce_zero_label": True}
+        assert refusal(lambda o=others: build_source(tiny_config(**o), "test")).startswith(
+            "config.data.reduce_zero_label=True is of segfolder; expected False with "
+            f"config.data.source='{source}'"
+        )
     for source in ("ade20k", "segfolder"):
         assert "config.data.path is empty" in refusal(
             lambda s=source: build_source(tiny_config(**{"data.source": s, "data.path": ""}), "train")
