@@ -2,13 +2,16 @@
 
 import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from qsdt_jax.data.images import DECODE_ERRORS
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
 from qsdt_jax.progress import tell
@@ -18,6 +21,7 @@ from qsdt_jax.sheets.sheet import FAINT, GAP, HEADER, INK, LINE, MARGIN, MOST_IM
 if TYPE_CHECKING:
     from qsdt_jax.assemble.answers.maps import ClassMap
 
+SOFTWARE = "Software", "qsdt_jax predict"  # Text in every class map, by which it is known again.
 LARGEST_DRAWN = 512  # Pixels along a side; larger images are drawn scaled down.
 # Side of a picture in inches, by the number of images up to which it has it.
 SIDES = ((1, 4.0), (4, 3.0), (12, 2.2), (MOST_IMAGES, 1.6))
@@ -48,7 +52,8 @@ class MapsShown:
       title: of the network.
       class_names: K names.
       top: classes told of each image.
-      folder: gets the class maps; made where it is missing.
+      folder: gets the class maps; made where it is missing. Class maps of before are written over, and no
+        other file.
       sheet, images: files that no class map may take the place of.
 
     Raises:
@@ -67,7 +72,7 @@ class MapsShown:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--out {folder} cannot be made: {error.strerror}") from None
+            raise UserError(f"{folder} cannot be made: {error.strerror}") from None
 
     def add(self, answer: "ClassMap") -> str:
         """Writes a class map; what is told of the image: its classes by their shares of the pixels."""
@@ -76,7 +81,7 @@ class MapsShown:
         self.taken.add(place(file))
         write_atomically(file, index_png(answer.classes, self.colors))
         if file.stem != stem:
-            tell(f"{answer.name}: its class map is {file.name}, for another image is called {stem} too")
+            tell(f"{answer.name}: its class map is {file.name}, for {stem}.png is another file")
         if len(self.drawn) < MOST_IMAGES:
             self.drawn.append(_drawn(answer))
             self.total += answer.shares
@@ -115,10 +120,11 @@ def _distance(colors: np.ndarray, color: np.ndarray) -> np.ndarray:
 
 def index_png(classes: np.ndarray, colors: np.ndarray) -> bytes:
     """A PNG file whose values are class indices: uint8 with a palette, uint16 (H, W) as 16-bit grey."""
-    picture, content = Image.fromarray(classes), io.BytesIO()
+    picture, content, text = Image.fromarray(classes), io.BytesIO(), PngInfo()
+    text.add_text(*SOFTWARE)
     if classes.dtype == np.uint8:
         picture.putpalette(colors.tobytes())
-    picture.save(content, "PNG")
+    picture.save(content, "PNG", pnginfo=text)
     return content.getvalue()
 
 
@@ -128,12 +134,25 @@ def place(path: str | Path) -> str:
 
 
 def free_file(folder: Path, stem: str, taken: set[str]) -> Path:
-    """STEM.png, or the first of STEM_2.png, STEM_3.png, ... whose `place` is not taken."""
+    """STEM.png, or the first of STEM_2.png, STEM_3.png, ... that may be written.
+
+    Its `place` is not taken, and no file lies there but a class map.
+    """
     file, number = folder / f"{stem}.png", 1
-    while place(file) in taken:
+    while place(file) in taken or (os.path.lexists(file) and not _is_class_map(file)):
         number += 1
         file = folder / f"{stem}_{number}.png"
     return file
+
+
+def _is_class_map(file: Path) -> bool:
+    """Whether a file was written by `predict`."""
+    name, value = SOFTWARE
+    try:
+        with Image.open(file, formats=("PNG",)) as picture:
+            return picture.info.get(name) == value
+    except DECODE_ERRORS:
+        return False
 
 
 def overlay(image: np.ndarray, classes: np.ndarray, colors: np.ndarray) -> np.ndarray:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qsdt_jax.assemble.answers.maps import ClassMap
 from qsdt_jax.assemble.trained import load_trained
-from qsdt_jax.sheets.maps import Drawn, draw_sheet, free_file, index_png, palette, place
+from qsdt_jax.sheets.maps import Drawn, MapsShown, draw_sheet, free_file, index_png, palette, place
 from tests.assemble.segmenting import CONFIG, NAMES, draw_workdir
 from tests.launch.tiny import launch
 
@@ -76,7 +77,7 @@ def test_places_that_do_not_fit_are_told(workdir, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     assert launch("predict", "--workdir", workdir, tmp_path / "a.png", "--out", tmp_path / "file") == 2
-    assert capsys.readouterr().err.startswith(f"error: --out {tmp_path / 'file'} cannot be made: ")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'file'} cannot be made: ")
 
 
 @pytest.mark.slow
@@ -92,6 +93,26 @@ def test_names_never_meet(tmp_path):
     assert free_file(tmp_path, "a", taken) == tmp_path / "a_3.png"
     assert free_file(tmp_path, "A", taken) == tmp_path / "A_3.png"
     assert free_file(tmp_path, "b", taken) == tmp_path / "b.png"
+
+
+def test_only_class_maps_are_written_over(tmp_path):
+    classes, colors = np.zeros((2, 3), np.uint8), palette(2)
+    Image.fromarray(classes).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("notes")
+    (tmp_path / "c.png").mkdir()
+    (tmp_path / "d.png").symlink_to(tmp_path / "gone")
+    (tmp_path / "e.png").write_bytes(index_png(classes, colors))
+    (tmp_path / "f.png").write_bytes(index_png(classes.astype(np.uint16), colors))
+    before = {name: (tmp_path / name).read_bytes() for name in ("a.png", "b.png")}
+    for _ in range(2):  # The second time over the maps of the first.
+        shown = MapsShown("run", ("x", "y"), 1, tmp_path, tmp_path / "sheet.png", ())
+        for name in "abcdef":
+            view = np.zeros((2, 3, 3), np.uint8)
+            shown.add(ClassMap(name=f"{name}.jpg", view=view, classes=classes, shares=np.array([1.0, 0.0])))
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [f"{name}.png" for name in "abcdef"] + [f"{name}_2.png" for name in "abcd"]
+    )
 
 
 @pytest.mark.parametrize(("classes", "dtype", "mode"), [(200, np.uint8, "P"), (300, np.uint16, "I;16")])
