@@ -125,12 +125,18 @@ def measure_input(config: ml_collections.ConfigDict) -> Result:
 
 
 def _stages(source: Jpegs, preprocess: Images) -> dict[str, Callable[[int, np.random.Generator], Any]]:
-    """What is done with image i, each stage including what comes before it."""
+    """What is done with image i, each stage including what comes before it.
+
+    Buckets of fixed sizes need not hold an image like ImageNet's: they grow with it here.
+    """
 
     def train(settings: Images, i: int, generator: np.random.Generator) -> Example:
         return settings.train(source[i], generator)
 
     if isinstance(preprocess, SegmentationPreprocess):
+        preprocess = dataclasses.replace(
+            preprocess, buckets=dataclasses.replace(preprocess.buckets, sizes=())
+        )
         plain = dataclasses.replace(preprocess, photometric=False)
     else:
         plain = dataclasses.replace(preprocess, randaugment_magnitude=0.0, erase_probability=0.0)

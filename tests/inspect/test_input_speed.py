@@ -45,8 +45,12 @@ def test_report(capsys):
     assert "JPEGs of 500x400" in err and all(name in err for name in stages)
 
 
-def test_report_of_images_with_annotations(monkeypatch):
-    """The source gives pairs, and all stages take them; by threads alone, which start at once."""
+@pytest.mark.parametrize("buckets", [(), ((64, 96),)])
+def test_report_of_images_with_annotations(monkeypatch, buckets):
+    """The source gives pairs, and all stages take them; by threads alone, which start at once.
+
+    Also where the config has buckets, which are for its data and too small for images of 400x500.
+    """
     pipeline = input_speed._pipeline
     monkeypatch.setattr(
         input_speed, "_pipeline", lambda source, preprocess, count: pipeline(source, preprocess, 0)
@@ -54,6 +58,7 @@ def test_report_of_images_with_annotations(monkeypatch):
     config = base_config()
     config.task.name = "tests.assemble.annotated_task:TASK"
     config.data.update({"augmentation": "resize_crop_flip", "photometric": True, "image_size": (64, 96)})
+    config.data.buckets = buckets
     report = measure_input(config)
     stages = ["decode", "decode, crop, flip", "all of training", "decode, evaluation"]
     assert list(report["stages"]) == stages
