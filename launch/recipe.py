@@ -6,6 +6,8 @@ from typing import Any
 import jax
 
 from qsdt_jax.assemble.build import REFERENCE_BATCH
+from qsdt_jax.assemble.examples import ANNOTATED
+from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.assemble.told import weights_told
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.train.run import Run
@@ -55,7 +57,15 @@ def _data(run: Run) -> str:
     place = f" {data['path']}" if data["path"] else ""
     names = run.task.class_names
     classes = "" if names is None else f", {len(names):,} classes"
-    return f"{data['source']}{place}: {run.training_images:,} {kind}{classes}"
+    return f"{data['source']}{place}: {run.training_images:,} {kind}{_scaling(run.config)}{classes}"
+
+
+def _scaling(config: Mapping[str, Any]) -> str:
+    """How large images with annotations are shown."""
+    short, long = config["data"]["short_side"], config["data"]["long_side"]
+    if not short or task_factory(config["task"]["name"]).examples is not ANNOTATED:
+        return ""
+    return f", scaled to a short side of {short:,} or a long side of {long:,}"
 
 
 def _augmentation(data: Mapping[str, Any]) -> list[str]:
@@ -70,8 +80,8 @@ def _augmentation(data: Mapping[str, Any]) -> list[str]:
             named = [f"crop_flip (area {area}, aspect {aspect})"]
         if data["augmentation"] == "resize_crop_flip":
             low, high = data["resize_ratio"]
-            share = data["largest_share"]
-            named = [f"resize_crop_flip (ratio {low:.3g} to {high:.3g}, classes below {share:.3g})"]
+            share = "" if data["largest_share"] == 1 else f", classes below {data['largest_share']:.3g}"
+            named = [f"resize_crop_flip (ratio {low:.3g} to {high:.3g}{share})"]
         if data["photometric"]:
             named.append("photometric distortion")
         if data["randaugment_magnitude"]:
@@ -118,9 +128,10 @@ def _learning_rate(run: Run) -> str:
         said += f" (half of this run, which is too short for {key}={optimizer[key]:g})"
     power = f"(1 - x)^{optimizer['power']:g}"
     falling = "half a cosine" if optimizer["schedule"] == "cosine" else power
+    rules = "".join(f"; times {factor:g} for `{pattern}`" for pattern, factor in optimizer["rate_rules"])
     return (
         f"{optimizer['learning_rate']:g} x {run.batch_size:,} / {REFERENCE_BATCH} = {rates[warmup]:.4g} "
-        f"at its peak, {said}; {falling} to {rates[-1]:.3g} in the last step"
+        f"at its peak, {said}; {falling} to {rates[-1]:.3g} in the last step{rules}"
     )
 
 
@@ -131,8 +142,9 @@ def _splits(run: Run) -> str:
 
 def _optimizer(optimizer: Mapping[str, Any]) -> str:
     clip = optimizer["clip_norm"]
+    decayed = "all tensors" if optimizer["decay_vectors"] else "tensors of two or more axes"
     return (
-        f"{optimizer['name']}, weight decay {optimizer['weight_decay']:g} on tensors of two or more axes, "
+        f"{optimizer['name']}, weight decay {optimizer['weight_decay']:g} on {decayed}, "
         + (f"gradient norm clipped to {clip:g}" if clip else "gradients not clipped")
     )
 

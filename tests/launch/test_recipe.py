@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from configs import cifar10dvs, imagenet_s
+from configs import ade20k_s, cifar10dvs, imagenet_s
 from launch.recipe import recipe
 from qsdt_jax.assemble.build import build_run
 from qsdt_jax.errors import UserError
@@ -20,7 +20,8 @@ SMALL = {"model.channels": (8, 8, 16, 16), "model.depth": 2, "model.num_heads": 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """A network takes seconds to trace, and the table does not need it."""
-    monkeypatch.setattr("qsdt_jax.assemble.tasks.build_model", lambda *_: None)
+    for build in ("build_model", "build_segmenter"):
+        monkeypatch.setattr(f"qsdt_jax.assemble.tasks.{build}", lambda *_: None)
 
 
 def table(run: Run) -> dict[str, str]:
@@ -81,6 +82,30 @@ def test_images_with_annotations():
     assert found["data"] == "fake: 1,024 images at 16x32x3, 1,000 classes"
     named = "resize_crop_flip (ratio 0.5 to 2, classes below 0.75), photometric distortion"
     assert found["augmentation"] == named
+    config.data.largest_share = 1.0
+    named = "resize_crop_flip (ratio 0.5 to 2), photometric distortion"
+    assert table(build_run(config))["augmentation"] == named
+
+
+def test_ade20k_as_the_published_code_has_it():
+    config = ade20k_s.get_config("published")
+    fake = {"data.fake_images": ade20k_s.IMAGES, "data.fake_classes": 150}
+    config.update_from_flattened_dict({**SMALL, **fake})
+    found = table(build_run(config))
+    assert {row: found[row] for row in ("data", "augmentation", "length", "learning rate", "optimiser")} == {
+        "data": "fake: 20,210 images at 512x512x3, scaled to a short side of 512 or a long side of 2,048, "
+        "150 classes",
+        "augmentation": "resize_crop_flip (ratio 0.5 to 2, classes below 0.75), photometric distortion",
+        "length": "158.4 epochs of 1,010 steps: 160,000 steps",
+        "learning rate": "0.0128 x 20 / 256 = 0.001 at its peak, after 1,500 steps of warm-up; "
+        "(1 - x)^1 to 0 in the last step; times 2 for `seg_head/.*`",
+        "optimiser": "adamw, weight decay 0.005 on all tensors, gradients not clipped",
+    }
+    assert found["loss"] == "cross-entropy, mean over all pixels"
+
+
+def test_other_tasks_do_not_scale_by_a_side():
+    assert "scaled" not in table(build_run(tiny_config(**{"data.short_side": 32})))["data"]
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
