@@ -143,9 +143,8 @@ def _splits(run: Run) -> str:
 def _optimizer(optimizer: Mapping[str, Any]) -> str:
     clip = optimizer["clip_norm"]
     decayed = "all tensors" if optimizer["decay_vectors"] else "tensors of two or more axes"
-    return (
-        f"{optimizer['name']}, weight decay {optimizer['weight_decay']:g} on {decayed}, "
-        + (f"gradient norm clipped to {clip:g}" if clip else "gradients not clipped")
+    return f"{optimizer['name']}, weight decay {optimizer['weight_decay']:g} on {decayed}, " + (
+        f"gradient norm clipped to {clip:g}" if clip else "gradients not clipped"
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import logging
 
-from qsdt_jax.data.annotations import labelled_counts
+from qsdt_jax.data.annotations import ignored
 from qsdt_jax.data.class_folders import tell_once
 from qsdt_jax.data.images import image_size, read_image
 from qsdt_jax.data.index_images import Numbering
@@ -33,7 +33,8 @@ class PairsSource:
 
     Examples are {"image": uint8 (H, W, C), "annotation": uint8 or uint16 (H, W)}, see `annotations`. An image
     of which no pixel is labelled is an example as any other, and has no part in what labelled pixels decide.
-    Log lines tell of the first that was read, the tenth, the hundredth and so on.
+    Log lines tell of the first that was read, the tenth, the hundredth and so on; each process counts those
+    that it has read since its start.
 
     Args:
       pairs: places of the files.
@@ -64,7 +65,7 @@ class PairsSource:
         image = read_image(pair.image, self._channels)
         encoded = _content(pair.annotation)
         annotation = self._numbering.decode(encoded, image.shape[:2], pair.annotation)
-        if not labelled_counts(annotation).any():
+        if not (annotation != ignored(annotation.dtype)).any():
             self._tell_unlabelled(index)
         return {"image": image, "annotation": annotation}
 
@@ -89,7 +90,10 @@ class PairsSource:
             number = len(self._unlabelled)
         if number == 10 ** (len(str(number)) - 1):
             logging.warning(
-                "no pixel of %s is labelled; %d such images so far", self._pairs[index].image, number
+                "no pixel of %s is labelled; %d such image%s so far",
+                self._pairs[index].image,
+                number,
+                "s" * (number > 1),
             )
 
 

@@ -44,9 +44,10 @@ class Pairs:
     Attributes:
       pairs: what was found.
       folders: that of the images and that of the annotations.
-      alone: images without an annotation and annotations without an image, by their places.
-      others: files and folders that are neither.
-      hidden: those that are hidden.
+      alone: images without an annotation and annotations without an image, by their places, as
+        "images/val/NAME.jpg".
+      others: places of files and folders that are neither.
+      hidden: places of those that are hidden.
     """
 
     pairs: Sequence[Pair]
@@ -162,11 +163,9 @@ def find_pairs(images: Path, annotations: Path) -> Pairs:
             f"{len(found[0].files):,} images ({listing(images)}) and {len(found[1].files):,} annotations "
             f"({listing(annotations)})"
         )
-    alone = [
-        f"{folder.name}/{file}"
-        for folder, one in zip((images.parent, annotations.parent), found, strict=True)
-        for name, file in sorted(one.files.items())
-        if name not in both
+    of_folder = [
+        (f"{folder.parent.name}/{folder.name}/", one)
+        for folder, one in zip((images, annotations), found, strict=True)
     ]
     pairs = [
         Pair(name, str(images / found[0].files[name]), str(annotations / found[1].files[name]))
@@ -175,9 +174,14 @@ def find_pairs(images: Path, annotations: Path) -> Pairs:
     return Pairs(
         pairs,
         (images, annotations),
-        alone,
-        [other for one in found for other in one.others],
-        [other for one in found for other in one.hidden],
+        [
+            within + file
+            for within, one in of_folder
+            for name, file in sorted(one.files.items())
+            if name not in both
+        ],
+        [within + other for within, one in of_folder for other in one.others],
+        [within + other for within, one in of_folder for other in one.hidden],
     )
 
 

@@ -175,9 +175,10 @@ def test_what_is_left_out_is_told_once(own, caplog):
             assert len(read_pairs(segfolder_layout(own), "train")) == 4
     where = f"{own}/images/train and {own}/masks/train"
     assert [record.getMessage() for record in caplog.records] == [
-        "ignored: notes.txt, 1.jpg (2 not taken for images or annotations), .DS_Store (1 hidden), "
+        "ignored: images/train/notes.txt, masks/train/1.jpg (2 not taken for images or annotations), "
+        "images/train/.DS_Store (1 hidden), "
         f"in {where}",
-        f"ignored: 2 files without image or annotation (images/alone.jpg for one), in {where}",
+        f"ignored: 2 files without image or annotation (images/train/alone.jpg for one), in {where}",
     ]
 
 
@@ -231,7 +232,7 @@ def test_images_without_a_labelled_pixel_are_counted(own, caplog):
     assert (source[14]["annotation"] == 255).all()
     folder = own / "images" / "train"
     assert [record.getMessage() for record in caplog.records] == [
-        f"no pixel of {folder}/x00.jpg is labelled; 1 such images so far",
+        f"no pixel of {folder}/x00.jpg is labelled; 1 such image so far",
         f"no pixel of {folder}/x09.jpg is labelled; 10 such images so far",
     ]
 

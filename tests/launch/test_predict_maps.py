@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from qsdt_jax.assemble.answers.maps import ClassMap
+from qsdt_jax.assemble.tasks import TASKS
 from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.sheets.maps import Drawn, MapsShown, draw_sheet, free_file, index_png, palette, place
 from tests.assemble.segmenting import CONFIG, NAMES, draw_workdir
@@ -81,11 +82,14 @@ def test_places_that_do_not_fit_are_told(workdir, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_task_that_does_not_answer_is_told(workdir, tmp_path, capsys, monkeypatch):
-    silent = dataclasses.replace(load_trained(workdir), classes=None)
-    monkeypatch.setattr("qsdt_jax.assemble.trained.load_trained", lambda *args, **kwargs: silent)
+def test_a_task_that_does_not_answer_is_told(workdir, capsys, monkeypatch):
+    name = CONFIG.task.name
+    monkeypatch.setitem(TASKS, name, dataclasses.replace(TASKS[name], answering=None))
     assert launch("predict", "--workdir", workdir, "a.png") == 2
-    assert "and the outputs of" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "error: predict shows classes or class maps, and the task of "
+        f"{load_trained(workdir).title} gives neither\n"
+    )
 
 
 def test_names_never_meet(tmp_path):

@@ -16,7 +16,7 @@ from qsdt_jax.assemble.data import build_source
 from qsdt_jax.data.annotated_source import read_pairs
 from qsdt_jax.data.prepare.records import check
 from qsdt_jax.data.prepare.segmentation import read_ade20k, read_segfolder
-from qsdt_jax.data.prepare.writer import prepare
+from qsdt_jax.data.prepare.writer import _Writer, prepare
 from qsdt_jax.data.segmentation_folders import ade20k_layout, segfolder_layout
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
@@ -51,12 +51,16 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def directory(folder, tmp_path_factory) -> Path:
     dataset = find("ade20k", folder, allow_partial=True)
-    assert list(dataset.ignored) == ["images/alone.jpg"]
+    assert list(dataset.ignored) == ["images/training/alone.jpg"]
     return prepare(dataset, tmp_path_factory.mktemp("out"), shards=2).directory
 
 
 def records(directory: Path, split: str) -> list:
     return list(tfds.builder_from_directory(directory).as_data_source(split))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(directory)): f.read_bytes() for f in directory.rglob("*") if f.is_file()}
 
 
 def test_tfds_reads_it(folder, directory):
@@ -105,11 +109,24 @@ def test_the_report_counts_and_names(directory):
     assert "not a readable annotation" in left_out["h_cut"]
 
 
-def test_a_directory_does_not_depend_on_interruptions(folder, directory, tmp_path):
-    """The sizes come from the notes of shards, of which some are kept."""
-    shutil.copytree(directory, tmp_path / "ade20k" / "1.0.0")
-    again = prepare(find("ade20k", folder, allow_partial=True), tmp_path, shards=2)
+def test_a_directory_does_not_depend_on_interruptions(folder, directory, tmp_path, monkeypatch):
+    """The sizes come from the notes of shards, of which two of three are kept."""
+    dataset = find("ade20k", folder, allow_partial=True)
+    original, begun = _Writer._write_shard, []
+
+    def write_shard(self, shard, done, progress):
+        begun.append(shard.key)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return original(self, shard, done, progress)
+
+    monkeypatch.setattr(_Writer, "_write_shard", write_shard)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(dataset, tmp_path, shards=2)
+    again = prepare(dataset, tmp_path, shards=2)
+    assert begun == ["train-00000", "train-00001", "validation-00000", "validation-00000"]
     assert again.records == {"train": 15, "validation": 2}
+    assert contents(again.directory) == contents(directory)
     other = find("ade20k", folder, allow_partial=True)
     with pytest.raises(UserError, match="holds a finished data set of other files"):
         prepare(other, tmp_path, shards=3)
