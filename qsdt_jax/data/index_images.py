@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from qsdt_jax.data.annotations import ignored
+from qsdt_jax.data.annotations import annotation_dtype, ignored
 from qsdt_jax.data.images import DECODE_ERRORS, decode_reason
 from qsdt_jax.errors import CorruptRecord
 
@@ -44,11 +44,7 @@ class Numbering:
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
         """Of annotations in examples."""
-        return np.uint8 if self._fits_bytes else np.uint16
-
-    @property
-    def _fits_bytes(self) -> bool:
-        return self.classes + self.reduce_zero_label <= ignored(np.uint8)
+        return annotation_dtype(self.classes)
 
     def decode(self, encoded: bytes, size: tuple[int, int], name: str) -> np.ndarray:
         """The annotation (H, W) in an index image.
@@ -66,11 +62,11 @@ class Numbering:
             raise CorruptRecord(
                 f"{name}: the annotation is {shown(indices.shape)}; expected {shown(size)} as its image"
             )
-        nothing = indices == ignored(np.uint16)
-        if self._fits_bytes:
-            nothing |= indices == ignored(np.uint8)
         first = int(self.reduce_zero_label)
         last = first + self.classes - 1
+        nothing = indices == ignored(np.uint16)
+        if last < ignored(np.uint8):
+            nothing |= indices == ignored(np.uint8)
         wrong = ~nothing & ((indices < 0) | (indices > last))
         if wrong.any():
             raise CorruptRecord(f"{name}: holds the index {indices[wrong][0]}; expected 0..{last}")

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from qsdt_jax.data.annotations import ignored
+from qsdt_jax.data.annotations import annotation_dtype, ignored
 from qsdt_jax.data.class_folders import find_classes, left_out, tell_once
 from qsdt_jax.data.events import EVENT, check_sensor
 from qsdt_jax.data.images import read_image
@@ -193,7 +193,7 @@ class FakeAnnotated:
         height, width = self.size_of(index)
         generator = np.random.default_rng((index, 1))
         image = generator.integers(0, 256, (height, width, self.shape[2]), np.uint8)
-        dtype = np.uint8 if self.classes <= ignored(np.uint8) else np.uint16
+        dtype = annotation_dtype(self.classes)
         cells = generator.integers(0, self.classes + 1, (4, 4))
         cells = np.where(cells == self.classes, ignored(dtype), cells).astype(dtype)
         rows, columns = (np.arange(side) * 4 // side for side in (height, width))

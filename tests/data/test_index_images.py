@@ -61,7 +61,8 @@ def test_sixteen_bits(form):
         (Numbering(150, True), [0, 150, 255], [255, 149, 255], np.uint8),
         (Numbering(255), [0, 254, 255], [0, 254, 255], np.uint8),
         (Numbering(256), [0, 254, 255], [0, 254, 255], np.uint16),  # 255 is a class.
-        (Numbering(255, True), [0, 254, 255], [65535, 253, 254], np.uint16),
+        (Numbering(255, True), [0, 254, 255], [255, 253, 254], np.uint8),  # 255 is class 254.
+        (Numbering(256, True), [0, 254, 255], [65535, 253, 254], np.uint16),
         (Numbering(254, True), [0, 254, 255], [255, 253, 255], np.uint8),
     ],
 )
