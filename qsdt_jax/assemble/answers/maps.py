@@ -62,12 +62,14 @@ class ClassMaps:
 
 def stream(network: Answerer, images: Iterable[Shown]) -> Iterator[ClassMap]:
     """The class of each pixel of each image."""
+    buckets = network.preprocess.buckets
+    assert buckets is not None  # Views have "size" for what is padding in their bucket.
     for batch, logits in answered(network, images):
         classes = logits.shape[-1]
         for image, row in zip(batch, logits, strict=True):
             padded, size = image.view["image"], image.view[SIZE]
             height, width = image.size
-            frame = _doubled(padded.shape[0], height), _doubled(padded.shape[1], width)
+            frame = buckets.of(image.size).annotation
             own = np.array(image.size, np.int32)
             found = np.asarray(_mapped(row, size, own, frame, annotation_dtype(classes)))[:height, :width]
             yield ClassMap(
@@ -76,13 +78,6 @@ def stream(network: Answerer, images: Iterable[Shown]) -> Iterator[ClassMap]:
                 classes=np.ascontiguousarray(found),
                 shares=np.bincount(found.reshape(-1), minlength=classes) / found.size,
             )
-
-
-def _doubled(side: int, least: int) -> int:
-    """A side of the view times 1, 2, 4 and so on, so that few programs are compiled."""
-    while side < least:
-        side *= 2
-    return side
 
 
 @functools.partial(jax.jit, static_argnames=("frame", "dtype"))
