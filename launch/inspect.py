@@ -18,8 +18,9 @@ from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_optimizer, build_parallel, fit_step
 from qsdt_jax.assemble.data import build_source, class_names_of
+from qsdt_jax.assemble.examples import ANNOTATED
 from qsdt_jax.assemble.network import require_backbone
-from qsdt_jax.assemble.tasks import build_task
+from qsdt_jax.assemble.tasks import build_task, task_factory
 from qsdt_jax.assemble.told import amount, weights_told
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
@@ -305,7 +306,8 @@ def _constant_rate(step) -> float:
 def _class_count(config: ml_collections.ConfigDict) -> tuple[int | None, str]:
     """The number of classes, None for data without, and where it comes from.
 
-    Images that are not there count as ImageNet-1K, or with annotations as ADE20K.
+    Images that are not there count as ImageNet-1K, or with annotations as ADE20K. Those of a segfolder have
+    to be there: how many classes they have stands in its classes.txt alone.
     """
     if NUM_CLASSES.value is not None:
         return NUM_CLASSES.value, "--num_classes"
@@ -315,7 +317,8 @@ def _class_count(config: ml_collections.ConfigDict) -> tuple[int | None, str]:
     except UserError:
         if config.data.source not in ("folder", "tfds", "ade20k"):
             raise
-        assumed = ASSUMED_OF_PIXELS if config.task.name == "semantic_segmentation" else ASSUMED_CLASSES
+        annotated = task_factory(config.task.name).examples is ANNOTATED
+        assumed = ASSUMED_OF_PIXELS if annotated else ASSUMED_CLASSES
         return assumed, "assumed, the images are not there; --num_classes says otherwise"
 
 

@@ -23,7 +23,7 @@ class Shown(NamedTuple):
     Attributes:
       name: of the image, for messages.
       size: (height, width) of the image as it came, in pixels.
-      view: its row of a batch, in bytes, see `data.pipeline.ImagePreprocessing`.
+      view: its row of a batch, in bytes, see `data.preprocess.ImagePreprocessing`.
     """
 
     name: str

@@ -1,14 +1,16 @@
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from configs import imagenet_l, imagenet_m, imagenet_s
-from launch.inspect import block_rows, kept_bytes, layer_rows, stored_bytes
+from launch.inspect import _class_count, block_rows, kept_bytes, layer_rows, stored_bytes
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.core.exact import Whole
+from qsdt_jax.errors import UserError
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.product import scaled_convolution
 from qsdt_jax.models import SIZES
@@ -156,6 +158,20 @@ def test_data_without_classes(tmp_path, monkeypatch, capsys):
     assert told.startswith(
         "32x32x1 images, 2 classes (of the unlabelled:source data), 4-bit weights (`head`: 8-bit), D = 4"
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "classes"),
+    [("classification", 1000), ("semantic_segmentation", 150), ("tests.assemble.annotated_task:TASK", 150)],
+)
+def test_classes_of_images_that_are_not_there(monkeypatch, tmp_path, task, classes):
+    """Those of the usual data of what the task learns from."""
+    monkeypatch.setattr("launch.inspect.NUM_CLASSES", SimpleNamespace(value=None))
+    config = tiny_config(**{"task.name": task, "data.source": "tfds", "data.path": str(tmp_path)})
+    assert _class_count(config)[0] == classes
+    config.data.source = "segfolder"
+    with pytest.raises(UserError, match=r"classes\.txt: expected the names of the classes"):
+        _class_count(config)
 
 
 @pytest.mark.parametrize(
