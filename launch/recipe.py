@@ -78,10 +78,10 @@ def _augmentation(data: Mapping[str, Any]) -> list[str]:
         if data["augmentation"] == "crop_flip":
             area, aspect = (" to ".join(f"{x:.3g}" for x in data[k]) for k in ("crop_area", "crop_aspect"))
             named = [f"crop_flip (area {area}, aspect {aspect})"]
-        if data["augmentation"] == "resize_crop_flip":
+        if data["augmentation"] in ("resize_crop", "resize_crop_flip"):
             low, high = data["resize_ratio"]
             share = "" if data["largest_share"] == 1 else f", classes below {data['largest_share']:.3g}"
-            named = [f"resize_crop_flip (ratio {low:.3g} to {high:.3g}{share})"]
+            named = [f"{data['augmentation']} (ratio {low:.3g} to {high:.3g}{share})"]
         if data["photometric"]:
             named.append("photometric distortion")
         if data["randaugment_magnitude"]:

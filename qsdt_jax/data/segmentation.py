@@ -37,8 +37,8 @@ class SegmentationPreprocess:
       mean, std: normalisation of pixels in 0..1, one value a channel or one for all.
       buckets: how large images are shown, and the sizes of the arrays of an evaluation.
       augmentation: in training. "resize_crop_flip": scaled as in evaluation and times a random ratio, a
-        random part of it, mirrored left to right half of the time. "none": scaled as in evaluation, its
-        middle.
+        random part of it, mirrored left to right half of the time. "resize_crop": the same, never mirrored.
+        "none": scaled as in evaluation, its middle.
       resize_ratio: bounds of that ratio.
       largest_share: a part is drawn anew, up to ten times, where a class has this share or more of its
         labelled pixels or all of them; 1 for any part.

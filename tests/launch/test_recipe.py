@@ -82,8 +82,8 @@ def test_images_with_annotations():
     assert found["data"] == "fake: 1,024 images at 16x32x3, 1,000 classes"
     named = "resize_crop_flip (ratio 0.5 to 2, classes below 0.75), photometric distortion"
     assert found["augmentation"] == named
-    config.data.largest_share = 1.0
-    named = "resize_crop_flip (ratio 0.5 to 2), photometric distortion"
+    config.data.largest_share, config.data.augmentation = 1.0, "resize_crop"
+    named = "resize_crop (ratio 0.5 to 2), photometric distortion"
     assert table(build_run(config))["augmentation"] == named
 
 
