@@ -111,14 +111,15 @@ def _facts(name: str, bundle: "Bundle", report: "Report", metric: "Metric") -> l
     from qsdt_jax.workdir.provenance import provenance
 
     activity = report.activity
-    sizes = bundle_bytes(bundle)
+    sizes, (height, width) = bundle_bytes(bundle), bundle.image_size
     parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
     floats = 4 * sum(layer.weights.size for layer in bundle.program.layers)
     return [
         f"{name}: {'/'.join(map(str, report.bits))}-bit weights, D = {report.levels}, T = {report.timesteps}",
         f"{activity.images:,} images of the {SPLIT.value} split, "
         f"{metric.title} {metric.text(activity.metrics[metric.name])}",
-        f"{report.macs / GIGA:.4g} GMACs, as spikes {report.additions / GIGA:.4g} G additions and "
+        f"{report.macs / GIGA:.4g} GMACs for an image of {height}x{width} pixels, as spikes "
+        f"{report.additions / GIGA:.4g} G additions and "
         f"{report.multiplications / GIGA:.4g} G multiply-accumulates of real values",
         f"{sum(sizes.values()):,} bytes as a bundle ({parts}); the weights in float32: {floats:,}",
         f"commit {provenance()['commit']}",

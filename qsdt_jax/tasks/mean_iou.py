@@ -39,14 +39,16 @@ class MeanIoU:
         frame = annotations.shape[1], annotations.shape[2]
         originals = batch.get("annotation_size", batch["size"])
 
-        def of_image(image: tuple[jax.Array, ...]) -> jax.Array:
-            logits, annotation, size, original, mask = image
+        def of_image(
+            logits: jax.Array, annotation: jax.Array, size: jax.Array, original: jax.Array, mask: jax.Array
+        ) -> jax.Array:
             found = class_map(logits, size, original, frame)
             inside = _within(frame, original) & (mask > 0)
             return confusion_matrix(annotation, found, inside, classes)
 
-        images = outputs, annotations, batch["size"], originals, batch["mask"]
-        return Scored(sums={"confusion": jnp.sum(jax.lax.map(of_image, images), axis=0)})
+        # All images at once: in a loop over them, each device would score the images of all.
+        found = jax.vmap(of_image)(outputs, annotations, batch["size"], originals, batch["mask"])
+        return Scored(sums={"confusion": jnp.sum(found, axis=0)})
 
     def summarize(self, total: Scored) -> dict[str, float]:
         """mIoU, mAcc and aAcc in percent."""

@@ -26,6 +26,7 @@ def test_report_of_a_workdir_and_of_its_bundle(tmp_path, capsys):
     assert launch("energy", "--workdir", workdir, "--images=70") == 0
     table = capsys.readouterr().out
     assert "70 images of the test split, top-1 " in table
+    assert "GMACs for an image of {}x{} pixels".format(*CONFIG.data.image_size) in table
     for name in ("paper", "as computed", "bit-aware", "with memory"):
         assert re.search(rf"^{name}: the spiking network needs [\d.]+ times (less|more)", table, re.M)
     folder = workdir / "energy"

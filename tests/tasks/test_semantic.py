@@ -1,6 +1,10 @@
 """The segmentation task: its loss and its score, against the network's logits pixel by pixel."""
 
 import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +19,7 @@ from tests.configs.tiny_seg import get_config
 from tests.evaluate.test_class_map import interpolated
 
 CLASSES = 3
+ROOT = Path(__file__).parents[2]
 
 
 @functools.cache
@@ -103,3 +108,11 @@ def test_values_out_of_range(overrides, line):
 def test_data_without_classes():
     with pytest.raises(UserError, match="'semantic_segmentation' needs data with classes"):
         build_task(get_config(), None)
+
+
+def test_a_device_scores_its_own_images_alone():
+    """Over two devices the counts alone are exchanged, and they are those of one device."""
+    command = [sys.executable, "-m", "tests.tasks.one_reduction"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"devices": 2, "collectives": ["all-reduce"], "same": True}
