@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.class_map import class_map
 from qsdt_jax.evaluate.iou import (
     accuracy,
@@ -51,8 +52,10 @@ class MeanIoU:
         return Scored(sums={"confusion": jnp.sum(found, axis=0)})
 
     def summarize(self, total: Scored) -> dict[str, float]:
-        """mIoU, mAcc and aAcc in percent."""
+        """mIoU, mAcc and aAcc in percent; raises UserError where there is nothing to compare with."""
         confusion = total.sums["confusion"]
+        if not np.any(confusion):
+            raise UserError("no pixel of the split is labelled")
         return {
             "miou": 100 * mean_of_present(intersection_over_union(confusion)),
             "macc": 100 * mean_of_present(accuracy(confusion)),

@@ -13,6 +13,8 @@ import pytest
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
+from qsdt_jax.evaluate.split import Scored
+from qsdt_jax.tasks.mean_iou import MeanIoU
 from qsdt_jax.tasks.semantic import class_count
 from qsdt_jax.train.step import evaluation_step
 from tests.configs.tiny_seg import get_config
@@ -81,6 +83,11 @@ def test_loss_is_that_of_labelled_pixels_alone():
     assert np.isfinite(loss) and metrics == {} and statistics.keys() == variables["batch_stats"].keys()
     nothing = {**inputs, "annotation": np.full_like(annotation, 255)}
     assert float(jax.jit(task.loss)(variables, nothing, jax.random.key(1))[0]) == 0
+
+
+def test_a_split_without_labelled_pixels():
+    with pytest.raises(UserError, match="no pixel of the split is labelled"):
+        MeanIoU().summarize(Scored({"confusion": np.zeros((3, 3), np.int64)}))
 
 
 def test_number_of_classes():
