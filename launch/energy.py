@@ -92,6 +92,7 @@ def _check_flags() -> None:
 def _network() -> "tuple[str, Bundle, ConfigDict, Classes, Scorer]":
     """What the flags name: title and bundle of the network, configuration, classes and scores of its data."""
     from qsdt_jax.assemble.deployed import bundle_of, load_deployed, with_inputs_of
+    from qsdt_jax.assemble.examples import ANNOTATED
     from qsdt_jax.assemble.tasks import task_factory
     from qsdt_jax.assemble.trained import load_trained, stored_config
 
@@ -100,8 +101,15 @@ def _network() -> "tuple[str, Bundle, ConfigDict, Classes, Scorer]":
         return trained.title, bundle_of(trained), trained.config, trained.require_classes(), trained.task
     deployed = load_deployed(BUNDLE.value)
     config = stored_config(WORKDIR.value) if WORKDIR.value else CONFIG.value
+    factory = task_factory(config.task.name)
+    if (factory.examples is ANNOTATED) != deployed.of_pixels:
+        kind = "pixels" if deployed.of_pixels else "images"
+        raise UserError(
+            f"{BUNDLE.value} tells classes of {kind}, but the configuration of its data has "
+            f"config.task.name={config.task.name!r}"
+        )
     config = with_inputs_of(deployed.bundle, config)
-    scorer = task_factory(config.task.name).build(config, deployed.classes.shown)
+    scorer = factory.build(config, deployed.classes.shown)
     return BUNDLE.value, deployed.bundle, config, deployed.classes, scorer
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 import launch.energy  # Both define their flags before they are looked at.
 import launch.export
 from qsdt_jax.deploy.bundle import read_bundle, write_bundle
+from tests.deploy.test_maps import bundle_of, small_program
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 
 CONFIG = tiny_config()
@@ -92,3 +93,15 @@ def test_bundle_for_other_data_is_refused(tmp_path, capsys):
     told = refused(capsys, "--bundle", tmp_path / "letters.qsdt", *data)
     assert f"the test split has other classes than {tmp_path / 'letters.qsdt'}: '2' where" in told
     assert "where the network has 'C'" in told
+
+
+def test_bundle_of_another_task_is_refused(tmp_path, capsys):
+    of_pixels = tmp_path / "maps.qsdt"
+    write_bundle(of_pixels, bundle_of(small_program()))
+    for bundle, config, kind, task in [
+        (DIGITS, "tests/configs/tiny_seg.py", "images", "semantic_segmentation"),
+        (of_pixels, "tests/configs/tiny.py", "pixels", "classification"),
+    ]:
+        told = refused(capsys, "--bundle", bundle, f"--config={config}", "--out", tmp_path)
+        assert f"{bundle} tells classes of {kind}, but" in told
+        assert f"config.task.name={task!r}" in told

@@ -195,6 +195,16 @@ def test_mistakes_in_one_line(workdir, tmp_path, capsys):
         assert told in found.err
 
 
+def test_a_table_of_classes_where_the_task_has_none(workdir, tmp_path, capsys, monkeypatch):
+    """Told before anything is scored, and no file is left."""
+    monkeypatch.setattr("launch.evaluate.score", lambda *_: pytest.fail("scored"))
+    assert launch("eval", "--workdir", workdir, "--csv", tmp_path / "classes.csv") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: --csv ") and told.count("\n") == 1
+    assert "config.task.name='classification' says nothing of single classes" in told
+    assert not (tmp_path / "classes.csv").exists()
+
+
 def test_a_run_without_moving_average(tmp_path, capsys):
     config = tiny_config(ema_decay=0.0)
     write_workdir(tmp_path, config, {3: make_state(config, draw_variables(config, 0))})
