@@ -14,6 +14,7 @@ import pytest
 from launch.evaluate import evaluate
 from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.trained import load_trained, stored_config
 from qsdt_jax.data.images import normalize
 from qsdt_jax.data.sources import DigitsSource
@@ -111,7 +112,7 @@ def test_keys_newer_than_the_workdir_have_their_defaults(workdir, tmp_path):
     stored = CONFIG.to_dict()
     del stored["model"]["reset"], stored["loss"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    assert stored_config(tmp_path).to_dict() == {**CONFIG.to_dict(), "loss": {"label_smoothing": 0.0}}
+    assert stored_config(tmp_path).to_dict() == {**CONFIG.to_dict(), "loss": base_config().loss.to_dict()}
 
 
 @pytest.mark.parametrize(
