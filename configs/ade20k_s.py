@@ -9,15 +9,16 @@ Expected  the paper's table; not run here, for want of the data and of a GPU
 Cost      4 x A100, quoted from the paper; not run here
 
 `start_from` takes the workdir of a classifier: its backbone is taken tensor by tensor, neck and head start
-anew. `python -m launch import-torch` makes such a workdir of a published classifier, and one of a published
-segmentor, which `eval` and `predict` read.
+anew. `python -m launch import-torch` makes such a workdir of a published classifier.
 
 The factor of the attention holds for the 196 tokens of a training image at 224; an image of 512 has 1,024
 tokens, and the factor is scaled accordingly (ours). Neck and head have float weights, as published; 4 bits
 everywhere: --config.model.bits_rules="()".
 
 `configs/ade20k_s.py:published` takes the code's values where the two differ: rate 1e-3, twice that in the
-head, falling in a straight line, decay 0.005 on all tensors, and one factor of the attention for all sizes.
+head, falling in a straight line, decay 0.005 on all tensors, one factor of the attention for all sizes, and
+neurons of neck and head that see a quarter of their input. A published segmentor is that network:
+`python -m launch import-torch --config configs/ade20k_s.py:published`.
 """
 
 from ml_collections import ConfigDict
@@ -67,12 +68,13 @@ def ade20k(channels: tuple[int, int, int, int], depth: int = 8, variant: str = "
     config.optimizer.schedule = "polynomial"
     config.optimizer.power = 0.9
     config.optimizer.warmup_steps = 1500
-    config.eval.every_epochs = 16_000 * config.batch_size / IMAGES
+    config.eval.every_epochs = 16_000 / (IMAGES // config.batch_size)
     config.eval.batch_size = 8
     config.log.every_steps = 50
     config.checkpoint.every_steps = 2000
     if variant == "published":
         config.model.attention_tokens = 0
+        config.model.neuron_input_gain = 0.25
         config.optimizer.learning_rate = 1e-3 * 256 / config.batch_size
         config.optimizer.weight_decay = 0.005
         config.optimizer.decay_vectors = True

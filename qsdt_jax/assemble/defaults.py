@@ -158,8 +158,8 @@ KEYS: Mapping[str, Key] = {
     "data.roll": Key(0, "of events: largest shift in pixels", Within(0)),
     "data.augmentation": Key(
         "none",
-        "images: none, affine, crop_flip; with annotations: none, resize_crop_flip; events: none, roll, "
-        "flip_roll",
+        "images: none, affine, crop_flip; with annotations: none, resize_crop, "
+        "resize_crop_flip; events: none, roll, flip_roll",
     ),
     "data.crop_area": Key((0.08, 1.0), "of crop_flip: bounds of the share of the area", Range(1)),
     "data.crop_aspect": Key((3 / 4, 4 / 3), "of crop_flip: bounds of width / height", Range()),
@@ -176,11 +176,11 @@ KEYS: Mapping[str, Key] = {
     ),
     "data.long_side": Key(2048, "the most that the long side then becomes", Within(1), limit=bounds.SIDE),
     "data.resize_ratio": Key(
-        (0.5, 2.0), "of resize_crop_flip: bounds of a further random factor", Range(bounds.RESIZE)
+        (0.5, 2.0), "of resize_crop: bounds of a further random factor", Range(bounds.RESIZE)
     ),
     "data.largest_share": Key(
         0.75,
-        "of resize_crop_flip: a part where a class has this share of the labelled pixels is drawn again, up "
+        "of resize_crop: a part where a class has this share of the labelled pixels is drawn again, up "
         "to 10 times; 1 for any part",
         Share(with_one=True),
     ),

@@ -23,7 +23,7 @@ from qsdt_jax.errors import UserError
 SIZE = "size"
 ANNOTATION_SIZE = "annotation_size"
 
-AnnotatedAugmentation = Literal["none", "resize_crop_flip"]
+AnnotatedAugmentation = Literal["none", "resize_crop", "resize_crop_flip"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,8 @@ class SegmentationPreprocess:
             size = scaled(own, self.buckets.short_side, self.buckets.long_side, ratio)
             example = moved(example, _resized(own, size))
             example = moved(example, self._drawn_crop(example["annotation"], generator))
-            example = moved(example, draw_flip(generator, _size(example)[1]))
+            if self.augmentation == "resize_crop_flip":
+                example = moved(example, draw_flip(generator, _size(example)[1]))
         if self.photometric:
             example |= {"image": draw_photometric(generator).apply(example["image"])}
         return _padded(example, self.size)

@@ -28,7 +28,7 @@ REPEATS = 5  # Groups of which the median counts.
 SECONDS = 1.0  # Of CPU that a group takes at least.
 BATCH = 64
 
-CROPPING = ("crop_flip", "resize_crop_flip")
+CROPPING = ("crop_flip", "resize_crop", "resize_crop_flip")
 
 Result = dict[str, Any]
 Images = Preprocess | SegmentationPreprocess

@@ -144,7 +144,10 @@ def test_every_key_arrives():
         ({"data.short_side": 64}, "config.data.long_side=48 is below config.data.short_side=64"),
         ({"data.resize_ratio": (0.5, 20.0)}, "config.data.resize_ratio=(0.5, 20.0) must be a pair 0 < low"),
         ({"data.largest_share": 0.0}, "config.data.largest_share=0.0 must lie in (0, 1]"),
-        ({"data.augmentation": "crop_flip"}, "augmentation='crop_flip' is none of none, resize_crop_flip"),
+        (
+            {"data.augmentation": "crop_flip"},
+            "augmentation='crop_flip' is none of none, resize_crop, ",
+        ),
         ({"data.events": True}, "events have no annotation of pixels, but config.data.events=True"),
         ({"data.randaugment_magnitude": 9.0}, "config.data.randaugment_magnitude=9.0 is not for images with"),
         ({"data.mixup": 0.8}, "config.data.mixup=0.8 is not for images with annotations"),

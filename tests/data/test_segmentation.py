@@ -300,3 +300,21 @@ def test_fake_images_have_the_sizes_and_classes_that_they_say(classes, dtype):
     assert len({tuple(size) for size in sizes.tolist()}) > 20
     assert sizes.min(0).tolist() >= [24, 36] and sizes.max(0).tolist() <= [40, 60]
     assert len(seen) == classes + 1 if classes == 3 else len(seen) > 100
+
+
+def test_without_flips_nothing_is_mirrored():
+    """Columns go up in every draw; with flips in some."""
+    image = np.tile(np.arange(40, dtype=np.uint8)[None, :, None], (30, 1, 3))
+    example = {"image": image, "annotation": image[..., 0]}
+
+    def mirrored(augmentation: str) -> list[bool]:
+        preprocess = dataclasses.replace(RANDOM, augmentation=augmentation)
+        found = []
+        for seed in range(20):
+            moved = preprocess.train(example, np.random.default_rng(seed))
+            _, width = moved["size"]
+            row = moved["image"][0, :width, 0].astype(int)
+            found.append(bool(row[0] > row[-1]))
+        return found
+
+    assert not any(mirrored("resize_crop")) and any(mirrored("resize_crop_flip"))
