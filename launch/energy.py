@@ -92,6 +92,7 @@ def _check_flags() -> None:
 def _network() -> "tuple[str, Bundle, ConfigDict, Classes, Scorer]":
     """What the flags name: title and bundle of the network, configuration, classes and scores of its data."""
     from qsdt_jax.assemble.deployed import bundle_of, load_deployed, with_inputs_of
+    from qsdt_jax.assemble.examples import ANNOTATED
     from qsdt_jax.assemble.tasks import task_factory
     from qsdt_jax.assemble.trained import load_trained, stored_config
 
@@ -100,8 +101,15 @@ def _network() -> "tuple[str, Bundle, ConfigDict, Classes, Scorer]":
         return trained.title, bundle_of(trained), trained.config, trained.require_classes(), trained.task
     deployed = load_deployed(BUNDLE.value)
     config = stored_config(WORKDIR.value) if WORKDIR.value else CONFIG.value
+    factory = task_factory(config.task.name)
+    if (factory.examples is ANNOTATED) != deployed.of_pixels:
+        kind = "pixels" if deployed.of_pixels else "images"
+        raise UserError(
+            f"{BUNDLE.value} tells classes of {kind}, but the configuration of its data has "
+            f"config.task.name={config.task.name!r}"
+        )
     config = with_inputs_of(deployed.bundle, config)
-    scorer = task_factory(config.task.name).build(config, deployed.classes.shown)
+    scorer = factory.build(config, deployed.classes.shown)
     return BUNDLE.value, deployed.bundle, config, deployed.classes, scorer
 
 
@@ -111,14 +119,15 @@ def _facts(name: str, bundle: "Bundle", report: "Report", metric: "Metric") -> l
     from qsdt_jax.workdir.provenance import provenance
 
     activity = report.activity
-    sizes = bundle_bytes(bundle)
+    sizes, (height, width) = bundle_bytes(bundle), bundle.image_size
     parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
     floats = 4 * sum(layer.weights.size for layer in bundle.program.layers)
     return [
         f"{name}: {'/'.join(map(str, report.bits))}-bit weights, D = {report.levels}, T = {report.timesteps}",
         f"{activity.images:,} images of the {SPLIT.value} split, "
         f"{metric.title} {metric.text(activity.metrics[metric.name])}",
-        f"{report.macs / GIGA:.4g} GMACs, as spikes {report.additions / GIGA:.4g} G additions and "
+        f"{report.macs / GIGA:.4g} GMACs for an image of {height}x{width} pixels, as spikes "
+        f"{report.additions / GIGA:.4g} G additions and "
         f"{report.multiplications / GIGA:.4g} G multiply-accumulates of real values",
         f"{sum(sizes.values()):,} bytes as a bundle ({parts}); the weights in float32: {floats:,}",
         f"commit {provenance()['commit']}",

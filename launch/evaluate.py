@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
+    import numpy as np
+
     from qsdt_jax.assemble.trained import Trained
     from qsdt_jax.evaluate.split import Scored
 
@@ -38,6 +40,10 @@ def main() -> None:
         if flag.value:
             require_writable(flag.name, flag.value)
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
+    if CSV.value and columns_of_classes(trained) is None:
+        raise UserError(
+            f"--csv {CSV.value}: config.task.name={trained.config.task.name!r} says nothing of single classes"
+        )
     total = score(trained, SPLIT.value)
     metrics = trained.task.summarize(total)
     table = by_class(trained, total)
@@ -81,11 +87,16 @@ def score(trained: "Trained", split: str) -> "Scored":
     )
 
 
-def by_class(trained: "Trained", total: "Scored") -> Table:
-    """What a score says of each class, one column a list; {} where the task says nothing of them."""
+def columns_of_classes(trained: "Trained") -> "Callable[[Scored], Mapping[str, np.ndarray]] | None":
+    """What makes of a score columns of a number for each class; None where the task says nothing of them."""
     from qsdt_jax.assemble.tasks import task_factory
 
-    columns = task_factory(trained.config.task.name).by_class
+    return None if trained.classes is None else task_factory(trained.config.task.name).by_class
+
+
+def by_class(trained: "Trained", total: "Scored") -> Table:
+    """What a score says of each class, one column a list; {} where the task says nothing of them."""
+    columns = columns_of_classes(trained)
     if columns is None or trained.classes is None:
         return {}
     return {"class": list(trained.classes.shown), **{k: list(v) for k, v in columns(total).items()}}

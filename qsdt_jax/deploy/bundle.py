@@ -92,8 +92,10 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         program that understands the format otherwise; or it holds a network that cannot be run.
     """
     try:
-        bundle = _from_manifest(reference.read(path))
-        check_program(bundle.program, bundle.image_size)
+        manifest = reference.read(path)
+        with reference.manifest_errors():
+            bundle = _from_manifest(manifest)
+            check_program(bundle.program, bundle.image_size)
         found, expected = len(bundle.class_names), bundle.program.num_classes
         if found != expected:
             raise ValueError(f"{found} class names, but {expected} class scores")
@@ -102,10 +104,6 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         raise UserError(f"bundle {path} cannot be read: {error.strerror}") from None
     except (ValueError, UserError) as error:
         raise UserError(f"bundle {path}: {error}") from None
-    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-        raise UserError(
-            f"bundle {path}: its manifest is not that of a bundle ({type(error).__name__}: {error})"
-        ) from None
 
 
 def _content(bundle: Bundle) -> bytes:

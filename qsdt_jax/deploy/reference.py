@@ -34,10 +34,12 @@ weights are -1 (bit 0) and +1 (bit 1).
 Version 2 adds bits by step, "bilinear", "tokens" and "input_gain".
 """
 
+import contextlib
 import json
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -62,21 +64,31 @@ def read(path: str | os.PathLike[str]) -> Manifest:
 
     Raises:
       OSError: the file cannot be read.
-      ValueError: it is no bundle, of a newer version, truncated or damaged; the message says which.
+      ValueError: it is no bundle, of a newer version, truncated, damaged or not understood; it says which.
     """
     with open(path, "rb") as file:
         content = file.read()
     manifest, data = split(content)
-    for step in manifest["steps"]:
-        if step["kind"] == "linear":
-            if "bits" not in step:
-                step["bits"] = manifest["bits"]
-            if type(step["bits"]) is not int or not 1 <= step["bits"] <= 8:
-                raise ValueError(f"weights of {step['bits']!r} bits; expected 1 to 8")
-            for name in ("weights", "scale", "shift"):
-                bits = step["bits"] if name == "weights" else 0
-                step[name] = _tensor(data, step[name], bits, f"{name} of {step['name']}")
+    with manifest_errors():
+        for step in manifest["steps"]:
+            if step["kind"] == "linear":
+                if "bits" not in step:
+                    step["bits"] = manifest["bits"]
+                if type(step["bits"]) is not int or not 1 <= step["bits"] <= 8:
+                    raise ValueError(f"weights of {step['bits']!r} bits; expected 1 to 8")
+                for name in ("weights", "scale", "shift"):
+                    bits = step["bits"] if name == "weights" else 0
+                    step[name] = _tensor(data, step[name], bits, f"{name} of {step['name']}")
     return manifest
+
+
+@contextlib.contextmanager
+def manifest_errors() -> Iterator[None]:
+    """Makes a ValueError of the error inside where a manifest lacks something or has it of another type."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError) as error:
+        raise ValueError(f"its manifest is not that of a bundle ({type(error).__name__}: {error})") from None
 
 
 def split(content: bytes) -> tuple[Manifest, memoryview]:
@@ -90,13 +102,15 @@ def split(content: bytes) -> tuple[Manifest, memoryview]:
     if len(text) == length and zlib.crc32(text, zlib.crc32(content[8:16])) == checksum:
         if version > VERSION:
             raise ValueError(f"written in version {version} of the format; this reader knows up to {VERSION}")
-        manifest = json.loads(text)
+        with manifest_errors():
+            manifest = json.loads(text)
     elif len(text) < length:
         raise ValueError(f"truncated: {len(content)} bytes, but its manifest alone would have {length}")
     else:
         raise ValueError("damaged: the checksum of its manifest is wrong")
     start = aligned(HEADER_BYTES + length, ALIGNMENT)
-    found, expected = len(content), start + manifest["data_bytes"]
+    with manifest_errors():
+        found, expected = len(content), start + manifest["data_bytes"]
     if found != expected:
         what = "truncated" if found < expected else "damaged"
         raise ValueError(f"{what}: {found} bytes, expected {expected}")

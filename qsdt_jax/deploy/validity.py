@@ -42,6 +42,7 @@ from qsdt_jax.memory import require_memory
 TRACED_TIMESTEPS = 2
 LARGEST_COUNT = 127
 FACTOR = 64  # Largest of a resize.
+HUGE = float(np.finfo(np.float32).max)  # No number of NumPy, in whose type larger ones would be compared.
 
 
 def check_program(program: Program, image_size: tuple[int, int]) -> None:
@@ -110,6 +111,8 @@ def _check_steps(program: Program) -> None:
             type(step.tokens) is not int or not 0 <= step.tokens <= LARGEST_FLOAT32
         ):
             raise UserError(f"step {step.name} has {step.tokens!r} tokens; expected 0 to {LARGEST_FLOAT32}")
+        if isinstance(step, Attend) and not abs(step.scale) * max(step.tokens, 1) <= HUGE:
+            raise UserError(f"the scale of {step.name} is {step.scale}")
         if isinstance(step, Fire) and not _positive(step.input_gain):
             raise UserError(f"step {step.name} has the gain {step.input_gain!r}; expected a positive number")
         if isinstance(step, Resize) and (type(step.factor) is not int or not 1 <= step.factor <= FACTOR):
@@ -151,7 +154,7 @@ def _check_layer(layer: Linear, levels: int) -> None:
 
 def _positive(number: object) -> bool:
     """Whether it is a number that float32 holds and that is above 0."""
-    return isinstance(number, int | float) and 0 < number <= float(np.finfo(np.float32).max)
+    return isinstance(number, int | float) and 0 < number <= HUGE
 
 
 def _check_kinds(step: Step, shapes: dict[str, jax.ShapeDtypeStruct]) -> None:
@@ -164,8 +167,6 @@ def _check_kinds(step: Step, shapes: dict[str, jax.ShapeDtypeStruct]) -> None:
 
 
 def _check_attention(step: Attend, of_k: jax.ShapeDtypeStruct, levels: int) -> None:
-    if not abs(step.scale) * max(step.tokens, 1) <= np.finfo(np.float32).max:
-        raise UserError(f"the scale of {step.name} is {step.scale}")
     _, *pixels, channels = of_k.shape
     tokens, width = math.prod(pixels), channels // step.heads
     largest = attention_sum(tokens, width, levels)

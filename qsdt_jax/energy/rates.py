@@ -13,6 +13,7 @@ from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import Arithmetic, class_scores, interpret
 from qsdt_jax.deploy.program import Fire, Program
 from qsdt_jax.evaluate.split import MASK, Scored, evaluate_split, over_devices
+from qsdt_jax.layers.tokens import valid_places
 from qsdt_jax.tasks.task import Scorer
 
 
@@ -21,7 +22,8 @@ class Activity:
     """How a network fires on a split.
 
     Attributes:
-      histograms: for each neuron by its name (D + 1,) int64, how often it gave each count 0..D.
+      histograms: for each neuron by its name (D + 1,) int64, how often it gave each count 0..D; what
+        padding makes of itself is left out.
       metrics: of the integer form on the same images, by name.
       images: their number.
     """
@@ -78,10 +80,13 @@ def neurons_of(program: Program) -> list[str]:
 
 def _scored(arithmetic: Arithmetic, scorer: Scorer, program: Program, batch: Mapping[str, jax.Array]):
     """Histograms of each image (B, D + 1), those of padding zero, and what the batch adds to the score."""
-    values = interpret(program, batch["image"], arithmetic, batch.get("size"))
-    images = batch[MASK].shape[0]
+    sizes = batch.get("size")
+    values = interpret(program, batch["image"], arithmetic, sizes)
+    images, pixels, timesteps = batch[MASK].shape[0], batch["image"].shape[-3:-1], program.neuron.timesteps
 
     def histogram(counts: jax.Array) -> jax.Array:
+        if sizes is not None:  # A count that is none of 0..D is in no column.
+            counts = jnp.where(valid_places(sizes, pixels, timesteps, counts.shape), counts, -1)
         counts = counts.reshape(images, -1)
         levels = [jnp.sum(counts == c, 1, dtype=jnp.int32) for c in range(program.neuron.levels + 1)]
         return jnp.where(batch[MASK][:, None] > 0, jnp.stack(levels, 1), 0)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 STRIDE = 2  # Pixels of the network's image per logit.
-CHUNK = 2**24  # Most numbers that a part of the interpolated logits has.
+CHUNK = 2**24  # Most numbers that a part of an image's interpolated logits has, if a row has no more.
 
 
 class Taps(NamedTuple):
@@ -63,21 +63,25 @@ def class_map(logits: jax.Array, size: jax.Array, original: jax.Array, frame: tu
       int32 of the shape of the frame; outside of (H, W) some class.
     """
     height, width = frame
+    _, columns, classes = logits.shape
     valid = -(-size // STRIDE)
-    columns = _twice(jnp.arange(width), valid[1], size[1], original[1])
-    taps = zip(columns.index, columns.weight, strict=True)
-    terms = [logits[:, index] * weight[:, None] for index, weight in taps]
-    across = functools.reduce(jnp.add, terms)
-    rows_at_once = max(1, min(height, CHUNK // (width * logits.shape[-1])))
+    across = _twice(jnp.arange(width), valid[1], size[1], original[1])
+    rows_at_once = max(1, min(height, CHUNK // (max(width, columns) * classes)))
     parts = -(-height // rows_at_once)
-    rows = _twice(jnp.arange(parts * rows_at_once), valid[0], size[0], original[0])
+    down = _twice(jnp.arange(parts * rows_at_once), valid[0], size[0], original[0])
 
-    def largest(taps: Taps) -> jax.Array:
-        terms = [
-            across[index] * weight[:, None, None]
-            for index, weight in zip(taps.index, taps.weight, strict=True)
-        ]
-        return jnp.argmax(functools.reduce(jnp.add, terms), axis=-1).astype(jnp.int32)
+    def largest(rows: Taps) -> jax.Array:
+        scores = _interpolated(_interpolated(logits, rows, axis=0), across, axis=1)
+        return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
-    in_parts = jax.tree.map(lambda x: x.reshape(-1, parts, rows_at_once).swapaxes(0, 1), rows)
+    in_parts = jax.tree.map(lambda x: x.reshape(-1, parts, rows_at_once).swapaxes(0, 1), down)
     return jax.lax.map(largest, in_parts).reshape(-1, width)[:height]
+
+
+def _interpolated(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
+    """The taps' map along an axis of x (h, w, K), 0 or 1."""
+    terms = [
+        jnp.take(x, index, axis, mode="clip") * jnp.expand_dims(weight, (1 - axis, 2))
+        for index, weight in zip(taps.index, taps.weight, strict=True)
+    ]
+    return functools.reduce(jnp.add, terms)

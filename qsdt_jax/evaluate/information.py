@@ -31,9 +31,8 @@ from qsdt_jax.data.segmentation import SIZE
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.spiking import SpikingNeuron
-from qsdt_jax.layers.tokens import valid_tokens
+from qsdt_jax.layers.tokens import valid_places
 from qsdt_jax.models import Classifier, Segmenter
-from qsdt_jax.models.backbone import STRIDE
 
 LOWEST, HIGHEST, BINS_PER_UNIT = -1.0, 2.0, 8
 BINS = round((HIGHEST - LOWEST) * BINS_PER_UNIT)  # The outermost hold all that lies beyond.
@@ -139,7 +138,13 @@ def _sums(
     neuron = model.backbone.numerics.neuron
     assert neuron is not None
     rectify = "bn" if model.backbone.rectify == "bn" else "rectify"
-    valid = functools.partial(_valid, sizes, images.shape[-3:-1], model.backbone.timesteps)
+
+    def valid(shape: tuple[int, ...]) -> jax.Array:
+        """Which places of a value are image, of its rank."""
+        if sizes is None:
+            return jnp.ones([1] * len(shape), bool)
+        return valid_places(sizes, images.shape[-3:-1], model.backbone.timesteps, shape)
+
     distributions: dict[str, dict[str, Any]] = {"before": {}, "after": {}}
     spikes: dict[str, jax.Array] = {}
 
@@ -165,18 +170,6 @@ def _sums(
     with nn.intercept_methods(record):
         model.apply(variables, images, **extra)
     return distributions, spikes
-
-
-def _valid(
-    sizes: jax.Array | None, pixels: tuple[int, ...], timesteps: int, shape: tuple[int, ...]
-) -> jax.Array:
-    """Which places of an array (N, h, w, C) or, of tokens, (N, L, C) are image; of the same rank."""
-    if sizes is None:
-        return jnp.ones([1] * len(shape), bool)
-    height, width = pixels
-    grid = (height // STRIDE, width // STRIDE) if len(shape) == 3 else (shape[1], shape[2])
-    valid = jnp.repeat(valid_tokens(sizes, height // grid[0], grid), timesteps, axis=0)
-    return valid.reshape(*shape[:-1], 1)
 
 
 def _head_sums(potential: jax.Array, weights: jax.Array, heads: int, neuron: Neuron):

@@ -6,25 +6,23 @@ from typing import Any
 
 from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
-from qsdt_jax.interop.entries import described
+from qsdt_jax.interop.entries import LAYERS_OF_CLASSES, described, kind_of
 from qsdt_jax.interop.published import torch_name
-
-# The layers of classes, of a classifier and of a segmenter, and the axes of their weights.
-LAYERS_OF_CLASSES = {"head.weight": 2, "decode_head.conv_seg.weight": 4}
 
 
 def class_count(label: str, tensors: Mapping[str, Any]) -> int:
     """The outputs of the layer of classes; raises UserError where there is none."""
-    for name, axes in LAYERS_OF_CLASSES.items():
-        if name in tensors and tensors[name].ndim == axes:
-            count = tensors[name].shape[0]
-            if not 1 <= count <= bounds.CLASSES:
-                raise UserError(f"{label} has {count:,} classes; expected 1 to {bounds.CLASSES:,}")
-            return count
-    raise UserError(
-        f"{label} is not of this network: it has no tensor head.weight of two axes; "
-        f"it has {described(tensors)}"
-    )
+    kind = kind_of(tensors)
+    if kind is None:
+        expected = " and no ".join(f"{name} of {axes} axes" for name, axes in LAYERS_OF_CLASSES.values())
+        raise UserError(
+            f"{label} is not of this network: it has no tensor {expected}; it has {described(tensors)}"
+        )
+    name, _ = LAYERS_OF_CLASSES[kind]
+    count = tensors[name].shape[0]
+    if not 1 <= count <= bounds.CLASSES:
+        raise UserError(f"{label} has {count:,} classes; expected 1 to {bounds.CLASSES:,}")
+    return count
 
 
 def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:

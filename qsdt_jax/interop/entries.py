@@ -20,6 +20,8 @@ _AVERAGE_PARTS = {"ema_model", "model_ema", "module_ema", "ema_module", "ema"}
 _COUNTERS = {"n_averaged", "num_updates", "decay", "initted", "step"}  # Of those who average.
 _OF_SEGMENTERS = {"backbone", "neck", "decode_head"}
 _OF_DETECTORS = {"neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "decode_head", "auxiliary_head"}
+# The weights of the layer of classes by kind of network, and their axes.
+LAYERS_OF_CLASSES = {"classifier": ("head.weight", 2), "segmenter": ("decode_head.conv_seg.weight", 4)}
 
 
 class Chosen(NamedTuple):
@@ -78,6 +80,14 @@ def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"the names hold both {one!r} and {other!r}; expected one of them")
         before[plain] = name
     return {plain: tensors[name] for plain, name in before.items()}
+
+
+def kind_of(tensors: Mapping[str, Any]) -> str | None:
+    """The kind of network that has arrays of these names: one of `LAYERS_OF_CLASSES`, or None."""
+    for kind, (name, axes) in LAYERS_OF_CLASSES.items():
+        if name in tensors and tensors[name].ndim == axes:
+            return kind
+    return None
 
 
 def described(names: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop import torch_file
-from qsdt_jax.interop.entries import plain_names
+from qsdt_jax.interop.entries import kind_of, plain_names
 from qsdt_jax.interop.fit import check_fit, first
 from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
 from qsdt_jax.models import Classifier, Segmenter
@@ -117,13 +117,18 @@ def from_torch(
       {"params": ..., "batch_stats": ...} as from `model.init`, in the model's `param_dtype`.
 
     Raises:
-      UserError: the file cannot be read; tensors are missing, unknown or of another shape; or a step size
-        is not positive.
+      UserError: the file cannot be read, or holds another kind of network; tensors are missing, unknown or of
+        another shape; or a step size is not positive.
     """
     if isinstance(source, Mapping):
         tensors = plain_names(source)
     else:
         label, tensors = os.fspath(source), torch_file.load(source, ema=ema)
+    kind, found = "segmenter" if isinstance(model, Segmenter) else "classifier", kind_of(tensors)
+    if found not in (kind, None):
+        raise UserError(
+            f"{label} holds a {found}, but the network described by the configuration is a {kind}"
+        )
     expected = _expected(model)
     leaves = {name: (path, expected[path]) for name, path in _torch_names(expected).items()}
     arrays = {

@@ -1,4 +1,6 @@
-"""Tokens of the attention that lie inside an image, where images of several sizes share one array."""
+"""Places of an array that lie inside an image, where images of several sizes share one array."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,30 @@ def valid_tokens(sizes: jax.Array, stride: int, grid: tuple[int, int]) -> jax.Ar
         for count, size in zip(grid, (sizes[:, 0], sizes[:, 1]), strict=True)
     ]
     return inside[0][:, :, None] & inside[1][:, None, :]
+
+
+def valid_places(
+    sizes: jax.Array, pixels: tuple[int, ...], timesteps: int, shape: tuple[int, ...]
+) -> jax.Array:
+    """Which places of a value of the network are of the image, by `valid_tokens` at the value's stride.
+
+    Args:
+      sizes: (B, 2) height and width in pixels.
+      pixels: height and width of the images with their padding.
+      timesteps: T.
+      shape: of the value, (B * T, h, w, C) or, of tokens, (B * T, L, C).
+
+    Returns:
+      Booleans (B * T, h, w, 1) or (B * T, L, 1).
+    """
+    height, width = pixels
+    if len(shape) == 3:
+        stride = math.isqrt(height * width // shape[1])
+        grid = height // stride, width // stride
+    else:
+        stride, grid = height // shape[1], (shape[1], shape[2])
+    valid = jnp.repeat(valid_tokens(sizes, stride, grid), timesteps, axis=0)
+    return valid.reshape(*shape[:-1], 1)
 
 
 def factors_of_counts(scale: float, reference: int, tokens: int, dtype: DTypeLike) -> np.ndarray:

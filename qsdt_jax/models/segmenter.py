@@ -19,7 +19,6 @@ from qsdt_jax.models.fpn import FPN
 from qsdt_jax.models.parts import Parts
 
 TAPS: tuple[Stage, ...] = ("stem", "stage1", "stage2", "stage4")  # At strides 2, 4, 8 and 16.
-HEAD_STRIDE = 2  # Pixels of the image per pixel of the logits.
 OUTPUT_LAYER = "seg_head/classifier"
 
 classifier_init = nn.initializers.normal(0.01)
@@ -28,8 +27,9 @@ classifier_init = nn.initializers.normal(0.01)
 class SemanticHead(nn.Module):
     """Branches that bring each map to the stride of the first, their sum, and the classes of each pixel.
 
-    Branch i has max(i, 1) units neuron -> 3x3 conv -> BN; but for the first branch a bilinear enlargement by
-    2 follows each. The sum goes through a neuron and a 1x1 convolution with bias (published code).
+    Branch i has max(i, 1) units neuron -> 3x3 conv -> BN. A bilinear enlargement by 2 follows each unit,
+    except in the first branch. The sum goes through a neuron and a 1x1 convolution with bias (published
+    code).
 
     Attributes:
       num_classes: outputs of each pixel.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.class_map import class_map
 from qsdt_jax.evaluate.iou import (
     accuracy,
@@ -39,18 +40,22 @@ class MeanIoU:
         frame = annotations.shape[1], annotations.shape[2]
         originals = batch.get("annotation_size", batch["size"])
 
-        def of_image(image: tuple[jax.Array, ...]) -> jax.Array:
-            logits, annotation, size, original, mask = image
+        def of_image(
+            logits: jax.Array, annotation: jax.Array, size: jax.Array, original: jax.Array, mask: jax.Array
+        ) -> jax.Array:
             found = class_map(logits, size, original, frame)
             inside = _within(frame, original) & (mask > 0)
             return confusion_matrix(annotation, found, inside, classes)
 
-        images = outputs, annotations, batch["size"], originals, batch["mask"]
-        return Scored(sums={"confusion": jnp.sum(jax.lax.map(of_image, images), axis=0)})
+        # All images at once: in a loop over them, each device would score the images of all.
+        found = jax.vmap(of_image)(outputs, annotations, batch["size"], originals, batch["mask"])
+        return Scored(sums={"confusion": jnp.sum(found, axis=0)})
 
     def summarize(self, total: Scored) -> dict[str, float]:
-        """mIoU, mAcc and aAcc in percent."""
+        """mIoU, mAcc and aAcc in percent; raises UserError where there is nothing to compare with."""
         confusion = total.sums["confusion"]
+        if not np.any(confusion):
+            raise UserError("no pixel of the split is labelled")
         return {
             "miou": 100 * mean_of_present(intersection_over_union(confusion)),
             "macc": 100 * mean_of_present(accuracy(confusion)),

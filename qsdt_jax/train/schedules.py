@@ -37,8 +37,8 @@ def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Sch
 def warmup_polynomial(peak: float, warmup_steps: int, total_steps: int, power: float = 0.9) -> optax.Schedule:
     """Linear warm-up, then peak (1 - x)^power, with x rising from 0 to 1 (paper, section 5; mmengine).
 
-    The warm-up of W steps starts from a millionth of the peak and reaches it in step W - 1, and so does the
-    polynomial in step W, which is 0 in the last step.
+    The warm-up of W steps starts from a millionth of the peak and reaches it in step W - 1; a single
+    step is at the peak. The polynomial is at the peak in step W, and 0 in the last step.
 
     Args:
       peak: the highest rate.
@@ -55,7 +55,7 @@ def warmup_polynomial(peak: float, warmup_steps: int, total_steps: int, power: f
 
     def schedule(step: jax.Array | int) -> jax.Array:
         done = _real(step)
-        warm = START_FACTOR + (1 - START_FACTOR) * done / max(warmup_steps - 1, 1)
+        warm = START_FACTOR + (1 - START_FACTOR) * done / (warmup_steps - 1) if warmup_steps > 1 else 1.0
         left = jnp.clip(1 - (done - warmup_steps) / falling, 0, 1)
         return peak * jnp.where(done < warmup_steps, warm, left**power)
 

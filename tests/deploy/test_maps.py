@@ -1,5 +1,6 @@
 """Attention to padded images, enlarged maps and gains: a small program, by every reader of programs."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from qsdt_jax.deploy.validity import check_program
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.lowering import ConvGeometry
 from tests.deploy.nets import draw_images
+from tests.deploy.test_bundle_numbers import written
 
 STRIDE, CHANNELS = 16, 4
 
@@ -99,16 +101,16 @@ def test_bundles_with_and_without_what_is_new(tmp_path):
     program = small_program()
     stem, _, attend, _ = program.steps
     steps, outputs = (stem, Fire(name="neuron", input="stem"), attend), (("logits", "attn"),)
-    for name, written, version in [
+    for name, stored, version in [
         ("old", program.replace(steps=steps, outputs=outputs), 1),
         ("new", small_program(tokens=7), 2),
     ]:
         file = tmp_path / name
-        write_bundle(file, bundle_of(written))
+        write_bundle(file, bundle_of(stored))
         content = file.read_bytes()
         assert int.from_bytes(content[8:12], "little") == version
         found = read_bundle(file).program
-        assert jax.tree.structure(found) == jax.tree.structure(written)
+        assert jax.tree.structure(found) == jax.tree.structure(stored)
     manifest, _ = reference.split(content)
     assert manifest["steps"][1]["input_gain"] == 0.7 and manifest["steps"][2]["tokens"] == 7
 
@@ -124,6 +126,38 @@ def test_bits_of_each_layer_are_stored_with_it(tmp_path):
     assert np.array_equal(manifest["steps"][0]["weights"], narrow.weights)
     assert np.array_equal(manifest["steps"][1]["weights"], stem.weights)
     assert read_bundle(tmp_path / "m.qsdt").program.bits == program.bits == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda manifest: manifest.pop("bits"), "KeyError: 'bits'"),
+        (lambda manifest: manifest["steps"][0].update(bits="8"), "weights of '8' bits; expected 1 to 8"),
+        (lambda manifest: manifest["steps"][0]["scale"].pop("crc32"), "KeyError: 'crc32'"),
+        (lambda manifest: manifest["steps"][0].update(weights=3), "TypeError: "),
+        (lambda manifest: manifest.update(steps=["stem"]), "TypeError: "),
+        (lambda manifest: manifest.pop("data_bytes"), "KeyError: 'data_bytes'"),
+    ],
+)
+def test_the_reader_alone_refuses_a_manifest_by_another_hand(change, told, tmp_path):
+    """Always with a ValueError, as it promises to who has copied it."""
+    file = tmp_path / "m.qsdt"
+    write_bundle(file, bundle_of(small_program(tokens=7)))
+    manifest, data = reference.split(file.read_bytes())
+    change(manifest)
+    written(file, manifest, bytes(data))
+    with pytest.raises(ValueError, match=told):
+        reference.read(file)
+
+
+@pytest.mark.parametrize("scale", [1e38, 1e39, float("inf"), float("nan")])
+def test_a_scale_of_attention_that_float32_does_not_hold(scale):
+    """Times the tokens it is meant for; NumPy does not warn of it."""
+    program = small_program(tokens=10)
+    steps = tuple(s.replace(scale=scale) if isinstance(s, Attend) else s for s in program.steps)
+    with warnings.catch_warnings(), pytest.raises(UserError, match="the scale of attn is"):
+        warnings.simplefilter("error")
+        check_program(program.replace(steps=steps), (32, 48))
 
 
 @pytest.mark.parametrize(

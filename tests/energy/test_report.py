@@ -1,16 +1,20 @@
 import csv
 import io
+import math
 
 import numpy as np
 import pytest
 
 from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.deploy.fold import fold
+from qsdt_jax.deploy.program import Fire
 from qsdt_jax.energy.conventions import CONVENTIONS
 from qsdt_jax.energy.rates import Activity, measure_activity, neurons_of
 from qsdt_jax.energy.report import csv_table, make_report, neurons_table, totals_table, verdicts
 from qsdt_jax.tasks.accuracy import Accuracy
+from qsdt_jax.tasks.mean_iou import MeanIoU
 from tests.deploy.nets import draw_images, draw_variables, tiny_net
+from tests.deploy.test_maps import small_program
 
 
 @pytest.mark.slow
@@ -34,6 +38,25 @@ def test_activity_of_a_split_with_padding():
         assert np.array_equal(activity.histograms[name], found), name
         assert activity.count(name) == pytest.approx(np.mean(expected))
         assert activity.firing_rate(name) == pytest.approx(np.mean(expected) / 4)
+
+
+@pytest.mark.parametrize("bucket", [(32, 32), (48, 64)])
+def test_padding_of_an_image_is_not_counted(bucket):
+    """Each neuron has as many counts as places inside the image, alone and in a larger bucket."""
+    small, size = small_program(timesteps=2), (19, 30)
+    program = small.replace(steps=(*small.steps, Fire(name="fine", input="wide", input_gain=1.0)))
+    image = np.zeros((1, *bucket, 3), np.float32)
+    image[:, : size[0], : size[1]] = draw_images(1, *size, 3)
+    batch = {
+        "image": image,
+        "size": np.array([size], np.int32),
+        "annotation": np.zeros((1, *bucket), np.uint8),
+        "mask": np.ones(1, np.int32),
+    }
+    activity = measure_activity(program, [batch], MeanIoU())
+    for name, stride in (("neuron", 16), ("fine", 8)):
+        rows, columns = (math.ceil(side / stride) for side in size)
+        assert activity.histograms[name].sum() == 2 * rows * columns * 4, name
 
 
 def activity_at(program, rate: float) -> Activity:

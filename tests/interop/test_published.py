@@ -9,7 +9,8 @@ import pytest
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop import from_torch, to_torch, torch_name
-from qsdt_jax.models import Classifier, QSDTransformer
+from qsdt_jax.interop.architecture import class_count
+from qsdt_jax.models import Classifier, QSDTransformer, Segmenter
 
 DATA = Path(__file__).parent / "data"
 TINY = {"channels": (8, 16, 24, 32), "depth": 4, "num_classes": 10}
@@ -182,6 +183,28 @@ def test_misfits_are_named_with_their_shapes(tensors):
         "unknown (1): block3.0.unheard_of (2, 5); "
         "of another shape (1): head.weight expected (10, 32) found (1000, 32)"
     )
+
+
+def test_another_kind_of_network_is_told_as_such():
+    """And not by the names of hundreds of tensors."""
+    classifier, segmenter = QSDTransformer(**TINY), Segmenter(MODEL.backbone, num_classes=5)
+    of_images, of_pixels = np.zeros((10, 32)), np.zeros((5, 128, 1, 1))
+    for model, source, found, expected in [
+        (classifier, {"backbone.x": 0, "decode_head.conv_seg.weight": of_pixels}, "segmenter", "classifier"),
+        (segmenter, {"block3.0.x": 0, "head.weight": of_images}, "classifier", "segmenter"),
+    ]:
+        told = f"the mapping holds a {found}, but the network described by the configuration is a {expected}"
+        assert refusal(source, model) == told
+
+
+@pytest.mark.parametrize("shape", [None, (10, 32, 1, 1)])
+def test_a_file_without_a_layer_of_classes(shape):
+    tensors = {"block3.0.x": np.zeros(3)} | ({"head.weight": np.zeros(shape)} if shape else {})
+    told = (
+        r"no tensor head\.weight of 2 axes and no decode_head\.conv_seg\.weight of 4 axes; it has \d tensor"
+    )
+    with pytest.raises(UserError, match=told):
+        class_count("the file", tensors)
 
 
 def test_at_most_five_of_a_kind_are_named(tensors):

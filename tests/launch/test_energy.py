@@ -10,6 +10,7 @@ from PIL import Image
 import launch.energy  # Both define their flags before they are looked at.
 import launch.export
 from qsdt_jax.deploy.bundle import read_bundle, write_bundle
+from tests.deploy.test_maps import bundle_of, small_program
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 
 CONFIG = tiny_config()
@@ -26,6 +27,7 @@ def test_report_of_a_workdir_and_of_its_bundle(tmp_path, capsys):
     assert launch("energy", "--workdir", workdir, "--images=70") == 0
     table = capsys.readouterr().out
     assert "70 images of the test split, top-1 " in table
+    assert "GMACs for an image of {}x{} pixels".format(*CONFIG.data.image_size) in table
     for name in ("paper", "as computed", "bit-aware", "with memory"):
         assert re.search(rf"^{name}: the spiking network needs [\d.]+ times (less|more)", table, re.M)
     folder = workdir / "energy"
@@ -91,3 +93,15 @@ def test_bundle_for_other_data_is_refused(tmp_path, capsys):
     told = refused(capsys, "--bundle", tmp_path / "letters.qsdt", *data)
     assert f"the test split has other classes than {tmp_path / 'letters.qsdt'}: '2' where" in told
     assert "where the network has 'C'" in told
+
+
+def test_bundle_of_another_task_is_refused(tmp_path, capsys):
+    of_pixels = tmp_path / "maps.qsdt"
+    write_bundle(of_pixels, bundle_of(small_program()))
+    for bundle, config, kind, task in [
+        (DIGITS, "tests/configs/tiny_seg.py", "images", "semantic_segmentation"),
+        (of_pixels, "tests/configs/tiny.py", "pixels", "classification"),
+    ]:
+        told = refused(capsys, "--bundle", bundle, f"--config={config}", "--out", tmp_path)
+        assert f"{bundle} tells classes of {kind}, but" in told
+        assert f"config.task.name={task!r}" in told

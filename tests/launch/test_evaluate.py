@@ -14,6 +14,7 @@ import pytest
 from launch.evaluate import evaluate
 from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.trained import load_trained, stored_config
 from qsdt_jax.data.images import normalize
 from qsdt_jax.data.sources import DigitsSource
@@ -111,7 +112,7 @@ def test_keys_newer_than_the_workdir_have_their_defaults(workdir, tmp_path):
     stored = CONFIG.to_dict()
     del stored["model"]["reset"], stored["loss"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    assert stored_config(tmp_path).to_dict() == {**CONFIG.to_dict(), "loss": {"label_smoothing": 0.0}}
+    assert stored_config(tmp_path).to_dict() == {**CONFIG.to_dict(), "loss": base_config().loss.to_dict()}
 
 
 @pytest.mark.parametrize(
@@ -193,6 +194,16 @@ def test_mistakes_in_one_line(workdir, tmp_path, capsys):
         assert found.out == ""
         assert found.err.startswith("error: ") and found.err.count("\n") == 1, found.err
         assert told in found.err
+
+
+def test_a_table_of_classes_where_the_task_has_none(workdir, tmp_path, capsys, monkeypatch):
+    """Told before anything is scored, and no file is left."""
+    monkeypatch.setattr("launch.evaluate.score", lambda *_: pytest.fail("scored"))
+    assert launch("eval", "--workdir", workdir, "--csv", tmp_path / "classes.csv") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: --csv ") and told.count("\n") == 1
+    assert "config.task.name='classification' says nothing of single classes" in told
+    assert not (tmp_path / "classes.csv").exists()
 
 
 def test_a_run_without_moving_average(tmp_path, capsys):

@@ -1,5 +1,9 @@
 """Cross-entropy of pixels, and the enlargement that it is of, against PyTorch's numbers and NumPy."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +14,7 @@ from qsdt_jax.losses.segmentation import pixel_cross_entropy
 from tests.golden.recipe import FOLDER
 
 IGNORED = 255
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,26 @@ def test_no_labelled_pixel_costs_nothing(average):
     loss, grad = jax.value_and_grad(lambda x: pixel_cross_entropy(x, labels, average))(logits)
     assert loss == 0
     np.testing.assert_array_equal(grad, 0)
+
+
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory) -> dict[str, np.ndarray]:
+    """Results of `tests.losses.two_devices`."""
+    file = tmp_path_factory.mktemp("spread") / "found.npz"
+    command = [sys.executable, "-m", "tests.losses.two_devices", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(file) as stored:
+        return dict(stored)
+
+
+@pytest.mark.parametrize("average", ["all", "labelled"])
+def test_two_devices_learn_what_one_learns(spread, average):
+    """Though one of them has more labelled pixels than the other."""
+    for name in ("value", "gradient"):
+        expected = spread[f"{average}/one/{name}"]
+        assert np.all(np.abs(expected) > 1e-3)
+        np.testing.assert_allclose(spread[f"{average}/two/{name}"], expected, rtol=1e-12)
 
 
 def test_labels_of_another_size_are_refused():

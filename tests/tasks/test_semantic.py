@@ -1,6 +1,10 @@
 """The segmentation task: its loss and its score, against the network's logits pixel by pixel."""
 
 import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,12 +13,15 @@ import pytest
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
+from qsdt_jax.evaluate.split import Scored
+from qsdt_jax.tasks.mean_iou import MeanIoU
 from qsdt_jax.tasks.semantic import class_count
 from qsdt_jax.train.step import evaluation_step
 from tests.configs.tiny_seg import get_config
 from tests.evaluate.test_class_map import interpolated
 
 CLASSES = 3
+ROOT = Path(__file__).parents[2]
 
 
 @functools.cache
@@ -78,6 +85,11 @@ def test_loss_is_that_of_labelled_pixels_alone():
     assert float(jax.jit(task.loss)(variables, nothing, jax.random.key(1))[0]) == 0
 
 
+def test_a_split_without_labelled_pixels():
+    with pytest.raises(UserError, match="no pixel of the split is labelled"):
+        MeanIoU().summarize(Scored({"confusion": np.zeros((3, 3), np.int64)}))
+
+
 def test_number_of_classes():
     _, variables, _, _ = case()
     assert class_count(variables) == CLASSES
@@ -103,3 +115,11 @@ def test_values_out_of_range(overrides, line):
 def test_data_without_classes():
     with pytest.raises(UserError, match="'semantic_segmentation' needs data with classes"):
         build_task(get_config(), None)
+
+
+def test_a_device_scores_its_own_images_alone():
+    """Over two devices the counts alone are exchanged, and they are those of one device."""
+    command = [sys.executable, "-m", "tests.tasks.one_reduction"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"devices": 2, "collectives": ["all-reduce"], "same": True}

@@ -61,6 +61,12 @@ def test_polynomial_without_warmup():
     assert [float(warmup_polynomial(2.0, 0, 5, 1.0)(step)) for step in range(6)] == [2, 1.5, 1, 0.5, 0, 0]
 
 
+@pytest.mark.parametrize("warm", [1, 2, 4])
+def test_polynomial_reaches_its_peak_in_the_last_step_of_the_warmup(warm):
+    schedule = warmup_polynomial(2.0, warm, 10)
+    assert float(schedule(warm - 1)) == float(schedule(warm)) == 2.0 > float(schedule(warm + 1))
+
+
 def test_a_polynomial_that_cannot_fall():
     with pytest.raises(ValueError, match="less than two of 20 steps"):
         warmup_polynomial(0.5, 19, 20)
