@@ -172,4 +172,6 @@ def build_preprocess(config: ml_collections.ConfigDict) -> Preprocessing:
 
 def fake_source(config: ml_collections.ConfigDict) -> LabelledSource:
     """Random examples of the configuration's task, in the shape that it expects."""
-    return task_factory(config.task.name).examples.fake(config)
+    data, (height, width) = config.data, config.data.image_size
+    fake = task_factory(config.task.name).examples.fake
+    return fake(data.fake_images, (height, width, data.channels), data.fake_classes, data.events)

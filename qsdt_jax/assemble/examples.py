@@ -7,9 +7,9 @@ from typing import get_args
 import ml_collections
 
 from qsdt_jax.assemble.rules import OneOf, Rule, Within
-from qsdt_jax.assemble.shapes import image_size
 from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess
+from qsdt_jax.data.geometry import Size
 from qsdt_jax.data.images import MODES
 from qsdt_jax.data.preprocess import Augmentation, Preprocess, Preprocessing
 from qsdt_jax.data.segmentation import AnnotatedAugmentation, SegmentationPreprocess
@@ -26,11 +26,12 @@ class Examples:
     Attributes:
       preprocess: from a configuration to what makes inputs of them; raises UserError for values out of range
         or unfit for each other.
-      fake: from a configuration to random ones, for benchmarks and tests.
+      fake: random ones, for benchmarks and tests: from their number, the shape (H, W, C) of an image, the
+        number of classes, and whether they are events.
     """
 
     preprocess: Callable[[ml_collections.ConfigDict], Preprocessing]
-    fake: Callable[[ml_collections.ConfigDict], LabelledSource]
+    fake: Callable[[int, tuple[int, int, int], int, bool], LabelledSource]
 
 
 def _preprocess_labelled(config: ml_collections.ConfigDict) -> Preprocessing:
@@ -45,7 +46,7 @@ def _preprocess_labelled(config: ml_collections.ConfigDict) -> Preprocessing:
     if data.randaugment_magnitude and data.channels not in MODES:
         raise UserError(f"RandAugment takes 1 or 3 channels, but config.data.channels={data.channels}")
     return Preprocess(
-        size=image_size(config),
+        size=_size(config),
         mean=tuple(data.mean),
         std=tuple(data.std),
         augmentation=data.augmentation,
@@ -60,7 +61,7 @@ def _preprocess_labelled(config: ml_collections.ConfigDict) -> Preprocessing:
 
 def _build_event_preprocess(config: ml_collections.ConfigDict) -> EventPreprocess:
     data = config.data
-    size = image_size(config)
+    size = _size(config)
     _require(config, "augmentation", OneOf(get_args(EventAugmentation)))
     _require(config, "roll", Within(0, min(size)))
     if data.channels != POLARITIES:
@@ -74,11 +75,8 @@ def _build_event_preprocess(config: ml_collections.ConfigDict) -> EventPreproces
     )
 
 
-def _fake_labelled(config: ml_collections.ConfigDict) -> LabelledSource:
-    data = config.data
-    if data.events:
-        return FakeEvents(data.fake_images, image_size(config), data.fake_classes)
-    return FakeSource(data.fake_images, (*image_size(config), data.channels), data.fake_classes)
+def _fake_labelled(images: int, shape: tuple[int, int, int], classes: int, events: bool) -> LabelledSource:
+    return FakeEvents(images, shape[:2], classes) if events else FakeSource(images, shape, classes)
 
 
 def _preprocess_annotated(config: ml_collections.ConfigDict) -> Preprocessing:
@@ -96,7 +94,7 @@ def _preprocess_annotated(config: ml_collections.ConfigDict) -> Preprocessing:
         raise UserError(
             f"config.data.long_side={data.long_side} is below config.data.short_side={data.short_side}"
         )
-    size = image_size(config)
+    size = _size(config)
     return SegmentationPreprocess(
         size=size,
         mean=tuple(data.mean),
@@ -114,9 +112,15 @@ def _preprocess_annotated(config: ml_collections.ConfigDict) -> Preprocessing:
     )
 
 
-def _fake_annotated(config: ml_collections.ConfigDict) -> LabelledSource:
-    data = config.data
-    return FakeAnnotated(data.fake_images, (*image_size(config), data.channels), data.fake_classes)
+def _fake_annotated(images: int, shape: tuple[int, int, int], classes: int, events: bool) -> LabelledSource:
+    del events  # `_preprocess_annotated` refuses them.
+    return FakeAnnotated(images, shape, classes)
+
+
+def _size(config: ml_collections.ConfigDict) -> Size:
+    """Height and width of an input in pixels."""
+    height, width = config.data.image_size
+    return height, width
 
 
 def _require_channels(config: ml_collections.ConfigDict) -> None:

@@ -101,7 +101,7 @@ def test_values_out_of_range(changes, told):
         jax.eval_shape(tiny_net(**changes).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
-@pytest.mark.parametrize("changes", [{"neuron": "relu"}, {"attention": "softmax"}, {"bits_rules": (HEAD,)}])
+@pytest.mark.parametrize("changes", [{"neuron": "relu"}, {"attention": "softmax"}])
 def test_what_is_not_spike_driven_is_not_exported(changes):
     with pytest.raises(UserError, match="only networks with spiking neurons"):
-        fold(tiny_net(**changes), {})
+        fold(tiny_net(**changes), {"params": {"head": {"kernel": jnp.zeros((24, 2))}}})
