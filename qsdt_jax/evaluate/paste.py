@@ -1,8 +1,8 @@
-"""A mask of some cells across its box -> the pixels of an image that it covers, at the image's own size.
+"""A mask of some cells across its box -> the pixels that it covers, of an image at its own size.
 
-A pixel's centre (x + 0.5, y + 0.5) is mapped into the box, and the mask is interpolated there bilinearly between
-the centres of its cells, zeros lying around it (mmdetection). This is done on the host, where sizes may differ,
-and only for pixels that can be covered.
+A pixel's centre (x + 0.5, y + 0.5) is mapped into the box, and the mask is interpolated there bilinearly
+between the centres of its cells, with zeros around them (mmdetection). This is done on the host, where sizes
+may differ, and only for pixels that can be covered.
 """
 
 import numpy as np
@@ -22,8 +22,8 @@ def pasted(mask: np.ndarray, box: np.ndarray, size: Size, threshold: float = THR
       threshold: at least 0.5, so that no pixel outside the box is covered, whatever the mask.
 
     Returns:
-      uint8 (height, width), 1 where it is covered, in column-major order, as run lengths are counted. Nothing is
-      covered by a box without an area, or with a side that is no finite number.
+      uint8 (height, width), 1 where it is covered, in column-major order, as run lengths are counted. A box
+      without an area, or with a side that is no finite number, covers nothing.
     """
     x0, y0, x1, y1 = (float(side) for side in box)
     whole = np.zeros(size, np.uint8, order="F")
@@ -53,7 +53,7 @@ def _centres_within(low: float, high: float, length: int) -> np.ndarray:
 
 
 def _cells(share: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of places across a box, in 0..1: the padded mask's cell before each, and how far on the next one it is."""
+    """Of places in 0..1 across a box: the cell of the padded mask before each, and how far behind it is."""
     place = np.clip(share * cells + 0.5, 0, cells + 1)
     before = np.minimum(np.floor(place), cells).astype(np.int64)
     return before, place - before
