@@ -30,7 +30,9 @@ def pasted(mask: np.ndarray, box: np.ndarray, size: Size, threshold: float = THR
     if not (np.isfinite((x0, y0, x1, y1)).all() and x1 > x0 and y1 > y0):
         return whole
     rows, columns = _centres_within(y0, y1, size[0]), _centres_within(x0, x1, size[1])
-    whole[rows[:, None], columns] = mask_values(mask, box, rows, columns) >= threshold
+    if rows.size and columns.size:
+        part = whole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        part[...] = mask_values(mask, box, rows, columns) >= threshold
     return whole
 
 
