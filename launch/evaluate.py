@@ -28,21 +28,29 @@ SPLIT = flags.DEFINE_enum("split", "test", ["test", "train"], "split of the data
 EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
 CSV = define_path("csv", "CSV file of what the task says of each class")
 JSON = define_path("json", "file that gets the metrics as JSON")
+RESULTS = define_path("results", "JSON file of the outputs, for other tools: COCO's results of a detector")
 
 
 def main() -> None:
     """Evaluates as the flags say and prints one line for each metric."""
+    from qsdt_jax.assemble.tasks import task_factory
     from qsdt_jax.assemble.trained import load_trained
 
     if WORKDIR.value is None:
         raise UserError("eval needs --workdir DIR")
-    for flag in (JSON, CSV):
+    for flag in (JSON, CSV, RESULTS):
         if flag.value:
             require_writable(flag.name, flag.value)
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
     if CSV.value and columns_of_classes(trained) is None:
         raise UserError(
             f"--csv {CSV.value}: config.task.name={trained.config.task.name!r} says nothing of single classes"
+        )
+    results = task_factory(trained.config.task.name).results
+    if RESULTS.value and results is None:
+        raise UserError(
+            f"--results {RESULTS.value}: config.task.name={trained.config.task.name!r} gives no results that "
+            "other tools read"
         )
     total, truth = score(trained, SPLIT.value)
     metrics = trained.task.summarize(total, truth)
@@ -51,6 +59,8 @@ def main() -> None:
         print(line)
     if CSV.value:
         write_table(CSV.value, table)
+    if RESULTS.value and results is not None:
+        Path(RESULTS.value).write_text(json.dumps(results(total, truth)) + "\n")
     for name, value in metrics.items():
         print(f"{name} {value:.6g}")
     if JSON.value:

@@ -39,6 +39,8 @@ class TaskFactory:
         apart, or None for variables of another network.
       by_class: of tasks whose data have classes or categories, from what `summarize` takes to columns of one
         number for each class, by their titles.
+      results: of tasks whose outputs other tools can read, from what `summarize` takes to plain data, which
+        become a JSON file.
       examples: what they learn from, and how that becomes inputs.
       answering: how `predict` and `qsdt_jax.load` answer for images; None where they do not.
     """
@@ -47,6 +49,7 @@ class TaskFactory:
     metrics: tuple[Metric, ...]
     class_count: Callable[[Variables], int | None] | None = None
     by_class: Callable[[Scored, Any], Mapping[str, np.ndarray]] | None = None
+    results: Callable[[Scored, Any], Any] | None = None
     examples: Examples = LABELLED
     answering: Answering | None = None
 

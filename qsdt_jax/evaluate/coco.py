@@ -134,11 +134,6 @@ def run_lengths(covered: np.ndarray) -> dict[str, Any]:
     return {"size": [int(side) for side in found["size"]], "counts": found["counts"].decode()}
 
 
-def covered(segmentation: Mapping[str, Any]) -> np.ndarray:
-    """uint8 (H, W) of compressed run lengths."""
-    return run_length.decode(segmentation)
-
-
 def _object(annotation: Mapping[str, Any]) -> Result:
     """An annotation with all that pycocotools asks for."""
     x, y, width, height = annotation["bbox"]

@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from qsdt_jax.errors import UserError
-from qsdt_jax.evaluate.coco import NUMBERS, Truth, covered, result, scores
+from qsdt_jax.evaluate.coco import NUMBERS, Truth, result, scores
 from qsdt_jax.evaluate.paste import pasted
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -102,4 +102,3 @@ def test_results_are_read_by_pycocotools(tmp_path):
     assert (found["image_id"], found["category_id"]) == (truth.image_ids[2], 3)
     assert found["score"] == 0.75 and found["bbox"] == [10.5, 20.25, 79.5, 41.25]
     np.testing.assert_array_equal(index.annToMask(found), pasted(mask, box, size))
-    np.testing.assert_array_equal(covered(found["segmentation"]), pasted(mask, box, size))
