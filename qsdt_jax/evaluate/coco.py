@@ -97,9 +97,8 @@ def scores(truth: Truth, results: Sequence[Result], of: Of, images: Sequence[Any
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    precision = evaluation.eval["precision"][
-        ..., 0, -1
-    ]  # (IoU, recall, category), of any size, 100 an image.
+    # By IoU, recall and category; of objects of any size, and of 100 detections an image.
+    precision = evaluation.eval["precision"][..., 0, -1]
     stats = [float(number) if number > -1 else float("nan") for number in evaluation.stats]
     return Scores(
         numbers=dict(zip(NUMBERS, stats, strict=True)),

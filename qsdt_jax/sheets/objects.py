@@ -131,7 +131,8 @@ def draw_sheet(
     rows = [range(i, min(i + columns, len(images))) for i in range(0, len(images), columns)]
     heights = [max(sizes[i][1] for i in row) for row in rows]
     across = 2 * MARGIN + max(columns * (cell + GAP) - GAP, 2 * LEGEND_COLUMN)
-    counts = sum(np.bincount(image.found.categories, minlength=len(class_names)) for image in images)
+    categories = np.concatenate([image.found.categories for image in images])
+    counts = np.bincount(categories, minlength=len(class_names))
     present = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k] > 0]
     legend = legend_height(across, len(present))
     down = 2 * MARGIN + HEADER + legend + sum(heights) + len(rows) * (1.2 * LINE + GAP) - GAP

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.coco import Result, Scores, Truth, result, scores
 from qsdt_jax.evaluate.split import Scored
 from qsdt_jax.metric import Metric
@@ -43,10 +44,10 @@ class AveragePrecision:
 
         Args:
           total: rows of the images that count, all of the split or some.
-          truth: see `evaluate.coco.Truth`.
+          truth: COCO's data set, see `evaluate.coco.Truth`.
 
         Raises:
-          UserError: these images have no object.
+          UserError: there is no truth, or these images have no object.
         """
         boxes, masks = _scores(total, truth)
         return {
@@ -86,7 +87,7 @@ def by_class(total: Scored, truth: Any) -> dict[str, np.ndarray]:
 
 def results(total: Scored, truth: Any) -> list[Result]:
     """All detections in COCO's format; arguments as of `summarize`."""
-    return list(_results(total, Truth(truth)))
+    return list(_results(total, _given(truth)))
 
 
 def _results(total: Scored, truth: Truth) -> Iterator[Result]:
@@ -103,9 +104,17 @@ def _results(total: Scored, truth: Truth) -> Iterator[Result]:
             )
 
 
+def _given(truth: Any) -> Truth:
+    if truth is None:
+        raise UserError(
+            "the source of this split has no `truth`, the annotations that detections are scored by"
+        )
+    return Truth(truth)
+
+
 def _scores(total: Scored, truth: Any) -> tuple[Scores, Scores]:
     """Those of boxes and of masks."""
-    truth = Truth(truth)
+    truth = _given(truth)
     images = [truth.image_ids[index] for index in total.rows["index"].tolist()]
     if len(set(images)) < len(images):
         raise ValueError("an image is scored twice")

@@ -61,6 +61,8 @@ def test_some_images_are_scored_by_their_own_objects_alone():
     none = Scored(rows={name: rows[[2]] for name, rows in total.rows.items()})
     with pytest.raises(UserError, match="none of the 1 images has an object"):
         TASK.summarize(none, truth_of())
+    with pytest.raises(UserError, match="has no `truth`"):
+        TASK.summarize(total, None)
 
 
 def test_an_image_counts_once():
