@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from qsdt_jax.data.geometry import Size
 from qsdt_jax.errors import UserError
-from qsdt_jax.evaluate.paste import pasted
+from qsdt_jax.evaluate.paste import Part, covered_part
 
 # Of pycocotools' `stats`, in its order.
 NUMBERS = (
@@ -123,14 +123,26 @@ def result(image: Any, category: Any, box: np.ndarray, score: float, mask: np.nd
         "category_id": category,
         "bbox": [x0, y0, x1 - x0, y1 - y0],
         "score": float(score),
-        "segmentation": run_lengths(pasted(mask, box, size)),
+        "segmentation": run_lengths(covered_part(mask, box, size), size),
     }
 
 
-def run_lengths(covered: np.ndarray) -> dict[str, Any]:
-    """{"size": [H, W], "counts": text}, compressed, of uint8 (H, W) in column-major order."""
-    found = run_length.encode(covered)
-    return {"size": [int(side) for side in found["size"]], "counts": found["counts"].decode()}
+def run_lengths(part: Part, size: Size) -> dict[str, Any]:
+    """{"size": [H, W], "counts": text}, the compressed run lengths of an image of which a part is covered.
+
+    They are counted in column-major order, from the part alone: most objects are far smaller than the image.
+    """
+    height, width = size
+    rows, columns = part.covered.shape
+    padded = np.zeros((columns, rows + 2), np.int8)
+    padded[:, 1:-1] = part.covered.T
+    column, row = np.nonzero(np.diff(padded, axis=1))
+    places, times = np.unique((part.left + column) * height + part.top + row, return_counts=True)
+    # A run that ends at the lower edge goes on where one starts at the upper edge of the next column.
+    places = places[(times == 1) & (places < height * width)]
+    counts = np.diff(places, prepend=0, append=height * width)
+    found = run_length.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return {"size": [height, width], "counts": found["counts"].decode()}
 
 
 def _object(annotation: Mapping[str, Any]) -> Result:

@@ -5,42 +5,54 @@ between the centres of its cells, with zeros around them (mmdetection). This is 
 may differ, and only for pixels that can be covered.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from qsdt_jax.data.geometry import Size
 
-THRESHOLD = 0.5
+THRESHOLD = 0.5  # Least value of a covered pixel; outside its box a mask is below it, whatever it is.
 
 
-def pasted(mask: np.ndarray, box: np.ndarray, size: Size, threshold: float = THRESHOLD) -> np.ndarray:
-    """The pixels where the mask is at least the threshold.
+class Part(NamedTuple):
+    """The pixels of an image within a box: bool (h, w), and the row and column of the first."""
+
+    covered: np.ndarray
+    top: int
+    left: int
+
+
+def pasted(mask: np.ndarray, box: np.ndarray, size: Size) -> np.ndarray:
+    """bool (height, width), the pixels that the mask covers; arguments as of `covered_part`."""
+    covered, top, left = covered_part(mask, box, size)
+    whole = np.zeros(size, bool)
+    whole[top : top + covered.shape[0], left : left + covered.shape[1]] = covered
+    return whole
+
+
+def covered_part(mask: np.ndarray, box: np.ndarray, size: Size) -> Part:
+    """The pixels that the mask covers, all of which lie within the box.
 
     Args:
       mask: (m, n) probabilities.
-      box: (4,) x0, y0, x1, y1 in pixels of the image; it may reach beyond it.
+      box: (4,) x0, y0, x1, y1 in pixels of the image; it may reach beyond it. One without an area, or with a
+        side that is no finite number, has no pixels.
       size: (height, width) of the image.
-      threshold: at least 0.5, so that no pixel outside the box is covered, whatever the mask.
-
-    Returns:
-      uint8 (height, width), 1 where it is covered, in column-major order, as run lengths are counted. A box
-      without an area, or with a side that is no finite number, covers nothing.
     """
     x0, y0, x1, y1 = (float(side) for side in box)
-    whole = np.zeros(size, np.uint8, order="F")
     if not (np.isfinite((x0, y0, x1, y1)).all() and x1 > x0 and y1 > y0):
-        return whole
+        return Part(np.zeros((0, 0), bool), 0, 0)
     rows, columns = _centres_within(y0, y1, size[0]), _centres_within(x0, x1, size[1])
-    if rows.size and columns.size:
-        part = whole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        part[...] = mask_values(mask, box, rows, columns) >= threshold
-    return whole
+    covered = mask_values(mask, box, rows, columns) >= THRESHOLD
+    return Part(covered, int(rows[0]), int(columns[0])) if covered.size else Part(covered, 0, 0)
 
 
 def mask_values(mask: np.ndarray, box: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """float64 (rows, columns), the mask at pixels of these indices; `box` has an area."""
     x0, y0, x1, y1 = (float(side) for side in box)
-    padded = np.pad(np.asarray(mask, np.float64), 1)
     height, width = mask.shape
+    padded = np.zeros((height + 2, width + 2))  # By hand, for np.pad takes as long as all the rest.
+    padded[1:-1, 1:-1] = mask
     top, down = _cells((rows + 0.5 - y0) / (y1 - y0), height)
     left, across = _cells((columns + 0.5 - x0) / (x1 - x0), width)
     of_rows = _between(padded[top], padded[top + 1], down[:, None])

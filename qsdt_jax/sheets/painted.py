@@ -73,7 +73,7 @@ def painted(
     pixels = image.astype(np.float32)
     for i in order:
         color = colors[found.categories[i]].astype(np.float32)
-        mask = pasted(found.shapes[i], found.boxes[i], (height, width)).astype(bool)
+        mask = pasted(found.shapes[i], found.boxes[i], (height, width))
         pixels[mask] += TINT * (color - pixels[mask])
         pixels[_edge(mask, line)] = color
     picture = Image.fromarray(np.round(pixels).astype(np.uint8))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask as run_length
 from pycocotools.coco import COCO
 
 from qsdt_jax.errors import UserError
-from qsdt_jax.evaluate.coco import NUMBERS, Truth, result, scores
-from qsdt_jax.evaluate.paste import pasted
+from qsdt_jax.evaluate.coco import NUMBERS, Truth, result, run_lengths, scores
+from qsdt_jax.evaluate.paste import Part, pasted
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DATASET, FOUND, STORED = (
@@ -102,3 +103,21 @@ def test_results_are_read_by_pycocotools(tmp_path):
     assert (found["image_id"], found["category_id"]) == (truth.image_ids[2], 3)
     assert found["score"] == 0.75 and found["bbox"] == [10.5, 20.25, 79.5, 41.25]
     np.testing.assert_array_equal(index.annToMask(found), pasted(mask, box, size))
+
+
+@pytest.mark.parametrize("size", [(7, 9), (1, 6), (6, 1)])
+def test_run_lengths_of_a_part_are_those_of_the_image(size):
+    """Also of one that touches edges, of the whole image, and of nothing."""
+    generator = np.random.default_rng(0)
+    for trial in range(200):
+        (top, bottom), (left, right) = (np.sort(generator.integers(0, side + 1, 2)) for side in size)
+        if trial % 4 == 0:
+            top, bottom = 0, size[0]
+        if trial % 8 == 0:
+            left, right = 0, size[1]
+        part = generator.uniform(size=(bottom - top, right - left)) < (0.5, 0.9, 1.1, -1)[trial // 4 % 4]
+        whole = np.zeros(size, np.uint8, order="F")
+        whole[top:bottom, left:right] = part
+        expected = run_length.encode(whole)
+        found = run_lengths(Part(part, int(top), int(left)), size)
+        assert found == {"size": expected["size"], "counts": expected["counts"].decode()}
