@@ -119,8 +119,8 @@ def detecting_config():
     config.task.name = "tests.assemble.detecting:TASK"
     config.data.source = "tests.assemble.detecting:source"
     config.data.image_size = (16, 16)
-    config.data.short_side, config.data.long_side = 24, 48
-    config.data.buckets = ((24, 48), (48, 24), (48, 48))
+    config.data.short_side, config.data.long_side = 16, 48
+    config.data.buckets = ((16, 32), (32, 16), (16, 48), (48, 16))
     config.batch_size, config.steps = 4, 1
     config.eval.batch_size = 2
     config.optimizer.warmup_epochs = 0.0

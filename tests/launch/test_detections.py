@@ -31,9 +31,13 @@ def workdir(tmp_path_factory) -> Path:
 
 
 def test_the_loop_scores_against_the_truth_of_its_split(workdir):
-    """In batches of several shapes, the last of which are padded."""
+    """In batches of several shapes, the last of which are padded.
+
+    Of so small objects pycocotools' polygons and a pasted mask differ by pixels that count.
+    """
     last = read_metrics(workdir)[-1]
     found = {m.name: last[f"eval/{m.name}"] for m in detecting.TASK.metrics}
+    assert 85 < found.pop("segm_map") < 100
     assert found == pytest.approx(dict.fromkeys(found, 100.0))
 
 
