@@ -6,7 +6,8 @@ Command   python -m launch ablate --config configs/ablations/scenes.py --workdir
 Data      1,000 scenes to train and 200 to test, see configs/digit_scenes_seg.py
 Result    docs/segmentation.md
 
-All rows have equal steps, a quarter of the config's. The second one starts from one network, whatever the seed.
+All rows have equal steps, a quarter of those of the config. The second one starts from one network, whatever
+the seed.
 """
 
 from ml_collections import ConfigDict
