@@ -11,6 +11,7 @@ from qsdt_jax.assemble.imported import imported_object
 from qsdt_jax.assemble.shapes import image_size, input_shape
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.annotated_source import read_pairs
+from qsdt_jax.data.coco_source import read_coco_split
 from qsdt_jax.data.preprocess import Preprocessing
 from qsdt_jax.data.segmentation_folders import Layout, ade20k_layout, segfolder_layout
 from qsdt_jax.data.simulated_events import DigitEvents
@@ -26,7 +27,7 @@ from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 
-SOURCES = ("digits", "folder", "tfds", "digits_dvs", "motion_dvs", "ade20k", "segfolder", "fake")
+SOURCES = ("digits", "folder", "tfds", "digits_dvs", "motion_dvs", "ade20k", "segfolder", "coco", "fake")
 FOLDER_SPLITS = {"train": "train", "test": "val"}
 
 
@@ -108,6 +109,12 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
                 _layout(config, Path(expanded(data.path))),
                 "train" if split == "train" else "test",
                 data.channels,
+            )
+        case "coco":
+            if not data.path:
+                raise UserError("config.data.path is empty; coco needs the folder of the files")
+            return read_coco_split(
+                Path(expanded(data.path)), "train" if split == "train" else "test", data.channels
             )
         case "tfds":
             if not data.path:

@@ -118,13 +118,14 @@ KEYS: Mapping[str, Key] = {
     "model.dtype": Key("float32", "operands of the products", OneOf(DTYPES)),
     "data.source": Key(
         "digits",
-        "digits, folder, tfds, digits_dvs, motion_dvs, ade20k, segfolder, fake; "
+        "digits, folder, tfds, digits_dvs, motion_dvs, ade20k, segfolder, coco, fake; "
         "or MODULE:NAME, a function of config and split",
     ),
     "data.path": Key(
         "",
         "folder: has train/CLASS/IMAGE.jpg and val/...; ade20k: images/training/NAME.jpg, annotations/...; "
-        "segfolder: images/train/NAME.jpg, masks/..., classes.txt; tfds: what `prepare` made",
+        "segfolder: images/train/NAME.jpg, masks/..., classes.txt; coco: annotations/instances_train*.json, "
+        "train*/NAME.jpg; tfds: what `prepare` made",
     ),
     "data.reduce_zero_label": Key(
         False, "of segfolder: number 0 of an annotation is ignored, and number k is class k - 1"
