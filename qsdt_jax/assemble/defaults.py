@@ -259,6 +259,12 @@ KEYS: Mapping[str, Key] = {
         "of segmentation, a mean over all pixels, ignored ones included (published), or over labelled ones",
         OneOf(("all", "labelled")),
     ),
+    "loss.class_weights": Key(
+        (),
+        "of segmentation, a factor on the pixels of each class; () for 1",
+        Numbers(positive=True),
+        limit=FLOAT32,
+    ),
     "detection.rpn_samples": Key(
         256, "anchors of an image that proposals are learned from", Within(2), limit=bounds.SAMPLES
     ),
