@@ -7,6 +7,8 @@
   eventfolder  the same of event files: .aedat (AEDAT 2.0 of a DVS128), .bin (N-MNIST; needs tonic)
   ade20k       images/training/NAME.jpg and annotations/training/NAME.png, likewise validation
   segfolder    images/train/NAME.jpg and masks/train/NAME.png, likewise val, and classes.txt
+  coco         annotations/instances_train*.json and instances_val*.json, images in train*/ and val*/
+  voc          JPEGImages/NAME.jpg, Annotations/NAME.xml, ImageSets/Main/train.txt and val.txt
 
 Writes OUT/NAME/1.0.0, which tensorflow-datasets opens. The same command goes on with what was interrupted.
 
@@ -31,14 +33,19 @@ if TYPE_CHECKING:
 
 NAMES = (
     *("imagenet", "cifar10", "cifar100", "cifar10dvs"),
-    *("imagefolder", "eventfolder", "ade20k", "segfolder"),
+    *("imagefolder", "eventfolder", "ade20k", "segfolder", "coco", "voc"),
 )
 SCENES = "digit-scenes"
 TRANSFERRED = ("cifar10", "cifar100", "cifar10dvs")  # Their configs begin with an ImageNet run.
-OF_SIZE_S = {"imagenet": "imagenet_s", "ade20k": "ade20k_s"}
+OF_SIZE_S = {"imagenet": "imagenet_s", "ade20k": "ade20k_s", "coco": "coco_s"}
 CONFIGS = Path(__file__).parents[1] / "configs"
 MOST_SCENES = 100_000
-KINDS = {"image": "images", "events": "event files", "segmentation": "pairs of an image and an annotation"}
+KINDS = {
+    "image": "images",
+    "events": "event files",
+    "segmentation": "pairs of an image and an annotation",
+    "detection": "images with objects",
+}
 SHOWN = 10  # Files and classes that are named; preparation.json has all.
 
 NAME = flags.DEFINE_list(POSITIONAL, [], f"NAME  one of {', '.join((*NAMES, SCENES))}", **DEFINED_OFTEN)
@@ -101,6 +108,8 @@ def main() -> None:
         kind = KINDS[dataset.kind]
         if line := left_out(source, kind, dataset.ignored, dataset.hidden):
             print(line, file=sys.stderr)
+        for line in dataset.told:
+            print(line, file=sys.stderr)
         prepared = prepare(dataset, out, shards=SHARDS.value)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command goes on with what is left") from None
@@ -150,11 +159,13 @@ def find(
     """
     from qsdt_jax.data.prepare.cifar import CIFAR10, CIFAR100, read_cifar
     from qsdt_jax.data.prepare.cifar10dvs import read_cifar10dvs
+    from qsdt_jax.data.prepare.detection import read_coco_folder
     from qsdt_jax.data.prepare.eventfolder import read_eventfolder
     from qsdt_jax.data.prepare.imagefolder import read_imagefolder
     from qsdt_jax.data.prepare.imagenet import read_imagenet
     from qsdt_jax.data.prepare.records import check
     from qsdt_jax.data.prepare.segmentation import read_ade20k, read_segfolder
+    from qsdt_jax.data.prepare.voc import read_voc
 
     if not source.exists():
         raise UserError(f"--source {source}: no such folder")
@@ -175,6 +186,10 @@ def find(
             dataset = read_ade20k(source)
         case "segfolder":
             dataset = read_segfolder(source, reduce_zero_label=reduce_zero_label)
+        case "coco":
+            dataset = read_coco_folder(source)
+        case "voc":
+            dataset = read_voc(source)
         case _:
             raise UserError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)}")
     check(dataset, allow_partial=allow_partial)

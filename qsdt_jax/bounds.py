@@ -10,6 +10,7 @@ DEPTH = 2**8  # Blocks of a network.
 CHANNELS = 2**16  # Of one layer, and of the images.
 FACTOR = 2**10  # Heads, and what widens a layer.
 SIDE = 2**14  # Pixels of an image.
+OBJECTS = 2**10  # Of an image.
 KERNEL = 2**8  # Taps along one side, strides and padding.
 CLASSES = 2**20
 SAMPLES = 2**16  # Anchors, regions or detections of an image.

@@ -17,6 +17,7 @@ from qsdt_jax.assemble.split import Split
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
 from qsdt_jax.data.classes import named
+from qsdt_jax.data.orientation import steps_per_epoch
 from qsdt_jax.data.pipeline import training_batches
 from qsdt_jax.data.sources import Example
 from qsdt_jax.errors import OutOfRange, UserError
@@ -64,6 +65,14 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     for key, size in (("batch_size", config.batch_size), ("eval.batch_size", evaluation_batch)):
         require_memory(4 * size * math.prod(data.input_shape), f"the images of config.{key}={size}")
     epoch = data.training_images // config.batch_size
+    if data.training_groups is not None:
+        epoch = steps_per_epoch(data.training_groups, config.batch_size)
+        if not epoch:
+            landscape, portrait = map(len, data.training_groups)
+            raise UserError(
+                f"config.batch_size={config.batch_size} exceeds both the {landscape:,} images that are at "
+                f"least as wide as tall and the {portrait:,} others"
+            )
     total_steps = config.steps or config.epochs * epoch
     if total_steps > STEPS_OF_A_RUN:
         raise UserError(
@@ -89,6 +98,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
             first_step=first_step,
             workers=config.data.workers,
             rows=parallel.rows(config.batch_size, config.accumulate),
+            groups=data.training_groups,
         ),
         evaluation_data={name: split.host_batches for name, split in splits.items()},
         truths={name: split.truth for name, split in splits.items()},

@@ -11,6 +11,9 @@ from qsdt_jax.assemble.imported import imported_object
 from qsdt_jax.assemble.shapes import image_size, input_shape
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.annotated_source import read_pairs
+from qsdt_jax.data.coco_source import read_coco_split
+from qsdt_jax.data.orientation import Groups, orientations
+from qsdt_jax.data.plan import sizes_of
 from qsdt_jax.data.preprocess import Preprocessing
 from qsdt_jax.data.segmentation_folders import Layout, ade20k_layout, segfolder_layout
 from qsdt_jax.data.simulated_events import DigitEvents
@@ -26,7 +29,7 @@ from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 
-SOURCES = ("digits", "folder", "tfds", "digits_dvs", "motion_dvs", "ade20k", "segfolder", "fake")
+SOURCES = ("digits", "folder", "tfds", "digits_dvs", "motion_dvs", "ade20k", "segfolder", "coco", "fake")
 FOLDER_SPLITS = {"train": "train", "test": "val"}
 
 
@@ -35,6 +38,7 @@ class Data(NamedTuple):
 
     Attributes:
       training: as training reads it; training_images: their number.
+      training_groups: of its images, those that may share a batch; None for all.
       evaluated: by the name of the split, the one that decides first.
       preprocess: of an example.
       input_shape: of one input.
@@ -42,6 +46,7 @@ class Data(NamedTuple):
 
     training: Source
     training_images: int
+    training_groups: Groups | None
     evaluated: Mapping[str, Source]
     preprocess: Preprocessing
     input_shape: tuple[int, ...]
@@ -57,15 +62,25 @@ def build_data(config: ml_collections.ConfigDict) -> Data:
     return Data(
         training=training,
         training_images=len(training),
+        training_groups=training.groups,
         evaluated={name: build_source(config, name) for name in config.eval.splits},
         preprocess=build_preprocess(config),
         input_shape=input_shape(config),
     )
 
 
-def build_training_source(config: ml_collections.ConfigDict) -> Source:
+def build_training_source(config: ml_collections.ConfigDict) -> SkipCorrupt[Any]:
     """The "train" split as training reads it: beyond records that are corrupt; raises as `build_source`."""
-    return SkipCorrupt(build_source(config, "train"), config.data.corrupt_limit)
+    return skipping(config, build_source(config, "train"))
+
+
+def skipping(config: ml_collections.ConfigDict, source: Source) -> SkipCorrupt[Any]:
+    """A source beyond its corrupt records, with the groups that its batches are made of where it has some."""
+    groups = None
+    if config.data.portrait:
+        build_preprocess(config)  # Refuses this for other examples, which may not tell their sizes.
+        groups = orientations(sizes_of(source, len(source)))
+    return SkipCorrupt(source, config.data.corrupt_limit, groups)
 
 
 def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
@@ -108,6 +123,12 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
                 _layout(config, Path(expanded(data.path))),
                 "train" if split == "train" else "test",
                 data.channels,
+            )
+        case "coco":
+            if not data.path:
+                raise UserError("config.data.path is empty; coco needs the folder of the files")
+            return read_coco_split(
+                Path(expanded(data.path)), "train" if split == "train" else "test", data.channels
             )
         case "tfds":
             if not data.path:

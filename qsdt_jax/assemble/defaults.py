@@ -25,6 +25,7 @@ from qsdt_jax.assemble.rules import (
     Range,
     Rule,
     Several,
+    SeveralWhole,
     Share,
     Sides,
     SomeOf,
@@ -133,13 +134,14 @@ KEYS: Mapping[str, Key] = {
     "model.dtype": Key("float32", "operands of the products", OneOf(DTYPES)),
     "data.source": Key(
         "digits",
-        "digits, folder, tfds, digits_dvs, motion_dvs, ade20k, segfolder, fake; "
+        "digits, folder, tfds, digits_dvs, motion_dvs, ade20k, segfolder, coco, fake; "
         "or MODULE:NAME, a function of config and split",
     ),
     "data.path": Key(
         "",
         "folder: has train/CLASS/IMAGE.jpg and val/...; ade20k: images/training/NAME.jpg, annotations/...; "
-        "segfolder: images/train/NAME.jpg, masks/..., classes.txt; tfds: what `prepare` made",
+        "segfolder: images/train/NAME.jpg, masks/..., classes.txt; coco: annotations/instances_train*.json, "
+        "train*/NAME.jpg; tfds: what `prepare` made",
     ),
     "data.reduce_zero_label": Key(
         False, "of segfolder: number 0 of an annotation is ignored, and number k is class k - 1"
@@ -173,8 +175,9 @@ KEYS: Mapping[str, Key] = {
     "data.roll": Key(0, "of events: largest shift in pixels", Within(0)),
     "data.augmentation": Key(
         "none",
-        "images: none, affine, crop_flip; with annotations: none, resize_crop, "
-        "resize_crop_flip; events: none, roll, flip_roll",
+        "images: none, affine, crop_flip; with annotations: none, resize_crop, resize_crop_flip; with "
+        "objects: none, resize, resize_flip, resize_or_crop, resize_or_crop_flip; events: none, roll, "
+        "flip_roll",
     ),
     "data.crop_area": Key((0.08, 1.0), "of crop_flip: bounds of the share of the area", Range(1)),
     "data.crop_aspect": Key((3 / 4, 4 / 3), "of crop_flip: bounds of width / height", Range()),
@@ -185,7 +188,7 @@ KEYS: Mapping[str, Key] = {
     "data.erase_probability": Key(0.0, "that a box of the input is overwritten with noise", Within(0, 1)),
     "data.short_side": Key(
         0,
-        "of images with annotations, what the short side becomes; 0: they keep their size",
+        "of images with annotations or objects, what the short side becomes; 0: they keep their size",
         Within(0),
         limit=bounds.SIDE,
     ),
@@ -204,10 +207,33 @@ KEYS: Mapping[str, Key] = {
     ),
     "data.buckets": Key(
         (),
-        "of images with annotations, sizes (height, width) of the arrays of an evaluation, of which an image "
-        "takes the smallest that holds it; none: sides rounded up to multiples of half of image_size",
+        "of images with annotations or objects, sizes (height, width) of arrays of an evaluation, of which "
+        "an image takes the smallest that holds it; none: sides rounded up to multiples of half of "
+        "image_size",
         Several(Sides(16)),
         limit=bounds.SIDE,
+    ),
+    "data.short_sides": Key(
+        tuple(range(480, 801, 32)),
+        "of resize and resize_or_crop: of which one is drawn, what the short side becomes in training",
+        SeveralWhole(),
+        limit=bounds.SIDE,
+    ),
+    "data.crop_short_sides": Key(
+        (400, 500, 600), "of resize_or_crop: the same before a part is cut", SeveralWhole(), limit=bounds.SIDE
+    ),
+    "data.crop_sides": Key(
+        (384, 600),
+        "of resize_or_crop: bounds of height and width of that part",
+        Range(bounds.SIDE, whole=True),
+    ),
+    "data.portrait": Key(
+        False,
+        "of images with objects: those that are taller than wide come in training batches of their own, with "
+        "height and width of image_size changed over",
+    ),
+    "data.objects": Key(
+        100, "most objects of a training image; of more, the largest", Within(1), limit=bounds.OBJECTS
     ),
     "data.mixup": Key(0.0, "alpha of mixup's Beta distribution; 0 for none", Within(0), limit=FLOAT32),
     "data.cutmix": Key(

@@ -14,9 +14,9 @@ from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.trained import Trained
 from qsdt_jax.data.classes import Classes, numbers
+from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.preprocess import Preprocess
-from qsdt_jax.data.segmentation import SIZE
 from qsdt_jax.deploy.bundle import Bundle, read_bundle
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward

@@ -8,6 +8,8 @@ import ml_collections
 
 from qsdt_jax.assemble.rules import OneOf, Rule, Within
 from qsdt_jax.data.buckets import Buckets, grid_of
+from qsdt_jax.data.detection import DetectionPreprocess, ObjectsAugmentation
+from qsdt_jax.data.fake_objects import FakeObjects
 from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess
 from qsdt_jax.data.geometry import Size
 from qsdt_jax.data.images import MODES
@@ -39,6 +41,7 @@ def _preprocess_labelled(config: ml_collections.ConfigDict) -> Preprocessing:
     data = config.data
     if data.photometric:
         raise UserError("config.data.photometric=True is for images with annotations; expected False")
+    _require_no_portrait(config)
     if data.events:
         return _build_event_preprocess(config)
     _require(config, "augmentation", OneOf(get_args(Augmentation)))
@@ -83,28 +86,15 @@ def _preprocess_annotated(config: ml_collections.ConfigDict) -> Preprocessing:
     data = config.data
     if data.events:
         raise UserError("events have no annotation of pixels, but config.data.events=True")
-    for key in MADE_FOR_LABELS:
-        if data[key]:
-            raise UserError(f"config.data.{key}={data[key]} is not for images with annotations; expected 0")
+    _require_no_portrait(config)
+    _require_not_labelled(config, "images with annotations")
     _require(config, "augmentation", OneOf(get_args(AnnotatedAugmentation)))
-    _require_channels(config)
-    if data.channels not in MODES:
-        raise UserError(f"images have 1 or 3 channels, but config.data.channels={data.channels}")
-    if data.long_side < data.short_side:
-        raise UserError(
-            f"config.data.long_side={data.long_side} is below config.data.short_side={data.short_side}"
-        )
-    size = _size(config)
+    _require_whole_images(config)
     return SegmentationPreprocess(
-        size=size,
+        size=_size(config),
         mean=tuple(data.mean),
         std=tuple(data.std),
-        buckets=Buckets(
-            short_side=data.short_side,
-            long_side=data.long_side,
-            sizes=tuple((height, width) for height, width in data.buckets),
-            grid=grid_of(size),
-        ),
+        buckets=_buckets(config, annotated=True),
         augmentation=data.augmentation,
         resize_ratio=tuple(data.resize_ratio),
         largest_share=data.largest_share,
@@ -115,6 +105,70 @@ def _preprocess_annotated(config: ml_collections.ConfigDict) -> Preprocessing:
 def _fake_annotated(images: int, shape: tuple[int, int, int], classes: int, events: bool) -> LabelledSource:
     del events  # `_preprocess_annotated` refuses them.
     return FakeAnnotated(images, shape, classes)
+
+
+def _preprocess_objects(config: ml_collections.ConfigDict) -> Preprocessing:
+    data = config.data
+    if data.events:
+        raise UserError("events have no boxes of objects, but config.data.events=True")
+    if data.photometric:
+        raise UserError("config.data.photometric=True is for images with annotations; expected False")
+    _require_not_labelled(config, "images with objects")
+    _require(config, "augmentation", OneOf(get_args(ObjectsAugmentation)))
+    _require_whole_images(config)
+    return DetectionPreprocess(
+        size=_size(config),
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        buckets=_buckets(config, annotated=False),
+        augmentation=data.augmentation,
+        portrait=data.portrait,
+        short_sides=tuple(data.short_sides),
+        crop_short_sides=tuple(data.crop_short_sides),
+        crop_sides=tuple(data.crop_sides),
+        objects=data.objects,
+    )
+
+
+def _fake_objects(images: int, shape: tuple[int, int, int], classes: int, events: bool) -> LabelledSource:
+    del events  # `_preprocess_objects` refuses them.
+    return FakeObjects(images, shape, classes)
+
+
+def _buckets(config: ml_collections.ConfigDict, *, annotated: bool) -> Buckets:
+    """Of images that are shown whole."""
+    data = config.data
+    return Buckets(
+        short_side=data.short_side,
+        long_side=data.long_side,
+        sizes=tuple((height, width) for height, width in data.buckets),
+        grid=grid_of(_size(config)),
+        annotated=annotated,
+    )
+
+
+def _require_whole_images(config: ml_collections.ConfigDict) -> None:
+    """Refuses what images that are shown whole cannot have."""
+    data = config.data
+    _require_channels(config)
+    if data.channels not in MODES:
+        raise UserError(f"images have 1 or 3 channels, but config.data.channels={data.channels}")
+    if data.long_side < data.short_side:
+        raise UserError(
+            f"config.data.long_side={data.long_side} is below config.data.short_side={data.short_side}"
+        )
+
+
+def _require_not_labelled(config: ml_collections.ConfigDict, examples: str) -> None:
+    """Refuses what is made for images that are in one class each."""
+    for key in MADE_FOR_LABELS:
+        if config.data[key]:
+            raise UserError(f"config.data.{key}={config.data[key]} is not for {examples}; expected 0")
+
+
+def _require_no_portrait(config: ml_collections.ConfigDict) -> None:
+    if config.data.portrait:
+        raise UserError("config.data.portrait=True is for images with objects; expected False")
 
 
 def _size(config: ml_collections.ConfigDict) -> Size:
@@ -142,3 +196,5 @@ LABELLED = Examples(_preprocess_labelled, _fake_labelled)
 """Images or streams of events with a label, or with what a task of one's own learns from."""
 ANNOTATED = Examples(_preprocess_annotated, _fake_annotated)
 """Images with the class of each pixel, see `data.segmentation`."""
+OBJECTS = Examples(_preprocess_objects, _fake_objects)
+"""Images with boxes, categories and masks of objects, see `data.detection`."""

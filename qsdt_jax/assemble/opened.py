@@ -20,8 +20,8 @@ from qsdt_jax.assemble.pictures import Picture, shown
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.assemble.trained import outputs
 from qsdt_jax.data.classes import Classes
+from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.preprocess import ImagePreprocessing
-from qsdt_jax.data.segmentation import SIZE
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import Classifier, Segmenter
 from qsdt_jax.tasks.task import Batch, Task, Variables

@@ -104,17 +104,19 @@ class Texts:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """A pair 0 < low <= high <= largest."""
+    """A pair 0 < low <= high <= largest, of any or of whole numbers."""
 
     largest: float = math.inf
+    whole: bool = False
 
     @property
     def allowed(self) -> str:
         upper = f" <= {self.largest:g}" if math.isfinite(self.largest) else ""
-        return f"a pair 0 < low <= high{upper}"
+        return f"a pair {'of whole numbers ' * self.whole}0 < low <= high{upper}"
 
     def fault(self, value: Any) -> str | None:
         good = len(value) == 2 and all(map(is_finite, value)) and 0 < value[0] <= value[1] <= self.largest
+        good = good and not (self.whole and any(not isinstance(number, int) for number in value))
         return None if good else f"must be {self.allowed}"
 
 
@@ -146,6 +148,17 @@ class WholeNumbers:
     def fault(self, value: Any) -> str | None:
         # The flag parser checks neither their number nor their types.
         good = len(value) == self.count and all(isinstance(number, int) for number in value)
+        return None if good else f"must be {self.allowed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class SeveralWhole:
+    """One or more whole numbers above 0."""
+
+    allowed = "one or more whole numbers above 0"
+
+    def fault(self, value: Any) -> str | None:
+        good = len(value) > 0 and all(isinstance(number, int) and number > 0 for number in value)
         return None if good else f"must be {self.allowed}"
 
 

@@ -1,6 +1,5 @@
 """Images with annotations from folders."""
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from qsdt_jax.data.images import image_size, read_image
 from qsdt_jax.data.index_images import Numbering
 from qsdt_jax.data.segmentation_folders import Layout, Pair, told
 from qsdt_jax.data.sources import Example, SplitName
+from qsdt_jax.data.tally import Tally
 from qsdt_jax.errors import UserError
 from qsdt_jax.retry import reason, retried
 
@@ -48,8 +48,7 @@ class PairsSource:
     ):
         self.class_names = class_names
         self._pairs, self._numbering, self._channels = pairs, numbering, channels
-        self._unlabelled: set[int] = set()
-        self._lock = threading.Lock()
+        self._unlabelled = Tally()
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -83,12 +82,7 @@ class PairsSource:
         return PairsSource, (self._pairs, self.class_names, self._numbering, self._channels)
 
     def _tell_unlabelled(self, index: int) -> None:
-        with self._lock:
-            if index in self._unlabelled:
-                return
-            self._unlabelled.add(index)
-            number = len(self._unlabelled)
-        if number == 10 ** (len(str(number)) - 1):
+        if number := self._unlabelled.add(index):
             logging.warning(
                 "no pixel of %s is labelled; %d such image%s so far",
                 self._pairs[index].image,

@@ -31,12 +31,14 @@ class Buckets:
       sizes: of the buckets. Without any, sides are rounded up to multiples of those of `grid`; where these
         are half of the short side, and the long side is four times as long, that makes at most 15 buckets.
       grid: multiples of 16.
+      annotated: whether the images have annotations; without, the array of an annotation is (0, 0).
     """
 
     short_side: int
     long_side: int
     sizes: tuple[Size, ...] = ()
     grid: Size = (256, 256)
+    annotated: bool = True
 
     def shown(self, own: Size) -> Size:
         """The size that an image of its own size is shown at."""
@@ -59,6 +61,8 @@ class Buckets:
                 f"an image of {own[0]}x{own[1]} pixels, shown at {size[0]}x{size[1]}, "
                 f"fits none of the buckets {sizes}"
             )
+        if not self.annotated:
+            return Bucket(image, (0, 0))
         factor = 1
         while not _holds((factor * image[0], factor * image[1]), own):
             factor *= 2
@@ -80,7 +84,9 @@ def grid_of(size: Size) -> Size:
     return height, width
 
 
-def scaled(own: Size, short_side: int, long_side: int, ratio: float = 1.0) -> Size:
+def scaled(
+    own: Size, short_side: int, long_side: float, ratio: float = 1.0, within: Size | None = None
+) -> Size:
     """The size of an image whose sides keep their ratio.
 
     Args:
@@ -88,10 +94,13 @@ def scaled(own: Size, short_side: int, long_side: int, ratio: float = 1.0) -> Si
       short_side, long_side: the largest that its short and its long side become; 0 for the short side: the
         image keeps its size, whatever the long side.
       ratio: by which the result is larger.
+      within: a size that holds the result, which is smaller where it has to be.
     """
     height, width = own
     if short_side:
         ratio *= min(long_side / max(height, width), short_side / min(height, width))
+    if within is not None:
+        ratio = min(ratio, within[0] / height, within[1] / width)
     return max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5))
 
 

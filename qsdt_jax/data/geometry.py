@@ -210,6 +210,62 @@ class Affine:
         return _cut_off(around.astype(boxes.dtype), self.size)
 
 
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A part of the frame at another size, mirrored or not; images are resampled once, with antialiasing.
+
+    Attributes:
+      before: size of the frame.
+      part: (x0, y0, x1, y1), a box within the frame; not of whole pixels, in general.
+      after: size of the result.
+      mirrored: left and right then change places.
+    """
+
+    before: Size
+    part: tuple[float, float, float, float]
+    after: Size
+    mirrored: bool = False
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        if self.part != (0, 0, *self.before[::-1]) or self.before != self.after:
+            image = resize(image, self.after, Image.Resampling.BILINEAR, self.part)
+        return self._turned(image, 1)
+
+    def apply_mask(self, mask: np.ndarray, outside: int = 0) -> np.ndarray:
+        x0, y0, x1, y1 = self.part
+        rows, columns = (
+            np.clip(start + (np.arange(new) + 0.5) * (stop - start) / new, 0, old - 1).astype(np.int64)
+            for start, stop, new, old in zip((y0, x0), (y1, x1), self.after, self.before, strict=True)
+        )
+        return self._turned(mask[..., rows[:, None], columns], -1)
+
+    def apply_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        across, down = self._scale
+        x0, y0, _, _ = self.part
+        placed = _placed(boxes.astype(np.float64), (across, down), (-x0 * across, -y0 * down))
+        if self.mirrored:
+            placed = Flip(self.after[1]).apply_boxes(placed)
+        return _cut_off(placed, self.after).astype(boxes.dtype)
+
+    def original(self, boxes: np.ndarray) -> np.ndarray:
+        """Where boxes of the result lie in the frame before, float64 (N, 4)."""
+        across, down = self._scale
+        x0, y0, _, _ = self.part
+        boxes = boxes.astype(np.float64)
+        if self.mirrored:
+            boxes = Flip(self.after[1]).apply_boxes(boxes)
+        return _placed(boxes, (1 / across, 1 / down), (x0, y0))
+
+    @property
+    def _scale(self) -> tuple[float, float]:
+        """(across, down)."""
+        x0, y0, x1, y1 = self.part
+        return self.after[1] / (x1 - x0), self.after[0] / (y1 - y0)
+
+    def _turned(self, values: np.ndarray, axis: int) -> np.ndarray:
+        return np.flip(values, axis) if self.mirrored else values
+
+
 def resize_and_crop(before: Size, size: Size, crop_ratio: float = 1.0) -> Geometry:
     """Scales the frame until it just covers another one, and cuts out the middle.
 

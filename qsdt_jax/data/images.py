@@ -113,10 +113,13 @@ def decode_reason(error: BaseException) -> str:
 
 
 def resize(
-    image: np.ndarray, size: tuple[int, int], resampling: Image.Resampling = Image.Resampling.BICUBIC
+    image: np.ndarray,
+    size: tuple[int, int],
+    resampling: Image.Resampling = Image.Resampling.BICUBIC,
+    part: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
-    """Resize with antialiasing of uint8 (H, W, C) to size (height, width)."""
-    return to_pixels(to_picture(image).resize((size[1], size[0]), resampling))
+    """Resize with antialiasing of uint8 (H, W, C), or of a part (x0, y0, x1, y1), to size (height, width)."""
+    return to_pixels(to_picture(image).resize((size[1], size[0]), resampling, part))
 
 
 def to_picture(image: np.ndarray) -> Image.Image:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from qsdt_jax.data.augment import ERASED_BOX, NOISE_KEY
+from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.images import Normalization
-from qsdt_jax.data.segmentation import SIZE
 
 KEY_KIND = "threefry2x32"  # Gives a row its noise whatever else is in the batch and wherever it lies.
 

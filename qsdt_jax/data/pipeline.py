@@ -19,6 +19,7 @@ import numpy as np
 
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.arrays import as_arrays, has_64_bits
+from qsdt_jax.data.orientation import GroupedOrder, Groups
 from qsdt_jax.data.plan import Plan
 from qsdt_jax.data.sources import Example, Source
 from qsdt_jax.errors import UserError
@@ -37,12 +38,13 @@ def training_batches(
     first_step: int = 0,
     workers: int = 0,
     rows: Sequence[int] | None = None,
+    groups: Groups | None = None,
 ) -> Iterator[HostBatch]:
     """Endless shuffled batches from step `first_step` on.
 
     One pass through the data is shuffled after the other, so every example comes once an epoch, and batch s
     holds examples s * B .. (s + 1) * B - 1 of that stream, whatever happened before: the position of a
-    resumed run is its step.
+    resumed run is its step. With groups each batch is of one of them, see `orientation.GroupedOrder`.
 
     Args:
       source: the examples.
@@ -55,19 +57,19 @@ def training_batches(
         for as many processes.
       rows: positions in each batch that are read, in this order; None for all. What they hold does not depend
         on what else is read.
+      groups: indices of the examples whose arrays have one shape; None where all have.
 
     Yields:
       Each key of the preprocess with B rows, or as many as asked for, e.g. {"image": uint8 (B, H, W, C),
       "label": int32 (B,)}.
     """
-    dataset = (
-        grain.MapDataset.source(source)  # pyright: ignore[reportArgumentType]
-        .seed(seed)
-        .shuffle()
-        .repeat(None)
-        .random_map(preprocess)
-        .map(functools.partial(as_arrays, wide=has_64_bits()))
-    )
+    if groups is None:
+        dataset = grain.MapDataset.source(source).seed(seed)  # pyright: ignore[reportArgumentType]
+        dataset = dataset.shuffle().repeat(None)
+    else:
+        ordered: Any = GroupedOrder(source, groups, batch_size, seed)
+        dataset = grain.MapDataset.source(ordered).seed(seed)
+    dataset = dataset.random_map(preprocess).map(functools.partial(as_arrays, wide=has_64_bits()))
     if rows is not None:
         chosen: Any = _ChosenRows(dataset, batch_size, rows)
         dataset, batch_size = grain.MapDataset.source(chosen), len(rows)

@@ -9,18 +9,17 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from qsdt_jax.data.annotations import labelled_counts
 from qsdt_jax.data.augment import TRIES, draw_flip
 from qsdt_jax.data.buckets import Buckets, scaled
-from qsdt_jax.data.geometry import Crop, Pad, Resize, Size, Steps, moved
+from qsdt_jax.data.framing import padded, padding, resized, size_of_image
+from qsdt_jax.data.geometry import Crop, Size, moved
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.photometric import draw_photometric
 from qsdt_jax.data.sources import Example
 from qsdt_jax.errors import UserError
 
-SIZE = "size"
 ANNOTATION_SIZE = "annotation_size"
 
 AnnotatedAugmentation = Literal["none", "resize_crop", "resize_crop_flip"]
@@ -70,19 +69,19 @@ class SegmentationPreprocess:
         """
         own = _own_size(example)
         if self.augmentation == "none":
-            example = moved(example, _resized(own, self.buckets.shown(own)))
-            example = moved(example, _centred(_size(example), self.size))
+            example = moved(example, resized(own, self.buckets.shown(own)))
+            example = moved(example, _centred(size_of_image(example), self.size))
         else:
             low, high = self.resize_ratio
             ratio = float(generator.uniform(low, high))
             size = scaled(own, self.buckets.short_side, self.buckets.long_side, ratio)
-            example = moved(example, _resized(own, size))
+            example = moved(example, resized(own, size))
             example = moved(example, self._drawn_crop(example["annotation"], generator))
             if self.augmentation == "resize_crop_flip":
-                example = moved(example, draw_flip(generator, _size(example)[1]))
+                example = moved(example, draw_flip(generator, size_of_image(example)[1]))
         if self.photometric:
             example |= {"image": draw_photometric(generator).apply(example["image"])}
-        return _padded(example, self.size)
+        return padded(example, self.size)
 
     def evaluate(self, example: Example) -> Example:
         """The whole image in its bucket; nothing random; raises as `train`, and where no bucket holds it.
@@ -93,14 +92,19 @@ class SegmentationPreprocess:
         """
         own = _own_size(example)
         annotation = {"annotation": np.asarray(example["annotation"])}
-        padded = moved(annotation, _padding(own, self.buckets.of(own).annotation))
-        return {**example, **self.view(example["image"]), **padded, ANNOTATION_SIZE: np.array(own, np.int32)}
+        annotation = moved(annotation, padding(own, self.buckets.of(own).annotation))
+        return {
+            **example,
+            **self.view(example["image"]),
+            **annotation,
+            ANNOTATION_SIZE: np.array(own, np.int32),
+        }
 
     def view(self, image: np.ndarray) -> Example:
         """An image as it is evaluated, without an annotation: "image" and "size"."""
-        own = _size({"image": image})
-        resized = _resized(own, self.buckets.shown(own)).apply_image(np.asarray(image))
-        return _padded({"image": resized}, self.buckets.of(own).image)
+        own = size_of_image({"image": image})
+        shown = resized(own, self.buckets.shown(own)).apply_image(np.asarray(image))
+        return padded({"image": shown}, self.buckets.of(own).image)
 
     def _drawn_crop(self, annotation: np.ndarray, generator: np.random.Generator) -> Crop:
         """Of `size`, or as far as the image goes."""
@@ -122,7 +126,7 @@ def _own_size(example: Example) -> Size:
     if not {"image", "annotation"} <= example.keys():
         found = ", ".join(sorted(example))
         raise UserError(f"an example has {found}; expected an image and its annotation")
-    size, annotation = _size(example), np.asarray(example["annotation"])
+    size, annotation = size_of_image(example), np.asarray(example["annotation"])
     if annotation.dtype.kind != "u" or annotation.shape != size:
         raise UserError(
             f"an annotation is {annotation.dtype} {annotation.shape}; expected uint8 or uint16 {size}, "
@@ -131,30 +135,7 @@ def _own_size(example: Example) -> Size:
     return size
 
 
-def _size(example: Example) -> Size:
-    """Of its image; raises UserError where that is not of bytes."""
-    image = np.asarray(example["image"])
-    if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
-        raise UserError(f"an image is {image.dtype} {image.shape}; expected uint8 (H, W, C)")
-    height, width, _ = image.shape
-    return height, width
-
-
-def _resized(before: Size, after: Size) -> Resize | Steps:
-    return Steps() if before == after else Resize(before, after, Image.Resampling.BILINEAR)
-
-
 def _centred(before: Size, size: Size) -> Crop:
     """The middle, of `size` or as far as the image goes."""
     height, width = (min(sides) for sides in zip(before, size, strict=True))
     return Crop((before[0] - height) // 2, (before[1] - width) // 2, height, width)
-
-
-def _padding(before: Size, size: Size) -> Pad:
-    return Pad(bottom=size[0] - before[0], right=size[1] - before[1])
-
-
-def _padded(example: Example, size: Size) -> Example:
-    """The example at that size, and how much of it is valid."""
-    before = _size(example)
-    return {**moved(example, _padding(before, size)), SIZE: np.array(before, np.int32)}

@@ -5,10 +5,12 @@ tries it again for a while and ends with an error, which goes through.
 """
 
 import threading
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from absl import logging
 
+from qsdt_jax.data.orientation import Groups
 from qsdt_jax.data.sources import Example, LabelledSource, Source
 from qsdt_jax.errors import CorruptRecord, UserError
 
@@ -25,10 +27,11 @@ class SkipCorrupt(Generic[S]):
     Args:
       source: whose records raise CorruptRecord where they cannot be read.
       limit: number of corrupt records that are borne.
+      groups: indices of the records that may take each other's place; None for all.
     """
 
-    def __init__(self, source: S, limit: int):
-        self._source, self._limit = source, limit
+    def __init__(self, source: S, limit: int, groups: Groups | None = None):
+        self._source, self._limit, self.groups = source, limit, groups
         self._corrupt: set[int] = set()
         self._lock = threading.Lock()
 
@@ -41,21 +44,30 @@ class SkipCorrupt(Generic[S]):
         return len(self._source)
 
     def __getitem__(self, index: int) -> Example:
-        """The first record that can be read at or after `index`, the first record following the last.
+        """The first record of its group that can be read at or after `index`, the first following the last.
 
         Raises:
           UserError: more than `limit` records could not be read; the message names the last of them.
         """
-        for step in range(len(self)):
-            position = (index + step) % len(self)
+        tried = 0
+        for position in self._candidates(index % len(self)):
+            tried += 1
             try:
                 return self._source[position]
             except CorruptRecord as error:
                 self._count(position, error)
-        raise UserError(f"none of {len(self)} records can be read")
+        raise UserError(f"none of {tried} records can be read")
 
     def __reduce__(self):
-        return SkipCorrupt, (self._source, self._limit)
+        return SkipCorrupt, (self._source, self._limit, self.groups)
+
+    def _candidates(self, index: int) -> Iterator[int]:
+        """The records of its group from that one on, and then those before it."""
+        yield index
+        group = next((group for group in self.groups or () if index in group), range(len(self)))
+        place = group.index(index)
+        yield from group[place + 1 :]
+        yield from group[:place]
 
     def _count(self, position: int, error: CorruptRecord) -> None:
         with self._lock:

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from qsdt_jax.data.class_folders import composed
+from qsdt_jax.data.coco_source import require_size
 from qsdt_jax.data.images import MODES, decode_image
+from qsdt_jax.data.instances import ListedImage, as_dataset
 from qsdt_jax.data.once import once
 from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED
 from qsdt_jax.data.prepare.shard_file import records_in, telling_calls
 from qsdt_jax.data.sources import Example, SplitName
+from qsdt_jax.data.tfds_detection import categories_of, is_objects, listed
 from qsdt_jax.data.tfds_events import events_of, sensor_of
 from qsdt_jax.data.tfds_segmentation import annotated, is_annotation, sizes_of
 from qsdt_jax.errors import CorruptRecord, UserError
@@ -22,14 +25,16 @@ from qsdt_jax.retry import reason, retried
 # The names of tfds for our splits, the first that is there. The test split of some (ImageNet) has no labels,
 # which is why validation comes first.
 SPLITS = {"train": ("train",), "test": ("validation", "val", "test")}
+# Features that are decoded here, by the kind.
+IMAGES = {"image": ("image",), "segmentation": ("image", "annotation"), "detection": ("image",), "events": ()}
 
 
 class TfdsSource:
     """A split of a tfds directory, prepared here or by tfds itself.
 
     Examples are {"image": uint8 (H, W, C), "label": int}, decoded as Pillow's conversion does; with an
-    "annotation" (see `annotations`) in place of the label; or, of a data set of event streams, as `sources`
-    has them. It pickles as its arguments.
+    "annotation" (see `annotations`) in place of the label; or with objects, as `CocoSource` has them; or, of
+    a data set of event streams, as `sources` has them. It pickles as its arguments.
 
     Args:
       directory: NAME/VERSION below a tfds data directory, or a folder that holds a single data set.
@@ -38,8 +43,8 @@ class TfdsSource:
 
     Raises:
       UserError: no tfds data set, another format than array_record, no such split, a shard of it that is
-        missing or cut off, no feature "image" or "events", no feature "label" or "annotation" with classes,
-        events of other types than ours or of a sensor of unknown size.
+        missing or cut off, no feature "image" or "events", no feature "label", "annotation" or "objects" with
+        classes, events of other types than ours or of a sensor of unknown size.
     """
 
     def __init__(self, directory: str | Path, split: SplitName, channels: int = 3):
@@ -51,7 +56,7 @@ class TfdsSource:
         if self.kind != "events" and channels not in MODES:
             raise UserError(f"image files give 1 or 3 channels, but the network takes {channels}")
         self._sensor_size = sensor_of(self.directory, info) if self.kind == "events" else None
-        labels = info.features["annotation" if self.kind == "segmentation" else "label"]
+        labels = _labels(self.kind, info.features)
         self.class_names: tuple[str, ...] = _class_names(self.directory, labels.names)
         self.split = _split(self.directory, split, info.splits)
         try:
@@ -78,6 +83,12 @@ class TfdsSource:
             if record["annotation"] is None:
                 raise CorruptRecord(f"{name}: is empty")
             return annotated(record, len(self.class_names), self._channels, name)
+        if self.kind == "detection":
+            if record["image"] is None:
+                raise CorruptRecord(f"{name}: is empty")
+            image = decode_image(record["image"], self._channels, name)
+            require_size(image.shape[:2], self.size_of(index), name)
+            return {"image": image, "index": index, **self._listed(index, record).objects()}
         label = record["label"]
         if label is None:  # What array_record gives out of a shard that is cut off.
             raise CorruptRecord(f"{name}: is empty")
@@ -90,9 +101,20 @@ class TfdsSource:
         return {"image": decode_image(record["image"], self._channels, name), "label": label}
 
     def size_of(self, index: int) -> tuple[int, int]:
-        """(height, width) of an image that has an annotation, without reading its record."""
+        """(height, width) of an image that has an annotation or objects, without reading its record."""
         height, width = self._sizes[index]
         return height, width
+
+    @property
+    def truth(self) -> dict[str, Any] | None:
+        """What images with objects are scored against, see `instances.as_dataset`; None for others."""
+        if self.kind != "detection":
+            return None
+        categories = categories_of(self.directory, self.class_names)
+        return as_dataset([self._listed(i, self._read(i)) for i in range(len(self))], categories)
+
+    def _listed(self, index: int, record: dict[str, Any]) -> ListedImage:
+        return listed(record, self.size_of(index), len(self.class_names), self._name(index, record))
 
     @once
     def _sizes(self) -> Sequence[Sequence[int]]:
@@ -124,14 +146,14 @@ class TfdsSource:
 
     def _name(self, index: int, record: dict[str, Any]) -> str:
         where = f"{self.directory}, {self.split} record {index}"
-        name = record.get("file_name")
+        name = record.get("file_name", record.get("image/filename"))
         return f"{where} ({name.decode(errors='replace')})" if isinstance(name, bytes) else where
 
     @once
     def _records(self):
         import tensorflow_datasets as tfds
 
-        images = {"image": ("image",), "segmentation": ("image", "annotation"), "events": ()}[self.kind]
+        images = IMAGES[self.kind]
         decoders = {name: tfds.decode.SkipDecoding() for name in images} or None
         return _open(self.directory).as_data_source(self.split, decoders=decoders)
 
@@ -189,7 +211,11 @@ def _kind(directory: Path, features: Any) -> str:
     is_image = isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8
     if is_image and is_annotation(known.get("annotation")):
         return "segmentation"
-    if "annotation" in known:
+    if is_image and is_objects(known.get("objects")):
+        return "detection"
+    if "objects" in known:
+        problem = "objects with categories and masks, as `python -m launch prepare coco` gives them,"
+    elif "annotation" in known:
         problem = "annotation with names of classes"
     elif not isinstance(known.get("label"), tfds.features.ClassLabel):
         problem = "label of classes"
@@ -200,6 +226,17 @@ def _kind(directory: Path, features: Any) -> str:
     else:
         problem = "image of uint8, nor events of t, x, y, p"
     raise UserError(f"{directory} has no {problem}; found the features {', '.join(sorted(known))}")
+
+
+def _labels(kind: str, features: Any) -> Any:
+    """The feature that names the classes."""
+    match kind:
+        case "segmentation":
+            return features["annotation"]
+        case "detection":
+            return features["objects"].feature["label"]
+        case _:
+            return features["label"]
 
 
 def _class_names(directory: Path, names: Sequence[str]) -> tuple[str, ...]:

@@ -14,7 +14,9 @@ from PIL import Image
 
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.cpus import usable_cpus
+from qsdt_jax.data.detection import DetectionPreprocess
 from qsdt_jax.data.images import decode_image
+from qsdt_jax.data.instances import Instance, ListedImage
 from qsdt_jax.data.pipeline import training_batches
 from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.data.segmentation import SegmentationPreprocess
@@ -28,10 +30,12 @@ REPEATS = 5  # Groups of which the median counts.
 SECONDS = 1.0  # Of CPU that a group takes at least.
 BATCH = 64
 
-CROPPING = ("crop_flip", "resize_crop", "resize_crop_flip")
+OBJECTS = 7  # Of an image, as in COCO.
+
+CROPPING = ("crop_flip", "resize_crop", "resize_crop_flip", "resize_or_crop", "resize_or_crop_flip")
 
 Result = dict[str, Any]
-Images = Preprocess | SegmentationPreprocess
+Images = Preprocess | SegmentationPreprocess | DetectionPreprocess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +44,13 @@ class Jpegs:
 
     Attributes:
       encoded: files of the images.
-      annotations: files of their annotations, PNGs with the class of each pixel; none for images alone.
+      annotations: files of their annotations, PNGs with the class of each pixel; none for other images.
+      objects: of the images; none for other images.
     """
 
     encoded: tuple[bytes, ...]
     annotations: tuple[bytes, ...] = ()
+    objects: tuple[ListedImage, ...] = ()
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -53,11 +59,16 @@ class Jpegs:
         example: Example = {"image": decode_image(self.encoded[index], 3, str(index))}
         if self.annotations:
             example["annotation"] = decode_image(self.annotations[index], 1, str(index))[..., 0]
+        if self.objects:
+            example |= {"index": index, **self.objects[index].objects()}
         return example
 
 
-def jpegs(*, annotated: bool = False) -> Jpegs:
-    """`IMAGES` different ones of 500x400 pixels; the class of an annotated pixel is one of 64 colours."""
+def jpegs(*, annotated: bool = False, objects: bool = False) -> Jpegs:
+    """`IMAGES` different ones of 500x400 pixels; the class of an annotated pixel is one of 64 colours.
+
+    Objects are polygons of 20 points in one of 80 categories, a twentieth of the image each on average.
+    """
     from sklearn.datasets import load_sample_images  # A second to import.
 
     photographs, generator = load_sample_images().images, np.random.default_rng(0)
@@ -72,10 +83,27 @@ def jpegs(*, annotated: bool = False) -> Jpegs:
 
     images = [cut(i) for i in range(IMAGES)]
     encoded = tuple(_encoded(image, "JPEG", quality=QUALITY) for image in images)
+    if objects:
+        return Jpegs(encoded, objects=tuple(_objects(i, generator) for i in range(IMAGES)))
     if not annotated:
         return Jpegs(encoded)
     classes = (image // 64 @ np.array([16, 4, 1], np.uint8) for image in images)
     return Jpegs(encoded, tuple(_encoded(one, "PNG") for one in classes))
+
+
+def _objects(index: int, generator: np.random.Generator) -> ListedImage:
+    """Random polygons in an image."""
+    instances = []
+    for place in range(OBJECTS):
+        height, width = generator.uniform(0.05, 0.45, 2) * (HEIGHT, WIDTH)
+        y, x = generator.uniform(0, 1, 2) * (HEIGHT - height, WIDTH - width)
+        angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+        points = np.stack([x + width * (1 + np.cos(angles)) / 2, y + height * (1 + np.sin(angles)) / 2], 1)
+        category = int(generator.integers(80))
+        instances.append(
+            Instance(place, category, (x, y, width, height), width * height, False, (points.reshape(-1),))
+        )
+    return ListedImage(index, f"{index}.jpg", (HEIGHT, WIDTH), tuple(instances))
 
 
 def _encoded(pixels: np.ndarray, form: str, **options: Any) -> bytes:
@@ -91,21 +119,22 @@ def measure_input(config: ml_collections.ConfigDict) -> Result:
     role; those of the pipeline are by the clock.
 
     Args:
-      config: of images in colour that are cropped and flipped, with annotations or without.
+      config: of images in colour that are cropped, with annotations, with objects, or without.
 
     Raises:
       UserError: another config.
     """
     preprocess = build_preprocess(config)
-    if config.data.augmentation not in CROPPING or not isinstance(
-        preprocess, Preprocess | SegmentationPreprocess
-    ):
+    if config.data.augmentation not in CROPPING or not isinstance(preprocess, Images):
         raise UserError(f"expected a config of images with config.data.augmentation={' or '.join(CROPPING)}")
     if config.data.channels != 3:
         raise UserError(
             f"expected a config of images in colour, but config.data.channels={config.data.channels}"
         )
-    source = jpegs(annotated=isinstance(preprocess, SegmentationPreprocess))
+    source = jpegs(
+        annotated=isinstance(preprocess, SegmentationPreprocess),
+        objects=isinstance(preprocess, DetectionPreprocess),
+    )
     workers = usable_cpus()
     return {
         "images": {
@@ -133,11 +162,14 @@ def _stages(source: Jpegs, preprocess: Images) -> dict[str, Callable[[int, np.ra
     def train(settings: Images, i: int, generator: np.random.Generator) -> Example:
         return settings.train(source[i], generator)
 
-    if isinstance(preprocess, SegmentationPreprocess):
+    if isinstance(preprocess, SegmentationPreprocess | DetectionPreprocess):
         preprocess = dataclasses.replace(
             preprocess, buckets=dataclasses.replace(preprocess.buckets, sizes=())
         )
+    if isinstance(preprocess, SegmentationPreprocess):
         plain = dataclasses.replace(preprocess, photometric=False)
+    elif isinstance(preprocess, DetectionPreprocess):
+        plain = preprocess
     else:
         plain = dataclasses.replace(preprocess, randaugment_magnitude=0.0, erase_probability=0.0)
     stages: dict[str, Callable[[int, np.random.Generator], Any]] = {

@@ -21,14 +21,14 @@ from qsdt_jax.assemble.data import (
     class_names_of,
     fake_source,
     input_shape,
+    skipping,
 )
 from qsdt_jax.assemble.network import DTYPES, require_backbone
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.cpus import usable_cpus
+from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.pipeline import HostBatch, training_batches
-from qsdt_jax.data.segmentation import SIZE
-from qsdt_jax.data.sources import Source
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.onnx import export_onnx
@@ -65,7 +65,7 @@ class Bench:
     def __init__(self, config: ml_collections.ConfigDict, steps: int):
         self.config, self.steps, self.remarks = config, steps, []
         data = config.data
-        self.sources: dict[str, Source] = {"fake": fake_source(config)}
+        self.sources = {"fake": skipping(config, fake_source(config))}
         if data.source != "fake":
             try:
                 self.sources[data.source] = build_training_source(config)
@@ -246,6 +246,7 @@ class Bench:
             seed=self.config.seed,
             batch_size=self.config.batch_size,
             workers=self.config.data.workers if workers is None else workers,
+            groups=self.sources[name].groups,
         )
 
     def _rates(self, seconds: list[float], flops_per_image: int) -> Result:

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from qsdt_jax.data.augment import draw_affine, draw_flip, draw_resized_crop
-from qsdt_jax.data.geometry import Affine, Crop, Flip, Pad, Resize, Steps, moved, resize_and_crop
+from qsdt_jax.data.geometry import Affine, Crop, Flip, Pad, Resize, Steps, Window, moved, resize_and_crop
 from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.data.randaugment import (
     rotate,
@@ -29,6 +30,12 @@ GEOMETRIES = {
     "flip": (Flip(WIDTH), SIZE, lambda x, y: (WIDTH - x, y)),
     "pad": (Pad(1, 2, 3, 4), (44, 66), lambda x, y: (x - 2, y - 1)),
     "affine": (TURN, SIZE, lambda x, y: (0.9 * x + 0.2 * y - 3, -0.25 * x + 1.1 * y + 4)),
+    "window": (Window(SIZE, (7.5, 5, 47.5, 35), (90, 60)), (90, 60), lambda x, y: (x / 1.5 + 7.5, y / 3 + 5)),
+    "mirrored window": (
+        Window(SIZE, (0, 2.25, 60, 34.25), (16, 50), mirrored=True),
+        (16, 50),
+        lambda x, y: (60 - 1.2 * x, 2 * y + 2.25),
+    ),
     "nothing": (Steps(), SIZE, lambda x, y: (x, y)),
     "steps": (
         Steps((Crop(10, 0, 20, 60), Flip(60), Resize((20, 60), (40, 20)), Pad(left=5))),
@@ -241,3 +248,21 @@ def test_moved_leaves_other_keys_alone():
     found = moved({"boxes": [[0.0, 0.0, 1.0, 2.0]], "target": target}, Flip(10))
     np.testing.assert_array_equal(found["boxes"], [[9, 0, 10, 2]])
     assert found["target"] is target
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_boxes_of_a_window_go_back_to_where_they_stood(mirrored):
+    """As far as they lay in its part."""
+    window = Window(SIZE, (7.25, 5.5, 47.5, 35), (90, 60), mirrored)
+    boxes = random_boxes(50).astype(np.float64)
+    expected = np.clip(boxes, (7.25, 5.5, 7.25, 5.5), (47.5, 35, 47.5, 35))
+    np.testing.assert_allclose(window.original(window.apply_boxes(boxes)), expected, atol=1e-12)
+
+
+def test_a_window_on_the_whole_frame_resizes_it():
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    whole = (0, 0, WIDTH, HEIGHT)
+    expected = Resize(SIZE, (33, 71), Image.Resampling.BILINEAR).apply_image(image)
+    np.testing.assert_array_equal(Window(SIZE, whole, (33, 71)).apply_image(image), expected)
+    np.testing.assert_array_equal(Window(SIZE, whole, (33, 71), True).apply_image(image), expected[:, ::-1])
+    np.testing.assert_array_equal(Window(SIZE, whole, SIZE).apply_image(image), image)

@@ -20,6 +20,7 @@ from qsdt_jax.data.prepare.writer import prepare
 from qsdt_jax.errors import UserError
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.workdir.workdir import config_differences
+from tests.data.coco_files import coco
 from tests.data.prepare.files import (
     BROKEN,
     ODDITIES,
@@ -227,6 +228,18 @@ def test_segfolder(tmp_path, capsys):
     assert launch(*words) == 2  # Other numbers.
 
 
+def test_coco(tmp_path, capsys):
+    coco(tmp_path / "source")
+    (tmp_path / "source" / "train2017" / "0010.jpg").unlink()
+    words = ["prepare", "coco", "--source", tmp_path / "source", "--out", tmp_path / "out"]
+    assert launch(*words) == 0
+    told = capsys.readouterr()
+    assert "1 images are not in" in told.err and "left out (0010.jpg for one)" in told.err
+    assert re.search("^classes   2: cat, dog$", told.out, re.MULTILINE)
+    assert "--config.data.source=tfds" in told.out
+    assert launch(*words) == 0  # Finished already.
+
+
 def test_data_without_a_split_to_evaluate_on(tmp_path, capsys):
     class_folder(tmp_path / "source", CLASSES, 2)
     assert launch("prepare", "imagefolder", "--source", tmp_path / "source", "--out", tmp_path / "out") == 0
@@ -251,6 +264,8 @@ def test_data_without_a_split_to_evaluate_on(tmp_path, capsys):
         (["ade20k", "--source", "{source}", "--out", "{out}"], "expected images/training/NAME.jpg and"),
         (["ade20k", "--source", "{source}", "--out", "{out}", "--reduce_zero_label"], "a segfolder alone"),
         (["segfolder", "--source", "{source}", "--out", "{out}"], "expected the names of the classes"),
+        (["coco", "--source", "{source}", "--out", "{out}"], "expected annotations/instances_train*.json of"),
+        (["voc", "--source", "{source}", "--out", "{out}"], "expected JPEGImages, Annotations and"),
         (["imagefolder", "--source", "{source}", "--out", "{source}/train"], "--out {source}/train lies in"),
         (["imagefolder", "--source", "{out}/no", "--out", "{out}"], "--source {out}/no: no such folder"),
         (["cifar10", "--source", "{source}", "--out", "{out}"], "expected cifar-10-python.tar.gz or"),

@@ -12,8 +12,8 @@ from qsdt_jax.assemble.answers.classes import ranked
 from qsdt_jax.assemble.pictures import Shown
 from qsdt_jax.data.annotations import annotation_dtype
 from qsdt_jax.data.classes import Classes
+from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.geometry import Size
-from qsdt_jax.data.segmentation import SIZE
 from qsdt_jax.evaluate.class_map import class_map
 
 

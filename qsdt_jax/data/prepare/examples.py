@@ -5,10 +5,12 @@ from typing import Any
 
 from PIL import Image
 
+from qsdt_jax.data.coco_source import require_size
 from qsdt_jax.data.event_files import read_event_file
 from qsdt_jax.data.events import as_columns, check_within
 from qsdt_jax.data.images import DECODE_ERRORS, FORMATS, decode_reason, image_size, in_bytes
 from qsdt_jax.data.prepare.records import Content, DataSet, Record
+from qsdt_jax.data.tfds_detection import stored
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.retry import retried
 
@@ -27,6 +29,11 @@ def example_of(record: Record, dataset: DataSet) -> dict[str, Any]:
       CorruptRecord: it is damaged; the message begins with the record's name in both cases.
     """
     content = _content(record.content, record.name)
+    if dataset.kind == "detection":
+        assert record.listed is not None
+        image = checked_image(content, record.name)
+        require_size(image_size(image, record.name), record.listed.size, record.name)
+        return {**stored(record.listed), "image": image}
     # The name of a file need not be text.
     example: dict[str, Any] = {"file_name": record.name.encode("utf-8", "backslashreplace").decode()}
     if dataset.kind == "segmentation":

@@ -14,16 +14,24 @@ if TYPE_CHECKING:
 
 VERSION = "1.0.0"
 INFO_FILE = "dataset_info.json"  # Without it, a folder is no data set.
-SIZES_FILE = "image_sizes.json"  # Of images with annotations, [height, width] of each record, by the split.
-SUPERVISED = {"image": ("image", "label"), "events": None, "segmentation": ("image", "annotation")}
+# Of images with annotations or objects, [height, width] of each record, by the split.
+SIZES_FILE = "image_sizes.json"
+CATEGORIES_FILE = "categories.json"  # Of images with objects, the numbers of the categories in COCO's files.
+SUPERVISED = {
+    "image": ("image", "label"),
+    "events": None,
+    "segmentation": ("image", "annotation"),
+    "detection": None,
+}
 UNFINISHED = ".preparing"  # Folder of a directory that is not finished.
 
 
 def features_of(dataset: DataSet) -> "tfds.features.FeaturesDict":
-    """The tfds features by the kind of the data set, each kind with "file_name".
+    """The tfds features by the kind of the data set, each kind but the last with "file_name".
 
     "image" and "label"; "events" {t, x, y, p}, "sensor_size" and "label"; "image" and "annotation" with the
-    names of the classes, whose numbers are those of examples, see `annotations`.
+    names of the classes, whose numbers are those of examples, see `annotations`; what tfds has for COCO, and
+    what `tfds_detection` says.
     """
     import tensorflow_datasets as tfds  # Nearly a second to import.
 
@@ -48,6 +56,24 @@ def features_of(dataset: DataSet) -> "tfds.features.FeaturesDict":
                 labels=names, shape=(None, None, 1), dtype=dataset.numbering.dtype, encoding_format="png"
             )
             content = {"image": tfds.features.Image(), "annotation": annotation}
+        case "detection":
+            objects = {
+                "id": np.int64,
+                "area": np.int64,
+                "bbox": tfds.features.BBoxFeature(),
+                "label": label,
+                "is_crowd": np.bool_,
+                "segmentation": tfds.features.Text(),
+            }
+            return tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(),
+                    "image/filename": tfds.features.Text(),
+                    "image/id": np.int64,
+                    "objects": tfds.features.Sequence(objects),
+                    "written": {"bbox": column(np.float64), "area": column(np.float64)},
+                }
+            )
     return tfds.features.FeaturesDict({**content, "file_name": tfds.features.Text()})
 
 

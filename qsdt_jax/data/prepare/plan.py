@@ -6,8 +6,10 @@ split, and a reader that only shuffles a little still sees all classes. Each sha
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 
+from qsdt_jax.data.instances import as_dataset
 from qsdt_jax.data.prepare.records import TRAIN, DataSet, Record
 
 SHARD_BYTES = 256 << 20
@@ -61,6 +63,8 @@ def make_plan(dataset: DataSet, shards: int | None = None) -> Plan:
     digest.update(repr(identity).encode())
     if dataset.numbering is not None:
         digest.update(repr(dataset.numbering).encode())
+    if dataset.categories:
+        digest.update(repr(list(dataset.categories)).encode())
     for split, records in dataset.splits.items():
         number = shards if shards and split == TRAIN else max(1, round(sizes[split] / target))
         number = min(number, len(records))
@@ -71,6 +75,9 @@ def make_plan(dataset: DataSet, shards: int | None = None) -> Plan:
             digest.update(repr((split, i, number)).encode())
             for record in part:
                 digest.update(repr((record.name, record.label, record.size)).encode())
+                if record.listed is not None:
+                    objects = as_dataset([record.listed], dataset.categories)["annotations"]
+                    digest.update(json.dumps(objects).encode())
     return Plan(parts, digest.hexdigest())
 
 

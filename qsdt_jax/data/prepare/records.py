@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from qsdt_jax.data.aedat2 import SENSOR_SIZE
 from qsdt_jax.data.index_images import Numbering
+from qsdt_jax.data.instances import Category, ListedImage
 from qsdt_jax.errors import UserError
 from qsdt_jax.retry import reason, retried
 
@@ -63,12 +64,14 @@ class Record:
       label: index into the class names; None where each pixel has its own.
       content: an encoded image, or a file of an event stream.
       annotation: an index image of the classes of the pixels.
+      listed: the objects of the image.
     """
 
     name: str
     label: int | None
     content: Content
     annotation: Content | None = None
+    listed: ListedImage | None = None
 
     @property
     def size(self) -> int:
@@ -86,13 +89,15 @@ class DataSet:
       source: where it was found.
       class_names: in the order of the labels.
       splits: records by the name of the tfds split.
-      kind: what the contents are; "segmentation" are images with annotations.
+      kind: what the contents are; "segmentation" are images with annotations, "detection" with objects.
       numbering: of the annotations.
+      categories: of the objects, in the order of the labels.
       sensor_size: (height, width) in pixels of the sensor that saw the events.
       on_its_side: whether the camera lay on its side, so that its columns are the rows of the picture.
       expected: number of classes and of records by split, where the data set is a fixed one.
       ignored: files that lie among the records and are none.
       hidden: those that are hidden, or of the system.
+      told: further lines about what was left out or changed.
     """
 
     name: str
@@ -100,13 +105,15 @@ class DataSet:
     source: Path
     class_names: Sequence[str]
     splits: Mapping[str, Sequence[Record]]
-    kind: Literal["image", "events", "segmentation"] = "image"
+    kind: Literal["image", "events", "segmentation", "detection"] = "image"
     numbering: Numbering | None = None
+    categories: Sequence[Category] = ()
     sensor_size: tuple[int, int] = SENSOR_SIZE
     on_its_side: bool = False
     expected: Mapping[str, int] = dataclasses.field(default_factory=dict)
     ignored: Sequence[str] = ()
     hidden: Sequence[str] = ()
+    told: Sequence[str] = ()
 
 
 def check(dataset: DataSet, *, allow_partial: bool) -> None:

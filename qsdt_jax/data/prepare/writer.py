@@ -5,7 +5,8 @@ restart keeps such shards. What is in a shard depends on the data set and the nu
 files of a preparation that was killed are those of one that was not, byte for byte. Only a finished directory
 has the file dataset_info.json, which comes last. Beside it, preparation.json counts the records of each class
 and names those that are damaged. Of images with annotations it counts those in which a class has a pixel, and
-those in which none has; image_sizes.json has the size of each. Records that the source does not give are not
+those in which none has; of images with objects those in which a category has one; image_sizes.json has the
+size of each. Records that the source does not give are not
 damaged: the other shards are written, and nothing is finished before the same command has read them.
 """
 
@@ -23,6 +24,7 @@ from qsdt_jax.data.annotations import labelled_counts
 from qsdt_jax.data.prepare.claim import REPORT_FILE, claimed, fields_of
 from qsdt_jax.data.prepare.examples import LostRecord, example_of
 from qsdt_jax.data.prepare.metadata import (
+    CATEGORIES_FILE,
     INFO_FILE,
     SIZES_FILE,
     UNFINISHED,
@@ -39,6 +41,7 @@ from qsdt_jax.files import put_in_place, write_atomically
 from qsdt_jax.progress import Progress
 
 OTHERS = "other files or of another number of shards"
+SIZED = ("segmentation", "detection")  # Kinds of which sizes are noted.
 LOST_SOURCE = 100  # So many records that cannot be read tell of a source that is gone or of another kind.
 
 
@@ -201,7 +204,7 @@ class _Writer:
                     size += len(example.content)
                     labels.update(example.classes)
                     sizes.append(example.image_size)
-                    if not example.classes:
+                    if not example.classes and self.dataset.kind == "segmentation":
                         unlabelled += 1
                         progress.say(f"no pixel of {record.name} in the {shard.split} split is labelled")
                 done += 1
@@ -222,7 +225,9 @@ class _Writer:
             "left_out": [str(error) for error in left_out],
         }
         if self.dataset.kind == "segmentation":
-            note |= {"unlabelled": unlabelled, "image_sizes": sizes}
+            note["unlabelled"] = unlabelled
+        if self.dataset.kind in SIZED:
+            note["image_sizes"] = sizes
         write_atomically(self.unfinished / f"{shard.key}.json", json.dumps(note) + "\n")
         put_in_place(temporary, self._file(shard))
         return done
@@ -239,7 +244,7 @@ class _Writer:
     def _serialized(self, record: Record) -> tuple[Record, "_Example | CorruptRecord | LostRecord"]:
         try:
             example = example_of(record, self.dataset)
-            return record, _Example(self.serialize(example), *_seen(example))
+            return record, _Example(self.serialize(example), *_seen(record, example))
         except (CorruptRecord, LostRecord) as error:
             return record, error
 
@@ -260,7 +265,10 @@ class _Writer:
             "ignored": list(self.dataset.ignored),
         }
         write_atomically(self.directory / REPORT_FILE, json.dumps(report, indent=1) + "\n")
-        if self.dataset.kind == "segmentation":
+        if self.dataset.kind == "detection":
+            numbers = [category.id for category in self.dataset.categories]
+            write_atomically(self.directory / CATEGORIES_FILE, json.dumps(numbers) + "\n")
+        if self.dataset.kind in SIZED:
             sizes = {
                 split: [size for note in of_split for size in note["image_sizes"]]
                 for split, of_split in splits.items()
@@ -274,15 +282,17 @@ class _Writer:
 
 
 class _Example(NamedTuple):
-    """A record as it is stored, its classes, and (height, width) of an image with an annotation."""
+    """A record as it is stored, its classes, and (height, width) of an image of `SIZED`."""
 
     content: bytes
     classes: Sequence[int]
     image_size: Sequence[int]
 
 
-def _seen(example: Mapping[str, Any]) -> tuple[Sequence[int], Sequence[int]]:
-    """The classes of an example, and the size of its annotation where it has one."""
+def _seen(record: Record, example: Mapping[str, Any]) -> tuple[Sequence[int], Sequence[int]]:
+    """The classes of an example, and the size of its image where that is noted."""
+    if record.listed is not None:
+        return sorted({one.category for one in record.listed.usable}), record.listed.size
     if "annotation" not in example:
         return [example["label"]], ()
     annotation = example["annotation"]
