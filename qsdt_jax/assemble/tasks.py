@@ -106,11 +106,18 @@ def build_semantic_segmentation(
 ) -> SemanticSegmentation:
     """Segmentation into the data's classes; raises UserError as `build_segmenter` does."""
     names = _required(config, class_names)
+    weights = tuple(config.loss.class_weights)
+    if weights and len(weights) != len(names):
+        raise UserError(
+            f"config.loss.class_weights has {len(weights)} numbers; expected none, or one for each of the "
+            f"{len(names)} classes"
+        )
     return SemanticSegmentation(
         model=build_segmenter(config, len(names)),
         image_shape=input_shape(config),
         class_names=names,
         average=config.loss.average,
+        class_weights=weights,
     )
 
 
