@@ -8,9 +8,9 @@ Two forms with one result. `roi_align` gathers from a table of all levels; its g
 in an order that a GPU does not fix. `roi_align_by_matrices` multiplies by interpolation matrices, in one
 order, and is many times slower.
 
-Memory of `roi_align` on a CPU, in float32, beside its arguments and its result: 512 boxes of 7 x 7 bins from an
-image of 800x1344 with 256 channels take 201 MB forward and 286 MB with the gradient, in chunks of 128. All at
-once they take 503 and 1007 MB. 91 MB of each are the table.
+Memory of `roi_align` on a CPU, in float32, beside its arguments and its result: 512 boxes of 7 x 7 bins from
+an image of 800x1344 with 256 channels take 201 MB forward and 286 MB with the gradient, in chunks of 128. All
+at once they take 503 and 1007 MB. 91 MB of each are the table.
 """
 
 from collections.abc import Sequence
