@@ -33,6 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.attention_tokens = 0
     config.data.source = "ade20k"
     config.data.path = "data/digit_scenes"
+    config.data.fake_classes = 11  # As many as these have.
     config.data.image_size = (64, 64)
     config.data.short_side = 64  # Half of a scene's, and enough to read its digits.
     config.data.long_side = 112

@@ -141,7 +141,7 @@ def run_lengths(part: Part, size: Size) -> dict[str, Any]:
     # A run that ends at the lower edge goes on where one starts at the upper edge of the next column.
     places = places[(times == 1) & (places < height * width)]
     counts = np.diff(places, prepend=0, append=height * width)
-    found = run_length.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    found: Any = run_length.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     return {"size": [height, width], "counts": found["counts"].decode()}
 
 
@@ -168,7 +168,7 @@ def _scored(result: Result, of: Of) -> Result:
 
 def _indexed(truth: Truth, annotations: Iterable[Result]) -> COCO:
     """pycocotools' index of annotations, which are numbered from 1: it takes number 0 for no annotation."""
-    index = COCO()
+    index: Any = COCO()
     index.dataset = {
         "images": list(truth.dataset["images"]),
         "categories": list(truth.dataset["categories"]),

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from qsdt_jax.assemble.answers.answering import Answerer, Answering, answered
@@ -97,8 +98,8 @@ def stream(network: Answerer, images: Iterable[Shown]) -> Iterator[Objects]:
     """The objects of each image."""
     for batch, outputs in answered(network, images):
         found = jax.device_get(outputs)
-        sizes = np.stack([image.view[SIZE] for image in batch])
-        boxes = np.asarray(own_boxes(found["boxes"], sizes, np.array([image.size for image in batch])))
+        sizes = jnp.array([image.view[SIZE] for image in batch])
+        boxes = np.asarray(own_boxes(found["boxes"], sizes, jnp.array([image.size for image in batch])))
         for row, image in enumerate(batch):
             filled = found["category"][row] >= 0
             yield Objects(

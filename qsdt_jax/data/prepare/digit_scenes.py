@@ -18,7 +18,7 @@ from qsdt_jax.data.sources import DIGITS, DigitsSource, SplitName
 CLASS_NAMES = ("background", *DIGITS)
 BACKGROUND, UNLABELLED = 1, 0  # Of an annotation, as ADE20K numbers: digit d is 2 + d.
 SIDES = (96, 160)  # Pixels of a canvas, bounds included.
-HEIGHTS = (28, 80)  # Pixels of a digit, bounds included; their logarithms are uniform.
+HEIGHTS = (40, 80)  # Pixels of a digit, bounds included; their logarithms are uniform.
 MOST_DIGITS = 8
 CLUTTER = (1, 4)  # Things that are no digits, bounds included.
 SHADES = (150, 255)  # Of a thing, in each of RGB.
