@@ -71,12 +71,12 @@ def _verify(trained: "Trained", bundle: "Bundle", file: Path | None, split: "Spl
     Raises:
       UserError: they do not agree.
     """
-    from qsdt_jax.assemble.network import require_backbone
+    from qsdt_jax.assemble.network import require_logits
     from qsdt_jax.deploy import agreement, reference
     from qsdt_jax.deploy.integer import IntegerArithmetic
     from qsdt_jax.deploy.spike_driven import SpikeArithmetic
 
-    program, model = bundle.program, require_backbone(trained.task.model, str(trained.workdir))
+    program, model = bundle.program, require_logits(trained.task.model, str(trained.workdir))
     forms = {
         "training form": agreement.training_form(model, trained.variables),
         "integer form": agreement.deployed_form(program, IntegerArithmetic()),

@@ -10,8 +10,9 @@ import ml_collections
 import numpy as np
 import optax
 
+from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.data import build_data, class_names_of
-from qsdt_jax.assemble.defaults import base_config, check_config
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.rules import is_finite
 from qsdt_jax.assemble.split import Split
 from qsdt_jax.assemble.tasks import build_task

@@ -11,7 +11,7 @@ import ml_collections
 from qsdt_jax.assemble.answers.answering import Answering
 from qsdt_jax.assemble.answers.classes import CLASSES
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.network import require_backbone
+from qsdt_jax.assemble.network import require_logits
 from qsdt_jax.assemble.trained import Trained
 from qsdt_jax.data.classes import Classes, numbers
 from qsdt_jax.data.framing import SIZE
@@ -105,7 +105,7 @@ def bundle_of(trained: Trained) -> Bundle:
     config, classes = trained.config, trained.require_classes()
     preprocess = build_preprocess(config)
     normalization = preprocess.normalization or Normalization((0.0,), (1.0,))  # Frames are taken as they are.
-    model = require_backbone(trained.task.model, str(trained.workdir))
+    model = require_logits(trained.task.model, str(trained.workdir))
     program = fold(model, trained.variables)
     check_program(program, preprocess.size)
     return Bundle(
