@@ -225,6 +225,9 @@ def fit_step(config: ml_collections.ConfigDict) -> list[str]:
     if group > 0 and batch // parts % group:
         config.model.norm_group = 0
         remarks.append(f"norm_group {group} does not divide the batch: statistics of the whole batch here")
+    if config.data.portrait:
+        config.data.portrait = False
+        remarks.append("all batches of one shape, which tall images are made to fit")
     if config.distill.teacher:
         config.distill.teacher = ""
         remarks.append("without the teacher, which takes time and memory of its own")
