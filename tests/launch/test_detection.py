@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,9 @@ def test_inspect_and_bench(capsys, tmp_path):
     assert launch("inspect", config, "--layers") == 0
     printed = capsys.readouterr().out
     assert "3 classes" in printed and "mask_head/classifier" in printed and "rpn/score" in printed
+    # What the levels share counts once: two numbers for each batch norm's channel and layer scales are left.
+    [rest] = re.findall(r"batch norms, layer scales +(\S+)", printed)
+    assert int(rest.replace(",", "")) > 0
     assert launch("bench", config, "--steps=1", f"--json={tmp_path / 'bench.json'}") == 0
     result = json.loads((tmp_path / "bench.json").read_text())
     assert result["train"]["images_per_second"] > 0 and result["inference"]["images_per_second"] > 0
