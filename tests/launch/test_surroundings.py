@@ -136,6 +136,28 @@ def test_a_full_disk_behind_the_messages(network, tmp_path):
     assert done[0].stdout.startswith(b"top1 ") and done[1].stdout == b""
 
 
+CLOSED = """
+import os, sys
+from launch.surroundings import prepare_surroundings
+prepare_surroundings()
+from qsdt_jax.progress import Progress
+Progress(1, 0, 1).update(1, "told to nobody")
+print("told to nobody", flush=True)
+with open("file", "w") as file:
+    file.write(str(file.fileno()))
+"""
+
+
+def test_streams_that_are_closed(tmp_path):
+    """As a service may start it: nothing fails, and no file gets the number of a stream."""
+    shell = shlex.join([sys.executable, "-c", CLOSED]) + " <&- >&- 2>&-"
+    subprocess.run(shell, shell=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert int((tmp_path / "file").read_text()) > 2
+    for words, status in (("eval --help", 0), (f"eval --workdir={tmp_path}/none", 2)):
+        shell = f"{shlex.quote(sys.executable)} -m launch {words} <&- >&- 2>&-"
+        assert subprocess.run(shell, shell=True, cwd=ROOT).returncode == status
+
+
 def test_packages_that_are_missing(tmp_path):
     """A module of that name that cannot be found, as where the package was never installed."""
     for name in ("tonic", "onnx", "tensorboardX"):
