@@ -1,6 +1,7 @@
 """Mistakes of the machine and of its environment variables: each is one line, like one of the user's."""
 
 import errno
+import io
 import logging
 import os
 import subprocess
@@ -23,6 +24,10 @@ def prepare_surroundings() -> None:
       UserError: XLA_FLAGS that XLA does not know.
     """
     _open_closed_streams()
+    # Names of classes and files may have letters that a terminal lacks.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ["MPLBACKEND"] = "agg"  # Pictures become files; what a notebook has set may not be here.
     _leave_out_a_cache_that_cannot_be_written()
     _check_xla_flags()

@@ -62,6 +62,12 @@ def test_every_verb_that_computes_says_so(words, tmp_path):
     assert refused(*words, JAX_PLATFORMS="cuda").startswith("JAX_PLATFORMS=cuda: no such device here")
 
 
+@pytest.mark.parametrize("verb", ["eval", "export --out=F"])
+def test_a_checkpoint_is_not_blamed_for_it(network, verb):
+    words = [*verb.replace("=F", f"={network}/f").split(), f"--workdir={network}"]
+    assert refused(*words, JAX_PLATFORMS="rocm").startswith("JAX_PLATFORMS=rocm: no such device here")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
@@ -156,6 +162,13 @@ def test_streams_that_are_closed(tmp_path):
     for words, status in (("eval --help", 0), (f"eval --workdir={tmp_path}/none", 2)):
         shell = f"{shlex.quote(sys.executable)} -m launch {words} <&- >&- 2>&-"
         assert subprocess.run(shell, shell=True, cwd=ROOT).returncode == status
+
+
+def test_a_terminal_that_lacks_a_letter():
+    code = "from launch.surroundings import prepare_surroundings as p; p(); print('caf\u00e9')"
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("caf\\xe9\n", "")
 
 
 def test_packages_that_are_missing(tmp_path):
