@@ -110,7 +110,7 @@ TRAINING = [
     ({"epochs": 0}, "config.epochs=0 must be at least 1"),
     ({"batch_size": 0}, "config.batch_size=0 must be at least 1"),
     ({"batch_size": 1438}, "config.batch_size=1438 exceeds the 1437 training images"),
-    ({"accumulate": 3}, "config.accumulate=3 does not divide config.batch_size=64"),
+    ({"accumulate": 3}, "config.accumulate=3 does not divide the batch of 64 images"),
     (
         {"accumulate": 4, "model.norm_group": 5},
         "config.model.norm_group=5 does not divide the 16 images of a micro-batch",

@@ -97,6 +97,8 @@ def test_rows_of_a_batch():
     [
         (8, {}, (100, 1, 0), "batch_size=100 does not divide over 8 devices"),
         (8, {}, (24, 2, 0), "batch_size=24 does not divide over 8 devices in 2 micro-batches"),
+        (1, {}, (16, 3, 0), "accumulate=3 does not divide the batch of 16 images"),
+        (1, {}, (16, 2, 3), "norm_group=3 does not divide the 8 images of a micro-batch"),
         (8, {"fsdp": 3}, (8, 1, 0), "fsdp=3 does not divide the 8 devices"),
         (
             8,
@@ -125,5 +127,5 @@ def test_config():
     with pytest.raises(UserError, match=r"config.model.norm_group=3 does not divide the 8 images"):
         build_parallel(config)
     config.accumulate = 3
-    with pytest.raises(UserError, match=r"config.batch_size=16 does not divide over 1 devices in 3 micro"):
+    with pytest.raises(UserError, match=r"config.accumulate=3 does not divide the batch of 16 images"):
         build_parallel(config)
