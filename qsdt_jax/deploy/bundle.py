@@ -12,6 +12,8 @@ import numpy as np
 
 from qsdt_jax import bounds
 from qsdt_jax.core.neurons import Neuron, Reset
+from qsdt_jax.data.buckets import Buckets, grid_of
+from qsdt_jax.data.geometry import Size
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.packing import layer_bytes, pack
 from qsdt_jax.deploy.program import LOGITS, Add, Attend, Bilinear, Fire, Linear, Pool, Program, Resize, Step
@@ -46,6 +48,8 @@ class Bundle:
       class_names: one for each channel of the logits.
       image_size: (height, width) in pixels that it was trained at.
       crop_ratio: share of height and width that is cut out of an image scaled to cover that.
+      buckets: how images are shown whole, where their pixels are classified; None where an image is cropped.
+        Bundles of segmenters had none before.
       mean, std: of pixels in 0..1, one number or one for each channel.
       architecture: numbers of the network, for people.
       origin: where it came from, for people.
@@ -59,6 +63,7 @@ class Bundle:
     std: tuple[float, ...]
     architecture: Mapping[str, Any]
     origin: Mapping[str, Any]
+    buckets: Buckets | None = None
 
 
 def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> int:
@@ -95,7 +100,8 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         manifest = reference.read(path)
         with reference.manifest_errors():
             bundle = _from_manifest(manifest)
-            check_program(bundle.program, bundle.image_size)
+            for size in sizes_shown(bundle.image_size, bundle.buckets):
+                check_program(bundle.program, size)
         found, expected = len(bundle.class_names), bundle.program.num_classes
         if found != expected:
             raise ValueError(f"{found} class names, but {expected} class scores")
@@ -123,6 +129,7 @@ def _content(bundle: Bundle) -> bytes:
             "channels": program.in_channels,
             "mean": list(bundle.mean),
             "std": list(bundle.std),
+            **({} if bundle.buckets is None else _whole(bundle.buckets)),
         },
         "steps": [_record(step, tensors, alike) for step in program.steps],
         "outputs": dict(program.outputs),
@@ -133,6 +140,18 @@ def _content(bundle: Bundle) -> bytes:
     checksum = zlib.crc32(text, zlib.crc32(head)).to_bytes(4, "little")
     start = reference.MAGIC + head + checksum + text
     return start.ljust(reference.aligned(len(start), reference.ALIGNMENT), b"\0") + tensors.data
+
+
+def sizes_shown(image_size: Size, buckets: Buckets | None) -> tuple[Size, ...]:
+    """Sizes of arrays that a program has to run on: that of training and the largest of evaluation."""
+    largest = None if buckets is None else buckets.largest
+    return (image_size,) if largest is None else (image_size, largest)
+
+
+def _whole(buckets: Buckets) -> dict[str, Any]:
+    """What the manifest says of images that are shown whole; the grid of buckets follows from the size."""
+    sides = {"short_side": buckets.short_side, "long_side": buckets.long_side}
+    return {**sides, "buckets": [list(size) for size in buckets.sizes]}
 
 
 def _version(manifest: Mapping[str, Any]) -> int:
@@ -200,6 +219,7 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
         std=tuple(image["std"]),
         architecture=manifest["architecture"],
         origin=manifest["origin"],
+        buckets=_buckets(image) if "buckets" in image else None,
     )
 
 
@@ -223,11 +243,7 @@ def _neuron(record: Mapping[str, Any]) -> Neuron:
 
 
 def _check_image(image: Mapping[str, Any], channels: int) -> None:
-    size = image["size"]
-    if len(size) != 2 or any(type(side) is not int or side < STRIDE or side % STRIDE for side in size):
-        raise ValueError(f"images of {'x'.join(map(str, size))} pixels; expected multiples of {STRIDE}")
-    if max(size) > bounds.SIDE:
-        raise ValueError(f"images of {size[0]}x{size[1]} pixels; expected at most {bounds.SIDE} a side")
+    _check_size(image["size"])
     if image["channels"] != channels:
         raise ValueError(f"images of {image['channels']} channels, but its first layer takes {channels}")
     if not _within(image["crop_ratio"], bounds.SMALLEST_CROP, 1):
@@ -237,6 +253,26 @@ def _check_image(image: Mapping[str, Any], channels: int) -> None:
         if len(values) not in (1, channels) or not all(_within(value, low, HUGE) for value in values):
             kind = "positive number" if name == "std" else "number"
             raise ValueError(f"{name} {values!r}; expected one {kind}, or one for each channel ({channels})")
+
+
+def _buckets(image: Mapping[str, Any]) -> Buckets:
+    """How images are shown whole; raises ValueError where that cannot be."""
+    short, long, sizes = image["short_side"], image["long_side"], image["buckets"]
+    if not all(type(side) is int and 0 <= side <= bounds.SIDE for side in (short, long)) or long < short:
+        raise ValueError(
+            f"short_side {short!r} and long_side {long!r}; expected whole numbers of pixels, at most "
+            f"{bounds.SIDE}, the second not below the first"
+        )
+    for size in sizes:
+        _check_size(size)
+    return Buckets(short, long, tuple((height, width) for height, width in sizes), grid_of(image["size"]))
+
+
+def _check_size(size: Any) -> None:
+    if len(size) != 2 or any(type(side) is not int or side < STRIDE or side % STRIDE for side in size):
+        raise ValueError(f"images of {'x'.join(map(str, size))} pixels; expected multiples of {STRIDE}")
+    if max(size) > bounds.SIDE:
+        raise ValueError(f"images of {size[0]}x{size[1]} pixels; expected at most {bounds.SIDE} a side")
 
 
 def _within(value: Any, low: float, high: float) -> bool:

@@ -31,6 +31,10 @@ float32. Weights are packed integers of "bits" bits, those of the step or else o
 complement, lowest bit first, without gaps: at 4 bits two to a byte, the first in the low half. One-bit
 weights are -1 (bit 0) and +1 (bit 1).
 
+"image" tells how images become inputs. Images whose pixels are classified are shown whole: scaled so that
+their short side is "short_side" and their long side "long_side" at most, and padded into the smallest of the
+"buckets" [height, width] that holds them; without any, into multiples of half of "size".
+
 Version 2 adds bits by step, "bilinear", "tokens" and "input_gain".
 """
 

@@ -8,9 +8,12 @@ from PIL import Image
 import qsdt_jax
 from configs.ade20k_s import get_config as ade20k_s
 from qsdt_jax.assemble.answers.answering import LARGEST_BATCH, LARGEST_IMAGES, in_batches
+from qsdt_jax.assemble.deployed import bundle_of
 from qsdt_jax.assemble.network import build_segmenter
 from qsdt_jax.assemble.pictures import Shown
+from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.images import Normalization, normalize
+from qsdt_jax.deploy.bundle import write_bundle
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.class_map import class_map
 from qsdt_jax.models import create_model, list_models
@@ -79,6 +82,18 @@ def test_a_saved_segmenter_is_the_same(network, images, tmp_path):
     assert "pipeline_tag: image-segmentation" in card and "\nA segmenter with 4-bit weights" in card
     assert "3 classes: floor, sky, tree." in card
     assert ".top(3)   # classes by their share of the pixels" in card
+
+
+@pytest.mark.slow
+def test_a_bundle_gives_the_same_class_maps(network, images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    write_bundle(folder / "model.qsdt", bundle_of(load_trained(draw_workdir(folder))))
+    bundle = qsdt_jax.load(folder / "model.qsdt")
+    assert bundle.preprocess.buckets == network.preprocess.buckets
+    found, expected = bundle.predict(images), network.predict(images)
+    assert found.class_names == NAMES
+    for one, other in zip(found.maps, expected.maps, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_an_image_that_fits_no_bucket_is_told(network):

@@ -1,5 +1,6 @@
 """Attention to padded images, enlarged maps and gains: a small program, by every reader of programs."""
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnxruntime
 import pytest
 
 from qsdt_jax.core.neurons import make_neuron
+from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.deploy import interpreter, reference
 from qsdt_jax.deploy.bundle import Bundle, read_bundle, write_bundle
 from qsdt_jax.deploy.integer import IntegerArithmetic
@@ -148,6 +150,39 @@ def test_the_reader_alone_refuses_a_manifest_by_another_hand(change, told, tmp_p
     written(file, manifest, bytes(data))
     with pytest.raises(ValueError, match=told):
         reference.read(file)
+
+
+def test_how_images_are_shown_whole_is_stored(tmp_path):
+    file, stored = tmp_path / "m.qsdt", bundle_of(small_program())
+    buckets = Buckets(short_side=32, long_side=64, sizes=((32, 64), (64, 32)), grid=grid_of((32, 48)))
+    for told in (buckets, dataclasses.replace(buckets, sizes=()), None):
+        write_bundle(file, dataclasses.replace(stored, buckets=told))
+        assert read_bundle(file).buckets == told
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"short_side": 65}, "short_side 65 and long_side 64; expected whole numbers of pixels, at most 16384"),
+        ({"short_side": 1.5}, "short_side 1.5 and long_side 64; expected"),
+        ({"long_side": 2**40}, "and long_side 1099511627776; expected"),
+        ({"buckets": [[32, 40]]}, "images of 32x40 pixels; expected multiples of 16"),
+        ({"buckets": [[32, 2**40]]}, "images of 32x1099511627776 pixels; expected at most 16384 a side"),
+        ({"buckets": 3}, "TypeError: "),
+        ({"buckets": [["a", "b"]]}, "images of axb pixels"),
+        ({"buckets": [[16384, 16384]]}, "sums in attn can reach"),
+    ],
+)
+def test_what_is_refused_of_images_shown_whole(change, told, tmp_path):
+    file = tmp_path / "m.qsdt"
+    write_bundle(file, dataclasses.replace(bundle_of(small_program()), buckets=Buckets(32, 64, ((32, 64),))))
+    manifest, data = reference.split(file.read_bytes())
+    manifest["image"].update(change)
+    if "sums" in told:
+        manifest["neuron"]["levels"] = 100
+    written(file, manifest, bytes(data))
+    with pytest.raises(UserError, match=told):
+        read_bundle(file)
 
 
 @pytest.mark.parametrize("scale", [1e38, 1e39, float("inf"), float("nan")])
