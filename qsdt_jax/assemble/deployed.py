@@ -70,8 +70,8 @@ class Deployed:
             )
         if bundle.buckets is None:
             raise UserError(
-                f"{self.path} tells classes of pixels and not how large images are shown, as bundles of before; "
-                "export it again"
+                f"{self.path} tells classes of pixels and not how large images are shown, as "
+                "bundles of before; export it again"
             )
         return SegmentationPreprocess(
             size=bundle.image_size, mean=bundle.mean, std=bundle.std, buckets=bundle.buckets

@@ -20,6 +20,7 @@ from qsdt_jax.deploy.program import LOGITS, Add, Attend, Bilinear, Fire, Linear,
 from qsdt_jax.deploy.validity import check_counts, check_program
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
+from qsdt_jax.layers.bits_rules import FLOAT_BITS
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.models.backbone import STRIDE
 
@@ -34,7 +35,7 @@ KINDS: dict[str, type[Step]] = {
 }
 # What of a neuron inference needs; the step of a spike is in the scales, the surrogate is training's.
 NEURON_FIELDS = ("levels", "scale", "threshold", "timesteps", "decay", "reset")
-OLDEST = 1  # Version of the format.
+OLDEST, BITS_BY_STEP = 1, 2  # Versions of the format.
 # The normal numbers of float32, in which a manifest's become arithmetic.
 TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -157,10 +158,12 @@ def _whole(buckets: Buckets) -> dict[str, Any]:
 def _version(manifest: Mapping[str, Any]) -> int:
     """The oldest version of the format that has all of this: readers of then take what they can read."""
     steps = manifest["steps"]
+    if FLOAT_BITS in {manifest.get("bits"), *(step.get("bits") for step in steps)}:
+        return reference.VERSION
     newer = "bits" not in manifest or any(
         step["kind"] == "bilinear" or "tokens" in step or "input_gain" in step for step in steps
     )
-    return reference.VERSION if newer else OLDEST
+    return BITS_BY_STEP if newer else OLDEST
 
 
 class _Tensors:
@@ -189,7 +192,12 @@ def _record(step: Step, tensors: _Tensors, alike: bool) -> dict[str, Any]:
         if alike:
             del fields["bits"]
         fields |= dataclasses.asdict(step.geometry)
-        fields["weights"] = tensors.add(step.weights.shape, pack(np.asarray(step.weights), step.bits))
+        content = (
+            np.asarray(step.weights, "<f4").tobytes()
+            if step.bits == FLOAT_BITS
+            else pack(np.asarray(step.weights), step.bits)
+        )
+        fields["weights"] = tensors.add(step.weights.shape, content)
         for name, vector in (("scale", step.scale), ("shift", step.shift)):
             fields[name] = tensors.add(vector.shape, np.asarray(vector, "<f4").tobytes())
     return {"kind": kind, **fields}

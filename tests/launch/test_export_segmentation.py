@@ -72,9 +72,18 @@ def test_export_and_energy(tmp_path, capsys):
     assert not (tmp_path / "predictions").exists()
 
 
-def test_float_neck_and_head_have_no_deployed_form(tmp_path, capsys):
+def test_float_neck_and_head_are_deployed(tmp_path, capsys):
+    """As the recipe of ADE20K has them."""
     workdir = write(tmp_path / "run", **{"model.bits_rules": (("(fpn|seg_head)/.*", 32),)})
-    assert launch("export", "--workdir", workdir, "--out", tmp_path / "model.qsdt") == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and told.startswith("error: fpn/lateral0/conv, ")
-    assert "more layers have float weights" in told
+    assert launch("export", "--workdir", workdir, "--out", tmp_path / "model.qsdt", "--verify=2") == 0
+    told = capsys.readouterr().out
+    assert "weights of 4/32 bits" in told and "logits, bit for bit" in told
+    assert launch("energy", "--workdir", workdir, "--images=2") == 0
+    assert "4/32-bit weights" in capsys.readouterr().out
+    with (workdir / "energy" / "energy.csv").open() as stream:
+        rows = {row["layer"]: row for row in csv.DictReader(stream)}
+    row = rows["seg_head/classifier"]
+    assert (row["bits"], rows["block3_0/mlp/fc1"]["bits"]) == ("32", "4")
+    assert float(row["bit-aware spiking pJ"]) == pytest.approx(0.9 * float(row["additions"]), rel=1e-4)
+    assert launch("inspect", "--workdir", workdir) == 0
+    assert launch("predict", "--bundle", tmp_path / "model.qsdt", tmp_path / "none.png") == 2
