@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -13,6 +13,7 @@ import optax
 from qsdt_jax.assemble.data import build_data, class_names_of
 from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.rules import is_finite
+from qsdt_jax.assemble.shapes import largest_input
 from qsdt_jax.assemble.split import Split
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
@@ -61,8 +62,11 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
             f"config.batch_size={config.batch_size} exceeds the {data.training_images} training images"
         )
     evaluation_batch = max(split.batch_size for split in splits.values())
-    for key, size in (("batch_size", config.batch_size), ("eval.batch_size", evaluation_batch)):
-        require_memory(4 * size * math.prod(data.input_shape), f"the images of config.{key}={size}")
+    for key, size, shape in (
+        ("batch_size", config.batch_size, data.input_shape),
+        ("eval.batch_size", evaluation_batch, largest_input(data.input_shape, preprocess)),
+    ):
+        require_memory(4 * size * math.prod(shape), f"the images of config.{key}={size}")
     epoch = data.training_images // config.batch_size
     total_steps = config.steps or config.epochs * epoch
     if total_steps > STEPS_OF_A_RUN:
@@ -144,15 +148,15 @@ def build_optimizer(
     )
 
 
-def warmup_of(config: ml_collections.ConfigDict, epoch: int) -> float:
-    """The warm-up in steps that is asked for, of epochs of so many steps."""
-    return config.optimizer.warmup_steps or config.optimizer.warmup_epochs * epoch
+def warmup_of(optimizer: Mapping[str, Any], epoch: int) -> float:
+    """The warm-up in steps that a section `optimizer` asks for, of epochs of so many steps."""
+    return optimizer["warmup_steps"] or optimizer["warmup_epochs"] * epoch
 
 
 def build_schedule(config: ml_collections.ConfigDict, epoch: int, total_steps: int) -> optax.Schedule:
     """The learning rate by step, of a run of so many steps in epochs of so many."""
     peak = config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH
-    warmup = warmup_within(warmup_of(config, epoch), total_steps)
+    warmup = warmup_within(warmup_of(config.optimizer, epoch), total_steps)
     if config.optimizer.schedule == "cosine":
         return _cosine(peak, warmup, total_steps)
     if total_steps < 2:

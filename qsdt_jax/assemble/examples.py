@@ -7,9 +7,9 @@ from typing import get_args
 import ml_collections
 
 from qsdt_jax.assemble.rules import OneOf, Rule, Within
+from qsdt_jax.assemble.shapes import image_size
 from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess
-from qsdt_jax.data.geometry import Size
 from qsdt_jax.data.images import MODES
 from qsdt_jax.data.preprocess import Augmentation, Preprocess, Preprocessing
 from qsdt_jax.data.segmentation import AnnotatedAugmentation, SegmentationPreprocess
@@ -46,7 +46,7 @@ def _preprocess_labelled(config: ml_collections.ConfigDict) -> Preprocessing:
     if data.randaugment_magnitude and data.channels not in MODES:
         raise UserError(f"RandAugment takes 1 or 3 channels, but config.data.channels={data.channels}")
     return Preprocess(
-        size=_size(config),
+        size=image_size(config),
         mean=tuple(data.mean),
         std=tuple(data.std),
         augmentation=data.augmentation,
@@ -61,7 +61,7 @@ def _preprocess_labelled(config: ml_collections.ConfigDict) -> Preprocessing:
 
 def _build_event_preprocess(config: ml_collections.ConfigDict) -> EventPreprocess:
     data = config.data
-    size = _size(config)
+    size = image_size(config)
     _require(config, "augmentation", OneOf(get_args(EventAugmentation)))
     _require(config, "roll", Within(0, min(size)))
     if data.channels != POLARITIES:
@@ -94,7 +94,7 @@ def _preprocess_annotated(config: ml_collections.ConfigDict) -> Preprocessing:
         raise UserError(
             f"config.data.long_side={data.long_side} is below config.data.short_side={data.short_side}"
         )
-    size = _size(config)
+    size = image_size(config)
     return SegmentationPreprocess(
         size=size,
         mean=tuple(data.mean),
@@ -115,12 +115,6 @@ def _preprocess_annotated(config: ml_collections.ConfigDict) -> Preprocessing:
 def _fake_annotated(images: int, shape: tuple[int, int, int], classes: int, events: bool) -> LabelledSource:
     del events  # `_preprocess_annotated` refuses them.
     return FakeAnnotated(images, shape, classes)
-
-
-def _size(config: ml_collections.ConfigDict) -> Size:
-    """Height and width of an input in pixels."""
-    height, width = config.data.image_size
-    return height, width
 
 
 def _require_channels(config: ml_collections.ConfigDict) -> None:
