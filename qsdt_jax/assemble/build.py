@@ -14,6 +14,7 @@ import optax
 from qsdt_jax.assemble.data import build_data, class_names_of
 from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.rules import is_finite
+from qsdt_jax.assemble.shapes import largest_input
 from qsdt_jax.assemble.split import Split
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
@@ -63,8 +64,11 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
             f"config.batch_size={config.batch_size} exceeds the {data.training_images} training images"
         )
     evaluation_batch = max(split.batch_size for split in splits.values())
-    for key, size in (("batch_size", config.batch_size), ("eval.batch_size", evaluation_batch)):
-        require_memory(4 * size * math.prod(data.input_shape), f"the images of config.{key}={size}")
+    for key, size, shape in (
+        ("batch_size", config.batch_size, data.input_shape),
+        ("eval.batch_size", evaluation_batch, largest_input(data.input_shape, preprocess)),
+    ):
+        require_memory(4 * size * math.prod(shape), f"the images of config.{key}={size}")
     epoch = data.training_images // config.batch_size
     if data.training_groups is not None:
         epoch = steps_per_epoch(data.training_groups, config.batch_size)

@@ -1,5 +1,7 @@
 """Folding: the variables of a trained network -> a program of integers, scales and shifts.
 
+Float weights stay what they are where spikes come in, which select them.
+
 The network itself tells its steps: it is run in evaluation, with a `SymbolicArray` in the place of each
 array. A product waits as a `Product` until all that follows it is composed into its scale and shift, by the
 code of evaluation, in the same order, one rounded operation at a time. So the folded network gives the bits
@@ -10,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +51,7 @@ from qsdt_jax.models import Backbone, Classifier, Segmenter
 from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.models.shapes import variable_shapes
 
+EXPECTED = "so there are no integers to export; expected a network trained with 1 to 8 bits"
 SHOWN = 5  # Faults that a message tells.
 SIDE = 2 * STRIDE  # Pixels of the image that the network is run on; steps do not depend on it.
 
@@ -59,16 +62,16 @@ def fold(model: Classifier | Segmenter | Backbone, variables: Mapping[str, Any])
     A backbone's outputs are its stages.
 
     Args:
-      model: with 1 to 8 weight bits in every layer.
+      model: with 1 to 8 weight bits in every layer; single layers that receive spikes may have float weights.
       variables: "params" and "batch_stats" of it, in any float type; the program is float32.
 
     Raises:
-      UserError: weights are float, there are no spikes or they do not attend, or counts or sums are too large
-        for int8 and float32.
+      UserError: weights of real values are float, or those of all layers without a rule; there are no spikes
+        or they do not attend, or counts or sums are too large for int8 and float32.
       ValueError: the names and shapes of the variables are not those of the model.
     """
     backbone = model if isinstance(model, Backbone) else model.backbone
-    check_bits(backbone, variables)
+    _check_bits(backbone, variables)
     neuron = backbone.numerics.neuron
     if neuron is None or backbone.attention != "spiking":
         raise UserError(
@@ -89,23 +92,20 @@ def fold(model: Classifier | Segmenter | Backbone, variables: Mapping[str, Any])
     return program
 
 
-def check_bits(backbone: Backbone, variables: Mapping[str, Any]) -> None:
-    """Refuses a network with float weights.
-
-    Raises:
-      UserError: in one layer or more, which it names.
-    """
+def _check_bits(backbone: Backbone, variables: Mapping[str, Any]) -> None:
+    """Refuses a network whose layers have float weights if no rule says otherwise; raises UserError."""
     layers = ["/".join(path[:-1]) for path in flatten_dict(variables["params"]) if path[-1] == "kernel"]
     floats = [layer for layer in layers if bits_of(layer, backbone.bits_rules, backbone.bits) == FLOAT_BITS]
-    expected = "so there are no integers to export; expected a network trained with 1 to 8 bits"
-    if len(floats) == len(layers):
-        raise UserError(f"the network has float weights (bits=32), {expected}")
-    if floats:
-        more = f" and {len(floats) - SHOWN} more layers" if len(floats) > SHOWN else ""
-        raise UserError(
-            f"{', '.join(floats[:SHOWN])}{more} have float weights (32 bits by bits_rules), {expected} in "
-            "every layer"
-        )
+    if floats == layers:
+        raise UserError(f"the network has float weights (bits=32), {EXPECTED}")
+    if backbone.bits == FLOAT_BITS and floats:
+        raise UserError(f"{_named(floats)} float weights (bits=32), {EXPECTED}")
+
+
+def _named(layers: Sequence[str]) -> str:
+    """The first of some layers, and "have" or "has"."""
+    more = f" and {len(layers) - SHOWN} more layers" if len(layers) > SHOWN else ""
+    return f"{', '.join(layers[:SHOWN])}{more} {'have' if len(layers) > 1 else 'has'}"
 
 
 def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
@@ -138,6 +138,11 @@ def _folded(variables: Mapping[str, Any], model: Classifier | Segmenter | Backbo
     images = SymbolicArray(IMAGES, (1, SIDE, SIDE, backbone.in_channels), folding.add)
     with nn.intercept_methods(folding.intercept):
         found: Any = model.apply(variables, images, method="features" if model is backbone else "__call__")
+    if folding.floats:
+        raise UserError(
+            f"{_named(folding.floats)} float weights (32 bits by bits_rules) and real values to multiply, "
+            f"{EXPECTED} where no spikes come in"
+        )
     outputs = {LOGITS: found} if isinstance(found, SymbolicArray) else found
     return Program(
         steps=tuple(folding.steps),
@@ -226,6 +231,7 @@ class _Folding:
         self.steps: list[Step] = []
         self.path: tuple[str, ...] = ()
         self.sums: Counter[tuple[str, ...]] = Counter()
+        self.floats: list[str] = []  # Layers whose float weights are multiplied with real values.
 
     def intercept(self, call, args, kwargs, context) -> Any:
         """In the place of a method of a module of the network, for `nn.intercept_methods`."""
@@ -263,7 +269,7 @@ class _Folding:
         bits = module.numerics.of(module.path).bits
         weight = quantize_by_bits(kernel, step_size, bits)
         scale = rounded(weight.scale * x.step) if spikes else weight.scale
-        weights = weight.integers.astype(jnp.int8)
+        weights = weight.integers.astype(jnp.float32 if bits == FLOAT_BITS else jnp.int8)
         geometry = ConvGeometry()
         if isinstance(module, QConv):
             groups = value.shape[-1] if module.depthwise else 1
@@ -271,6 +277,8 @@ class _Folding:
         else:
             weights = weights[None, None]  # A dense layer is a 1x1 convolution.
         name = "/".join(module.path)
+        if bits == FLOAT_BITS and not spikes:
+            self.floats.append(name)
         pixels = (
             (size + 2 * geometry.padding - taps) // geometry.stride + 1
             for size, taps in zip(value.shape[1:-1], weights.shape, strict=False)

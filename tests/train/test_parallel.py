@@ -36,6 +36,22 @@ def found(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
 
 
 @pytest.mark.slow
+def test_a_segmenter_on_two_devices(tmp_path):
+    """A step with pmap: state, statistics and metrics as on one device, where rows differ in padding."""
+    file = tmp_path / "found.npz"
+    command = [sys.executable, "-m", "tests.train.two_segmenters", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(file) as stored:
+        names = [key.partition(":")[2] for key in stored.files if key.startswith("one:")]
+        assert 2 * len(names) == len(stored.files) > 200
+        for name in names:
+            np.testing.assert_allclose(
+                stored[f"pmap:{name}"], stored[f"one:{name}"], rtol=1e-8, atol=1e-10, err_msg=name
+            )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statistics", "way"),
     [("global", "jit"), ("global", "fsdp"), ("global", "pmap"), ("device", "jit"), ("device", "pmap")],
