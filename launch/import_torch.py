@@ -68,6 +68,7 @@ def import_torch(
     from qsdt_jax.data.classes import Classes, numbers, require_same_classes
     from qsdt_jax.interop import from_torch
     from qsdt_jax.interop.architecture import class_count
+    from qsdt_jax.interop.published import differences
     from qsdt_jax.interop.torch_file import load
     from qsdt_jax.train.state import create_state, parameter_count
     from qsdt_jax.workdir.checkpoint import Checkpointer
@@ -84,6 +85,8 @@ def import_torch(
         require_same_classes(names, unnamed, what="the data")
     task = build_task(config, names or numbers(outputs))
     variables = from_torch(task.model, tensors, label=str(checkpoint))
+    for line in differences(task.model):
+        print(line)
     # The schedule leaves no trace in the state, so any will do.
     optimizer = build_optimizer(config, optax.constant_schedule(0.0))
     state = create_state(variables, optimizer, ema=config.ema_decay > 0)

@@ -23,6 +23,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.activations import kept_bytes, largest_activation
 from qsdt_jax.inspect.plan import force_devices, on_devices
 from qsdt_jax.models.classifier import HEADS
+from qsdt_jax.models.detector import OUTPUT_LAYERS as DETECTOR_OUTPUTS
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.models.segmenter import OUTPUT_LAYER as SEGMENTER_OUTPUT
 from qsdt_jax.tasks.task import Task, Variables
@@ -72,7 +73,7 @@ PEAK_TFLOPS = flags.DEFINE_float(
 
 ASSUMED_CLASSES, ASSUMED_OF_PIXELS = 1000, 150
 MEGABYTE = 1e6
-OUTPUT_LAYERS = (*HEADS, SEGMENTER_OUTPUT)
+OUTPUT_LAYERS = (*HEADS, SEGMENTER_OUTPUT, *DETECTOR_OUTPUTS)
 COLUMNS = ("module", "output", "parameters", "bits", "MACs (M)", "input")
 
 

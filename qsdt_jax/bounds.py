@@ -13,6 +13,7 @@ SIDE = 2**14  # Pixels of an image.
 OBJECTS = 2**10  # Of an image.
 KERNEL = 2**8  # Taps along one side, strides and padding.
 CLASSES = 2**20
+SAMPLES = 2**16  # Anchors, regions or detections of an image.
 STEPS_OF_A_PROGRAM = 2**14
 ELEMENTS = 2**31  # Of one tensor.
 BATCH = 2**24  # Images.

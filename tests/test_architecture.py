@@ -24,13 +24,14 @@ HOUSES = ("qsdt_jax", "launch", "configs")
 
 # What the modules of each part may import of ours, besides their own part.
 BESIDE = {"qsdt_jax"}  # Files beside the parts, as errors.py: free for all, and under all.
-NETWORK = BESIDE | {"core", "layers", "losses", "models"}
+NETWORK = BESIDE | {"core", "layers", "losses", "detection", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
     "qsdt_jax": set(),
     "core": BESIDE,
+    "detection": BESIDE,
     "layers": BESIDE | {"core"},
     "losses": BESIDE | {"core", "layers"},
-    "models": BESIDE | {"core", "layers"},
+    "models": BESIDE | {"core", "layers", "detection"},
     "data": BESIDE,
     "processes": BESIDE,
     "interop": NETWORK,

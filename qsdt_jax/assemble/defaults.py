@@ -70,7 +70,8 @@ KEYS: Mapping[str, Key] = {
     "batch_size": Key(256, "images per update", Within(1), limit=bounds.BATCH),
     "accumulate": Key(1, "micro-batches that an update is cut into", Within(1), limit=bounds.BATCH),
     "task.name": Key(
-        "classification", "classification, semantic_segmentation, or your own, MODULE:NAME of a TaskFactory"
+        "classification",
+        "classification, semantic_segmentation, detection, or your own, MODULE:NAME of a TaskFactory",
     ),
     "model.channels": Key(
         (64, 128, 256, 360), "C1..C4, widths of the stages", WholeNumbers(4), limit=bounds.CHANNELS
@@ -105,11 +106,25 @@ KEYS: Mapping[str, Key] = {
         0.0, "probability at the last block, rising from 0 at the first", Share(with_one=False)
     ),
     "model.distillation_head": Key(False, "a second head for distill.kd, as DeiT; the mean of both answers"),
-    "model.fpn_channels": Key(128, "of segmentation: width of neck and head", limit=bounds.CHANNELS),
+    "model.fpn_channels": Key(
+        128, "of segmentation and detection: width of neck and heads", limit=bounds.CHANNELS
+    ),
     "model.neuron_input_gain": Key(
         1.0,
-        "of segmentation: factor on the input of every neuron of neck and head; 1/4 with published weights",
+        "of segmentation and detection: factor on the input of every neuron of neck and heads, in detection "
+        "also the inverse on its output; 1/4 with published weights",
         limit=FLOAT32,
+    ),
+    "model.box_features": Key(1024, "of detection: width of the box head", limit=bounds.CHANNELS),
+    "model.final_neuron": Key(False, "of detection: class and box take spikes, not real values"),
+    "model.anchor_scale": Key(8.0, "of detection: side of a square anchor, in strides", limit=FLOAT32),
+    "model.geometry": Key(
+        "true",
+        "of detection: true; published, where the two coarsest maps have half of the strides that anchors "
+        "and pooling take them for",
+    ),
+    "model.freeze_statistics": Key(
+        False, "training, too, normalises by the running statistics of batch norm and leaves them as they are"
     ),
     "model.norm_group": Key(
         0, "images that share batch-norm statistics; 0 for the whole batch", Within(0), limit=bounds.BATCH
@@ -276,6 +291,23 @@ KEYS: Mapping[str, Key] = {
         Numbers(positive=True),
         limit=FLOAT32,
     ),
+    "detection.rpn_samples": Key(
+        256, "anchors of an image that proposals are learned from", Within(2), limit=bounds.SAMPLES
+    ),
+    "detection.roi_samples": Key(
+        512, "regions of an image that the heads are learned from", Within(4), limit=bounds.SAMPLES
+    ),
+    "detection.train_proposals": Key(
+        (2000, 1000),
+        "in training, boxes of a level before non-maximum suppression, and of an image after it",
+        WholeNumbers(2),
+        limit=bounds.SAMPLES,
+    ),
+    "detection.test_proposals": Key(
+        (1000, 1000), "the same in evaluation", WholeNumbers(2), limit=bounds.SAMPLES
+    ),
+    "detection.score_threshold": Key(0.05, "detections have a higher probability", Share(with_one=False)),
+    "detection.detections": Key(100, "of an image at most", Within(1), limit=bounds.SAMPLES),
     "parallel.mode": Key("jit", "jit: arrays cut over a mesh; pmap: the same program on each device"),
     "parallel.fsdp": Key(
         1, "with jit, devices that each large tensor of the state is cut over", limit=bounds.PROCESSES

@@ -12,12 +12,13 @@ import ml_collections
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.memory import require_memory
-from qsdt_jax.models import Backbone, Classifier
+from qsdt_jax.models import Backbone, Classifier, MaskRCNN
 from qsdt_jax.models.segmenter import Segmenter
 
 # Keys of `config.model` that are no fields of the backbone.
 OF_CLASSIFIER = ("distillation_head",)
 OF_SEGMENTER = ("fpn_channels", "neuron_input_gain")
+OF_DETECTOR = (*OF_SEGMENTER, "box_features", "final_neuron", "anchor_scale", "geometry")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
@@ -54,17 +55,34 @@ def build_segmenter(config: ml_collections.ConfigDict, num_classes: int) -> Segm
     Raises:
       UserError: a value out of range.
     """
-    if config.model.distillation_head:
-        raise UserError("config.model.distillation_head=True: only a classifier has such a head")
+    _require_no_distillation_head(config)
     fields = {name: config.model[name] for name in OF_SEGMENTER}
     model = Segmenter(build_backbone(config), num_classes, **fields)
     _check(model, config)
     return model
 
 
+def build_detector(config: ml_collections.ConfigDict, num_classes: int) -> MaskRCNN:
+    """The detector of a configuration.
+
+    Raises:
+      UserError: a value out of range.
+    """
+    _require_no_distillation_head(config)
+    fields = {name: config.model[name] for name in OF_DETECTOR}
+    model = MaskRCNN(build_backbone(config), num_classes, **fields)
+    _check(model, config)
+    return model
+
+
+def _require_no_distillation_head(config: ml_collections.ConfigDict) -> None:
+    if config.model.distillation_head:
+        raise UserError("config.model.distillation_head=True: only a classifier has such a head")
+
+
 def build_backbone(config: ml_collections.ConfigDict) -> Backbone:
     """The backbone of a configuration; raises UserError for bits rules that are none."""
-    fields = {k: v for k, v in config.model.to_dict().items() if k not in (*OF_CLASSIFIER, *OF_SEGMENTER)}
+    fields = {k: v for k, v in config.model.to_dict().items() if k not in (*OF_CLASSIFIER, *OF_DETECTOR)}
     dtype = DTYPES[fields.pop("dtype")]
     return Backbone(
         **{
@@ -78,7 +96,7 @@ def build_backbone(config: ml_collections.ConfigDict) -> Backbone:
     )
 
 
-def _check(model: Classifier | Segmenter, config: ml_collections.ConfigDict) -> None:
+def _check(model: Classifier | Segmenter | MaskRCNN, config: ml_collections.ConfigDict) -> None:
     """Lets the network check its own values; no array is made here."""
     try:
         shapes = network_shapes(model, config)
@@ -88,7 +106,7 @@ def _check(model: Classifier | Segmenter, config: ml_collections.ConfigDict) -> 
     require_memory(held, "the weights of config.model")
 
 
-def network_shapes(model: Classifier | Segmenter, config: ml_collections.ConfigDict) -> Any:
+def network_shapes(model: Classifier | Segmenter | MaskRCNN, config: ml_collections.ConfigDict) -> Any:
     """Shape and type of each variable of the network that a configuration describes."""
     height, width = config.data.image_size
     shape = (config.model.norm_group or 1, height, width, config.data.channels)
@@ -97,7 +115,7 @@ def network_shapes(model: Classifier | Segmenter, config: ml_collections.ConfigD
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _initialized(model: Classifier | Segmenter, key: jax.Array, image: jax.Array) -> Any:
+def _initialized(model: Classifier | Segmenter | MaskRCNN, key: jax.Array, image: jax.Array) -> Any:
     """Its variables; equal networks are traced once."""
     return model.init(key, image, train=True)
 

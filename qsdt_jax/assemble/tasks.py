@@ -10,18 +10,20 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from qsdt_jax.assemble.answers import objects
 from qsdt_jax.assemble.answers.answering import Answering
 from qsdt_jax.assemble.answers.classes import CLASSES
 from qsdt_jax.assemble.answers.maps import MAPS
-from qsdt_jax.assemble.examples import ANNOTATED, LABELLED, Examples
+from qsdt_jax.assemble.examples import ANNOTATED, LABELLED, OBJECTS, Examples
 from qsdt_jax.assemble.imported import imported_object
-from qsdt_jax.assemble.network import build_model, build_segmenter
+from qsdt_jax.assemble.network import build_detector, build_model, build_segmenter
 from qsdt_jax.assemble.shapes import input_shape
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.split import Scored
 from qsdt_jax.metric import Metric
-from qsdt_jax.tasks import classification, semantic
+from qsdt_jax.tasks import average_precision, classification, detection, semantic
 from qsdt_jax.tasks.classification import Classification
+from qsdt_jax.tasks.detection import Detection
 from qsdt_jax.tasks.mean_iou import by_class
 from qsdt_jax.tasks.semantic import SemanticSegmentation
 from qsdt_jax.tasks.task import Task, Variables
@@ -125,6 +127,23 @@ def build_semantic_segmentation(
     )
 
 
+def build_detection(config: ml_collections.ConfigDict, class_names: Sequence[str] | None) -> Detection:
+    """Detection of objects of the data's categories; raises UserError as `build_detector` does."""
+    names, keys = _required(config, class_names), config.detection
+    return Detection(
+        model=build_detector(config, len(names)),
+        image_shape=input_shape(config),
+        class_names=names,
+        objects=config.data.objects,
+        rpn_samples=keys.rpn_samples,
+        roi_samples=keys.roi_samples,
+        train_proposals=tuple(keys.train_proposals),
+        test_proposals=tuple(keys.test_proposals),
+        score_threshold=keys.score_threshold,
+        detections=keys.detections,
+    )
+
+
 def _required(config: ml_collections.ConfigDict, class_names: Sequence[str] | None) -> tuple[str, ...]:
     if class_names is None:
         raise UserError(f"config.task.name={config.task.name!r} needs data with classes; these have none")
@@ -145,5 +164,14 @@ TASKS: Mapping[str, TaskFactory] = {
         by_class=by_class,
         examples=ANNOTATED,
         answering=MAPS,
+    ),
+    "detection": TaskFactory(
+        build=build_detection,
+        metrics=Detection.metrics,
+        class_count=detection.class_count,
+        by_class=average_precision.by_class,
+        results=average_precision.results,
+        examples=OBJECTS,
+        answering=objects.OBJECTS,
     ),
 }

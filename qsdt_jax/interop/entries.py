@@ -19,9 +19,14 @@ _DISTRIBUTED = "module."
 _AVERAGE_PARTS = {"ema_model", "model_ema", "module_ema", "ema_module", "ema"}
 _COUNTERS = {"n_averaged", "num_updates", "decay", "initted", "step"}  # Of those who average.
 _OF_SEGMENTERS = {"backbone", "neck", "decode_head"}
-_OF_DETECTORS = {"neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "decode_head", "auxiliary_head"}
+_OF_DETECTORS = {"backbone", "neck", "rpn_head", "roi_head"}
+_OF_OTHERS = {"neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "decode_head", "auxiliary_head"}
 # The weights of the layer of classes by kind of network, and their axes.
-LAYERS_OF_CLASSES = {"classifier": ("head.weight", 2), "segmenter": ("decode_head.conv_seg.weight", 4)}
+LAYERS_OF_CLASSES = {
+    "classifier": ("head.weight", 2),
+    "segmenter": ("decode_head.conv_seg.weight", 4),
+    "detector": ("roi_head.mask_head.conv_logits.1.0.weight", 4),
+}
 
 
 class Chosen(NamedTuple):
@@ -95,7 +100,9 @@ def described(names: Mapping[str, Any]) -> str:
     firsts = {name.partition(".")[0] for name in names}
     if firsts == _OF_SEGMENTERS:
         kind = "another segmenter, or this one without its head"
-    elif firsts & _OF_DETECTORS:
+    elif firsts == _OF_DETECTORS:
+        kind = "another detector, or this one without some of its heads"
+    elif firsts & _OF_OTHERS:
         kind = "a detector or another segmenter, of which nothing is read"
     elif any("lora_" in name for name in names):
         kind = "an adapter without the network that it adapts"

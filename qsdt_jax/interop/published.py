@@ -18,9 +18,14 @@ from qsdt_jax.interop import torch_file
 from qsdt_jax.interop.entries import kind_of, plain_names
 from qsdt_jax.interop.fit import check_fit, first
 from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
-from qsdt_jax.models import Classifier, Segmenter
+from qsdt_jax.models import Classifier, MaskRCNN, Segmenter
+from qsdt_jax.models.detector import BOX_SIDE
 
 Path = tuple[str, ...]
+Network = Classifier | Segmenter | MaskRCNN
+PUBLISHED_GAIN = (
+    0.25  # On the input of the neurons in neck and heads of the published segmenter and detector.
+)
 
 
 def _scale_head(branch: str, unit: str, layer: str) -> str:
@@ -48,12 +53,28 @@ _RENAMES = (
     (r"^fpn/output(\d)/bn/", r"neck/fpn_convs/\1/1/"),
     (r"^seg_head/branch(\d)_(\d)/(conv|bn)/", lambda found: _scale_head(*found.groups())),
     (r"^seg_head/classifier/", r"decode_head/conv_seg/"),
+    (r"^det_fpn/lateral(\d)/conv/", r"neck/lateral_convs/\1/1/0/conv/"),
+    (r"^det_fpn/output(\d)/conv/", r"neck/fpn_convs/\1/1/0/conv/"),
+    (r"^rpn/conv/conv/", r"rpn_head/rpn_conv/1/0/"),
+    (r"^rpn/score/", r"rpn_head/rpn_cls/1/0/"),
+    (r"^rpn/delta/", r"rpn_head/rpn_reg/1/0/"),
+    (r"^box_head/fc1/", r"roi_head/bbox_head/shared_fcs/0/1/0/"),
+    (r"^box_head/fc2/", r"roi_head/bbox_head/shared_fcs/1/1/0/"),
+    (r"^box_head/class/", r"roi_head/bbox_head/fc_cls/"),
+    (r"^box_head/box/", r"roi_head/bbox_head/fc_reg/"),
+    (r"^mask_head/conv(\d)/conv/", r"roi_head/mask_head/convs/\1/1/0/conv/"),
+    (r"^mask_head/upsample/(conv/)?", r"roi_head/mask_head/upsample/1/0/"),
+    (r"^mask_head/classifier/", r"roi_head/mask_head/conv_logits/1/0/"),
     (r"/(kernel|scale)$", r"/weight"),
     (r"/step_size$", r"/alpha"),
     (r"/(mean|var)$", r"/running_\1"),
 )
 
-_DENSE_PARTS = ("fpn", "seg_head")  # Of a segmenter, besides the backbone.
+# Of a segmenter and of a detector, besides the backbone.
+_DENSE_PARTS = (*Segmenter.PARTS.beside, *MaskRCNN.PARTS.beside)
+
+_UPSAMPLE = ("mask_head", "upsample", "conv")  # A 1x1 product here, whose outputs are the four pixels.
+_OF_PIXELS = ("box_head", "fc1")  # Inputs are (pixel, channel) here, (channel, pixel) there.
 
 # Entries of the published files that compute nothing: counters, flags, and the quantiser of activations,
 # in whose place are spikes.
@@ -81,7 +102,8 @@ def torch_name(flax_path: Path) -> str:
 def _torch_names(paths: Iterable[Path]) -> dict[str, Path]:
     """The leaf of each PyTorch name; paths with their collection.
 
-    A segmenter has its backbone's tensors under "backbone.", a classifier has them beside its head.
+    A segmenter and a detector have their backbone's tensors under "backbone.", a classifier has them beside
+    its head.
     """
     paths = list(paths)
     dense = any(path[1] in _DENSE_PARTS for path in paths)
@@ -92,7 +114,7 @@ def _torch_names(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def from_torch(
-    model: Classifier | Segmenter,
+    model: Network,
     source: str | os.PathLike[str] | Mapping[str, Any],
     *,
     ema: bool = False,
@@ -105,7 +127,8 @@ def from_torch(
     other bits load without a complaint too, since the file does not say at how many it was trained.
 
     The published segmenter computes what it does with `neuron_input_gain=0.25`, which the file does not say
-    either, and with float weights in neck and head.
+    either, and with float weights in neck and head. The published detector does with `neuron_input_gain=0.25`
+    and `geometry="published"`.
 
     Args:
       model: gives names, shapes and types of what is expected.
@@ -124,7 +147,7 @@ def from_torch(
         tensors = plain_names(source)
     else:
         label, tensors = os.fspath(source), torch_file.load(source, ema=ema)
-    kind, found = "segmenter" if isinstance(model, Segmenter) else "classifier", kind_of(tensors)
+    kind, found = _kind(model), kind_of(tensors)
     if found not in (kind, None):
         raise UserError(
             f"{label} holds a {found}, but the network described by the configuration is a {kind}"
@@ -146,6 +169,24 @@ def from_torch(
     return unflatten_dict(variables)
 
 
+def differences(model: Network) -> list[str]:
+    """Lines on what a network does otherwise than the published one with the same weights, of a detector."""
+    if not isinstance(model, MaskRCNN):
+        return []
+    told = []
+    if model.geometry != "published":
+        told.append(
+            "neck.fpn_convs.3 (det_fpn/output3 here): trained with stride 1, which is 2 here; that of "
+            'the file has model.geometry="published"'
+        )
+    if model.neuron_input_gain != PUBLISHED_GAIN:
+        told.append(
+            f"neurons of neck and heads: those of the file have model.neuron_input_gain={PUBLISHED_GAIN}, "
+            f"here it is {model.neuron_input_gain}"
+        )
+    return told
+
+
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The inverse of `from_torch`: arrays by PyTorch name and in PyTorch's layout, types unchanged.
 
@@ -165,7 +206,16 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def _expected(model: Classifier | Segmenter) -> Mapping[Path, Any]:
+def _kind(model: Network) -> str:
+    match model:
+        case Segmenter():
+            return "segmenter"
+        case MaskRCNN():
+            return "detector"
+    return "classifier"
+
+
+def _expected(model: Network) -> Mapping[Path, Any]:
     images = jnp.zeros((1, 32, 32, model.backbone.in_channels))
     return flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images))
 
@@ -178,6 +228,11 @@ def _is_pointwise_1d(path: Path) -> bool:
 def _to_published(path: Path, array: np.ndarray) -> np.ndarray:
     if path[-1] != "kernel":
         return array
+    if path[-4:-1] == _UPSAMPLE:
+        array = array.reshape(array.shape[2], 2, 2, -1)
+        return array.transpose(0, 3, 1, 2)  # Of a transposed convolution (I, O, 2, 2).
+    if path[-3:-1] == _OF_PIXELS:
+        array = array.reshape(BOX_SIDE**2, -1, array.shape[-1]).swapaxes(0, 1).reshape(array.shape)
     array = to_torch_layout(array)
     return array[..., 0] if _is_pointwise_1d(path) else array
 
@@ -185,7 +240,12 @@ def _to_published(path: Path, array: np.ndarray) -> np.ndarray:
 def _from_published(path: Path, array: np.ndarray) -> np.ndarray:
     if path[-1] != "kernel":
         return array
-    return to_flax_layout(array[..., None] if _is_pointwise_1d(path) else array)
+    if path[-4:-1] == _UPSAMPLE:
+        return array.transpose(0, 2, 3, 1).reshape(1, 1, array.shape[0], -1)
+    array = to_flax_layout(array[..., None] if _is_pointwise_1d(path) else array)
+    if path[-3:-1] == _OF_PIXELS:
+        array = array.reshape(-1, BOX_SIDE**2, array.shape[-1]).swapaxes(0, 1).reshape(array.shape)
+    return array
 
 
 def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -26,7 +26,8 @@ class BatchNorm(nn.Module):
     mean over groups is that of this device's groups, and the step takes the mean over devices.
 
     In evaluation it is an affine map per channel and is composed with what is before and behind it: of a
-    product that is not yet scaled it makes another one, whose border is the product's zeros.
+    product that is not yet scaled it makes another one, whose border is the product's zeros. With
+    `numerics.freeze_statistics` it is that map in training as well.
 
     Attributes:
       numerics: shared numerical choices.
@@ -62,7 +63,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, features, dtype)
 
-        if not train:
+        if not train or self.numerics.freeze_statistics:
             vectors = (scale, bias, running_mean.value, running_var.value)
             return self._evaluate(x, *(jnp.repeat(v, self.shared) for v in vectors))
 

@@ -27,6 +27,8 @@ class Numerics:
       spike_dtype: operand type of products of spikes with integer weights, where it shall differ from
         `dtype` (int8, float8_e4m3fn); their result is the same, exactly.
       norm_group: images that share batch-norm statistics; 0 for the whole batch.
+      freeze_statistics: whether training, too, normalises by the running statistics and leaves them as they
+        are; the affine is trained.
       exact_evaluation: whether evaluation equals the deployed network bit for bit, on any batch size, for
         which it multiplies real inputs twice, as short whole numbers (`layers.product.exact_convolution`),
         and float weights of spikes several times (`layers.product.exact_selection`). Float weights of real
@@ -40,6 +42,7 @@ class Numerics:
     param_dtype: DTypeLike = jnp.float32
     spike_dtype: DTypeLike | None = None
     norm_group: int = 0
+    freeze_statistics: bool = False
     exact_evaluation: bool = True
 
     def __post_init__(self):

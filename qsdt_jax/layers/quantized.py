@@ -71,16 +71,18 @@ class QDense(nn.Module):
     Attributes:
       features: outputs O.
       numerics: shared numerical choices.
+      kernel_init: initial values; the bias starts at 0.
     """
 
     features: int
     numerics: Numerics
+    kernel_init: Initializer = head_init
 
     @nn.compact
     def __call__(self, x: Spikes | jax.Array, train: bool) -> Affine:
         """x (N, I) spikes or real values -> (N, O), in evaluation not yet scaled."""
         numerics = self.numerics.of(self.path)
-        weight = _quantized_kernel(self, numerics, (_values_of(x).shape[-1], self.features), head_init)
+        weight = _quantized_kernel(self, numerics, (_values_of(x).shape[-1], self.features), self.kernel_init)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), numerics.param_dtype)
         pixels = jax.tree.map(lambda a: a[:, None, None, :], x)
         kernel = weight.replace(integers=weight.integers[None, None])

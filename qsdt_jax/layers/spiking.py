@@ -23,7 +23,7 @@ class SpikingNeuron(nn.Module):
       numerics: shared numerical choices.
       gain: factor on the value of a spike; 2 after the attention product (published code).
       input_gain: factor on the input current; 1/4 in neck and head of the published segmenter, whose neurons
-        are round(clip(x, 0, 4)) / 4.
+        are round(clip(x, 0, 4)) / 4, and of the published detector, whose are round(clip(x, 0, 4)), gain 4.
     """
 
     numerics: Numerics

@@ -2,6 +2,7 @@
 
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.classifier import SIZES, Classifier, QSDTransformer
+from qsdt_jax.models.detector import MaskRCNN
 from qsdt_jax.models.initial import init_variables
 from qsdt_jax.models.segmenter import Segmenter
 from qsdt_jax.models.zoo import create_model, list_models
@@ -10,6 +11,7 @@ __all__ = [
     "SIZES",
     "Backbone",
     "Classifier",
+    "MaskRCNN",
     "QSDTransformer",
     "Segmenter",
     "create_model",

@@ -48,6 +48,7 @@ class Backbone(nn.Module):
       layer_scale_init: initial layer scale of the transformer blocks.
       drop_path: probability at the last block, rising linearly from 0 at the first.
       norm_group: images per group of batch-norm statistics, 0 for the whole batch.
+      freeze_statistics: see `layers.numerics.Numerics`.
       remat: "none", or "blocks" for a training that keeps of each block its input alone and computes what is
         inside again in the backward pass: less memory, more time, the same numbers to rounding.
       exact_evaluation, dtype, param_dtype, spike_dtype: see `layers.numerics.Numerics`.
@@ -73,6 +74,7 @@ class Backbone(nn.Module):
     layer_scale_init: float = 1e-6
     drop_path: float = 0.0
     norm_group: int = 0
+    freeze_statistics: bool = False
     remat: Remat = "none"
     exact_evaluation: bool = True
     dtype: DTypeLike = jnp.float32
@@ -90,6 +92,7 @@ class Backbone(nn.Module):
             param_dtype=self.param_dtype,
             spike_dtype=self.spike_dtype,
             norm_group=self.norm_group,
+            freeze_statistics=self.freeze_statistics,
             exact_evaluation=self.exact_evaluation,
         )
 

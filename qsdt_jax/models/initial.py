@@ -22,6 +22,7 @@ from qsdt_jax.jit_once import jit_once
 from qsdt_jax.layers.bits_rules import check_rules
 from qsdt_jax.models.backbone import STRIDE, Backbone
 from qsdt_jax.models.classifier import Classifier
+from qsdt_jax.models.detector import MaskRCNN
 from qsdt_jax.models.segmenter import Segmenter
 
 ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)  # Threefry's, in bits, of even and of odd groups of rounds.
@@ -29,13 +30,13 @@ PARITY = np.uint32(0x1BD11BDA)
 AT_ONCE = 2**15  # Numbers drawn together: what fits the fastest cache.
 
 
-def init_variables(model: Backbone | Classifier | Segmenter, seed: int = 0) -> dict[str, Any]:
+def init_variables(model: Backbone | Classifier | Segmenter | MaskRCNN, seed: int = 0) -> dict[str, Any]:
     """The variables that a network starts with, as of `model.init`: {"params": ..., "batch_stats": ...}.
 
     A network with an operation that is not among OPERATIONS is drawn by `jax.jit(model.init)`.
 
     Args:
-      model: a backbone, a classifier or a segmenter.
+      model: a backbone, a classifier, a segmenter or a detector.
       seed: of the draws, 0 to 2^32 - 1; equal seeds give equal values.
 
     Raises:

@@ -17,6 +17,7 @@ from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.quantized import QConv, QDense
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.classifier import Classifier
+from qsdt_jax.models.detector import MaskRCNN
 from qsdt_jax.models.segmenter import Segmenter
 
 Kind = Literal["conv", "depthwise", "dense", "attention"]
@@ -48,7 +49,7 @@ class LayerOperations:
 
 
 def layer_operations(
-    model: Backbone | Classifier | Segmenter, image_size: tuple[int, int]
+    model: Backbone | Classifier | Segmenter | MaskRCNN, image_size: tuple[int, int]
 ) -> list[LayerOperations]:
     """The operations of every layer of a network, found by tracing it.
 
@@ -56,7 +57,7 @@ def layer_operations(
     it calls is recorded, in the order in which they end.
 
     Args:
-      model: a backbone, a classifier or a segmenter.
+      model: a backbone, a classifier, a segmenter or a detector.
       image_size: (height, width) in pixels, multiples of 16.
 
     Raises:
@@ -81,7 +82,7 @@ def layer_operations(
     return found
 
 
-def macs_per_image(model: Backbone | Classifier | Segmenter, image_size: tuple[int, int]) -> int:
+def macs_per_image(model: Backbone | Classifier | Segmenter | MaskRCNN, image_size: tuple[int, int]) -> int:
     """Multiply-accumulates of all layers; arguments as for `layer_operations`."""
     return sum(layer.macs for layer in layer_operations(model, image_size))
 

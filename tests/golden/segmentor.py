@@ -12,7 +12,6 @@ those of the backbone.
 """
 
 import functools
-import zlib
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,11 +19,15 @@ import numpy as np
 
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.models import Backbone, Segmenter
+from tests.golden import probes
 from tests.golden.recipe import FOLDER
 
 SEED = 21
 CLASSES = 5
 GAINS = {"published": 0.25, "one_neuron": 1.0}  # On the input of the neurons of neck and head.
+
+digest = functools.partial(probes.digest, SEED)
+row = functools.partial(probes.row, SEED)
 
 
 def segmentor(variant: str, **backbone: Any) -> Segmenter:
@@ -54,24 +57,3 @@ def images() -> np.ndarray:
     check = [x.sum(), *x.reshape(-1)[:4]]
     np.testing.assert_allclose(check, golden()["x_check"], rtol=1e-12)
     return x.transpose(0, 2, 3, 1)
-
-
-def digest(name: str, array: np.ndarray) -> np.ndarray:
-    """Some entries, the sum, the sum of squares, and the product with drawn numbers, of an array NCHW."""
-    flat = array.reshape(-1)
-    count = min(400, flat.size)
-    places = (np.arange(count) * flat.size // count)[::10]
-    return np.concatenate([flat[places], _sums(name, flat)])
-
-
-def row(name: str, tensor: np.ndarray) -> np.ndarray:
-    """As `digest`, of four entries of a tensor under its PyTorch name."""
-    flat = tensor.reshape(-1)
-    places = np.array([0, 5, 10, 15]) * flat.size // 16
-    return np.concatenate([flat[places], _sums(name, flat)])
-
-
-def _sums(name: str, flat: np.ndarray) -> np.ndarray:
-    key = zlib.crc32(f"probe/{name}".encode())
-    probe = np.random.default_rng([SEED, key]).standard_normal(flat.size)
-    return np.array([flat.sum(), (flat * flat).sum(), flat @ probe])

@@ -121,3 +121,23 @@ def test_batch_that_does_not_divide_is_refused():
 def test_an_array_is_refused_with_what_it_takes(layer, train):
     with pytest.raises(TypeError, match=r"BatchNorm takes an Affine, got ArrayImpl; an array x is Affine"):
         layer.init(jax.random.key(0), jnp.asarray(X), train=train)
+
+
+def test_frozen_statistics_stay_and_normalise_in_training_too():
+    numerics, x = Numerics(freeze_statistics=True), jax.random.normal(jax.random.key(0), (4, 3, 3, 2)) * 5
+    variables = {
+        "params": {"scale": jnp.array([2.0, 3.0]), "bias": jnp.array([0.5, -1.0])},
+        "batch_stats": {"mean": jnp.array([1.0, -2.0]), "var": jnp.array([4.0, 0.25])},
+    }
+
+    def run(params, train):
+        layer, both = BatchNorm(numerics, border=1), {**variables, "params": params}
+        y, updates = layer.apply(both, Affine(x), train, mutable=["batch_stats"])
+        return y.real, updates
+
+    (y, updates), (expected, _) = (run(variables["params"], train) for train in (True, False))
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_allclose(y[:, 1:-1, 1:-1, 1], (x[..., 1] + 2) / 0.50001 * 3 - 1, rtol=1e-4)
+    jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
+    grads = jax.grad(lambda params: jnp.sum(run(params, True)[0] ** 2))(variables["params"])
+    assert all(np.all(leaf != 0) for leaf in jax.tree.leaves(grads))

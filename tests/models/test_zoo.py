@@ -24,7 +24,8 @@ SMALL: dict[str, Any] = {"channels": (16, 16, 32, 32), "depth": 2, "num_heads": 
 
 def test_models_by_name():
     classifiers = ["qsd_s", "qsd_m", "qsd_l", "qsd_xs", "qsd_l12", "qsd_xl"]
-    assert list_models() == [*classifiers, "qsd_s_seg", "qsd_m_seg", "qsd_l_seg"]
+    others = [f"qsd_{size}_{kind}" for kind in ("seg", "det") for size in "sml"]
+    assert list_models() == [*classifiers, *others]
     for name, size in zip(classifiers, SIZES.values(), strict=True):
         assert create_model(name) == QSDTransformer(**size)
     model = create_model("qsd_l12", num_classes=10, bits=2, depth=3)
@@ -35,8 +36,8 @@ def test_models_by_name():
 @pytest.mark.parametrize(
     ("name", "fields", "told"),
     [
-        ("qsd_z", {}, r"no model 'qsd_z'; there are qsd_s, .*, qsd_l_seg; did you mean 'qsd_\w+'\?"),
-        ("resnet", {}, "no model 'resnet'; there are qsd_s, .*, qsd_l_seg$"),
+        ("qsd_z", {}, r"no model 'qsd_z'; there are qsd_s, .*, qsd_l_det; did you mean 'qsd_\w+'\?"),
+        ("resnet", {}, "no model 'resnet'; there are qsd_s, .*, qsd_l_det$"),
         ("qsd_s", {"num_clases": 10}, "a network has no field 'num_clases'; did you mean 'num_classes'"),
         ("qsd_s", {"parent": None}, "a network has no field 'parent'"),
     ],
