@@ -74,7 +74,7 @@ class Buckets:
         candidates: list[Size] = list(self.sizes)
         if not candidates and self.short_side:
             sides = self.short_side, self.long_side
-            candidates = [self._rounded_up(sides), self._rounded_up(sides[::-1])]
+            candidates = [self._rounded_up(sides), self._rounded_up((self.long_side, self.short_side))]
         return max(candidates, key=lambda size: (size[0] * size[1], size), default=None)
 
     def _holding(self, size: Size) -> Size | None:

@@ -25,7 +25,7 @@ On the machine that simulates this, a product with a spike is a multiplication b
 import dataclasses
 import functools
 from collections.abc import Iterable
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ class SpikeArithmetic:
     """
 
     levels: int
-    floats: ClassVar[bool] = False
+    floats = False
 
     def product(self, counts: jax.Array, layer: Linear) -> jax.Array:
         # The slots lie behind each other as images do: one convolution, which compiles D times as fast.

@@ -126,11 +126,11 @@ def _multiply_unscaled(
     float weights of spikes. Float weights of real values have no exact product.
     """
     scale = weight.scale.astype(numerics.real_dtype)
-    spikes, floats = isinstance(x, Spikes), numerics.bits == FLOAT_BITS
-    if numerics.exact_evaluation and spikes and floats:
+    floats = numerics.bits == FLOAT_BITS
+    if numerics.exact_evaluation and isinstance(x, Spikes) and floats:
         counts, kernel = x.counts.astype(scale.dtype), weight.integers.astype(scale.dtype)
         y = exact_selection(counts, kernel, geometry, x.levels)
-    elif spikes or floats or not numerics.exact_evaluation:
+    elif isinstance(x, Spikes) or floats or not numerics.exact_evaluation:
         y = _convolve(x, weight.integers, jnp.ones_like(scale), geometry, numerics)
     else:
         y = exact_convolution(x, weight.integers.astype(scale.dtype), geometry, numerics.bits)
