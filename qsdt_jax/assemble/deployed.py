@@ -10,14 +10,16 @@ import ml_collections
 
 from qsdt_jax.assemble.answers.answering import Answering
 from qsdt_jax.assemble.answers.classes import CLASSES
+from qsdt_jax.assemble.answers.maps import MAPS
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.network import require_logits
 from qsdt_jax.assemble.trained import Trained
 from qsdt_jax.data.classes import Classes, numbers
 from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.images import Normalization
-from qsdt_jax.data.preprocess import Preprocess
-from qsdt_jax.deploy.bundle import Bundle, read_bundle
+from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocess
+from qsdt_jax.data.segmentation import SegmentationPreprocess
+from qsdt_jax.deploy.bundle import Bundle, read_bundle, sizes_shown
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.validity import check_program
@@ -57,16 +59,23 @@ class Deployed:
         return self.bundle.program.in_channels
 
     @property
-    def preprocess(self) -> Preprocess:
-        """Of images to be classified; raises UserError where the network classifies their pixels."""
+    def preprocess(self) -> ImagePreprocessing:
+        """Of image files; raises UserError where an older bundle of a segmenter does not say how."""
         bundle = self.bundle
-        if self.of_pixels:
-            raise UserError(f"{self.path} tells classes of pixels; expected a network that classifies images")
-        return Preprocess(
-            size=bundle.image_size,
-            mean=bundle.mean,
-            std=bundle.std,
-            evaluation_crop_ratio=bundle.crop_ratio,
+        if not self.of_pixels:
+            return Preprocess(
+                size=bundle.image_size,
+                mean=bundle.mean,
+                std=bundle.std,
+                evaluation_crop_ratio=bundle.crop_ratio,
+            )
+        if bundle.buckets is None:
+            raise UserError(
+                f"{self.path} tells classes of pixels and not how large images are shown, as "
+                "bundles of before; export it again"
+            )
+        return SegmentationPreprocess(
+            size=bundle.image_size, mean=bundle.mean, std=bundle.std, buckets=bundle.buckets
         )
 
     @functools.cached_property
@@ -84,7 +93,7 @@ class Deployed:
     @property
     def answering(self) -> Answering:
         """How it answers for images."""
-        return CLASSES
+        return MAPS if self.of_pixels else CLASSES
 
     def outputs(self, batch: Batch) -> jax.Array:
         """(B, K) logits of {"image": (B, H, W, C)}, or of pixels (B, H', W', K), then with "size"."""
@@ -107,7 +116,8 @@ def bundle_of(trained: Trained) -> Bundle:
     normalization = preprocess.normalization or Normalization((0.0,), (1.0,))  # Frames are taken as they are.
     model = require_logits(trained.task.model, str(trained.workdir))
     program = fold(model, trained.variables)
-    check_program(program, preprocess.size)
+    for size in sizes_shown(preprocess.size, preprocess.buckets):
+        check_program(program, size)
     return Bundle(
         program=program,
         class_names=classes.shown,
@@ -122,6 +132,7 @@ def bundle_of(trained: Trained) -> Bundle:
             KNOWN: classes.names is not None,
             **provenance(),
         },
+        buckets=preprocess.buckets,
     )
 
 
@@ -141,5 +152,8 @@ def with_inputs_of(bundle: Bundle, config: ml_collections.ConfigDict) -> ml_coll
     config.data.image_size = bundle.image_size
     config.data.mean, config.data.std = bundle.mean, bundle.std
     config.data.eval_crop_ratio = bundle.crop_ratio
+    if bundle.buckets is not None:
+        config.data.short_side, config.data.long_side = bundle.buckets.short_side, bundle.buckets.long_side
+        config.data.buckets = bundle.buckets.sizes
     config.model.timesteps = bundle.program.neuron.timesteps
     return config

@@ -12,12 +12,15 @@ import numpy as np
 
 from qsdt_jax import bounds
 from qsdt_jax.core.neurons import Neuron, Reset
+from qsdt_jax.data.buckets import Buckets, grid_of
+from qsdt_jax.data.geometry import Size
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.packing import layer_bytes, pack
 from qsdt_jax.deploy.program import LOGITS, Add, Attend, Bilinear, Fire, Linear, Pool, Program, Resize, Step
 from qsdt_jax.deploy.validity import check_counts, check_program
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
+from qsdt_jax.layers.bits_rules import FLOAT_BITS
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.models.backbone import STRIDE
 
@@ -32,7 +35,7 @@ KINDS: dict[str, type[Step]] = {
 }
 # What of a neuron inference needs; the step of a spike is in the scales, the surrogate is training's.
 NEURON_FIELDS = ("levels", "scale", "threshold", "timesteps", "decay", "reset")
-OLDEST = 1  # Version of the format.
+OLDEST, BITS_BY_STEP = 1, 2  # Versions of the format.
 # The normal numbers of float32, in which a manifest's become arithmetic.
 TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -46,6 +49,8 @@ class Bundle:
       class_names: one for each channel of the logits.
       image_size: (height, width) in pixels that it was trained at.
       crop_ratio: share of height and width that is cut out of an image scaled to cover that.
+      buckets: how images are shown whole, where their pixels are classified; None where an image is cropped.
+        Bundles of segmenters had none before.
       mean, std: of pixels in 0..1, one number or one for each channel.
       architecture: numbers of the network, for people.
       origin: where it came from, for people.
@@ -59,6 +64,7 @@ class Bundle:
     std: tuple[float, ...]
     architecture: Mapping[str, Any]
     origin: Mapping[str, Any]
+    buckets: Buckets | None = None
 
 
 def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> int:
@@ -95,7 +101,8 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         manifest = reference.read(path)
         with reference.manifest_errors():
             bundle = _from_manifest(manifest)
-            check_program(bundle.program, bundle.image_size)
+            for size in sizes_shown(bundle.image_size, bundle.buckets):
+                check_program(bundle.program, size)
         found, expected = len(bundle.class_names), bundle.program.num_classes
         if found != expected:
             raise ValueError(f"{found} class names, but {expected} class scores")
@@ -123,6 +130,7 @@ def _content(bundle: Bundle) -> bytes:
             "channels": program.in_channels,
             "mean": list(bundle.mean),
             "std": list(bundle.std),
+            **({} if bundle.buckets is None else _whole(bundle.buckets)),
         },
         "steps": [_record(step, tensors, alike) for step in program.steps],
         "outputs": dict(program.outputs),
@@ -135,13 +143,27 @@ def _content(bundle: Bundle) -> bytes:
     return start.ljust(reference.aligned(len(start), reference.ALIGNMENT), b"\0") + tensors.data
 
 
+def sizes_shown(image_size: Size, buckets: Buckets | None) -> tuple[Size, ...]:
+    """Sizes of arrays that a program has to run on: that of training and the largest of evaluation."""
+    largest = None if buckets is None else buckets.largest
+    return (image_size,) if largest is None else (image_size, largest)
+
+
+def _whole(buckets: Buckets) -> dict[str, Any]:
+    """What the manifest says of images that are shown whole; the grid of buckets follows from the size."""
+    sides = {"short_side": buckets.short_side, "long_side": buckets.long_side}
+    return {**sides, "buckets": [list(size) for size in buckets.sizes]}
+
+
 def _version(manifest: Mapping[str, Any]) -> int:
     """The oldest version of the format that has all of this: readers of then take what they can read."""
     steps = manifest["steps"]
+    if FLOAT_BITS in {manifest.get("bits"), *(step.get("bits") for step in steps)}:
+        return reference.VERSION
     newer = "bits" not in manifest or any(
         step["kind"] == "bilinear" or "tokens" in step or "input_gain" in step for step in steps
     )
-    return reference.VERSION if newer else OLDEST
+    return BITS_BY_STEP if newer else OLDEST
 
 
 class _Tensors:
@@ -170,7 +192,12 @@ def _record(step: Step, tensors: _Tensors, alike: bool) -> dict[str, Any]:
         if alike:
             del fields["bits"]
         fields |= dataclasses.asdict(step.geometry)
-        fields["weights"] = tensors.add(step.weights.shape, pack(np.asarray(step.weights), step.bits))
+        content = (
+            np.asarray(step.weights, "<f4").tobytes()
+            if step.bits == FLOAT_BITS
+            else pack(np.asarray(step.weights), step.bits)
+        )
+        fields["weights"] = tensors.add(step.weights.shape, content)
         for name, vector in (("scale", step.scale), ("shift", step.shift)):
             fields[name] = tensors.add(vector.shape, np.asarray(vector, "<f4").tobytes())
     return {"kind": kind, **fields}
@@ -200,6 +227,7 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
         std=tuple(image["std"]),
         architecture=manifest["architecture"],
         origin=manifest["origin"],
+        buckets=_buckets(image) if "buckets" in image else None,
     )
 
 
@@ -223,11 +251,7 @@ def _neuron(record: Mapping[str, Any]) -> Neuron:
 
 
 def _check_image(image: Mapping[str, Any], channels: int) -> None:
-    size = image["size"]
-    if len(size) != 2 or any(type(side) is not int or side < STRIDE or side % STRIDE for side in size):
-        raise ValueError(f"images of {'x'.join(map(str, size))} pixels; expected multiples of {STRIDE}")
-    if max(size) > bounds.SIDE:
-        raise ValueError(f"images of {size[0]}x{size[1]} pixels; expected at most {bounds.SIDE} a side")
+    _check_size(image["size"])
     if image["channels"] != channels:
         raise ValueError(f"images of {image['channels']} channels, but its first layer takes {channels}")
     if not _within(image["crop_ratio"], bounds.SMALLEST_CROP, 1):
@@ -237,6 +261,26 @@ def _check_image(image: Mapping[str, Any], channels: int) -> None:
         if len(values) not in (1, channels) or not all(_within(value, low, HUGE) for value in values):
             kind = "positive number" if name == "std" else "number"
             raise ValueError(f"{name} {values!r}; expected one {kind}, or one for each channel ({channels})")
+
+
+def _buckets(image: Mapping[str, Any]) -> Buckets:
+    """How images are shown whole; raises ValueError where that cannot be."""
+    short, long, sizes = image["short_side"], image["long_side"], image["buckets"]
+    if not all(type(side) is int and 0 <= side <= bounds.SIDE for side in (short, long)) or long < short:
+        raise ValueError(
+            f"short_side {short!r} and long_side {long!r}; expected whole numbers of pixels, at most "
+            f"{bounds.SIDE}, the second not below the first"
+        )
+    for size in sizes:
+        _check_size(size)
+    return Buckets(short, long, tuple((height, width) for height, width in sizes), grid_of(image["size"]))
+
+
+def _check_size(size: Any) -> None:
+    if len(size) != 2 or any(type(side) is not int or side < STRIDE or side % STRIDE for side in size):
+        raise ValueError(f"images of {'x'.join(map(str, size))} pixels; expected multiples of {STRIDE}")
+    if max(size) > bounds.SIDE:
+        raise ValueError(f"images of {size[0]}x{size[1]} pixels; expected at most {bounds.SIDE} a side")
 
 
 def _within(value: Any, low: float, high: float) -> bool:

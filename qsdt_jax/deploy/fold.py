@@ -1,5 +1,7 @@
 """Folding: the variables of a trained network -> a program of integers, scales and shifts.
 
+Float weights stay what they are where spikes come in, which select them.
+
 The network itself tells its steps: it is run in evaluation, with a `SymbolicArray` in the place of each
 array. A product waits as a `Product` until all that follows it is composed into its scale and shift, by the
 code of evaluation, in the same order, one rounded operation at a time. So the folded network gives the bits
@@ -8,8 +10,9 @@ of the evaluated one.
 
 import contextlib
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +40,7 @@ from qsdt_jax.deploy.program import (
 )
 from qsdt_jax.deploy.validity import check_counts, check_sums
 from qsdt_jax.errors import UserError
+from qsdt_jax.jit_once import jit_once
 from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.bits_rules import FLOAT_BITS, bits_of
 from qsdt_jax.layers.lowering import ConvGeometry
@@ -45,7 +49,9 @@ from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.layers.upsample import BilinearUpsample, NearestUpsample
 from qsdt_jax.models import Backbone, Classifier, Segmenter
 from qsdt_jax.models.backbone import STRIDE
+from qsdt_jax.models.shapes import variable_shapes
 
+EXPECTED = "so there are no integers to export; expected a network trained with 1 to 8 bits"
 SHOWN = 5  # Faults that a message tells.
 SIDE = 2 * STRIDE  # Pixels of the image that the network is run on; steps do not depend on it.
 
@@ -56,16 +62,16 @@ def fold(model: Classifier | Segmenter | Backbone, variables: Mapping[str, Any])
     A backbone's outputs are its stages.
 
     Args:
-      model: with 1 to 8 weight bits in every layer.
+      model: with 1 to 8 weight bits in every layer; single layers that receive spikes may have float weights.
       variables: "params" and "batch_stats" of it, in any float type; the program is float32.
 
     Raises:
-      UserError: weights are float, there are no spikes or they do not attend, or counts or sums are too large
-        for int8 and float32.
+      UserError: weights of real values are float, or those of all layers without a rule; there are no spikes
+        or they do not attend, or counts or sums are too large for int8 and float32.
       ValueError: the names and shapes of the variables are not those of the model.
     """
     backbone = model if isinstance(model, Backbone) else model.backbone
-    check_bits(backbone, variables)
+    _check_bits(backbone, variables)
     neuron = backbone.numerics.neuron
     if neuron is None or backbone.attention != "spiking":
         raise UserError(
@@ -75,29 +81,31 @@ def fold(model: Classifier | Segmenter | Backbone, variables: Mapping[str, Any])
     check_counts(backbone.levels)
     single = backbone.clone(dtype=jnp.float32, param_dtype=jnp.float32)
     network = single if isinstance(model, Backbone) else model.clone(backbone=single)
+    _check_variables(variable_shapes(network), variables)
+    floats = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), jax.device_get(dict(variables)))
     # Quotients and square roots are rounded correctly on a CPU, and not everywhere else.
     with on_the_cpu():
-        steps, outputs = _run(network, single.in_channels, variables)
-    return Program(steps=steps, neuron=neuron, outputs=outputs)
+        program = jax.device_get(_compiled()(floats, network))
+    for layer in program.layers:
+        if layer.spikes:
+            check_sums(layer.name, layer.weights, neuron.levels)
+    return program
 
 
-def check_bits(backbone: Backbone, variables: Mapping[str, Any]) -> None:
-    """Refuses a network with float weights.
-
-    Raises:
-      UserError: in one layer or more, which it names.
-    """
+def _check_bits(backbone: Backbone, variables: Mapping[str, Any]) -> None:
+    """Refuses a network whose layers have float weights if no rule says otherwise; raises UserError."""
     layers = ["/".join(path[:-1]) for path in flatten_dict(variables["params"]) if path[-1] == "kernel"]
     floats = [layer for layer in layers if bits_of(layer, backbone.bits_rules, backbone.bits) == FLOAT_BITS]
-    expected = "so there are no integers to export; expected a network trained with 1 to 8 bits"
-    if len(floats) == len(layers):
-        raise UserError(f"the network has float weights (bits=32), {expected}")
-    if floats:
-        more = f" and {len(floats) - SHOWN} more layers" if len(floats) > SHOWN else ""
-        raise UserError(
-            f"{', '.join(floats[:SHOWN])}{more} have float weights (32 bits by bits_rules), {expected} in "
-            "every layer"
-        )
+    if floats == layers:
+        raise UserError(f"the network has float weights (bits=32), {EXPECTED}")
+    if backbone.bits == FLOAT_BITS and floats:
+        raise UserError(f"{_named(floats)} float weights (bits=32), {EXPECTED}")
+
+
+def _named(layers: Sequence[str]) -> str:
+    """The first of some layers, and "have" or "has"."""
+    more = f" and {len(layers) - SHOWN} more layers" if len(layers) > SHOWN else ""
+    return f"{', '.join(layers[:SHOWN])}{more} {'have' if len(layers) > 1 else 'has'}"
 
 
 def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
@@ -112,18 +120,35 @@ def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
         ) from None
 
 
-def _run(model: Classifier | Segmenter | Backbone, channels: int, variables: Mapping[str, Any]):
-    """Steps and outputs of a network, of which it tells them itself."""
-    method = "features" if isinstance(model, Backbone) else "__call__"
-    image = jax.ShapeDtypeStruct((1, SIDE, SIDE, channels), jnp.float32)
-    expected = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, method=method), image)
-    _check_variables(expected, variables)
+@functools.cache
+def _compiled() -> Any:
+    """`_folded` as one program: by themselves its hundreds of small operations are compiled one by one.
+
+    Made when it is needed, because JAX is asked for its backend. Equal networks are traced once.
+    """
+    return jit_once(_folded, static_argnames="model")
+
+
+def _folded(variables: Mapping[str, Any], model: Classifier | Segmenter | Backbone) -> Program:
+    """The program of a network, which tells its steps and outputs itself."""
+    backbone = model if isinstance(model, Backbone) else model.backbone
+    neuron = backbone.numerics.neuron
+    assert neuron is not None
     folding = _Folding()
-    single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), jax.device_get(dict(variables)))
+    images = SymbolicArray(IMAGES, (1, SIDE, SIDE, backbone.in_channels), folding.add)
     with nn.intercept_methods(folding.intercept):
-        found: Any = model.apply(single, SymbolicArray(IMAGES, image.shape, folding.add), method=method)
+        found: Any = model.apply(variables, images, method="features" if model is backbone else "__call__")
+    if folding.floats:
+        raise UserError(
+            f"{_named(folding.floats)} float weights (32 bits by bits_rules) and real values to multiply, "
+            f"{EXPECTED} where no spikes come in"
+        )
     outputs = {LOGITS: found} if isinstance(found, SymbolicArray) else found
-    return tuple(folding.steps), tuple((name, value.name) for name, value in outputs.items())
+    return Program(
+        steps=tuple(folding.steps),
+        neuron=neuron,
+        outputs=tuple((name, value.name) for name, value in outputs.items()),
+    )
 
 
 def _check_variables(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -206,6 +231,7 @@ class _Folding:
         self.steps: list[Step] = []
         self.path: tuple[str, ...] = ()
         self.sums: Counter[tuple[str, ...]] = Counter()
+        self.floats: list[str] = []  # Layers whose float weights are multiplied with real values.
 
     def intercept(self, call, args, kwargs, context) -> Any:
         """In the place of a method of a module of the network, for `nn.intercept_methods`."""
@@ -243,7 +269,7 @@ class _Folding:
         bits = module.numerics.of(module.path).bits
         weight = quantize_by_bits(kernel, step_size, bits)
         scale = rounded(weight.scale * x.step) if spikes else weight.scale
-        weights = np.asarray(weight.integers, np.int8)
+        weights = weight.integers.astype(jnp.float32 if bits == FLOAT_BITS else jnp.int8)
         geometry = ConvGeometry()
         if isinstance(module, QConv):
             groups = value.shape[-1] if module.depthwise else 1
@@ -251,8 +277,8 @@ class _Folding:
         else:
             weights = weights[None, None]  # A dense layer is a 1x1 convolution.
         name = "/".join(module.path)
-        if spikes:
-            check_sums(name, weights, x.levels)
+        if bits == FLOAT_BITS and not spikes:
+            self.floats.append(name)
         pixels = (
             (size + 2 * geometry.padding - taps) // geometry.stride + 1
             for size, taps in zip(value.shape[1:-1], weights.shape, strict=False)
@@ -275,8 +301,8 @@ class _Folding:
 
     def linear(self, product: Product) -> SymbolicArray:
         """The step of a product and all that was composed with it."""
-        scale, shift = np.asarray(product.scale), np.asarray(product.shift)
-        return self.append(Linear(**product.layer, scale=scale, shift=shift), product.values.shape)
+        step = Linear(**product.layer, scale=product.scale, shift=product.shift)
+        return self.append(step, product.values.shape)
 
     def fire(self, module: SpikingNeuron, x: Affine | SymbolicArray) -> Spikes:
         gain = module.input_gain
