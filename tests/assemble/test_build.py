@@ -272,6 +272,9 @@ def test_weights_of_other_classes():
     told = "config.loss.class_weights has 2 numbers; expected none, or one for each of the 3 classes"
     with pytest.raises(UserError, match=re.escape(told)):
         build_run(config)
+    config.loss.class_weights = (0.5, 1.0, 1e39)
+    with pytest.raises(UserError, match=r"config\.loss\.class_weights=\(0\.5, 1\.0, 1e\+39\)"):
+        build_run(config)
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,15 @@ from tests.configs.tiny import get_config
 from tests.launch.processes import TINY
 from tests.launch.tiny import launch
 
-# The seed may be as large as its limit; of the buckets see tests/assemble/test_annotated.py.
-APART = ("seed", "data.buckets")
+# The seed may be as large as its limit; of the others see tests/assemble/{test_annotated,test_build}.py.
+APART = ("seed", "data.buckets", "loss.class_weights")
 LARGEST = {name: key.limit for name, key in KEYS.items() if key.limit is not None and name not in APART}
 SECONDS = 10  # For a machine that does much else.
 # Checked where they are used, to stricter bounds; or without effect, however large.
 ELSEWHERE = {
     *("seed", "ema_decay", "loss.label_smoothing", "model.drop_path", "model.bits"),
     *("data.crop_area", "data.crop_aspect", "data.randaugment_magnitude", "data.randaugment_std"),
-    *("data.resize_ratio", "data.largest_share"),
+    *("data.resize_ratio", "data.largest_share", "data.crop_sides", "detection.score_threshold"),
     *("data.erase_probability", "data.eval_crop_ratio", "data.roll", "data.digits_noise"),
     *("data.corrupt_limit", "eval.every_epochs", "optimizer.warmup_epochs", "log.every_steps"),
     *("checkpoint.every_steps", "checkpoint.keep_latest", "checkpoint.keep_best"),
