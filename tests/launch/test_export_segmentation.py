@@ -85,5 +85,4 @@ def test_float_neck_and_head_are_deployed(tmp_path, capsys):
     row = rows["seg_head/classifier"]
     assert (row["bits"], rows["block3_0/mlp/fc1"]["bits"]) == ("32", "4")
     assert float(row["bit-aware spiking pJ"]) == pytest.approx(0.9 * float(row["additions"]), rel=1e-4)
-    assert launch("inspect", "--workdir", workdir) == 0
     assert launch("predict", "--bundle", tmp_path / "model.qsdt", tmp_path / "none.png") == 2
