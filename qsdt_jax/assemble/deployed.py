@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +12,25 @@ import ml_collections
 
 from qsdt_jax.assemble.answers.answering import Answering
 from qsdt_jax.assemble.answers.classes import CLASSES
+from qsdt_jax.assemble.answers.objects import OBJECTS
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.trained import Trained
+from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.data.classes import Classes, numbers
+from qsdt_jax.data.detection import DetectionPreprocess
 from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.images import Normalization
-from qsdt_jax.data.preprocess import Preprocess
-from qsdt_jax.deploy.bundle import Bundle, read_bundle
-from qsdt_jax.deploy.fold import fold
-from qsdt_jax.deploy.integer import integer_forward
-from qsdt_jax.deploy.validity import check_program
+from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocess
+from qsdt_jax.deploy.bundle import Bundle, check_folded, read_bundle
+from qsdt_jax.deploy.detector import FoldedDetector, networks_of_detector, runner
+from qsdt_jax.deploy.fold import fold, fold_detector
+from qsdt_jax.deploy.integer import IntegerArithmetic, integer_forward
+from qsdt_jax.deploy.use import DetectorUse
+from qsdt_jax.detection.inference import compiled, find_objects
 from qsdt_jax.errors import UserError
+from qsdt_jax.models import MaskRCNN
+from qsdt_jax.tasks.detection import Detection
 from qsdt_jax.tasks.task import Batch
 from qsdt_jax.workdir.provenance import provenance
 
@@ -57,9 +66,22 @@ class Deployed:
         return self.bundle.program.in_channels
 
     @property
-    def preprocess(self) -> Preprocess:
-        """Of images to be classified; raises UserError where the network classifies their pixels."""
-        bundle = self.bundle
+    def preprocess(self) -> ImagePreprocessing:
+        """Of images; raises UserError where the network classifies their pixels."""
+        bundle, use = self.bundle, self.bundle.use
+        if use is not None:
+            return DetectionPreprocess(
+                size=bundle.image_size,
+                mean=bundle.mean,
+                std=bundle.std,
+                buckets=Buckets(
+                    short_side=use.short_side,
+                    long_side=use.long_side,
+                    sizes=use.buckets,
+                    grid=grid_of(bundle.image_size),
+                    annotated=False,
+                ),
+            )
         if self.of_pixels:
             raise UserError(f"{self.path} tells classes of pixels; expected a network that classifies images")
         return Preprocess(
@@ -71,23 +93,34 @@ class Deployed:
 
     @functools.cached_property
     def of_pixels(self) -> bool:
-        """Whether the logits are those of pixels."""
+        """Whether there are logits, and these of pixels."""
         program, (height, width) = self.bundle.program, self.bundle.image_size
+        if isinstance(program, FoldedDetector):
+            return False
         frames = (program.neuron.timesteps, height, width, program.in_channels)
         image = jax.ShapeDtypeStruct((1, *frames), jnp.float32)
         return jax.eval_shape(integer_forward, program, image).ndim > 2
 
     @functools.cached_property
-    def _forward(self):
-        return jax.jit(functools.partial(integer_forward, self.bundle.program))
+    def _forward(self) -> Callable[..., Any]:
+        program, use = self.bundle.program, self.bundle.use
+        if isinstance(program, FoldedDetector):
+            assert use is not None
+            networks = networks_of_detector(program, runner(IntegerArithmetic()))
+            return functools.partial(find_objects, networks, use.settings, part=compiled)
+        return jax.jit(functools.partial(integer_forward, program))
 
     @property
     def answering(self) -> Answering:
         """How it answers for images."""
-        return CLASSES
+        return CLASSES if self.bundle.use is None else OBJECTS
 
-    def outputs(self, batch: Batch) -> jax.Array:
-        """(B, K) logits of {"image": (B, H, W, C)}, or of pixels (B, H', W', K), then with "size"."""
+    def outputs(self, batch: Batch) -> Any:
+        """What the network gives for {"image": (B, H, W, C)}, where images are padded with "size" (B, 2).
+
+        Logits (B, K), or of pixels (B, H', W', K); of a detector objects, see
+        `detection.inference.find_objects`.
+        """
         return self._forward(*(batch[name] for name in ("image", SIZE) if name in batch))
 
 
@@ -100,14 +133,18 @@ def bundle_of(trained: Trained) -> Bundle:
     """The network of a workdir, folded, with what is needed to feed and read it.
 
     Raises:
-      UserError: its weights are float, its sums too large, or its outputs no classes.
+      UserError: its weights are float, its sums too large, its outputs no classes, or class and box of a
+        detector take real values.
     """
     config, classes = trained.config, trained.require_classes()
     preprocess = build_preprocess(config)
     normalization = preprocess.normalization or Normalization((0.0,), (1.0,))  # Frames are taken as they are.
     model = require_backbone(trained.task.model, str(trained.workdir))
-    program = fold(model, trained.variables)
-    check_program(program, preprocess.size)
+    if isinstance(model, MaskRCNN):
+        program, use = fold_detector(model, trained.variables), _use(trained)
+    else:
+        program, use = fold(model, trained.variables), None
+    check_folded(program, preprocess.size)
     return Bundle(
         program=program,
         class_names=classes.shown,
@@ -122,6 +159,20 @@ def bundle_of(trained: Trained) -> Bundle:
             KNOWN: classes.names is not None,
             **provenance(),
         },
+        use=use,
+    )
+
+
+def _use(trained: Trained) -> DetectorUse:
+    """How the detector of a workdir is used; raises UserError where its task is one's own."""
+    task, data = trained.task, trained.config.data
+    if not isinstance(task, Detection):
+        raise UserError(f"{trained.workdir} has a task of its own; expected config.task.name='detection'")
+    return DetectorUse(
+        settings=task.settings,
+        short_side=data.short_side,
+        long_side=data.long_side,
+        buckets=tuple((height, width) for height, width in data.buckets),
     )
 
 
@@ -142,4 +193,7 @@ def with_inputs_of(bundle: Bundle, config: ml_collections.ConfigDict) -> ml_coll
     config.data.mean, config.data.std = bundle.mean, bundle.std
     config.data.eval_crop_ratio = bundle.crop_ratio
     config.model.timesteps = bundle.program.neuron.timesteps
+    if bundle.use is not None:
+        config.data.short_side, config.data.long_side = bundle.use.short_side, bundle.use.long_side
+        config.data.buckets = bundle.use.buckets
     return config

@@ -29,11 +29,12 @@ def require_classifier(model: Any, where: str) -> Classifier:
     return model
 
 
-def require_backbone(model: Any, where: str) -> Classifier | Segmenter:
+def require_backbone(model: Any, where: str) -> Classifier | Segmenter | MaskRCNN:
     """A task's network, for whoever looks at its backbone; raises UserError where it is of one's own."""
-    if not isinstance(model, Classifier | Segmenter):
+    if not isinstance(model, Classifier | Segmenter | MaskRCNN):
         raise UserError(
-            f"{where} has a network of its own, {type(model).__name__}; expected a Classifier or a Segmenter"
+            f"{where} has a network of its own, {type(model).__name__}; expected a Classifier, a Segmenter "
+            "or a MaskRCNN"
         )
     return model
 

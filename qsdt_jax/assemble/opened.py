@@ -23,7 +23,7 @@ from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.preprocess import ImagePreprocessing
 from qsdt_jax.errors import UserError
-from qsdt_jax.models import Classifier, Segmenter
+from qsdt_jax.models import Classifier, MaskRCNN, Segmenter
 from qsdt_jax.tasks.task import Batch, Task, Variables
 
 
@@ -64,7 +64,7 @@ class Network:
     origin: Mapping[str, Any]
 
     @property
-    def model(self) -> Classifier | Segmenter:
+    def model(self) -> Classifier | Segmenter | MaskRCNN:
         """The flax module; raises UserError where the task has a network of its own."""
         return require_backbone(self.task.model, self.where)
 
@@ -123,7 +123,9 @@ class Network:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _features(model: Classifier | Segmenter, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+def _features(
+    model: Classifier | Segmenter | MaskRCNN, variables: Variables, batch: Batch
+) -> dict[str, jax.Array]:
     sizes: dict[str, Any] = {"sizes": batch[SIZE]} if SIZE in batch else {}
     stages: Any = model.apply(variables, batch["image"], method="features", **sizes)
     timesteps = model.backbone.timesteps

@@ -13,8 +13,23 @@ import numpy as np
 from qsdt_jax import bounds
 from qsdt_jax.core.neurons import Neuron, Reset
 from qsdt_jax.deploy import reference
+from qsdt_jax.deploy.detector import OUTPUTS, FoldedDetector, check_detector
 from qsdt_jax.deploy.packing import layer_bytes, pack
-from qsdt_jax.deploy.program import LOGITS, Add, Attend, Bilinear, Fire, Linear, Pool, Program, Resize, Step
+from qsdt_jax.deploy.program import (
+    LOGITS,
+    Add,
+    Attend,
+    Bilinear,
+    DepthToSpace,
+    Fire,
+    Linear,
+    Pool,
+    Program,
+    Resize,
+    Step,
+    Subsample,
+)
+from qsdt_jax.deploy.use import DetectorUse
 from qsdt_jax.deploy.validity import check_counts, check_program
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
@@ -29,10 +44,12 @@ KINDS: dict[str, type[Step]] = {
     "pool": Pool,
     "resize": Resize,
     "bilinear": Bilinear,
+    "depth_to_space": DepthToSpace,
+    "subsample": Subsample,
 }
 # What of a neuron inference needs; the step of a spike is in the scales, the surrogate is training's.
 NEURON_FIELDS = ("levels", "scale", "threshold", "timesteps", "decay", "reset")
-OLDEST = 1  # Version of the format.
+OLDEST, WITH_NEWER_STEPS, OF_DETECTORS = 1, 2, 3  # Versions of the format.
 # The normal numbers of float32, in which a manifest's become arithmetic.
 TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -42,16 +59,17 @@ class Bundle:
     """A deployed network and how to feed and read it.
 
     Attributes:
-      program: the folded network.
-      class_names: one for each channel of the logits.
+      program: the folded network, or the parts of a detector.
+      class_names: one for each channel of the logits, or for each category of a detector.
       image_size: (height, width) in pixels that it was trained at.
       crop_ratio: share of height and width that is cut out of an image scaled to cover that.
       mean, std: of pixels in 0..1, one number or one for each channel.
       architecture: numbers of the network, for people.
       origin: where it came from, for people.
+      use: of a detector, how it is used.
     """
 
-    program: Program
+    program: Program | FoldedDetector
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
     crop_ratio: float
@@ -59,6 +77,13 @@ class Bundle:
     std: tuple[float, ...]
     architecture: Mapping[str, Any]
     origin: Mapping[str, Any]
+    use: DetectorUse | None = None
+
+    def require_program(self, what: str) -> Program:
+        """The one program of a network with logits; raises UserError for a detector, which has no `what`."""
+        if isinstance(self.program, FoldedDetector):
+            raise UserError(f"a detector has no {what}; expected a network that classifies images or pixels")
+        return self.program
 
 
 def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> int:
@@ -95,7 +120,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         manifest = reference.read(path)
         with reference.manifest_errors():
             bundle = _from_manifest(manifest)
-            check_program(bundle.program, bundle.image_size)
+            check_folded(bundle.program, bundle.image_size)
         found, expected = len(bundle.class_names), bundle.program.num_classes
         if found != expected:
             raise ValueError(f"{found} class names, but {expected} class scores")
@@ -104,6 +129,14 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         raise UserError(f"bundle {path} cannot be read: {error.strerror}") from None
     except (ValueError, UserError) as error:
         raise UserError(f"bundle {path}: {error}") from None
+
+
+def check_folded(program: Program | FoldedDetector, image_size: tuple[int, int]) -> None:
+    """Raises UserError as `check_program` or `check_detector`."""
+    if isinstance(program, FoldedDetector):
+        check_detector(program, image_size)
+    else:
+        check_program(program, image_size)
 
 
 def _content(bundle: Bundle) -> bytes:
@@ -124,9 +157,13 @@ def _content(bundle: Bundle) -> bytes:
             "mean": list(bundle.mean),
             "std": list(bundle.std),
         },
-        "steps": [_record(step, tensors, alike) for step in program.steps],
-        "outputs": dict(program.outputs),
     }
+    if isinstance(program, FoldedDetector):
+        assert bundle.use is not None
+        manifest["detector"] = bundle.use.record()
+        manifest["programs"] = {name: _records(part, tensors, alike) for name, part in program.parts.items()}
+    else:
+        manifest |= _records(program, tensors, alike)
     manifest["data_bytes"] = len(tensors.data)
     text = json.dumps(manifest, separators=(",", ":")).encode()
     head = _version(manifest).to_bytes(4, "little") + len(text).to_bytes(4, "little")
@@ -135,13 +172,20 @@ def _content(bundle: Bundle) -> bytes:
     return start.ljust(reference.aligned(len(start), reference.ALIGNMENT), b"\0") + tensors.data
 
 
+def _records(program: Program, tensors: "_Tensors", alike: bool) -> dict[str, Any]:
+    """What the manifest says of the steps and outputs of a program."""
+    steps = [_record(step, tensors, alike) for step in program.steps]
+    return {"steps": steps, "outputs": dict(program.outputs)}
+
+
 def _version(manifest: Mapping[str, Any]) -> int:
     """The oldest version of the format that has all of this: readers of then take what they can read."""
-    steps = manifest["steps"]
+    if "programs" in manifest:
+        return OF_DETECTORS
     newer = "bits" not in manifest or any(
-        step["kind"] == "bilinear" or "tokens" in step or "input_gain" in step for step in steps
+        step["kind"] == "bilinear" or "tokens" in step or "input_gain" in step for step in manifest["steps"]
     )
-    return reference.VERSION if newer else OLDEST
+    return WITH_NEWER_STEPS if newer else OLDEST
 
 
 class _Tensors:
@@ -178,17 +222,17 @@ def _record(step: Step, tensors: _Tensors, alike: bool) -> dict[str, Any]:
 
 def _from_manifest(manifest: dict[str, Any]) -> Bundle:
     """The bundle of a manifest; raises ValueError where it says what cannot be."""
-    if len(manifest["steps"]) > bounds.STEPS_OF_A_PROGRAM:
-        raise ValueError(f"{len(manifest['steps']):,} steps; expected at most {bounds.STEPS_OF_A_PROGRAM:,}")
-    program = Program(
-        steps=tuple(map(_step, manifest["steps"])),
-        neuron=_neuron(manifest["neuron"]),
-        outputs=tuple(reference.outputs_of(manifest).items()),
-    )
+    count = len(reference.steps_of(manifest))
+    if count > bounds.STEPS_OF_A_PROGRAM:
+        raise ValueError(f"{count:,} steps; expected at most {bounds.STEPS_OF_A_PROGRAM:,}")
+    neuron = _neuron(manifest["neuron"])
+    program, use = _folded(manifest, neuron), None
     classes, image = manifest["classes"], manifest["image"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("its class names are no list of texts")
-    if not program.layers or [name for name, _ in program.outputs] != [LOGITS]:
+    if isinstance(program, FoldedDetector):
+        use = DetectorUse.of(manifest["detector"])
+    elif not program.layers or [name for name, _ in program.outputs] != [LOGITS]:
         raise ValueError("its network tells no classes: expected layers, and one output, the logits")
     _check_image(image, program.in_channels)
     return Bundle(
@@ -200,6 +244,29 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
         std=tuple(image["std"]),
         architecture=manifest["architecture"],
         origin=manifest["origin"],
+        use=use,
+    )
+
+
+def _folded(manifest: Mapping[str, Any], neuron: Neuron) -> Program | FoldedDetector:
+    if "programs" not in manifest:
+        return _program(manifest, neuron)
+    programs, expected = manifest["programs"], list(OUTPUTS)
+    if sorted(programs) != sorted(expected):
+        raise ValueError(f"its programs are {', '.join(programs)}; expected {', '.join(expected)}")
+    for name, outputs in OUTPUTS.items():
+        if sorted(programs[name]["outputs"]) != sorted(outputs) or not programs[name]["steps"]:
+            raise ValueError(
+                f"its {name} is not that of a detector: expected steps, and {', '.join(outputs)}"
+            )
+    return FoldedDetector(**{name: _program(record, neuron) for name, record in programs.items()})
+
+
+def _program(record: Mapping[str, Any], neuron: Neuron) -> Program:
+    return Program(
+        steps=tuple(map(_step, record["steps"])),
+        neuron=neuron,
+        outputs=tuple(reference.outputs_of(dict(record)).items()),
     )
 
 

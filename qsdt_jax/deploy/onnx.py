@@ -43,12 +43,14 @@ from qsdt_jax.deploy.program import (
     Add,
     Attend,
     Bilinear,
+    DepthToSpace,
     Fire,
     Linear,
     Pool,
     Program,
     Resize,
     Step,
+    Subsample,
     inputs_of,
 )
 from qsdt_jax.errors import UserError
@@ -154,6 +156,8 @@ class _Graph(Nodes):
                 result, size = self.mean(*inputs, size=size), (1, 1, size[-1])
             case Resize(factor=factor):
                 result, size = self.resize(*inputs, factor=factor), _enlarged(size, factor)
+            case DepthToSpace() | Subsample():
+                raise UserError(f"{step.name}: a step of a detector, which has no ONNX form")
             case Bilinear():
                 result, size = self.bilinear(*inputs, size=size), _enlarged(size, 2)
         self.sizes[step.name] = size

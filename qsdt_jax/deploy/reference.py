@@ -23,15 +23,15 @@ name which results, averaged over the time steps, are the answers; without it th
     {"kind": "add", "name", "left", "right"}
     {"kind": "pool", "name", "input"}        mean over the pixels
     {"kind": "resize", "name", "input", "factor"}      each pixel repeated along both axes
-    {"kind": "bilinear", "name", "input"}    twice the pixels along both axes, 3/4 of the nearest and 1/4 of
-        the next one
+    {"kind": "bilinear", "name", "input"}    twice the pixels, 3/4 of the nearest and 1/4 of the next one
 
 A tensor is {"offset", "shape", "crc32"}, the offset counted from the start of the data. Scale and shift are
 float32. Weights are packed integers of "bits" bits, those of the step or else of the manifest, in two's
 complement, lowest bit first, without gaps: at 4 bits two to a byte, the first in the low half. One-bit
 weights are -1 (bit 0) and +1 (bit 1).
 
-Version 2 adds bits by step, "bilinear", "tokens" and "input_gain".
+Version 2 adds bits by step, "bilinear", "tokens" and "input_gain". Version 3 adds detectors: "programs", four
+networks by name, in the place of "steps" and "outputs". `read` reads them; they are not run here.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ from typing import Any
 import numpy as np
 
 MAGIC = b"\x89QSDT\r\n\x1a"
-VERSION = 2
+VERSION = 3
 HEADER_BYTES = 20
 ALIGNMENT = 64
 STRIDE = 16  # Pixels of the image, along each axis, to a token.
@@ -70,7 +70,7 @@ def read(path: str | os.PathLike[str]) -> Manifest:
         content = file.read()
     manifest, data = split(content)
     with manifest_errors():
-        for step in manifest["steps"]:
+        for step in steps_of(manifest):
             if step["kind"] == "linear":
                 if "bits" not in step:
                     step["bits"] = manifest["bits"]
@@ -80,6 +80,11 @@ def read(path: str | os.PathLike[str]) -> Manifest:
                     bits = step["bits"] if name == "weights" else 0
                     step[name] = _tensor(data, step[name], bits, f"{name} of {step['name']}")
     return manifest
+
+
+def steps_of(manifest: Manifest) -> list[Manifest]:
+    """The steps of a network, or of all that a detector has."""
+    return [step for part in manifest.get("programs", {"": manifest}).values() for step in part["steps"]]
 
 
 @contextlib.contextmanager
@@ -193,6 +198,8 @@ def outputs_of(bundle: Manifest) -> dict[str, str]:
 
 def run(bundle: Manifest, images: np.ndarray, sizes: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Every value of the network by name, all float32; arguments as for `forward`."""
+    if "programs" in bundle:
+        raise ValueError("a detector, which is not run by NumPy; expected a network with logits")
     timesteps = bundle["neuron"]["timesteps"]
     if not 1 <= timesteps <= LARGEST_TIMESTEPS:
         raise ValueError(f"{timesteps} time steps; expected 1 to {LARGEST_TIMESTEPS}")
@@ -289,14 +296,7 @@ def _join(sums: list[np.ndarray], unit: np.ndarray, base: np.float32) -> np.ndar
 
 
 def _fire(
-    x: np.ndarray,
-    *,
-    levels: int,
-    scale: float,
-    threshold: float,
-    timesteps: int,
-    decay: float,
-    reset: str,
+    x: np.ndarray, *, levels: int, scale: float, threshold: float, timesteps: int, decay: float, reset: str
 ) -> np.ndarray:
     """Counts 0..levels; the membrane lives through the time steps of an image."""
     currents = x.reshape(-1, timesteps, *x.shape[1:])
