@@ -90,24 +90,11 @@ def deployed_form(program: Program, arithmetic: Arithmetic) -> Form:
 def detector_training_form(model: MaskRCNN, variables: Mapping[str, Any], settings: Settings) -> Form:
     """A detector as it is trained, in evaluation; its networks are compiled one by one, as in other forms."""
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def call(method: str, variables, *inputs, **sizes):
-        found, state = model.apply(
-            variables,
-            *inputs,
-            method=method,
-            capture_intermediates=lambda module, _: isinstance(module, SpikingNeuron),
-            mutable=["intermediates"],
-            **sizes,
-        )
-        spikes: Any = flatten_dict(state["intermediates"])
-        return found, {"/".join(path[:-1]): [x.counts for x in value] for path, value in spikes.items()}
-
     def form(images, sizes):
         counts: dict[str, list[Any]] = {}
 
         def recorded(method: str, *inputs, **sizes):
-            found, spikes = call(method, variables, *inputs, **sizes)
+            found, spikes = _with_spikes(model, method, variables, *inputs, **sizes)
             counts.update(spikes)
             return found
 
@@ -116,20 +103,28 @@ def detector_training_form(model: MaskRCNN, variables: Mapping[str, Any], settin
     return form
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _with_spikes(model: MaskRCNN, method: str, variables, *inputs, **sizes):
+    found, state = model.apply(
+        variables,
+        *inputs,
+        method=method,
+        capture_intermediates=lambda module, _: isinstance(module, SpikingNeuron),
+        mutable=["intermediates"],
+        **sizes,
+    )
+    spikes: Any = flatten_dict(state["intermediates"])
+    return found, {"/".join(path[:-1]): [x.counts for x in value] for path, value in spikes.items()}
+
+
 def detector_form(detector: FoldedDetector, arithmetic: Arithmetic, settings: Settings) -> Form:
     """A folded detector in the integer or the spike-driven form."""
-
-    @jax.jit
-    def call(program, *inputs):
-        values = interpret(program, inputs[0], arithmetic, *inputs[1:])
-        counts = {step.name: values[step.name] for step in program.steps if isinstance(step, Fire)}
-        return steps_of_outputs(program, values), counts
 
     def form(images, sizes):
         counts: dict[str, list[Any]] = {}
 
         def recorded(program, *inputs):
-            outputs, spikes = call(program, *inputs)
+            outputs, spikes = _with_counts(arithmetic, program, *inputs)
             for name, c in spikes.items():
                 counts.setdefault(name, []).append(c)
             return outputs
@@ -137,6 +132,13 @@ def detector_form(detector: FoldedDetector, arithmetic: Arithmetic, settings: Se
         return _found(networks_of_detector(detector, recorded), settings, images, sizes), _by_call(counts)
 
     return form
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _with_counts(arithmetic: Arithmetic, program: Program, *inputs):
+    values = interpret(program, inputs[0], arithmetic, *inputs[1:])
+    counts = {step.name: values[step.name] for step in program.steps if isinstance(step, Fire)}
+    return steps_of_outputs(program, values), counts
 
 
 def _found(networks: Networks, settings: Settings, images: jax.Array, sizes: jax.Array) -> dict[str, Any]:

@@ -21,51 +21,40 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from tests.deploy.nets import draw_images, draw_variables, tiny_detector
 
-NETS: dict[str, dict[str, Any]] = {
-    "D = 2, tokens, bits by layer": {
-        "levels": 2,
-        "attention_tokens": 10,
-        "bits_rules": (BitsRule(pattern=r"(rpn|box_head)/.*", bits=2), BitsRule(pattern=".*/conv1", bits=8)),
-    },
-    "T = 2, D = 2, gain, published": {
-        "levels": 2,
-        "timesteps": 2,
-        "neuron_input_gain": 0.25,
-        "geometry": "published",
-    },
+# All that a detector can have; one with T = 1 is exported in tests/launch/test_export_detection.py.
+NET: dict[str, Any] = {
+    "levels": 2,
+    "timesteps": 2,
+    "neuron_input_gain": 0.25,
+    "geometry": "published",
+    "attention_tokens": 10,
+    "bits_rules": (BitsRule(pattern=r"(rpn|box_head)/.*", bits=2), BitsRule(pattern=".*/conv1", bits=8)),
 }
 # Two images, of which a row of tokens and half of a token are padding, and a row of padding in the batch.
 SIZES = np.array([[32, 48], [13, 40], [0, 0]], np.int32)
 BATCH = {"image": draw_images(3, 32, 48, 3), "size": SIZES, "mask": np.array([1, 1, 0])}
 
 
-def settings_of(model) -> Settings:
-    return Settings(
-        anchor_scale=model.anchor_scale,
-        geometry=model.geometry,
-        proposals=(24, 10),
-        score_threshold=0.2,
-        detections=6,
-    )
+SETTINGS = Settings(
+    anchor_scale=4.0, geometry="published", proposals=(24, 10), score_threshold=0.2, detections=6
+)
 
 
 @functools.cache
-def folded(name: str):
-    model = tiny_detector(**NETS[name])
+def folded():
+    model = tiny_detector(**NET)
     variables = draw_variables(model)
     return model, variables, fold_detector(model, variables)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETS)
-def test_forms_agree_on_every_object(name):
-    model, variables, detector = folded(name)
+def test_forms_agree_on_every_object():
+    model, variables, detector = folded()
     check_detector(detector, (32, 48))
-    settings = settings_of(model)
     forms = {
-        "training form": agreement.detector_training_form(model, variables, settings),
-        "integer form": agreement.detector_form(detector, IntegerArithmetic(), settings),
-        "spike-driven form": agreement.detector_form(detector, SpikeArithmetic(2), settings),
+        "training form": agreement.detector_training_form(model, variables, SETTINGS),
+        "integer form": agreement.detector_form(detector, IntegerArithmetic(), SETTINGS),
+        "spike-driven form": agreement.detector_form(detector, SpikeArithmetic(2), SETTINGS),
     }
     found = agreement.compare(forms, [BATCH])
     for form, comparison in found.items():
@@ -86,7 +75,7 @@ def test_forms_agree_on_every_object(name):
 
 
 def test_parts_are_kept_once():
-    _, variables, detector = folded("D = 2, tokens, bits by layer")
+    _, variables, detector = folded()
     kernels = [x for path, x in jax.tree_util.tree_leaves_with_path(variables) if "'kernel'" in str(path)]
     assert sum(layer.weights.size for layer in detector.layers) == sum(kernel.size for kernel in kernels)
     assert [len(part.outputs) for part in detector.parts.values()] == [5, 2, 2, 1]
@@ -114,7 +103,7 @@ def test_what_is_not_spike_driven_is_told(fields, told):
 
 
 def test_parts_that_do_not_fit_are_told():
-    _, _, detector = folded("D = 2, tokens, bits by layer")
+    _, _, detector = folded()
     crossed = detector.rpn.replace(outputs=(("score", "rpn/delta"), ("delta", "rpn/delta")))
     with pytest.raises(UserError, match=r"its rpn gives score of .* 12 channels; expected 3 channels"):
         check_detector(detector.replace(rpn=crossed), (32, 48))
@@ -123,12 +112,10 @@ def test_parts_that_do_not_fit_are_told():
 @pytest.mark.slow
 def test_mistakes_change_what_is_found():
     """By how much: numbers of counts, boxes and scores that differ from the network that was trained."""
-    name = "D = 2, tokens, bits by layer"
-    model, _, detector = folded(name)
-    settings = settings_of(model)
+    _, _, detector = folded()
 
     def form(detector: FoldedDetector, arithmetic):
-        return agreement.detector_form(detector, arithmetic, settings)
+        return agreement.detector_form(detector, arithmetic, SETTINGS)
 
     found = agreement.compare(
         {
@@ -142,7 +129,9 @@ def test_mistakes_change_what_is_found():
         share = sum(comparison.different_counts.values()) / comparison.counts
         objects = {k: comparison.different_outputs.get(k, 0) / n for k, n in comparison.outputs.items()}
         print(f"{mistake}: {share:.1%} of the counts, {objects}")
-        assert share > 0.02 and objects["scores"] > 0.5 and objects["coordinates of boxes"] > 0.5, mistake
+        assert share > 0.02 and objects["scores"] > 0.2 and objects["coordinates of boxes"] > 0.2, mistake
     alone = found["attention slot by slot"].different_counts
-    assert not any(neuron.startswith(("downsample", "conv_block")) for neuron in alone)  # Before attention.
+    assert not any(
+        neuron.startswith(("downsample1", "downsample2", "conv")) for neuron in alone
+    )  # Before attention.
     assert jnp.any(detector.pyramid.layers[1].shift != 0)
