@@ -19,7 +19,7 @@ from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.input_speed import measure_input
 from qsdt_jax.inspect.speed import INFERENCE, MODES, Bench, Result
-from qsdt_jax.models import SIZES, Classifier
+from qsdt_jax.models import SIZES
 from qsdt_jax.progress import tell
 from qsdt_jax.workdir.provenance import provenance
 
@@ -103,9 +103,6 @@ def _measure_modes() -> Result:
     try:
         for mode in MODES:
             if mode not in CHOSEN.value:
-                continue
-            if mode == "integer" and not isinstance(bench.task.model, Classifier):
-                result["setting"]["remarks"].append("only classifiers are timed in their integer form")
                 continue
             result[mode] = timings[mode]()
             if mode == "integer" and importlib.util.find_spec("onnxruntime"):

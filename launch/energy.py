@@ -62,7 +62,7 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
-    settings = bundle.use and bundle.use.settings
+    settings = bundle.settings
     batches = split.batches("measured")
     activity = measure_activity(bundle.program, batches, scorer, truth=split.truth, settings=settings)
     report = make_report(bundle.program, bundle.image_size, activity, settings)
@@ -104,7 +104,7 @@ def _network() -> "tuple[str, Bundle, ConfigDict, Classes, Scorer]":
     deployed = load_deployed(BUNDLE.value)
     config = stored_config(WORKDIR.value) if WORKDIR.value else CONFIG.value
     factory = task_factory(config.task.name)
-    of_detector = deployed.bundle.use is not None
+    of_detector = deployed.bundle.settings is not None
     fits = (factory.examples is OBJECTS) == of_detector
     if not fits or (factory.examples is ANNOTATED) != deployed.of_pixels:
         pixels_or_images = "pixels" if deployed.of_pixels else "images"
@@ -142,9 +142,9 @@ def _facts(name: str, bundle: "Bundle", report: "Report", metric: "Metric") -> l
 
 def _regions(bundle: "Bundle") -> list[str]:
     """Of a detector, what is counted of its heads, and what is not."""
-    if bundle.use is None:
+    if bundle.settings is None:
         return []
-    settings = bundle.use.settings
+    settings = bundle.settings
     return [
         f"the heads are counted for {settings.proposals[1]:,} regions (box head) and "
         f"{settings.detections:,} (mask head) of an image, each with the counts of those in use; "

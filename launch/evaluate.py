@@ -1,6 +1,7 @@
 """evaluate a checkpoint on a split: every image once, as training does it."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from absl import flags
 
 from launch.flags import DEFINED_OFTEN, define_path, require_writable
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import write_atomically
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
@@ -60,12 +62,12 @@ def main() -> None:
     if CSV.value:
         write_table(CSV.value, table)
     if RESULTS.value and results is not None:
-        Path(RESULTS.value).write_text(json.dumps(results(total, truth)) + "\n")
+        _write(RESULTS.value, json.dumps(results(total, truth)) + "\n")
     for name, value in metrics.items():
         print(f"{name} {value:.6g}")
     if JSON.value:
         result = {"workdir": str(trained.workdir), "step": trained.step, "split": SPLIT.value}
-        Path(JSON.value).write_text(json.dumps({**result, "ema": EMA.value, **metrics}) + "\n")
+        _write(JSON.value, json.dumps({**result, "ema": EMA.value, **metrics}) + "\n")
 
 
 def evaluate(trained: "Trained", split: str) -> dict[str, float]:
@@ -135,9 +137,21 @@ def _cell(value: Any) -> str:
 
 
 def write_table(file: str, table: Table) -> None:
-    """The table as CSV; what is no number is an empty cell."""
-    with Path(file).open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(table)
-        for row in zip(*table.values(), strict=True):
-            writer.writerow(["" if value != value else value for value in row])
+    """The table as CSV; what is no number is an empty cell. Raises UserError where it cannot be written."""
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(table)
+    for row in zip(*table.values(), strict=True):
+        writer.writerow(["" if value != value else value for value in row])
+    _write(file, stream.getvalue())
+
+
+def _write(file: str, content: str) -> None:
+    """Writes a file or, say, a pipe; raises UserError where that fails, e.g. where the disk filled up."""
+    path = Path(file).resolve()
+    if path.is_file() or not path.exists():
+        return write_atomically(path, content)
+    try:
+        path.write_text(content, encoding="utf-8", newline="")
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from None

@@ -102,8 +102,8 @@ def _forms(trained: "Trained", bundle: "Bundle", file: Path | None) -> "Mapping[
     program, model = bundle.program, require_backbone(trained.task.model, str(trained.workdir))
     integers, spikes = IntegerArithmetic(), SpikeArithmetic(program.neuron.levels)
     if isinstance(program, FoldedDetector):
-        assert bundle.use is not None and isinstance(model, MaskRCNN)
-        settings = bundle.use.settings
+        assert bundle.settings is not None and isinstance(model, MaskRCNN)
+        settings = bundle.settings
         return {
             "training form": agreement.detector_training_form(model, trained.variables, settings),
             "integer form": agreement.detector_form(program, integers, settings),

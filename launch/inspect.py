@@ -1,29 +1,26 @@
 """parameters, operations and memory of a configuration, without training and without data."""
 
 import functools
-import itertools
-import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from absl import flags
-from jax.extend.core import Literal
 
 from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_optimizer, build_parallel, fit_step
-from qsdt_jax.assemble.data import build_source, class_names_of
+from qsdt_jax.assemble.data import build_preprocess, build_source, class_names_of
 from qsdt_jax.assemble.examples import ANNOTATED
 from qsdt_jax.assemble.network import require_backbone
+from qsdt_jax.assemble.shapes import largest_input
 from qsdt_jax.assemble.tasks import build_task, task_factory
 from qsdt_jax.assemble.told import amount, weights_told
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
+from qsdt_jax.inspect.activations import kept_bytes, largest_activation
 from qsdt_jax.inspect.plan import force_devices, on_devices
 from qsdt_jax.models.classifier import HEADS
 from qsdt_jax.models.detector import OUTPUT_LAYERS as DETECTOR_OUTPUTS
@@ -205,24 +202,6 @@ def stored_bytes(layers: list[LayerOperations], variables: Variables) -> tuple[i
     return packed + 4 * (scales + rest), 4 * (weights + rest)
 
 
-def kept_bytes(task: Task, variables: Variables, batch: Mapping[str, Any]) -> int:
-    """Bytes that differentiation keeps from the forward for the backward pass, each value counted once."""
-
-    def backward(variables, batch):
-        def loss(params):
-            return task.loss({**variables, "params": params}, batch, jax.random.key(0))
-
-        return jax.vjp(loss, variables["params"], has_aux=True)[1]
-
-    jaxpr = jax.make_jaxpr(backward)(variables, batch).jaxpr
-    kept = {v for v in jaxpr.outvars if not isinstance(v, Literal)} - set(jaxpr.invars)
-    # The compiler keeps casts of one value to one type once: q, k and v read the same spikes.
-    casts = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "convert_element_type"]
-    source = {eqn.outvars[0]: eqn.invars[0] for eqn in casts}
-    once = {(source.get(v, v), v.aval.dtype): v.aval for v in kept}
-    return sum(aval.size * aval.dtype.itemsize for aval in once.values())
-
-
 def _memory(
     config: ml_collections.ConfigDict,
     task: Task,
@@ -230,32 +209,45 @@ def _memory(
     layers: list[LayerOperations],
     batch: int,
 ) -> list[tuple[str, str]]:
-    """Rows (step, megabytes): a bound, or with --compile what the compiler reports."""
+    """Rows (step, megabytes): a bound, or with --compile what the compiler reports.
+
+    Where images are evaluated in arrays of other sizes than they are trained at, the largest has a row.
+    """
     data = task.batch_shapes(batch)
+    image = data["image"]
+    shape = largest_input(image.shape[1:], build_preprocess(config))
+    evaluated = jax.ShapeDtypeStruct((config.eval.batch_size, *shape), image.dtype)
+    row = f"evaluation, {config.eval.batch_size} of {shape[0]}x{shape[1]}"
     if not COMPILE.value:
-        # The largest activation of the inference; of the training, all that waits for the backward pass.
-        largest = max(math.prod(layer.output_shape) for layer in layers)
-        backbone = task.model.backbone
-        real = jnp.dtype(backbone.numerics.real_dtype).itemsize
-        if backbone.exact_evaluation and backbone.bits != 32:
-            # Real inputs are cut in two; behind the stem they are what the layer before has given.
-            pairs = itertools.pairwise(layers)
-            largest += 2 * max(math.prod(one.output_shape) for one, two in pairs if not two.spike_input)
-        activation = largest * real * backbone.timesteps * batch
+        # Of the training, all that waits for the backward pass.
         kept = kept_bytes(task, state.variables, task.batch_shapes(batch // config.accumulate))
-        forward = _bytes(state.variables) + _bytes(data["image"])
         backward = _bytes(state) + _bytes(data)
+        rows = [("inference", _of_inference(task, state.variables, layers, image))]
+        if shape != image.shape[1:]:
+            layers = layer_operations(task.model, shape[:2])
+            rows.append((row, _of_inference(task, state.variables, layers, evaluated)))
         return [
-            ("inference", _at_least(forward, "variables and images", activation, "the largest activations")),
+            *rows,
             ("train step", _at_least(backward, "state and batch", kept, "kept for the backward pass")),
             ("", "estimates; --compile asks the compiler instead (a minute or two for size S)"),
         ]
     step = _train_step(config, task)
     infer = jax.jit(lambda variables, images: task.model.apply(variables, images))
+    rows = [("inference", _compiled("inference", infer, state.variables, image))]
+    if shape != image.shape[1:]:
+        rows.append((row, _compiled("evaluation", infer, state.variables, evaluated)))
     return [
-        ("inference", _compiled("inference", infer, state.variables, data["image"])),
+        *rows,
         ("train step", _compiled("train step", jax.jit(step, donate_argnums=0), state, data)),
     ]
+
+
+def _of_inference(
+    task: Task, variables: Variables, layers: list[LayerOperations], images: jax.ShapeDtypeStruct
+) -> str:
+    activation = largest_activation(task.model.backbone, layers, images.shape[0])
+    known = _bytes(variables) + _bytes(images)
+    return _at_least(known, "variables and images", activation, "the largest activations")
 
 
 def _train_step(config: ml_collections.ConfigDict, task: Task) -> functools.partial:

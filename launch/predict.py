@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qsdt_jax.assemble.deployed import Deployed
     from qsdt_jax.assemble.pictures import Shown
     from qsdt_jax.assemble.trained import Trained
+    from qsdt_jax.data.preprocess import ImagePreprocessing
     from qsdt_jax.sheets.classes import ClassesShown
     from qsdt_jax.sheets.maps import MapsShown
     from qsdt_jax.sheets.objects import ObjectsShown
@@ -64,11 +65,13 @@ def main() -> None:
         raise UserError(f"--sheet {sheet}: expected a file name that ends in .png")
     network = _load()
     require_writable("sheet", sheet)
+    _require_answers(network)
+    preprocess = network.preprocess  # Raises before a folder is made.
     reader = _reader(network, files, sheet, Path(OUT.value or folder / OUT_FOLDER))
 
     left_out: list[str] = []
     count = 0
-    for answer in _answers(network, files, left_out):
+    for answer in _answers(network, preprocess, files, left_out):
         print(f"{answer.name}: {reader.add(answer)}", flush=True)
         count += 1
     if count:
@@ -90,11 +93,27 @@ def _load() -> "Trained | Deployed":
     return load_deployed(BUNDLE.value or "")
 
 
+def _require_answers(network: "Trained | Deployed") -> None:
+    """Refuses a network whose answers cannot be shown."""
+    from qsdt_jax.assemble.answers.classes import CLASSES
+    from qsdt_jax.assemble.answers.maps import MAPS
+    from qsdt_jax.assemble.answers.objects import OBJECTS
+    from qsdt_jax.data.images import MODES
+
+    if network.classes is None:
+        raise UserError(f"predict shows classes, and the outputs of {network.title} are none")
+    if network.answering not in (CLASSES, MAPS, OBJECTS):
+        raise UserError(
+            f"predict shows classes, class maps or objects; the task of {network.title} gives none of them"
+        )
+    if network.channels not in MODES:
+        raise UserError(f"image files give 1 or 3 channels, but the network takes {network.channels}")
+
+
 def _reader(
     network: "Trained | Deployed", files: Sequence[str], sheet: Path, out: Path
 ) -> "ClassesShown | MapsShown | ObjectsShown":
-    """What shows the answers of a network; raises UserError where nothing does."""
-    from qsdt_jax.assemble.answers.classes import CLASSES
+    """What shows the answers of a network; raises UserError where it has no place for them."""
     from qsdt_jax.assemble.answers.maps import MAPS
     from qsdt_jax.assemble.answers.objects import OBJECTS
     from qsdt_jax.sheets.classes import ClassesShown
@@ -102,12 +121,7 @@ def _reader(
     from qsdt_jax.sheets.objects import ObjectsShown
 
     classes, title = network.classes, network.title
-    if classes is None:
-        raise UserError(f"predict shows classes, and the outputs of {title} are none")
-    if network.answering not in (CLASSES, MAPS, OBJECTS):
-        raise UserError(
-            f"predict shows classes, class maps or objects; the task of {title} gives none of them"
-        )
+    assert classes is not None
     if classes.names is None:
         tell(f"the classes of {classes.where} are not known: they are shown as numbers")
     if network.answering == OBJECTS:
@@ -122,21 +136,16 @@ def _reader(
     return ClassesShown(title, classes.shown, TOP.value)
 
 
-def _answers(network: "Trained | Deployed", files: Sequence[str], left_out: list[str]) -> Iterator:
+def _answers(
+    network: "Trained | Deployed", preprocess: "ImagePreprocessing", files: Sequence[str], left_out: list[str]
+) -> Iterator:
     """The network's answer for each file that is an image; the others are told and added to `left_out`."""
     from qsdt_jax.assemble.pictures import show
-    from qsdt_jax.data.images import MODES
-
-    channels = network.channels
-    if channels not in MODES:
-        raise UserError(f"image files give 1 or 3 channels, but the network takes {channels}")
-
-    preprocess = network.preprocess
 
     def images() -> "Iterator[Shown]":
         for file in files:
             try:
-                yield show(file, preprocess, channels, file)
+                yield show(file, preprocess, network.channels, file)
             except UserError as error:
                 tell(f"error: {' '.join(str(error).split())}")
                 left_out.append(file)

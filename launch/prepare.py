@@ -68,7 +68,7 @@ REDUCE_ZERO_LABEL = flags.DEFINE_bool(
     **DEFINED_OFTEN,
 )
 TRAIN = flags.DEFINE_integer(
-    "train", None, f"scenes of {SCENES} to train on; without it, 1000", lower_bound=1,
+    "train", None, f"scenes of {SCENES} to train on; without it, 3000", lower_bound=1,
     upper_bound=MOST_SCENES, **DEFINED_OFTEN,
 )  # fmt: skip
 TEST = flags.DEFINE_integer(
@@ -124,7 +124,7 @@ def _write_scenes() -> None:
     if SHARDS.value is not None or SENSOR_SIZE.value or ALLOW_PARTIAL.value or REDUCE_ZERO_LABEL.value:
         raise UserError(f"of {SCENES} are --out, --train, --test and --seed alone")
     out = Path(OUT.value)
-    train, test, seed = TRAIN.value or 1000, TEST.value or 200, SEED.value or 0
+    train, test, seed = TRAIN.value or 3000, TEST.value or 200, SEED.value or 0
     try:
         report = write_scenes(out, train=train, test=test, seed=seed)
     except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from qsdt_jax.assemble.build import REFERENCE_BATCH
+from qsdt_jax.assemble.build import REFERENCE_BATCH, warmup_of
 from qsdt_jax.assemble.examples import ANNOTATED
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.assemble.told import weights_told
@@ -120,7 +120,7 @@ def _length(run: Run) -> str:
 
 def _learning_rate(run: Run) -> str:
     optimizer, rates = run.config["optimizer"], run.learning_rates()
-    asked = optimizer["warmup_steps"] or optimizer["warmup_epochs"] * (run.training_images // run.batch_size)
+    asked = warmup_of(optimizer, run.training_images // run.batch_size)
     warmup = warmup_within(asked, run.total_steps)
     said = f"after {_steps(warmup)} of warm-up" if warmup else "without warm-up"
     if warmup < round(min(asked, run.total_steps)):

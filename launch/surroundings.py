@@ -1,6 +1,7 @@
 """Mistakes of the machine and of its environment variables: each is one line, like one of the user's."""
 
 import errno
+import io
 import logging
 import os
 import subprocess
@@ -22,6 +23,11 @@ def prepare_surroundings() -> None:
     Raises:
       UserError: XLA_FLAGS that XLA does not know.
     """
+    _open_closed_streams()
+    # Names of classes and files may have letters that a terminal lacks.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ["MPLBACKEND"] = "agg"  # Pictures become files; what a notebook has set may not be here.
     _leave_out_a_cache_that_cannot_be_written()
     _check_xla_flags()
@@ -72,6 +78,14 @@ def _first_line(error: BaseException) -> str:
     """The first line that an error says of itself."""
     lines = str(error).strip().splitlines()
     return f" ({lines[0][:200]})" if lines else ""
+
+
+def _open_closed_streams() -> None:
+    """A service may start a process without its streams: files would then be opened under their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # Takes the lowest number, which is that of the stream.
+            setattr(sys, name, os.fdopen(nowhere, mode))
 
 
 def _check_xla_flags() -> None:

@@ -3,7 +3,7 @@
 Before    python -m launch prepare digit-scenes --out data/digit_scenes
           python -m launch --config configs/digits.py --config.model.neuron=i_lif --workdir runs/digits_i_lif
 Command   python -m launch ablate --config configs/ablations/scenes.py --workdir runs/scenes_study
-Data      1,000 scenes to train and 200 to test, see configs/digit_scenes_seg.py
+Data      3,000 scenes to train and 200 to test, see configs/digit_scenes_seg.py
 Result    docs/segmentation.md
 
 All rows have equal steps, a quarter of those of the config. The second one starts from one network, whatever

@@ -1,9 +1,10 @@
 """From a configuration to the objects of the library, in one place, every value checked on the way."""
 
+import contextlib
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -13,6 +14,7 @@ import optax
 from qsdt_jax.assemble.data import build_data, class_names_of
 from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.rules import is_finite
+from qsdt_jax.assemble.shapes import largest_input
 from qsdt_jax.assemble.split import Split
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
@@ -24,7 +26,7 @@ from qsdt_jax.errors import OutOfRange, UserError
 from qsdt_jax.memory import require_memory
 from qsdt_jax.tasks.task import Task
 from qsdt_jax.train.optimizer import RateRule, adamw, lamb, scale_by_rate_rules
-from qsdt_jax.train.parallel import Parallel
+from qsdt_jax.train.parallel import Parallel, check_parts
 from qsdt_jax.train.run import Run
 from qsdt_jax.train.schedules import warmup_cosine, warmup_polynomial, warmup_within
 from qsdt_jax.workdir.workdir import TRAINING
@@ -35,6 +37,7 @@ KEYS_OF_PARALLEL = {
     "mode": "parallel.mode",
     "fsdp": "parallel.fsdp",
     "batch_size": "batch_size",
+    "accumulate": "accumulate",
     "norm_group": "model.norm_group",
 }
 
@@ -49,7 +52,6 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     data = build_data(config)
     training, preprocess = data.training, data.preprocess
     example = preprocess.train(training[0], np.random.default_rng(0))  # First, data of another task.
-    _check_division(config)
     parallel = build_parallel(config)
     names = class_names_of(training)
     classes = None if names is None else named(TRAINING, names)
@@ -62,8 +64,11 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
             f"config.batch_size={config.batch_size} exceeds the {data.training_images} training images"
         )
     evaluation_batch = max(split.batch_size for split in splits.values())
-    for key, size in (("batch_size", config.batch_size), ("eval.batch_size", evaluation_batch)):
-        require_memory(4 * size * math.prod(data.input_shape), f"the images of config.{key}={size}")
+    for key, size, shape in (
+        ("batch_size", config.batch_size, data.input_shape),
+        ("eval.batch_size", evaluation_batch, largest_input(data.input_shape, preprocess)),
+    ):
+        require_memory(4 * size * math.prod(shape), f"the images of config.{key}={size}")
     epoch = data.training_images // config.batch_size
     if data.training_groups is not None:
         epoch = steps_per_epoch(data.training_groups, config.batch_size)
@@ -132,12 +137,19 @@ def _require_keys(config: ml_collections.ConfigDict, task: Task, example: Exampl
 
 def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
     """The devices and how they share a batch; raises UserError where it does not divide over them."""
-    try:
+    with _told_by_key():
         parallel = Parallel(mode=config.parallel.mode, fsdp=config.parallel.fsdp)
         parallel.check_batch(config.batch_size, config.accumulate, config.model.norm_group)
+        return parallel
+
+
+@contextlib.contextmanager
+def _told_by_key() -> Iterator[None]:
+    """Names the key of what `train.parallel` refuses."""
+    try:
+        yield
     except OutOfRange as error:
         raise UserError(f"config.{KEYS_OF_PARALLEL[error.name]}={error.told}") from None
-    return parallel
 
 
 def build_optimizer(
@@ -155,15 +167,15 @@ def build_optimizer(
     )
 
 
-def warmup_of(config: ml_collections.ConfigDict, epoch: int) -> float:
-    """The warm-up in steps that is asked for, of epochs of so many steps."""
-    return config.optimizer.warmup_steps or config.optimizer.warmup_epochs * epoch
+def warmup_of(optimizer: Mapping[str, Any], epoch: int) -> float:
+    """The warm-up in steps that the section "optimizer" asks for, with epochs of so many steps."""
+    return optimizer["warmup_steps"] or optimizer["warmup_epochs"] * epoch
 
 
 def build_schedule(config: ml_collections.ConfigDict, epoch: int, total_steps: int) -> optax.Schedule:
     """The learning rate by step, of a run of so many steps in epochs of so many."""
     peak = config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH
-    warmup = warmup_within(warmup_of(config, epoch), total_steps)
+    warmup = warmup_within(warmup_of(config.optimizer, epoch), total_steps)
     if config.optimizer.schedule == "cosine":
         return _cosine(peak, warmup, total_steps)
     if total_steps < 2:
@@ -219,8 +231,8 @@ def fit_step(config: ml_collections.ConfigDict) -> list[str]:
       UserError: the batch cannot be cut as `accumulate` says.
     """
     batch, parts, group, remarks = config.batch_size, config.accumulate, config.model.norm_group, []
-    if batch % parts:
-        raise UserError(f"config.accumulate={parts} does not divide the batch of {batch} images")
+    with _told_by_key():
+        check_parts(batch, parts, norm_group=0)
     if group > 0 and batch // parts % group:
         config.model.norm_group = 0
         remarks.append(f"norm_group {group} does not divide the batch: statistics of the whole batch here")
@@ -240,13 +252,3 @@ def _profile_steps(config: ml_collections.ConfigDict, total_steps: int) -> tuple
     if int(last) > total_steps:
         raise UserError(f"config.profile.steps={text!r}: the run has only {total_steps} steps")
     return int(first), int(last)
-
-
-def _check_division(config: ml_collections.ConfigDict) -> None:
-    """Refuses a batch that does not divide as it should."""
-    batch, parts, group = config.batch_size, config.accumulate, config.model.norm_group
-    if batch % parts:
-        raise UserError(f"config.accumulate={parts} does not divide config.batch_size={batch}")
-    if group and batch // parts % group:
-        rows = batch // parts
-        raise UserError(f"config.model.norm_group={group} does not divide the {rows} images of a micro-batch")

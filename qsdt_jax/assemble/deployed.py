@@ -12,22 +12,22 @@ import ml_collections
 
 from qsdt_jax.assemble.answers.answering import Answering
 from qsdt_jax.assemble.answers.classes import CLASSES
+from qsdt_jax.assemble.answers.maps import MAPS
 from qsdt_jax.assemble.answers.objects import OBJECTS
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.trained import Trained
-from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.data.classes import Classes, numbers
 from qsdt_jax.data.detection import DetectionPreprocess
 from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocess
-from qsdt_jax.deploy.bundle import Bundle, check_folded, read_bundle
-from qsdt_jax.deploy.detector import FoldedDetector, networks_of_detector, runner
+from qsdt_jax.data.segmentation import SegmentationPreprocess
+from qsdt_jax.deploy.bundle import Bundle, read_bundle, sizes_shown
+from qsdt_jax.deploy.detector import FoldedDetector, check_folded, networks_of_detector, runner
 from qsdt_jax.deploy.fold import fold, fold_detector
 from qsdt_jax.deploy.integer import IntegerArithmetic, integer_forward
-from qsdt_jax.deploy.use import DetectorUse
-from qsdt_jax.detection.inference import compiled, find_objects
+from qsdt_jax.detection.inference import Settings, compiled, find_objects
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import MaskRCNN
 from qsdt_jax.tasks.detection import Detection
@@ -67,28 +67,30 @@ class Deployed:
 
     @property
     def preprocess(self) -> ImagePreprocessing:
-        """Of images; raises UserError where the network classifies their pixels."""
-        bundle, use = self.bundle, self.bundle.use
-        if use is not None:
+        """Of image files; raises UserError where an older bundle of a segmenter does not say how."""
+        bundle = self.bundle
+        if bundle.settings is not None:
+            assert bundle.buckets is not None
             return DetectionPreprocess(
                 size=bundle.image_size,
                 mean=bundle.mean,
                 std=bundle.std,
-                buckets=Buckets(
-                    short_side=use.short_side,
-                    long_side=use.long_side,
-                    sizes=use.buckets,
-                    grid=grid_of(bundle.image_size),
-                    annotated=False,
-                ),
+                buckets=dataclasses.replace(bundle.buckets, annotated=False),
             )
-        if self.of_pixels:
-            raise UserError(f"{self.path} tells classes of pixels; expected a network that classifies images")
-        return Preprocess(
-            size=bundle.image_size,
-            mean=bundle.mean,
-            std=bundle.std,
-            evaluation_crop_ratio=bundle.crop_ratio,
+        if not self.of_pixels:
+            return Preprocess(
+                size=bundle.image_size,
+                mean=bundle.mean,
+                std=bundle.std,
+                evaluation_crop_ratio=bundle.crop_ratio,
+            )
+        if bundle.buckets is None:
+            raise UserError(
+                f"{self.path} tells classes of pixels and not how large images are shown, as "
+                "bundles of before; export it again"
+            )
+        return SegmentationPreprocess(
+            size=bundle.image_size, mean=bundle.mean, std=bundle.std, buckets=bundle.buckets
         )
 
     @functools.cached_property
@@ -103,17 +105,19 @@ class Deployed:
 
     @functools.cached_property
     def _forward(self) -> Callable[..., Any]:
-        program, use = self.bundle.program, self.bundle.use
+        program, settings = self.bundle.program, self.bundle.settings
         if isinstance(program, FoldedDetector):
-            assert use is not None
+            assert settings is not None
             networks = networks_of_detector(program, runner(IntegerArithmetic()))
-            return functools.partial(find_objects, networks, use.settings, part=compiled)
+            return functools.partial(find_objects, networks, settings, part=compiled)
         return jax.jit(functools.partial(integer_forward, program))
 
     @property
     def answering(self) -> Answering:
         """How it answers for images."""
-        return CLASSES if self.bundle.use is None else OBJECTS
+        if self.bundle.settings is not None:
+            return OBJECTS
+        return MAPS if self.of_pixels else CLASSES
 
     def outputs(self, batch: Batch) -> Any:
         """What the network gives for {"image": (B, H, W, C)}, where images are padded with "size" (B, 2).
@@ -141,10 +145,10 @@ def bundle_of(trained: Trained) -> Bundle:
     normalization = preprocess.normalization or Normalization((0.0,), (1.0,))  # Frames are taken as they are.
     model = require_backbone(trained.task.model, str(trained.workdir))
     if isinstance(model, MaskRCNN):
-        program, use = fold_detector(model, trained.variables), _use(trained)
+        program, settings = fold_detector(model, trained.variables), _settings(trained)
     else:
-        program, use = fold(model, trained.variables), None
-    check_folded(program, preprocess.size)
+        program, settings = fold(model, trained.variables), None
+    check_folded(program, sizes_shown(preprocess.size, preprocess.buckets))
     return Bundle(
         program=program,
         class_names=classes.shown,
@@ -159,21 +163,16 @@ def bundle_of(trained: Trained) -> Bundle:
             KNOWN: classes.names is not None,
             **provenance(),
         },
-        use=use,
+        buckets=preprocess.buckets,
+        settings=settings,
     )
 
 
-def _use(trained: Trained) -> DetectorUse:
-    """How the detector of a workdir is used; raises UserError where its task is one's own."""
-    task, data = trained.task, trained.config.data
-    if not isinstance(task, Detection):
+def _settings(trained: Trained) -> Settings:
+    """Of the detector of a workdir; raises UserError where its task is one's own."""
+    if not isinstance(trained.task, Detection):
         raise UserError(f"{trained.workdir} has a task of its own; expected config.task.name='detection'")
-    return DetectorUse(
-        settings=task.settings,
-        short_side=data.short_side,
-        long_side=data.long_side,
-        buckets=tuple((height, width) for height, width in data.buckets),
-    )
+    return trained.task.settings
 
 
 def with_inputs_of(bundle: Bundle, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -192,8 +191,8 @@ def with_inputs_of(bundle: Bundle, config: ml_collections.ConfigDict) -> ml_coll
     config.data.image_size = bundle.image_size
     config.data.mean, config.data.std = bundle.mean, bundle.std
     config.data.eval_crop_ratio = bundle.crop_ratio
+    if bundle.buckets is not None:
+        config.data.short_side, config.data.long_side = bundle.buckets.short_side, bundle.buckets.long_side
+        config.data.buckets = bundle.buckets.sizes
     config.model.timesteps = bundle.program.neuron.timesteps
-    if bundle.use is not None:
-        config.data.short_side, config.data.long_side = bundle.use.short_side, bundle.use.long_side
-        config.data.buckets = bundle.use.buckets
     return config

@@ -38,6 +38,9 @@ from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, CONFIG_FILE, SUMMARY_FIL
 PUBLISHED = "published checkpoint"
 # What the published checkpoints were evaluated on: ImageNet, its short side scaled to 256.
 PUBLISHED_INPUT = {"image_size": (224, 224), "eval_crop_ratio": 0.875, "source": "folder"}
+# Segmenters: ADE20K, the short side scaled to 512; neck and head have float weights, and see a quarter.
+SEGMENTER_INPUT = {"image_size": (512, 512), "short_side": 512, "long_side": 2048, "source": "ade20k"}
+SEGMENTER_FIELDS = {"bits_rules": (("(fpn|seg_head)/.*", 32),), "neuron_input_gain": 0.25}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -224,7 +227,13 @@ def published_config(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The configuration of a published network with these fields; raises UserError for an unknown one."""
     config, fields = base_config().lock(), dict(fields)
     channels = fields.pop("in_channels")
-    config.data.update({**PUBLISHED_INPUT, "channels": channels})
+    if "fpn_channels" in fields:
+        config.task.name = "semantic_segmentation"
+        config.data.update(SEGMENTER_INPUT)
+        fields = {**SEGMENTER_FIELDS, **fields}
+    else:
+        config.data.update(PUBLISHED_INPUT)
+    config.data.channels = channels
     if channels != len(config.data.mean):  # ImageNet's normalisation says nothing of other inputs.
         config.data.mean, config.data.std = (0.0,), (1.0,)
     for name, value in fields.items():

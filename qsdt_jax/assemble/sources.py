@@ -6,6 +6,7 @@ for, wherever it lies by then.
 
 import contextlib
 import functools
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +14,12 @@ from pathlib import Path
 import ml_collections
 
 from qsdt_jax.assemble.keys import value_of
+from qsdt_jax.assemble.shapes import image_size
 from qsdt_jax.assemble.trained import Trained, load_trained, stored_checksum
 from qsdt_jax.data.classes import class_difference, tell_trust
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
+from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.models.parts import parts_of
 from qsdt_jax.progress import tell
 from qsdt_jax.tasks.task import Task, Variables, variable_shapes
@@ -141,12 +144,24 @@ def starting_point(
     def start(variables: Variables) -> Variables:
         again, _ = load_source(config, START, source)  # Not held all the while, being as large as the run's.
         taken, remarks = move(again.variables, variables)
-        why = [difference] if difference else []
+        why = [told for told in (difference, other_tokens(config, trained)) if told]
         lines = [f"starting from step {again.step} of {again.workdir}", *why, *remarks]
         tell("\n  ".join(lines))
         return taken
 
     return start, source
+
+
+def other_tokens(config: ml_collections.ConfigDict, trained: Trained) -> str | None:
+    """What is told where the attention of the weights is meant for other images; None where it is not."""
+    here, model = config.model.attention_tokens, trained.config.model
+    there = model.attention_tokens or math.prod(side // STRIDE for side in image_size(trained.config))
+    if here in (0, there):
+        return None
+    return (
+        f"config.model.attention_tokens={here}, but the attention of {trained.workdir} is meant for images "
+        f"of {there} tokens"
+    )
 
 
 def _other_outputs(config: ml_collections.ConfigDict, task: Task, trained: Trained) -> str | None:

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from qsdt_jax.assemble.network import DTYPES
+from qsdt_jax.assemble.shapes import image_size
 from qsdt_jax.assemble.sources import file_source, load_source
 from qsdt_jax.data.classes import Classes, require_same_classes
 from qsdt_jax.errors import UserError
@@ -80,7 +81,7 @@ def taught(config: ml_collections.ConfigDict, task: Task, teacher: "Found | None
         return task
     if not isinstance(task, Classification):
         raise UserError(f"config.distill.teacher teaches a classification alone, no {config.task.name!r}")
-    _report_cost(teacher, macs_per_image(task.model, _size(config)))
+    _report_cost(teacher, macs_per_image(task.model, image_size(config)))
     return Distillation(
         student=task,
         teacher=teacher.teacher,
@@ -137,7 +138,7 @@ def _trained(config: ml_collections.ConfigDict, class_names: Sequence[str], know
         title=trained.title,
         teacher=OwnTeacher(model.clone(backbone=fast)),
         variables=trained.variables,
-        macs=macs_per_image(model, _size(config)),
+        macs=macs_per_image(model, image_size(config)),
         source=source,
     )
 
@@ -161,7 +162,7 @@ def _caformer(
     if min(data.image_size) < SMALLEST:
         raise UserError(
             f"the teacher {name} takes images of at least {SMALLEST} pixels a side; "
-            f"config.data.image_size={_size(config)}"
+            f"config.data.image_size={image_size(config)}"
         )
     tensors = read_timm(file)
     outputs = num_classes(str(file), tensors)
@@ -178,7 +179,7 @@ def _caformer(
             shift=tuple(((mean - IMAGENET_MEAN) / IMAGENET_STD).tolist()),
         ),
         variables=caformer_variables(model, str(file), tensors),
-        macs=caformer_macs(model, _size(config)),
+        macs=caformer_macs(model, image_size(config)),
         source=source,
     )
 
@@ -216,8 +217,3 @@ def _report_cost(teacher: Found, own: int) -> None:
         f"teacher: {teacher.title}, {teacher.macs / 1e6:.2f} M MACs an image in evaluation; "
         f"the student has {own / 1e6:.2f} M forward, {3 * own / 1e6:.2f} M in a training step"
     )
-
-
-def _size(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    height, width = config.data.image_size
-    return height, width

@@ -18,6 +18,7 @@ from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.preprocess import ImagePreprocessing
 from qsdt_jax.errors import UserError
+from qsdt_jax.interop.fit import check_fit
 from qsdt_jax.models import Classifier
 from qsdt_jax.tasks.task import Batch, Task, Variables, variable_shapes
 from qsdt_jax.workdir.checkpoint import restore_raw
@@ -125,7 +126,12 @@ def load_trained(workdir: str | Path, *, step: str = "latest", ema: bool = False
         raise UserError(f"workdir {workdir} keeps no moving average: config.ema_decay={config.ema_decay}")
     classes, names = _classes(workdir, config, variables)
     task = task_factory(config.task.name).build(config, names)
-    _check_fit(workdir, task, variables)
+    check_fit(
+        f"the checkpoint in {workdir}",
+        _kinds(variable_shapes(task)),
+        _kinds(variables),
+        what=f"its {CONFIG_FILE}",
+    )
     return Trained(
         workdir=workdir,
         step=found,
@@ -206,19 +212,8 @@ def _classes(
     return classes, classes.shown
 
 
-def _check_fit(workdir: Path, task: Task, variables: Mapping[str, Any]) -> None:
-    """Refuses variables that the configuration's network does not have."""
-    expected = _kinds(variable_shapes(task))
-    found = _kinds(variables)
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise UserError(
-                f"the checkpoint in {workdir} does not fit its {CONFIG_FILE}: {name}: "
-                f"expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
-            )
-
-
 def _kinds(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Type and shape of each leaf by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"

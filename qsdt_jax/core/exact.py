@@ -109,7 +109,9 @@ class Digits(struct.PyTreeNode):
         return total * self.unit
 
 
-def to_digits(x: jax.Array, axes: Sequence[int], *, terms: int, largest: int = 1) -> Digits:
+def to_digits(
+    x: jax.Array, axes: Sequence[int], *, terms: int, largest: int = 1, widest: int | None = None
+) -> Digits:
     """Cuts real values into digits; the unit follows the largest of them.
 
     Together they hold 23 bits of a float32 and 51 of a float64 array, counted from its largest value, and the
@@ -120,13 +122,14 @@ def to_digits(x: jax.Array, axes: Sequence[int], *, terms: int, largest: int = 1
       axes: over which the values have one unit; those that are summed over must be among them.
       terms: number of products in one sum.
       largest: size of the whole numbers that the digits are multiplied with.
+      widest: most bits of a digit, where the sums leave it more: 7 for digits that int8 holds.
 
     Raises:
       ValueError: digits of one bit would already give sums that are not exact.
     """
     bits = jnp.finfo(x.dtype).nmant + 1
     # Sums stay exact: terms * largest * 2^(width - 1) <= 2^bits.
-    width = min(bits // 2, bits + 1 - (terms * largest - 1).bit_length())
+    width = min(widest or bits // 2, bits // 2, bits + 1 - (terms * largest - 1).bit_length())
     if width < 1:
         raise ValueError(
             f"{terms} terms times {largest} pass 2^{bits}: no digits of {x.dtype} have exact sums"

@@ -68,14 +68,24 @@ class Buckets:
             factor *= 2
         return Bucket(image, (factor * image[0], factor * image[1]))
 
+    @property
+    def largest(self) -> Size | None:
+        """The array with the most pixels that an image may be shown in; None where images keep their size."""
+        candidates: list[Size] = list(self.sizes)
+        if not candidates and self.short_side:
+            sides = self.short_side, self.long_side
+            candidates = [self._rounded_up(sides), self._rounded_up((self.long_side, self.short_side))]
+        return max(candidates, key=lambda size: (size[0] * size[1], size), default=None)
+
     def _holding(self, size: Size) -> Size | None:
         if not self.sizes:
-            height, width = (
-                math.ceil(side / step) * step for side, step in zip(size, self.grid, strict=True)
-            )
-            return height, width
+            return self._rounded_up(size)
         holding = [bucket for bucket in self.sizes if _holds(bucket, size)]
         return min(holding, key=lambda bucket: (bucket[0] * bucket[1], bucket), default=None)
+
+    def _rounded_up(self, size: Size) -> Size:
+        height, width = (math.ceil(side / step) * step for side, step in zip(size, self.grid, strict=True))
+        return height, width
 
 
 def grid_of(size: Size) -> Size:

@@ -66,14 +66,14 @@ def encoded(mask: Mask, size: Size) -> bytes:
     if isinstance(mask, bytes):
         return mask
     codes = coco.frPyObjects([points.tolist() for points in mask], *size)
-    return coco.merge(codes)["counts"]
+    return _code(coco.merge(codes))
 
 
 def bitmaps(masks: Sequence[Mask], size: Size) -> np.ndarray:
     """bool (N, H, W) of N masks of an image of size (H, W)."""
     if not masks:
         return np.zeros((0, *size), bool)
-    codes = [{"size": list(size), "counts": encoded(mask, size)} for mask in masks]
+    codes: Any = [{"size": list(size), "counts": encoded(mask, size)} for mask in masks]
     return coco.decode(codes).transpose(2, 0, 1).view(bool)
 
 
@@ -128,7 +128,15 @@ def _as_code(segmentation: dict[str, Any], size: Size) -> bytes:
         runs, code = counts, b""
     if runs is None or min(runs, default=-1) < 0 or sum(map(int, runs)) != size[0] * size[1]:
         raise UnusableMask("whose runs do not fill its image")
-    return code or coco.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
+    if code:
+        return code
+    uncompressed: Any = {"size": list(size), "counts": counts}
+    return _code(coco.frPyObjects(uncompressed, *size))
+
+
+def _code(compressed: Any) -> bytes:
+    """Of what pycocotools gives, whose stubs leave open whether it is a text."""
+    return compressed["counts"]
 
 
 def _short(value: Any) -> str:

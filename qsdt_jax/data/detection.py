@@ -80,7 +80,7 @@ class DetectionPreprocess:
           UserError: something is missing or does not fit the rest.
         """
         own = _checked_size(example)
-        size = self.size[::-1] if self.portrait and own[0] > own[1] else self.size
+        size = (self.size[1], self.size[0]) if self.portrait and own[0] > own[1] else self.size
         window = self._window(own, size, generator)
         masks = example["masks"]
         example = moved({name: value for name, value in example.items() if name != "masks"}, window)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from qsdt_jax.data.augment import ERASED_BOX, NOISE_KEY
 from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.images import Normalization
+from qsdt_jax.inside import inside
 
 KEY_KIND = "threefry2x32"  # Gives a row its noise whatever else is in the batch and wherever it lies.
 
@@ -55,7 +56,8 @@ def to_inputs(batch: Mapping[str, Any], normalization: Normalization | None) -> 
     if box is not None and key is not None:
         image = erase(image, box, key)
     if SIZE in batch:
-        image = jnp.where(_valid(batch[SIZE], image.shape), image, 0)
+        height, width = image.shape[1:3]
+        image = jnp.where(inside(batch[SIZE], (height, width))[..., None], image, 0)
     batch["image"] = image
     return batch
 
@@ -64,12 +66,6 @@ def _looked_up(image: jax.Array, normalization: Normalization) -> jax.Array:
     channels = image.shape[-1]
     table = jnp.asarray(normalization.table(channels).reshape(-1))
     return table.at[image.astype(jnp.int32) * channels + jnp.arange(channels)].get(mode="promise_in_bounds")
-
-
-def _valid(sizes: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """bool (B, H, W, 1), whether a pixel lies within the size (height, width) of its image."""
-    height, width = (side[:, None, None, None] for side in sizes.T)
-    return (jnp.arange(shape[1])[:, None, None] < height) & (jnp.arange(shape[2])[:, None] < width)
 
 
 def erase(images: jax.Array, boxes: jax.Array, keys: jax.Array) -> jax.Array:

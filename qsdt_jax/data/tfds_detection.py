@@ -89,7 +89,7 @@ def categories_of(directory: Path, names: Sequence[str]) -> tuple[Category, ...]
     """The categories with their numbers in COCO's files; raises UserError where these are not there."""
     file = directory / CATEGORIES_FILE
     try:
-        numbers = read_json(file)
+        numbers: Any = read_json(file)
     except FileNotFoundError:
         numbers = None
     good = isinstance(numbers, list) and all(type(number) is int for number in numbers)

@@ -12,8 +12,10 @@ import numpy as np
 
 from qsdt_jax import bounds
 from qsdt_jax.core.neurons import Neuron, Reset
+from qsdt_jax.data.buckets import Buckets, grid_of
+from qsdt_jax.data.geometry import Size
 from qsdt_jax.deploy import reference
-from qsdt_jax.deploy.detector import OUTPUTS, FoldedDetector, check_detector
+from qsdt_jax.deploy.detector import FoldedDetector, check_folded, require_parts
 from qsdt_jax.deploy.packing import layer_bytes, pack
 from qsdt_jax.deploy.program import (
     LOGITS,
@@ -29,10 +31,12 @@ from qsdt_jax.deploy.program import (
     Step,
     Subsample,
 )
-from qsdt_jax.deploy.use import DetectorUse
-from qsdt_jax.deploy.validity import check_counts, check_program
+from qsdt_jax.deploy.search import record_of, settings_of
+from qsdt_jax.deploy.validity import check_counts
+from qsdt_jax.detection.inference import Settings
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
+from qsdt_jax.layers.bits_rules import FLOAT_BITS
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.models.backbone import STRIDE
 
@@ -49,7 +53,7 @@ KINDS: dict[str, type[Step]] = {
 }
 # What of a neuron inference needs; the step of a spike is in the scales, the surrogate is training's.
 NEURON_FIELDS = ("levels", "scale", "threshold", "timesteps", "decay", "reset")
-OLDEST, WITH_NEWER_STEPS, OF_DETECTORS = 1, 2, 3  # Versions of the format.
+OLDEST, BITS_BY_STEP, FLOAT_WEIGHTS, OF_DETECTORS = 1, 2, 3, 4  # Versions of the format.
 # The normal numbers of float32, in which a manifest's become arithmetic.
 TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -63,10 +67,12 @@ class Bundle:
       class_names: one for each channel of the logits, or for each category of a detector.
       image_size: (height, width) in pixels that it was trained at.
       crop_ratio: share of height and width that is cut out of an image scaled to cover that.
+      buckets: how images are shown whole, where their pixels are classified or objects found; None where an
+        image is cropped. Bundles of segmenters had none before.
       mean, std: of pixels in 0..1, one number or one for each channel.
       architecture: numbers of the network, for people.
       origin: where it came from, for people.
-      use: of a detector, how it is used.
+      settings: of a detector's search for objects.
     """
 
     program: Program | FoldedDetector
@@ -77,7 +83,8 @@ class Bundle:
     std: tuple[float, ...]
     architecture: Mapping[str, Any]
     origin: Mapping[str, Any]
-    use: DetectorUse | None = None
+    buckets: Buckets | None = None
+    settings: Settings | None = None
 
     def require_program(self, what: str) -> Program:
         """The one program of a network with logits; raises UserError for a detector, which has no `what`."""
@@ -120,7 +127,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         manifest = reference.read(path)
         with reference.manifest_errors():
             bundle = _from_manifest(manifest)
-            check_folded(bundle.program, bundle.image_size)
+            check_folded(bundle.program, sizes_shown(bundle.image_size, bundle.buckets))
         found, expected = len(bundle.class_names), bundle.program.num_classes
         if found != expected:
             raise ValueError(f"{found} class names, but {expected} class scores")
@@ -129,14 +136,6 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         raise UserError(f"bundle {path} cannot be read: {error.strerror}") from None
     except (ValueError, UserError) as error:
         raise UserError(f"bundle {path}: {error}") from None
-
-
-def check_folded(program: Program | FoldedDetector, image_size: tuple[int, int]) -> None:
-    """Raises UserError as `check_program` or `check_detector`."""
-    if isinstance(program, FoldedDetector):
-        check_detector(program, image_size)
-    else:
-        check_program(program, image_size)
 
 
 def _content(bundle: Bundle) -> bytes:
@@ -156,11 +155,12 @@ def _content(bundle: Bundle) -> bytes:
             "channels": program.in_channels,
             "mean": list(bundle.mean),
             "std": list(bundle.std),
+            **({} if bundle.buckets is None else _whole(bundle.buckets)),
         },
     }
     if isinstance(program, FoldedDetector):
-        assert bundle.use is not None
-        manifest["detector"] = bundle.use.record()
+        assert bundle.settings is not None
+        manifest["detector"] = record_of(bundle.settings)
         manifest["programs"] = {name: _records(part, tensors, alike) for name, part in program.parts.items()}
     else:
         manifest |= _records(program, tensors, alike)
@@ -178,14 +178,29 @@ def _records(program: Program, tensors: "_Tensors", alike: bool) -> dict[str, An
     return {"steps": steps, "outputs": dict(program.outputs)}
 
 
+def sizes_shown(image_size: Size, buckets: Buckets | None) -> tuple[Size, ...]:
+    """Sizes of arrays that a program has to run on: that of training and the largest of evaluation."""
+    largest = None if buckets is None else buckets.largest
+    return (image_size,) if largest is None else (image_size, largest)
+
+
+def _whole(buckets: Buckets) -> dict[str, Any]:
+    """What the manifest says of images that are shown whole; the grid of buckets follows from the size."""
+    sides = {"short_side": buckets.short_side, "long_side": buckets.long_side}
+    return {**sides, "buckets": [list(size) for size in buckets.sizes]}
+
+
 def _version(manifest: Mapping[str, Any]) -> int:
     """The oldest version of the format that has all of this: readers of then take what they can read."""
     if "programs" in manifest:
         return OF_DETECTORS
+    steps = manifest["steps"]
+    if FLOAT_BITS in {manifest.get("bits"), *(step.get("bits") for step in steps)}:
+        return FLOAT_WEIGHTS
     newer = "bits" not in manifest or any(
-        step["kind"] == "bilinear" or "tokens" in step or "input_gain" in step for step in manifest["steps"]
+        step["kind"] == "bilinear" or "tokens" in step or "input_gain" in step for step in steps
     )
-    return WITH_NEWER_STEPS if newer else OLDEST
+    return BITS_BY_STEP if newer else OLDEST
 
 
 class _Tensors:
@@ -214,7 +229,12 @@ def _record(step: Step, tensors: _Tensors, alike: bool) -> dict[str, Any]:
         if alike:
             del fields["bits"]
         fields |= dataclasses.asdict(step.geometry)
-        fields["weights"] = tensors.add(step.weights.shape, pack(np.asarray(step.weights), step.bits))
+        content = (
+            np.asarray(step.weights, "<f4").tobytes()
+            if step.bits == FLOAT_BITS
+            else pack(np.asarray(step.weights), step.bits)
+        )
+        fields["weights"] = tensors.add(step.weights.shape, content)
         for name, vector in (("scale", step.scale), ("shift", step.shift)):
             fields[name] = tensors.add(vector.shape, np.asarray(vector, "<f4").tobytes())
     return {"kind": kind, **fields}
@@ -222,16 +242,15 @@ def _record(step: Step, tensors: _Tensors, alike: bool) -> dict[str, Any]:
 
 def _from_manifest(manifest: dict[str, Any]) -> Bundle:
     """The bundle of a manifest; raises ValueError where it says what cannot be."""
-    count = len(reference.steps_of(manifest))
+    count = sum(len(part["steps"]) for part in manifest.get("programs", {"": manifest}).values())
     if count > bounds.STEPS_OF_A_PROGRAM:
         raise ValueError(f"{count:,} steps; expected at most {bounds.STEPS_OF_A_PROGRAM:,}")
-    neuron = _neuron(manifest["neuron"])
-    program, use = _folded(manifest, neuron), None
+    program, settings = _folded(manifest), None
     classes, image = manifest["classes"], manifest["image"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("its class names are no list of texts")
     if isinstance(program, FoldedDetector):
-        use = DetectorUse.of(manifest["detector"])
+        settings = settings_of(manifest["detector"])
     elif not program.layers or [name for name, _ in program.outputs] != [LOGITS]:
         raise ValueError("its network tells no classes: expected layers, and one output, the logits")
     _check_image(image, program.in_channels)
@@ -244,30 +263,23 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
         std=tuple(image["std"]),
         architecture=manifest["architecture"],
         origin=manifest["origin"],
-        use=use,
+        buckets=_buckets(image) if settings is not None or "buckets" in image else None,
+        settings=settings,
     )
 
 
-def _folded(manifest: Mapping[str, Any], neuron: Neuron) -> Program | FoldedDetector:
+def _folded(manifest: Mapping[str, Any]) -> Program | FoldedDetector:
+    neuron = _neuron(manifest["neuron"])
     if "programs" not in manifest:
         return _program(manifest, neuron)
-    programs, expected = manifest["programs"], list(OUTPUTS)
-    if sorted(programs) != sorted(expected):
-        raise ValueError(f"its programs are {', '.join(programs)}; expected {', '.join(expected)}")
-    for name, outputs in OUTPUTS.items():
-        if sorted(programs[name]["outputs"]) != sorted(outputs) or not programs[name]["steps"]:
-            raise ValueError(
-                f"its {name} is not that of a detector: expected steps, and {', '.join(outputs)}"
-            )
+    programs = manifest["programs"]
+    require_parts({name: record["outputs"] for name, record in programs.items() if record["steps"]})
     return FoldedDetector(**{name: _program(record, neuron) for name, record in programs.items()})
 
 
 def _program(record: Mapping[str, Any], neuron: Neuron) -> Program:
-    return Program(
-        steps=tuple(map(_step, record["steps"])),
-        neuron=neuron,
-        outputs=tuple(reference.outputs_of(dict(record)).items()),
-    )
+    steps, outputs = tuple(map(_step, record["steps"])), reference.outputs_of(dict(record))
+    return Program(steps=steps, neuron=neuron, outputs=tuple(outputs.items()))
 
 
 def _neuron(record: Mapping[str, Any]) -> Neuron:
@@ -290,11 +302,7 @@ def _neuron(record: Mapping[str, Any]) -> Neuron:
 
 
 def _check_image(image: Mapping[str, Any], channels: int) -> None:
-    size = image["size"]
-    if len(size) != 2 or any(type(side) is not int or side < STRIDE or side % STRIDE for side in size):
-        raise ValueError(f"images of {'x'.join(map(str, size))} pixels; expected multiples of {STRIDE}")
-    if max(size) > bounds.SIDE:
-        raise ValueError(f"images of {size[0]}x{size[1]} pixels; expected at most {bounds.SIDE} a side")
+    _check_size(image["size"])
     if image["channels"] != channels:
         raise ValueError(f"images of {image['channels']} channels, but its first layer takes {channels}")
     if not _within(image["crop_ratio"], bounds.SMALLEST_CROP, 1):
@@ -304,6 +312,26 @@ def _check_image(image: Mapping[str, Any], channels: int) -> None:
         if len(values) not in (1, channels) or not all(_within(value, low, HUGE) for value in values):
             kind = "positive number" if name == "std" else "number"
             raise ValueError(f"{name} {values!r}; expected one {kind}, or one for each channel ({channels})")
+
+
+def _buckets(image: Mapping[str, Any]) -> Buckets:
+    """How images are shown whole; raises ValueError where that cannot be."""
+    short, long, sizes = image["short_side"], image["long_side"], image["buckets"]
+    if not all(type(side) is int and 0 <= side <= bounds.SIDE for side in (short, long)) or long < short:
+        raise ValueError(
+            f"short_side {short!r} and long_side {long!r}; expected whole numbers of pixels, at most "
+            f"{bounds.SIDE}, the second not below the first"
+        )
+    for size in sizes:
+        _check_size(size)
+    return Buckets(short, long, tuple((height, width) for height, width in sizes), grid_of(image["size"]))
+
+
+def _check_size(size: Any) -> None:
+    if len(size) != 2 or any(type(side) is not int or side < STRIDE or side % STRIDE for side in size):
+        raise ValueError(f"images of {'x'.join(map(str, size))} pixels; expected multiples of {STRIDE}")
+    if max(size) > bounds.SIDE:
+        raise ValueError(f"images of {size[0]}x{size[1]} pixels; expected at most {bounds.SIDE} a side")
 
 
 def _within(value: Any, low: float, high: float) -> bool:

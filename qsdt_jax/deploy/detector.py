@@ -5,7 +5,7 @@ network one map of any size, the heads the pooled features of a region: real val
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -137,6 +137,26 @@ def _outputs(
     arithmetic: Arithmetic, program: Program, frames: jax.Array, sizes: jax.Array | None = None
 ) -> Values:
     return steps_of_outputs(program, interpret(program, frames, arithmetic, sizes))
+
+
+def require_parts(outputs: Mapping[str, Iterable[str]]) -> None:
+    """Raises ValueError where these are not the parts of a detector, each with its outputs."""
+    if sorted(outputs) != sorted(OUTPUTS):
+        raise ValueError(f"its programs with steps are {', '.join(outputs)}; expected {', '.join(OUTPUTS)}")
+    for name, expected in OUTPUTS.items():
+        if sorted(outputs[name]) != sorted(expected):
+            raise ValueError(
+                f"its {name} has other outputs than a detector's: expected {', '.join(expected)}"
+            )
+
+
+def check_folded(program: Program | FoldedDetector, sizes: Iterable[tuple[int, int]]) -> None:
+    """Raises UserError as `check_program` or `check_detector`, for images of any of these sizes."""
+    for size in sizes:
+        if isinstance(program, FoldedDetector):
+            check_detector(program, size)
+        else:
+            check_program(program, size)
 
 
 def check_detector(detector: FoldedDetector, image_size: tuple[int, int]) -> None:

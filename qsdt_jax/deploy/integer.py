@@ -11,6 +11,8 @@ from qsdt_jax.layers import lowering
 class IntegerArithmetic:
     """Counts and weights multiplied as int8, summed in int32."""
 
+    floats = False
+
     def product(self, counts: jax.Array, layer: Linear) -> jax.Array:
         return lowering.convolve(counts, layer.weights, layer.geometry, jnp.int32)
 

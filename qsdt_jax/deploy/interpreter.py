@@ -26,8 +26,9 @@ from qsdt_jax.deploy.program import (
     Subsample,
     inputs_of,
 )
+from qsdt_jax.layers.bits_rules import FLOAT_BITS
 from qsdt_jax.layers.lowering import ConvGeometry
-from qsdt_jax.layers.product import exact_convolution
+from qsdt_jax.layers.product import exact_convolution, kernel_digits
 from qsdt_jax.layers.tokens import factors_of_counts, valid_tokens
 from qsdt_jax.layers.transposed_conv import depth_to_space
 from qsdt_jax.layers.upsample import bilinear_upsample
@@ -38,7 +39,13 @@ Values = dict[str, jax.Array]
 
 
 class Arithmetic(Protocol):
-    """The two operations on spike counts, both exact."""
+    """The two operations on spike counts, both exact.
+
+    Attributes:
+      floats: whether `product` takes float weights as they are, and not their digits.
+    """
+
+    floats: bool
 
     def product(self, counts: jax.Array, layer: Linear) -> jax.Array:
         """conv(counts, weights): int8 (N, H, W, I) -> int32 (N, H', W', O)."""
@@ -127,7 +134,7 @@ def _run(
 ) -> jax.Array:
     match step:
         case Linear():
-            y = _product(step, values[step.input], arithmetic)
+            y = _product(step, values[step.input], arithmetic, program.neuron.levels)
             scale, shift = jnp.asarray(step.scale), jnp.asarray(step.shift)
             return Affine(values=y, scale=scale, shift=shift).real
         case Fire():
@@ -151,12 +158,16 @@ def _run(
             return values[step.input][:, ::2, ::2]
 
 
-def _product(layer: Linear, x: jax.Array, arithmetic: Arithmetic) -> jax.Array:
+def _product(layer: Linear, x: jax.Array, arithmetic: Arithmetic, levels: int) -> jax.Array:
     height, width, *_ = layer.weights.shape
     if height * width > 1 and x.shape[1:3] == (height, width) and layer.geometry == ConvGeometry():
         # A dense layer on all that its input has; as one it is many times faster.
         x, weights = x.reshape(len(x), 1, 1, -1), layer.weights.reshape(1, 1, -1, layer.weights.shape[-1])
         layer = layer.replace(weights=weights)
+    if layer.spikes and layer.bits == FLOAT_BITS and not arithmetic.floats:
+        digits = kernel_digits(jnp.asarray(layer.weights), levels)
+        layers = (layer.replace(weights=digit.astype(jnp.int8)) for digit in digits.digits)
+        return digits.joined([arithmetic.product(x, layer).astype(jnp.float32) for layer in layers])
     if layer.spikes:
         return arithmetic.product(x, layer).astype(jnp.float32)
     return exact_convolution(x, jnp.asarray(layer.weights, x.dtype), layer.geometry, layer.bits)

@@ -23,6 +23,8 @@ from qsdt_jax.layers.lowering import ConvGeometry
 class FloatArithmetic(IntegerArithmetic):
     """Spikes select float32 weights, of which merged kernels consist."""
 
+    floats = True
+
     def product(self, counts: jax.Array, layer: Linear) -> jax.Array:
         weights = jnp.asarray(layer.weights, jnp.float32)
         return lowering.convolve(counts.astype(jnp.float32), weights, layer.geometry, jnp.float32)

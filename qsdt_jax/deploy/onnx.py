@@ -18,8 +18,7 @@ UINT8. What the graph is made of (opset 21), and why it gives the same bits:
                      weights of a Conv and a sum into its accumulation, which would round otherwise; a Max
                      with the least float behind each Conv prevents it.
     Clip, Add, Cast  the neuron: clip(v, 0, D) + 1/2, and the cast to UINT8 cuts off what follows the point.
-    Gather, Add, Mul the neighbours of bilinear interpolation, and their sums times 1/4. The Resize of ONNX
-                     Runtime adds in another way.
+    Gather, Add, Mul bilinear neighbours, and their sums times 1/4; ONNX Runtime's Resize adds otherwise.
     LessOrEqual, Where, ReduceMax   the unit of the digits: the largest power of two, of a list of all, that
                      is not above the largest value. ONNX cannot look at the bits of a float.
 
@@ -32,6 +31,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from qsdt_jax.core.exact import LARGEST_FLOAT32, attention_sum
@@ -43,18 +43,18 @@ from qsdt_jax.deploy.program import (
     Add,
     Attend,
     Bilinear,
-    DepthToSpace,
     Fire,
     Linear,
     Pool,
     Program,
     Resize,
     Step,
-    Subsample,
     inputs_of,
 )
 from qsdt_jax.errors import UserError
+from qsdt_jax.layers.bits_rules import FLOAT_BITS
 from qsdt_jax.layers.lowering import ConvGeometry
+from qsdt_jax.layers.product import kernel_digits
 from qsdt_jax.layers.tokens import factors_of_counts
 
 if TYPE_CHECKING:
@@ -156,10 +156,10 @@ class _Graph(Nodes):
                 result, size = self.mean(*inputs, size=size), (1, 1, size[-1])
             case Resize(factor=factor):
                 result, size = self.resize(*inputs, factor=factor), _enlarged(size, factor)
-            case DepthToSpace() | Subsample():
-                raise UserError(f"{step.name}: a step of a detector, which has no ONNX form")
             case Bilinear():
                 result, size = self.bilinear(*inputs, size=size), _enlarged(size, 2)
+            case _:
+                raise UserError(f"{step.name} is a step of a detector, which has no ONNX form")
         self.sizes[step.name] = size
         return result
 
@@ -177,11 +177,30 @@ class _Graph(Nodes):
             digits, unit = self.digits(x, [1, 2, 3], terms)
             product = self.sum([self.real_product(layer, digit) for digit in digits])
             return self.affine(layer, product, unit)
-        elif geometry.groups == 1:
-            product = self.to_float(self.integer_product(layer, x))
-        else:
-            product = self.convolution(layer, self.to_float(x))
-        return self.affine(layer, product)
+        if layer.bits == FLOAT_BITS:
+            return self.selection(layer, x)
+        return self.affine(layer, self.whole_product(layer, x))
+
+    def selection(self, layer: Linear, x: str) -> str:
+        """A layer of float weights, `layers.product.exact_selection` by the digits of its weights."""
+        digits = kernel_digits(jnp.asarray(layer.weights), self.program.neuron.levels)
+        unit = np.asarray(digits.unit).reshape(-1)
+        product = ""
+        for i, digit in enumerate(digits.digits):
+            name = f"{layer.name}/digit{i}"
+            self.sizes[name] = self.sizes[layer.name]
+            part = layer.replace(name=name, bits=8, weights=np.asarray(digit, np.int8))
+            total = self.whole_product(part, x)
+            if product:
+                total = self.op("Add", self.op("Mul", product, self.real(digits.base)), total)
+            product = total
+        return self.affine(layer.replace(scale=np.asarray(layer.scale) * unit), product)
+
+    def whole_product(self, layer: Linear, x: str) -> str:
+        """FLOAT conv(counts, weights), whole numbers."""
+        if layer.geometry.groups == 1:
+            return self.to_float(self.integer_product(layer, x))
+        return self.convolution(layer, self.to_float(x))
 
     def affine(self, layer: Linear, product: str, unit: str = "") -> str:
         """product * unit * scale + shift, in counts where only a neuron reads it."""

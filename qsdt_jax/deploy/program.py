@@ -1,8 +1,8 @@
 """A folded network as plain data: a straight line of steps on named values.
 
-This is what is deployed. Weights are integers, everything real between a product and the next neuron is one
-scale and one shift per channel, and nine kinds of steps are all there is. The integer form and the spike-
-driven form interpret the same program, and so does any reader of a bundle.
+This is what is deployed. Weights are integers, or float where spikes select them; everything real between a
+product and the next neuron is one scale and one shift per channel, and nine kinds of steps are all there is.
+The integer form and the spike-driven form interpret the same program, and so does any reader of a bundle.
 
 The first value is the images, frame by frame (B * T, H, W, C). An output is a value averaged over the T time
 steps. A network may have several parts, as a detector has: what comes into a part may be features, and a
@@ -28,15 +28,16 @@ LOGITS = "logits"
 class Linear(struct.PyTreeNode):
     """conv(input, weights) * scale + shift: a convolution or dense layer with all that was folded into it.
 
-    With spikes as its input the product is a whole number and, slot by slot, made of additions only. With a
-    real input it is made of multiply-accumulates, in digits (`layers.product.exact_convolution`).
+    With spikes as its input the product is made of additions only, slot by slot: a whole number, or a sum of
+    float weights in digits (`layers.product.exact_selection`). With a real input it is made of
+    multiply-accumulates, in digits as well (`layers.product.exact_convolution`).
 
     Attributes:
       name, input: of the result, of the value that comes in.
       spikes: whether spike counts come in.
       geometry: stride, padding and groups. The padding of spikes is silence, that of real values zero.
-      bits: of a weight, 1 to 8.
-      weights: (kh, kw, I / groups, O) int8.
+      bits: of a weight, 1 to 8; 32 for float weights, which take spikes.
+      weights: (kh, kw, I / groups, O) int8, or float32.
       scale, shift: (O,) float32.
     """
 

@@ -30,8 +30,11 @@ float32. Weights are packed integers of "bits" bits, those of the step or else o
 complement, lowest bit first, without gaps: at 4 bits two to a byte, the first in the low half. One-bit
 weights are -1 (bit 0) and +1 (bit 1).
 
-Version 2 adds bits by step, "bilinear", "tokens" and "input_gain". Version 3 adds detectors: "programs", four
-networks by name, in the place of "steps" and "outputs". `read` reads them; they are not run here.
+Images that are shown whole are scaled to "short_side" or "long_side" and padded into the smallest of
+the "buckets" [height, width] of "image" that holds them; without any, into multiples of half of its "size".
+
+Version 2 adds bits by step, "bilinear", "tokens", "input_gain"; 3 float32 weights of 32 "bits"; 4 "programs",
+parts of a detector, each with "steps" and "outputs", which are read, but not run, here.
 """
 
 import contextlib
@@ -45,9 +48,10 @@ from typing import Any
 import numpy as np
 
 MAGIC = b"\x89QSDT\r\n\x1a"
-VERSION = 3
+VERSION = 4
 HEADER_BYTES = 20
 ALIGNMENT = 64
+FLOAT = 32  # Bits of float weights.
 STRIDE = 16  # Pixels of the image, along each axis, to a token.
 LARGEST_TIMESTEPS = 1024
 
@@ -70,21 +74,16 @@ def read(path: str | os.PathLike[str]) -> Manifest:
         content = file.read()
     manifest, data = split(content)
     with manifest_errors():
-        for step in steps_of(manifest):
+        for step in (s for part in manifest.get("programs", {"": manifest}).values() for s in part["steps"]):
             if step["kind"] == "linear":
-                if "bits" not in step:
-                    step["bits"] = manifest["bits"]
-                if type(step["bits"]) is not int or not 1 <= step["bits"] <= 8:
-                    raise ValueError(f"weights of {step['bits']!r} bits; expected 1 to 8")
+                bits = step["bits"] = step["bits"] if "bits" in step else manifest["bits"]
+                floats = bits == FLOAT and step["spikes"]
+                if type(bits) is not int or not (1 <= bits <= 8 or floats):
+                    raise ValueError(f"weights of {bits!r} bits; expected 1 to 8, or {FLOAT} of spikes")
                 for name in ("weights", "scale", "shift"):
-                    bits = step["bits"] if name == "weights" else 0
-                    step[name] = _tensor(data, step[name], bits, f"{name} of {step['name']}")
+                    packed = bits if name == "weights" and not floats else 0
+                    step[name] = _tensor(data, step[name], packed, f"{name} of {step['name']}")
     return manifest
-
-
-def steps_of(manifest: Manifest) -> list[Manifest]:
-    """The steps of a network, or of all that a detector has."""
-    return [step for part in manifest.get("programs", {"": manifest}).values() for step in part["steps"]]
 
 
 @contextlib.contextmanager
@@ -184,9 +183,7 @@ def answers(bundle: Manifest, values: dict[str, np.ndarray]) -> dict[str, np.nda
     timesteps, found = bundle["neuron"]["timesteps"], {}
     for name, value in outputs_of(bundle).items():
         steps = values[value].reshape(-1, timesteps, *values[value].shape[1:])
-        total = steps[:, 0]
-        for t in range(1, timesteps):
-            total = total + steps[:, t]
+        total = sum((steps[:, t] for t in range(1, timesteps)), steps[:, 0])
         found[name] = total * np.float32(1 / timesteps)
     return found
 
@@ -218,15 +215,13 @@ def _run(
 ) -> np.ndarray:
     match step["kind"]:
         case "linear":
-            multiply = _convolve if step["spikes"] else _convolve_real
-            y = multiply(values[step["input"]], step["weights"].astype(np.float32), step)
+            y = _product(values[step["input"]], step, neuron["levels"])
             return y * step["scale"] + step["shift"]
         case "fire":
             x, gain = values[step["input"]], step.get("input_gain", 1.0)
             return _fire(x if gain == 1 else x * np.float32(gain), **neuron)
         case "attend":
-            q, k, v = (values[step[name]] for name in "qkv")
-            return _attend(q, k, v, step, sizes)
+            return _attend(*(values[step[name]] for name in "qkv"), step, sizes)
         case "add":
             return values[step["left"]] + values[step["right"]]
         case "pool":
@@ -237,6 +232,19 @@ def _run(
             return _doubled(_doubled(values[step["input"]], 1), 2)
         case other:
             raise ValueError(f"unknown kind of step {other!r}")
+
+
+def _product(x: np.ndarray, step: Manifest, levels: int) -> np.ndarray:
+    """Real values, or else float weights, are cut into digits so short that sums of products are exact."""
+    weights = step["weights"].astype(np.float32)
+    terms = math.prod(weights.shape[:3])
+    if not step["spikes"]:
+        digits, unit, base = _digits(x, (1, 2, 3), terms * 2 ** (step["bits"] - 1))
+        return _join([_convolve(digit, weights, step) for digit in digits], unit, base)
+    if step["bits"] == FLOAT:
+        digits, unit, base = _digits(weights, (0, 1, 2), terms * levels, widest=7)
+        return _join([_convolve(x, digit, step) for digit in digits], unit, base)
+    return _convolve(x, weights, step)
 
 
 def _convolve(x: np.ndarray, weights: np.ndarray, step: Manifest) -> np.ndarray:
@@ -256,12 +264,6 @@ def _convolve(x: np.ndarray, weights: np.ndarray, step: Manifest) -> np.ndarray:
     return y
 
 
-def _convolve_real(x: np.ndarray, weights: np.ndarray, step: Manifest) -> np.ndarray:
-    """Real values in fixed point, cut into digits so short that sums of their products are exact."""
-    digits, unit, base = _digits(x, (1, 2, 3), math.prod(weights.shape[:3]) * 2 ** (step["bits"] - 1))
-    return _join([_convolve(digit, weights, step) for digit in digits], unit, base)
-
-
 def _mean(x: np.ndarray) -> np.ndarray:
     count = x.shape[1] * x.shape[2]
     digits, unit, base = _digits(x, (1, 2), count)
@@ -269,14 +271,12 @@ def _mean(x: np.ndarray) -> np.ndarray:
     return _join(sums, unit, base) * np.float32(1 / count)
 
 
-def _digits(
-    x: np.ndarray, axes: tuple[int, ...], terms: int
-) -> tuple[list[np.ndarray], np.ndarray, np.float32]:
+def _digits(x: np.ndarray, axes: tuple[int, ...], terms: int, widest: int = 12) -> tuple:
     """x = unit * (... + digits[-2] * base + digits[-1]), rounded; values along `axes` have one unit.
 
-    Sums of `terms` digits, each at most base / 2, stay below 2^24.
+    Sums of `terms` digits of at most `widest` bits, each at most base / 2, stay below 2^24.
     """
-    width = min(12, 25 - (terms - 1).bit_length())
+    width = min(widest, 25 - (terms - 1).bit_length())
     count = -(-24 // width)
     _, exponent = np.frexp(np.maximum(np.abs(x).max(axes, keepdims=True), np.float32(2.0**-64)))
     unit = np.ldexp(np.float32(1), exponent + 1 - count * width)

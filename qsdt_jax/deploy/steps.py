@@ -24,9 +24,9 @@ from qsdt_jax.deploy.program import (
     Step,
     Subsample,
 )
-from qsdt_jax.deploy.validity import check_sums
 from qsdt_jax.layers import downsample, transposed_conv
 from qsdt_jax.layers.attention import QSDSA
+from qsdt_jax.layers.bits_rules import FLOAT_BITS
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.quantized import QConv, QDense
 from qsdt_jax.layers.spiking import SpikingNeuron
@@ -92,6 +92,7 @@ class Folding:
         self.steps: list[Step] = []
         self.path: tuple[str, ...] = ()
         self.sums: Counter[tuple[str, ...]] = Counter()
+        self.floats: list[str] = []  # Layers whose float weights are multiplied with real values.
 
     def intercept(self, call, args, kwargs, context) -> Any:
         """In the place of a method of a module of the network, for `nn.intercept_methods`."""
@@ -136,7 +137,7 @@ class Folding:
         bits = module.numerics.of(module.path).bits
         weight = quantize_by_bits(kernel, step_size, bits)
         scale = rounded(weight.scale * x.step) if spikes else weight.scale
-        weights = np.asarray(weight.integers, np.int8)
+        weights = weight.integers.astype(jnp.float32 if bits == FLOAT_BITS else jnp.int8)
         geometry = ConvGeometry()
         if isinstance(module, QConv):
             groups = value.shape[-1] if module.depthwise else 1
@@ -145,8 +146,8 @@ class Folding:
             # A dense layer is a convolution with one position: of one pixel, or of a map that was flattened.
             weights = weights.reshape(*value.pixels, -1, weights.shape[-1])
         name = "/".join(module.path)
-        if spikes:
-            check_sums(name, weights, x.levels)
+        if bits == FLOAT_BITS and not spikes:
+            self.floats.append(name)
         height, width = (
             (size + 2 * geometry.padding - taps) // geometry.stride + 1
             for size, taps in zip(value.pixels, weights.shape, strict=False)
@@ -170,9 +171,8 @@ class Folding:
 
     def linear(self, product: Product) -> SymbolicArray:
         """The step of a product and all that was composed with it."""
-        scale, shift = np.asarray(product.scale), np.asarray(product.shift)
-        values = product.values
-        return self.append(Linear(**product.layer, scale=scale, shift=shift), values.shape, values.pixels)
+        step = Linear(**product.layer, scale=product.scale, shift=product.shift)
+        return self.append(step, product.values.shape, product.values.pixels)
 
     def fire(self, module: SpikingNeuron, x: Affine | SymbolicArray) -> Spikes:
         gain = module.input_gain

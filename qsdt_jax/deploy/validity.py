@@ -37,6 +37,7 @@ from qsdt_jax.deploy.program import (
     inputs_of,
 )
 from qsdt_jax.errors import UserError
+from qsdt_jax.layers.bits_rules import FLOAT_BITS
 from qsdt_jax.memory import require_memory
 
 TRACED_TIMESTEPS = 2
@@ -87,8 +88,14 @@ def check_counts(levels: int) -> None:
 
 
 def check_sums(name: str, weights: Array, levels: int) -> None:
-    """Raises UserError where sums of a layer that receives spikes can be more than float32 holds."""
-    largest = int(np.abs(np.asarray(weights, np.int64)).sum((0, 1, 2)).max()) * levels
+    """Raises UserError where sums of a layer that receives spikes can be more than float32 holds.
+
+    Of float weights those of digits of a bit or more: digits are as short as the sums ask.
+    """
+    if np.issubdtype(weights.dtype, np.floating):
+        largest = math.prod(weights.shape[:3]) * levels
+    else:
+        largest = int(np.abs(np.asarray(weights, np.int64)).sum((0, 1, 2)).max()) * levels
     if largest > LARGEST_FLOAT32:
         raise UserError(
             f"sums in {name} can reach {largest}, so evaluation and integer form would differ: "
@@ -128,16 +135,10 @@ def _check_layer(layer: Linear, levels: int) -> None:
     if len(layer.weights.shape) != 4 or layer.weights.size == 0:
         raise UserError(f"weights of {layer.name} of shape {layer.weights.shape}; expected (kh, kw, I, O)")
     *_, inputs, outputs = layer.weights.shape
-    if type(layer.bits) is not int or not 1 <= layer.bits <= 8:
-        raise UserError(f"{layer.name} has weights of {layer.bits!r} bits; expected 1 to 8")
-    smallest, largest = weight_range(layer.bits)
-    found = min(np.min(layer.weights), smallest), max(np.max(layer.weights), largest)
-    if found != (smallest, largest):
-        outside = next(int(w) for w in found if not smallest <= w <= largest)
-        raise UserError(
-            f"weights of {layer.name} reach {outside}; expected {smallest} to {largest}, which "
-            f"{layer.bits} bits hold"
-        )
+    if layer.bits == FLOAT_BITS:
+        _check_floats(layer)
+    else:
+        _check_integers(layer)
     geometry = layer.geometry
     if geometry.groups != 1 and (geometry.groups, inputs) != (outputs, 1):
         raise UserError(f"{layer.name} has {geometry.groups} groups; expected 1, or one for each channel")
@@ -150,6 +151,26 @@ def _check_layer(layer: Linear, levels: int) -> None:
             raise UserError(f"{name} of {layer.name}: expected {outputs} finite numbers")
     if layer.spikes:
         check_sums(layer.name, layer.weights, levels)
+
+
+def _check_floats(layer: Linear) -> None:
+    if not layer.spikes:
+        raise UserError(f"{layer.name} has float weights and takes real values; expected spikes")
+    if layer.weights.dtype != np.float32 or not np.isfinite(layer.weights).all():
+        raise UserError(f"weights of {layer.name}: expected finite float32 numbers")
+
+
+def _check_integers(layer: Linear) -> None:
+    if type(layer.bits) is not int or not 1 <= layer.bits <= 8:
+        raise UserError(f"{layer.name} has weights of {layer.bits!r} bits; expected 1 to 8, or 32 for float")
+    smallest, largest = weight_range(layer.bits)
+    found = min(np.min(layer.weights), smallest), max(np.max(layer.weights), largest)
+    if found != (smallest, largest):
+        outside = next(int(w) for w in found if not smallest <= w <= largest)
+        raise UserError(
+            f"weights of {layer.name} reach {outside}; expected {smallest} to {largest}, which "
+            f"{layer.bits} bits hold"
+        )
 
 
 def _positive(number: object) -> bool:

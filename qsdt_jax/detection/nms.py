@@ -73,7 +73,7 @@ def nms_per_class(
     `group` classes are computed together, in 5 N^2 bytes each.
     """
 
-    def of_class(x: tuple[jax.Array, ...]) -> jax.Array:
-        return nms(*x, threshold, resolution)
+    def of_class(of: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        return nms(*of, threshold, resolution)
 
     return jax.lax.map(of_class, (boxes, scores, valid), batch_size=group)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qsdt_jax.detection.boxes import clipped, decode
 from qsdt_jax.detection.nms import RESOLUTION, nms, ranked
@@ -29,7 +30,7 @@ class Proposals(NamedTuple):
 def propose(
     scores: Sequence[jax.Array],
     deltas: Sequence[jax.Array],
-    anchors: Sequence[jax.Array],
+    anchors: Sequence[jax.Array | np.ndarray],
     inside: Sequence[jax.Array],
     size: jax.Array,
     per_level: int,
@@ -71,7 +72,7 @@ def propose(
 def _of_level(
     scores: jax.Array,
     deltas: jax.Array,
-    anchors: jax.Array,
+    anchors: jax.Array | np.ndarray,
     inside: jax.Array,
     size: jax.Array,
     number: int,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qsdt_jax.detection.boxes import UNIT_STD, encode, iou
 from qsdt_jax.detection.matching import IGNORED, match
@@ -55,7 +56,7 @@ class BoxTargets(NamedTuple):
 
 def anchor_targets(
     key: jax.Array,
-    anchors: jax.Array,
+    anchors: jax.Array | np.ndarray,
     inside: jax.Array,
     boxes: jax.Array,
     category: jax.Array,

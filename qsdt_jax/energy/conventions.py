@@ -9,7 +9,8 @@ are multiplied at once, and a float ANN.
                  additions, at the rate of the spikes that enter the chain.
     as computed  Spikes are additions, real inputs multiply-accumulates, both in float32.
     bit-aware    Spikes add a 4-bit weight into an int32 accumulator; the quantised ANN multiplies in int8.
-                 Where real values come in, both multiply in float32.
+                 Where real values come in, both multiply in float32. Float weights are added in float32,
+                 and the quantised ANN, which has them too, multiplies them in float32.
     with memory  The same, and the traffic: weights once from DRAM and then for each operation from SRAM,
                  activations in and out of SRAM at their width. The spiking network takes its input slot by
                  slot, so its int32 sums wait in SRAM and are read and written once for each of D slots; the
@@ -35,6 +36,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from qsdt_jax.energy.operations import Layer
+from qsdt_jax.layers.bits_rules import FLOAT_BITS
 
 FLOAT32_MAC = 4.6
 FLOAT32_ADD = 0.9
@@ -89,6 +91,8 @@ def bit_aware(layer: Layer, firing: Firing) -> Energy:
     macs = layer.macs * FLOAT32_MAC
     if not layer.spikes:
         return Energy(macs, macs, macs)
+    if layer.bits == FLOAT_BITS:
+        return Energy(additions(layer, firing) * FLOAT32_ADD, macs, macs)
     return Energy(additions(layer, firing) * INT32_ADD, layer.macs * INT8_MAC, macs)
 
 

@@ -28,7 +28,7 @@ def class_count(label: str, tensors: Mapping[str, Any]) -> int:
 def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `models.Backbone` that shapes tell: channels, depth, mlp_ratio, in_channels.
 
-    The file says nothing of heads, bits, levels and time steps.
+    Of a segmenter also "fpn_channels". The file says nothing of heads, bits, levels and time steps.
 
     Args:
       label: what the tensors are called in errors.
@@ -38,19 +38,24 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
       UserError: they are of another network.
     """
 
-    def shape(*path: str) -> tuple[int, ...]:
-        name = torch_name((*path, "kernel"))
+    class_count(label, tensors)
+    segmenter = kind_of(tensors) == "segmenter"
+    prefix = "backbone." if segmenter else ""
+
+    def shape(*path: str, prefix: str = prefix) -> tuple[int, ...]:
+        name = prefix + torch_name((*path, "kernel"))
         if name not in tensors or tensors[name].ndim < 2:
             raise UserError(
                 f"{label} is not of this network: it has no tensor {name}; it has {described(tensors)}"
             )
         return tensors[name].shape
 
-    class_count(label, tensors)
     parts = ("downsample1_2", "downsample2", "downsample3", "downsample4")
     channels = tuple(shape(part, "conv")[0] for part in parts)
-    blocks = {match[0] for name in tensors if (match := re.match(r"block[34]\.\d+\.", name))}
+    blocks = {match[0] for name in tensors if (match := re.match(rf"{prefix}block[34]\.\d+\.", name))}
+    of_neck = {"fpn_channels": shape("fpn", "lateral0", "conv", prefix="")[0]} if segmenter else {}
     return {
+        **of_neck,
         "channels": channels,
         "depth": len(blocks),
         "mlp_ratio": shape("block3_0", "mlp", "fc1")[0] // channels[2],

@@ -99,11 +99,11 @@ def described(names: Mapping[str, Any]) -> str:
     """What a file is, by the names of its tensors, if not this network."""
     firsts = {name.partition(".")[0] for name in names}
     if firsts == _OF_SEGMENTERS:
-        kind = "a segmenter, where a classifier is expected"
+        kind = "another segmenter, or this one without its head"
     elif firsts == _OF_DETECTORS:
-        kind = "a detector, where a classifier is expected"
+        kind = "another detector, or this one without some of its heads"
     elif firsts & _OF_OTHERS:
-        kind = "another detector or another segmenter, of which nothing is read"
+        kind = "a detector or another segmenter, of which nothing is read"
     elif any("lora_" in name for name in names):
         kind = "an adapter without the network that it adapts"
     elif firsts & {"block3", "downsample1_1"}:

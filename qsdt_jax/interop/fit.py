@@ -4,15 +4,18 @@ from collections.abc import Iterable, Mapping
 
 from qsdt_jax.errors import UserError
 
-Shape = tuple[int, ...]
+Shape = tuple[int, ...] | str
 
 
-def check_fit(label: str, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
+def check_fit(
+    label: str, expected: Mapping[str, Shape], found: Mapping[str, Shape], *, what: str = "the model"
+) -> None:
     """Refuses tensors that are missing, unknown or of another shape.
 
     Args:
       label: what they are read from.
-      expected, found: shapes by name.
+      expected, found: shapes by name, or texts that tell the types as well.
+      what: they are to fit, in the message.
 
     Raises:
       UserError: names the first five of each kind.
@@ -28,7 +31,7 @@ def check_fit(label: str, expected: Mapping[str, Shape], found: Mapping[str, Sha
     }
     told = [f"{kind} ({len(names)}): {first(names)}" for kind, names in misfits.items() if names]
     if told:
-        raise UserError(f"{label} does not fit the model; {'; '.join(told)}")
+        raise UserError(f"{label} does not fit {what}; {'; '.join(told)}")
 
 
 def first(names: Iterable[str], count: int = 5) -> str:

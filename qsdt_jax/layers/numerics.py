@@ -30,7 +30,9 @@ class Numerics:
       freeze_statistics: whether training, too, normalises by the running statistics and leaves them as they
         are; the affine is trained.
       exact_evaluation: whether evaluation equals the deployed network bit for bit, on any batch size, for
-        which it multiplies real inputs twice, as short whole numbers (`layers.product.exact_convolution`).
+        which it multiplies real inputs twice, as short whole numbers (`layers.product.exact_convolution`),
+        and float weights of spikes several times (`layers.product.exact_selection`). Float weights of real
+        inputs have no exact product, so a network of float weights has no exact evaluation.
     """
 
     bits: int = 4
@@ -54,7 +56,8 @@ class Numerics:
     def of(self, path: Sequence[str]) -> "Numerics":
         """The numerical choices of one layer, which no rule changes any more."""
         bits = bits_of("/".join(path), self.bits_rules, otherwise=self.bits)
-        return dataclasses.replace(self, bits=bits, bits_rules=())
+        exact = self.exact_evaluation and not bits == self.bits == FLOAT_BITS
+        return dataclasses.replace(self, bits=bits, bits_rules=(), exact_evaluation=exact)
 
     @property
     def timesteps(self) -> int:

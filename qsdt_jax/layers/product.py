@@ -8,7 +8,8 @@ above that they are added up in int32 (`Whole`). So y does not depend on the ope
 summation, the batch size or the number of devices.
 
 Where x is real, training multiplies and accumulates as any network does. Evaluation, which has to agree with
-the deployed network to the bit, cuts x into digits, short whole numbers again (`exact_convolution`).
+the deployed network to the bit, cuts x into digits, short whole numbers again (`exact_convolution`). Float
+weights of spikes are cut in the same way (`exact_selection`).
 """
 
 import math
@@ -17,9 +18,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from qsdt_jax.core.exact import Whole, to_digits
+from qsdt_jax.core.exact import Digits, Whole, to_digits
 from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry
+
+DIGIT_BITS = 7  # Digits of weights are -64 to 64.
 
 
 def scaled_convolution(
@@ -125,3 +128,49 @@ def _exact_backward(geometry, bits, residuals, dy):
 
 exact_convolution = jax.custom_vjp(exact_convolution, nondiff_argnums=(2, 3))
 exact_convolution.defvjp(_exact_forward, _exact_backward)
+
+
+def kernel_digits(kernel: jax.Array, levels: int) -> Digits:
+    """Float weights of counts up to `levels` as digits of 7 bits, which int8 holds, or less.
+
+    The unit is that of the largest weight of an output channel. Of a float32 kernel four digits of 7 bits
+    keep all bits of weights of at least 1/8 of that, and of smaller ones those above 2^-27 of it.
+
+    Args:
+      kernel: (kh, kw, I / groups, O).
+      levels: D.
+    """
+    terms = math.prod(kernel.shape[:3])
+    return to_digits(kernel, (0, 1, 2), terms=terms, largest=levels, widest=DIGIT_BITS)
+
+
+def exact_selection(counts: jax.Array, kernel: jax.Array, geometry: ConvGeometry, levels: int) -> jax.Array:
+    """conv(counts, kernel) of float weights, the same in any order of summation.
+
+    Weights are cut into digits, whose sums are exact; a rounding for each digit joins them again.
+
+    Args:
+      counts: (N, H, W, I) spike counts 0..D, in the kernel's dtype.
+      kernel: (kh, kw, I / groups, O) float weights.
+      geometry: stride, padding, groups.
+      levels: D.
+
+    Returns:
+      (N, H', W', O) in that dtype.
+    """
+    digits = kernel_digits(kernel, levels)
+    whole = Whole(left=levels, right=int(digits.base) // 2)
+    return digits.joined([lowering.convolve(counts, d, geometry, kernel.dtype, whole) for d in digits.digits])
+
+
+def _selection_forward(counts, kernel, geometry, levels):
+    return exact_selection(counts, kernel, geometry, levels), (counts, kernel)
+
+
+def _selection_backward(geometry, levels, residuals, dy):
+    """As those of `exact_convolution`: the digits add up to the weights, but for half a unit."""
+    return _exact_backward(geometry, None, residuals, dy)
+
+
+exact_selection = jax.custom_vjp(exact_selection, nondiff_argnums=(2, 3))
+exact_selection.defvjp(_selection_forward, _selection_backward)

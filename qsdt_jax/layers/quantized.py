@@ -11,9 +11,10 @@ from qsdt_jax.core.affine import Affine, real
 from qsdt_jax.core.exact import Whole, check_sums, rounded
 from qsdt_jax.core.lsq import QuantizedWeight, initial_step_size, quantize_by_bits
 from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.layers.bits_rules import FLOAT_BITS
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.numerics import Numerics
-from qsdt_jax.layers.product import exact_convolution, scaled_convolution
+from qsdt_jax.layers.product import exact_convolution, exact_selection, scaled_convolution
 
 # PyTorch's default for convolutions: uniform in +-1/sqrt(fan_in).
 conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -121,11 +122,15 @@ def _multiply_unscaled(
     """The product alone, whose scale is to be composed with what follows.
 
     Spikes are multiplied as in training: the product is a whole number. With `exact_evaluation` a real x is
-    multiplied in digits, so the result does not depend on the operand type of the training either. Float
-    weights have no exact product.
+    multiplied in digits, so the result does not depend on the operand type of the training either, and so are
+    float weights of spikes. Float weights of real values have no exact product.
     """
     scale = weight.scale.astype(numerics.real_dtype)
-    if isinstance(x, Spikes) or numerics.bits == 32 or not numerics.exact_evaluation:
+    floats = numerics.bits == FLOAT_BITS
+    if numerics.exact_evaluation and isinstance(x, Spikes) and floats:
+        counts, kernel = x.counts.astype(scale.dtype), weight.integers.astype(scale.dtype)
+        y = exact_selection(counts, kernel, geometry, x.levels)
+    elif isinstance(x, Spikes) or floats or not numerics.exact_evaluation:
         y = _convolve(x, weight.integers, jnp.ones_like(scale), geometry, numerics)
     else:
         y = exact_convolution(x, weight.integers.astype(scale.dtype), geometry, numerics.bits)

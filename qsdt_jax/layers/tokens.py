@@ -1,4 +1,4 @@
-"""Places of an array that lie inside an image, where images of several sizes share one array."""
+"""Tokens and values of images that share one array with padding."""
 
 import math
 
@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+
+from qsdt_jax.inside import inside
 
 
 def valid_tokens(sizes: jax.Array, stride: int, grid: tuple[int, int]) -> jax.Array:
@@ -19,11 +21,7 @@ def valid_tokens(sizes: jax.Array, stride: int, grid: tuple[int, int]) -> jax.Ar
     Returns:
       (B, rows, columns) booleans.
     """
-    inside = [
-        stride * jnp.arange(count) < jnp.maximum(size, 1)[:, None]
-        for count, size in zip(grid, (sizes[:, 0], sizes[:, 1]), strict=True)
-    ]
-    return inside[0][:, :, None] & inside[1][:, None, :]
+    return inside(jnp.maximum(sizes, 1), grid, stride)
 
 
 def valid_places(

@@ -1,5 +1,7 @@
 """The mask head: for each region and class a mask in twice the resolution of the region's features."""
 
+from typing import Any
+
 import jax
 from flax import linen as nn
 
@@ -35,7 +37,7 @@ class MaskHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Features of regions (N, h, w, c) -> logits (N, 2 h, 2 w, K)."""
-        gains = {"input_gain": self.neuron_input_gain, "gain": 1 / self.neuron_input_gain}
+        gains: dict[str, Any] = {"input_gain": self.neuron_input_gain, "gain": 1 / self.neuron_input_gain}
         for i in range(CONVS):
             conv = SpikingConv(
                 self.features,

@@ -1,5 +1,7 @@
 """The region proposal network: for each anchor a score that an object is there, and the deltas of its box."""
 
+from typing import Any
+
 import jax
 from flax import linen as nn
 
@@ -32,7 +34,7 @@ class RPN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """A map (N, h, w, c) -> scores (N, h, w, 3), as logits, and deltas (N, h, w, 3, 4)."""
-        gains = {"input_gain": self.neuron_input_gain, "gain": 1 / self.neuron_input_gain}
+        gains: dict[str, Any] = {"input_gain": self.neuron_input_gain, "gain": 1 / self.neuron_input_gain}
         conv = SpikingConv(
             self.features,
             self.numerics,

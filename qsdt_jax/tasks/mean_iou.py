@@ -17,6 +17,7 @@ from qsdt_jax.evaluate.iou import (
     pixel_accuracy,
 )
 from qsdt_jax.evaluate.split import Scored
+from qsdt_jax.inside import inside
 from qsdt_jax.metric import Metric
 
 
@@ -44,8 +45,8 @@ class MeanIoU:
             logits: jax.Array, annotation: jax.Array, size: jax.Array, original: jax.Array, mask: jax.Array
         ) -> jax.Array:
             found = class_map(logits, size, original, frame)
-            inside = _within(frame, original) & (mask > 0)
-            return confusion_matrix(annotation, found, inside, classes)
+            counted = inside(original, frame) & (mask > 0)
+            return confusion_matrix(annotation, found, counted, classes)
 
         # All images at once: in a loop over them, each device would score the images of all.
         found = jax.vmap(of_image)(outputs, annotations, batch["size"], originals, batch["mask"])
@@ -76,8 +77,3 @@ def by_class(total: Scored, truth: Any) -> dict[str, np.ndarray]:
         "accuracy (%)": 100 * accuracy(confusion),
         "pixels": confusion.sum(1),
     }
-
-
-def _within(frame: tuple[int, int], size: jax.Array) -> jax.Array:
-    """Whether a pixel of the frame lies in an image of a size; bool of the frame's shape."""
-    return (jnp.arange(frame[0])[:, None] < size[0]) & (jnp.arange(frame[1]) < size[1])

@@ -29,6 +29,19 @@ Mode = Literal["jit", "pmap"]
 DATA, FSDP = "data", "fsdp"
 
 
+def check_parts(batch_size: int, accumulate: int, norm_group: int) -> None:
+    """Refuses a batch that does not divide on any device: into micro-batches, and those into groups.
+
+    Raises:
+      OutOfRange: names the one that does not divide.
+    """
+    part, left = divmod(batch_size, accumulate)
+    if left:
+        raise OutOfRange("accumulate", f"{accumulate} does not divide the batch of {batch_size} images")
+    if norm_group and part % norm_group:
+        raise OutOfRange("norm_group", f"{norm_group} does not divide the {part} images of a micro-batch")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parallel:
     """Devices of a run and how they share its work.
@@ -82,8 +95,10 @@ class Parallel:
         """Refuses a batch that does not divide as it has to.
 
         Raises:
-          OutOfRange: by devices and micro-batches, or with pmap by devices and batch-norm groups.
+          OutOfRange: as `check_parts`; by devices and micro-batches, or with pmap by devices and batch-norm
+            groups.
         """
+        check_parts(batch_size, accumulate, norm_group)
         shards = len(self.devices)
         if batch_size % (shards * accumulate):
             micro = f" in {accumulate} micro-batches" if accumulate > 1 else ""

@@ -20,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from qsdt_jax.devices import require_devices
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
 from qsdt_jax.processes.joining import require_same
@@ -319,8 +320,9 @@ def restore_raw(directory: str | os.PathLike[str], step: int | None = None) -> t
       that were None are absent.
 
     Raises:
-      UserError: nothing valid is stored, or the step is missing or damaged.
+      UserError: nothing valid is stored, or the step is missing or damaged; or JAX finds no device.
     """
+    require_devices()  # Orbax asks for them, and its error would say that the checkpoint cannot be read.
     directory = Path(directory).absolute()
     silence_orbax()
 

@@ -1,6 +1,7 @@
 """A configuration becomes a run, and a value that cannot be one is refused with its key."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from qsdt_jax.assemble.build import build_parallel, build_run
 from qsdt_jax.assemble.data import build_preprocess, build_source
-from qsdt_jax.assemble.network import OF_SEGMENTER
+from qsdt_jax.assemble.network import OF_DETECTOR, OF_SEGMENTER
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.errors import OutOfRange, UserError
 from qsdt_jax.layers.bits_rules import BitsRule
@@ -66,7 +67,7 @@ DATA = [
     (
         {"data.source": "tfrecord"},
         "config.data.source='tfrecord' is none of digits, folder, tfds, digits_dvs, motion_dvs, ade20k, "
-        "segfolder, fake, nor MODULE:NAME",
+        "segfolder, coco, fake, nor MODULE:NAME",
     ),
     *(
         (
@@ -110,7 +111,7 @@ TRAINING = [
     ({"epochs": 0}, "config.epochs=0 must be at least 1"),
     ({"batch_size": 0}, "config.batch_size=0 must be at least 1"),
     ({"batch_size": 1438}, "config.batch_size=1438 exceeds the 1437 training images"),
-    ({"accumulate": 3}, "config.accumulate=3 does not divide config.batch_size=64"),
+    ({"accumulate": 3}, "config.accumulate=3 does not divide the batch of 64 images"),
     (
         {"accumulate": 4, "model.norm_group": 5},
         "config.model.norm_group=5 does not divide the 16 images of a micro-batch",
@@ -182,7 +183,7 @@ def test_every_value_of_a_recipe_arrives():
     network |= {"neuron": "i_lif", "reset": "hard", "surrogate": "arctan", "rectify": "norm"}
     network |= {"attention": "softmax", "attention_scale": 0.7, "layer_scale_init": 0.01, "drop_path": 0.35}
     network |= {"distillation_head": True, "norm_group": 4, "exact_evaluation": False, "remat": "blocks"}
-    network |= {"attention_tokens": 3}
+    network |= {"attention_tokens": 3, "freeze_statistics": True}
     overrides = {f"model.{name}": value for name, value in network.items()}
     overrides |= {"loss.label_smoothing": 0.2, "data.mixup": 0.3, "data.cutmix": 0.9, "ema_decay": 0.8}
     overrides |= {"accumulate": 2, "seed": 5, "log.every_steps": 3, "checkpoint.every_steps": 6}
@@ -200,7 +201,7 @@ def test_every_value_of_a_recipe_arrives():
     assert (task.model.num_classes, backbone.in_channels) == (10, 1)
     assert backbone.bits_rules == (BitsRule(pattern="head", bits=2),)
     untested = {"channels", "depth", "bits_rules", "dtype"}
-    assert {*network, *untested, *OF_SEGMENTER} == {*config.model}
+    assert {*network, *untested, *OF_DETECTOR} == {*config.model}
 
 
 def test_every_value_of_an_optimizer_is_checked():
@@ -254,14 +255,23 @@ def test_data_of_another_task(config, overrides, told):
 def test_every_value_of_a_segmenter_arrives():
     config = tiny_seg.get_config()
     config.model.update(fpn_channels=6, neuron_input_gain=0.5, attention_tokens=3, bits=2)
-    config.loss.average = "labelled"
+    config.loss.update(average="labelled", class_weights=(0.5, 1.0, 2.0))
     task: Any = build_run(config).task
-    assert task.average == "labelled" and task.model.num_classes == 3
+    assert task.average == "labelled" and task.class_weights == (0.5, 1.0, 2.0)
+    assert task.model.num_classes == 3
     assert {name: getattr(task.model, name) for name in OF_SEGMENTER} == {
         "fpn_channels": 6,
         "neuron_input_gain": 0.5,
     }
     assert (task.model.backbone.attention_tokens, task.model.backbone.bits) == (3, 2)
+
+
+def test_weights_of_other_classes():
+    config = tiny_seg.get_config()
+    config.loss.class_weights = (0.5, 1.0)
+    told = "config.loss.class_weights has 2 numbers; expected none, or one for each of the 3 classes"
+    with pytest.raises(UserError, match=re.escape(told)):
+        build_run(config)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,18 @@ from PIL import Image
 import qsdt_jax
 from configs.ade20k_s import get_config as ade20k_s
 from qsdt_jax.assemble.answers.answering import LARGEST_BATCH, LARGEST_IMAGES, in_batches
+from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.deployed import bundle_of
 from qsdt_jax.assemble.network import build_segmenter
 from qsdt_jax.assemble.pictures import Shown
+from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.images import Normalization, normalize
+from qsdt_jax.deploy.bundle import write_bundle
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.class_map import class_map
 from qsdt_jax.models import create_model, list_models
 from tests.assemble.segmenting import CONFIG, NAMES, draw_workdir
+from tests.configs.tiny_seg import get_config
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +86,29 @@ def test_a_saved_segmenter_is_the_same(network, images, tmp_path):
     assert ".top(3)   # classes by their share of the pixels" in card
 
 
+@pytest.mark.slow
+def test_a_bundle_gives_the_same_class_maps(network, images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    write_bundle(folder / "model.qsdt", bundle_of(load_trained(draw_workdir(folder))))
+    bundle = qsdt_jax.load(folder / "model.qsdt")
+    assert bundle.preprocess.buckets == network.preprocess.buckets
+    found, expected = bundle.predict(images), network.predict(images)
+    assert found.class_names == NAMES
+    for one, other in zip(found.maps, expected.maps, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_an_image_that_fits_no_bucket_is_told(network):
     with pytest.raises(UserError, match=r"^image 1: an image of 300x4 pixels, .* fits none of the buckets"):
         network.predict([np.zeros((20, 30, 3), np.uint8), np.zeros((300, 4, 3), np.uint8)])
+
+
+def test_the_largest_bucket_is_counted_before_the_run():
+    config = get_config()
+    config.eval.batch_size, config.data.buckets = 2**10, ((48, 48), (2**14, 2**14))
+    config.parallel.mode = "jit"
+    with pytest.raises(UserError, match=r"^the images of config\.eval\.batch_size=1024 would take 3,298"):
+        build_run(config)
 
 
 def test_batches_have_one_shape_and_keep_the_order():

@@ -2,10 +2,13 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from qsdt_jax.assemble.run import make_run
+from qsdt_jax.assemble.sources import other_tokens
 from qsdt_jax.errors import UserError
 from qsdt_jax.workdir.checkpoint import Checkpointer
 from qsdt_jax.workdir.workdir import Workdir, read_belongings
@@ -102,6 +105,15 @@ def test_a_starting_point(twin, tmp_path, capsys):
     save(Path(moved), 3, 2)
     config.start_from = str(moved)
     assert "is another network than the one" in refused(config, workdir)
+
+
+@pytest.mark.parametrize(("there", "here", "told"), [(0, 0, ""), (0, 4, ""), (0, 9, "4"), (16, 4, "16")])
+def test_other_tokens_than_those_of_the_weights_are_told(there, here, told, tmp_path):
+    """The digits of 32x32 have four."""
+    source: Any = SimpleNamespace(config=tiny_config(**{"model.attention_tokens": there}), workdir=tmp_path)
+    line = other_tokens(tiny_config(**{"model.attention_tokens": here}), source)
+    where = f"config.model.attention_tokens={here}, but the attention of {tmp_path} is meant for images"
+    assert line == (f"{where} of {told} tokens" if told else None)
 
 
 def test_a_starting_point_is_checked_before_the_start(twin, tmp_path, capsys):

@@ -53,6 +53,17 @@ def test_an_image_takes_the_smallest_bucket_that_holds_it():
     assert SMALL.of((1, 16)) == Bucket((16, 16), (16, 16))
 
 
+def test_the_largest_array_holds_every_image():
+    assert ADE20K.largest == (2048, 512) and SMALL.largest == (64, 64)
+    assert Buckets(0, 2048).largest is None
+    for grid in ((256, 256), (48, 32), (32, 304)):
+        buckets = Buckets(100, 300, (), grid)
+        sides = range(1, 400, 7)
+        found = {buckets.of((height, width)).image for height in sides for width in sides}
+        assert buckets.largest in found
+        assert max(height * width for height, width in found) == np.prod(buckets.largest)
+
+
 def test_every_size_is_held_and_by_nothing_smaller():
     generator = np.random.default_rng(0)
     for own in generator.integers(1, 3000, (500, 2)).tolist():

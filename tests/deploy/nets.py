@@ -4,12 +4,15 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from qsdt_jax.deploy import interpreter
+from qsdt_jax.deploy.integer import IntegerArithmetic
+from qsdt_jax.deploy.program import Program
 from qsdt_jax.layers.bits_rules import bits_of
 from qsdt_jax.models import Backbone, Classifier, MaskRCNN, QSDTransformer, Segmenter
+from qsdt_jax.models.shapes import variable_shapes
 
 TINY: dict[str, Any] = {
     "channels": (8, 8, 16, 24),
@@ -50,8 +53,7 @@ def tiny_detector(
 def draw_variables(model: Classifier | Segmenter | MaskRCNN, seed: int = 23) -> dict:
     """Variables of the size of trained ones; no two entries alike, so that a mix-up shows."""
     generator = np.random.default_rng(seed)
-    image = jax.ShapeDtypeStruct((1, 32, 32, model.backbone.in_channels), jnp.float32)
-    shapes = flatten_dict(_initialized.eval_shape(model, image))
+    shapes = flatten_dict(variable_shapes(model))
 
     def draw(path: tuple[str, ...]) -> np.ndarray:
         *layer, name = path
@@ -68,12 +70,6 @@ def draw_variables(model: Classifier | Segmenter | MaskRCNN, seed: int = 23) -> 
     return unflatten_dict({path: draw(path).astype(leaf.dtype) for path, leaf in shapes.items()})
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _initialized(model: Classifier, image: jax.Array) -> Any:
-    """Its variables; equal networks are traced once."""
-    return model.init(jax.random.key(0), image)
-
-
 def draw_images(*shape: int, seed: int = 7) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
@@ -85,3 +81,15 @@ def differing_counts(counts: dict[str, Any], values: dict[str, Any]) -> dict[str
         for name, expected in counts.items()
     }
     return {name: number for name, number in different.items() if number}
+
+
+INTEGER = IntegerArithmetic()  # One object, which is one key of what is compiled.
+
+
+@functools.partial(jax.jit, static_argnames="arithmetic")
+def deployed_form(
+    program: Program, images: jax.Array, arithmetic: interpreter.Arithmetic
+) -> tuple[interpreter.Values, jax.Array]:
+    """All values and the logits; tests of one network and of equal shapes share what is compiled."""
+    values = interpreter.interpret(program, images, arithmetic)
+    return values, interpreter.class_scores(program, values)

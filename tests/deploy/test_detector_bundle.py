@@ -10,21 +10,17 @@ import jax
 import numpy as np
 import pytest
 
+from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import Bundle, bundle_bytes, read_bundle, write_bundle
 from qsdt_jax.deploy.detector import OUTPUTS
 from qsdt_jax.deploy.fold import fold_detector
-from qsdt_jax.deploy.use import DetectorUse
 from qsdt_jax.detection.inference import Settings
 from qsdt_jax.errors import UserError
 from tests.deploy.nets import draw_variables, tiny_detector
 
-USE = DetectorUse(
-    settings=Settings(anchor_scale=4.0, proposals=(20, 12), score_threshold=0.0, detections=5),
-    short_side=32,
-    long_side=64,
-    buckets=((32, 64), (64, 32)),
-)
+SETTINGS = Settings(anchor_scale=4.0, proposals=(20, 12), score_threshold=0.0, detections=5)
+BUCKETS = Buckets(32, 64, ((32, 64), (64, 32)), grid_of((32, 48)))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,8 @@ def bundle() -> Bundle:
         std=(1.0,),
         architecture={},
         origin={},
-        use=USE,
+        buckets=BUCKETS,
+        settings=SETTINGS,
     )
 
 
@@ -69,9 +66,9 @@ def test_everything_comes_back(bundle, file):
     assert dataclasses.replace(read, program=bundle.program) == bundle
     assert jax.tree.structure(read.program) == jax.tree.structure(bundle.program)
     jax.tree.map(np.testing.assert_array_equal, read.program, bundle.program)
-    assert int.from_bytes(file.read_bytes()[8:12], "little") == 3  # Older readers say that it is newer.
+    assert int.from_bytes(file.read_bytes()[8:12], "little") == 4  # Older readers say that it is newer.
     manifest = reference.read(file)
-    assert len(reference.steps_of(manifest)) == len(bundle.program.steps)
+    assert sum(len(part["steps"]) for part in manifest["programs"].values()) == len(bundle.program.steps)
     with pytest.raises(ValueError, match="a detector, which is not run by NumPy"):
         reference.forward(manifest, np.zeros((1, 32, 48, 3), np.float32))
 
@@ -97,13 +94,12 @@ def set_detector(key, value):
         (set_detector("score_threshold", 2), "score_threshold of its detector is 2"),
         (set_detector("detections", 1.5), "detections of its detector is 1.5"),
         (set_detector("resolution", 0), "resolution of its detector is 0"),
-        (set_detector("short_side", 65), "sides of its images are 65 and 64"),
-        (set_detector("buckets", [[30, 64]]), "an array of (30, 64) pixels; expected two multiples of 16"),
+        (lambda manifest: manifest["image"].pop("buckets"), "its manifest is not that of a bundle (KeyError"),
         (set_detector("colour", 1), "its manifest is not that of a bundle (TypeError"),
         (lambda manifest: manifest["programs"].pop("rpn"), "expected " + ", ".join(OUTPUTS)),
         (
             lambda manifest: manifest["programs"]["rpn"]["outputs"].pop("delta"),
-            "its rpn is not that of a detector: expected steps, and score, delta",
+            "its rpn has other outputs than a detector's: expected score, delta",
         ),
         (lambda manifest: manifest["classes"].pop(), "1 class names, but 2 class scores"),
     ],

@@ -29,7 +29,7 @@ def test_spike_driven_form_runs_every_layer_of_spikes_slot_by_slot(monkeypatch):
     program, runs, product = read_bundle(FILE).program, Counter(), IntegerArithmetic.product
 
     def counted(self, spikes, layer):
-        runs[layer.name] += 1
+        runs[layer.name] += len(spikes)
         return product(self, spikes, layer)
 
     monkeypatch.setattr(IntegerArithmetic, "product", counted)

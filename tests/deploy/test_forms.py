@@ -1,6 +1,5 @@
 """Training, integer and spike-driven form, NumPy reference and ONNX: equal counts and logits, bit for bit."""
 
-import functools
 import itertools
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from qsdt_jax.deploy import interpreter, reference
+from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.deploy.bundle import Bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
@@ -21,7 +20,7 @@ from qsdt_jax.deploy.spike_driven import SpikeArithmetic, unroll
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.models import SIZES, QSDTransformer
-from tests.deploy.nets import differing_counts, draw_images, draw_variables, tiny_net
+from tests.deploy.nets import INTEGER, deployed_form, differing_counts, draw_images, draw_variables, tiny_net
 
 slow = pytest.mark.slow
 NETS = {
@@ -75,13 +74,6 @@ def bundle_of(program: Program, file) -> reference.Manifest:
     return reference.read(file)
 
 
-@functools.partial(jax.jit, static_argnames="arithmetic")
-def deployed_form(program: Program, images: jax.Array, arithmetic: interpreter.Arithmetic):
-    """All values and the logits; tests of one network and of equal shapes share what is compiled."""
-    values = interpreter.interpret(program, images, arithmetic)
-    return values, interpreter.class_scores(program, values)
-
-
 def assert_forms_agree(model, variables, images, file) -> None:
     outputs, counts = training_form(model, variables)(images)
     logits = outputs["logits"]
@@ -90,7 +82,7 @@ def assert_forms_agree(model, variables, images, file) -> None:
     assert np.mean(np.ptp(np.asarray(logits), axis=0) > 1e-3) > 0.8 or len(images) == 1  # The images differ.
 
     for name, arithmetic in {
-        "integer": IntegerArithmetic(),
+        "integer": INTEGER,
         "spike-driven": SpikeArithmetic(model.backbone.levels),
     }.items():
         values, scores = deployed_form(program, images, arithmetic)
@@ -139,22 +131,26 @@ def test_forms_agree_on_size_s(tmp_path):
     assert_forms_agree(model, draw_variables(model), images, tmp_path / "model.qsdt")
 
 
-@slow
-def test_an_image_is_classified_alike_alone_and_among_others():
+@pytest.fixture(scope="module")
+def evaluated() -> tuple[dict, np.ndarray, np.ndarray]:
+    """Variables of the net of 4 bits, images and their logits in its evaluation."""
     model = tiny_net()
-    variables, images = draw_variables(model), draw_images(5, 32, 32, 3)
-    forward = jax.jit(model.apply)
-    together = forward(variables, images)
-    assert np.array_equal(forward(variables, images[3:4])[0], together[3])
+    variables, images = draw_variables(model), draw_images(3, 32, 48, 3)
+    outputs, _ = training_form(model, variables)(images)  # The program of the first net above.
+    return variables, images, np.asarray(outputs["logits"])
 
 
 @slow
-def test_operand_types_of_training_change_no_bit_of_evaluation():
-    images = draw_images(5, 32, 32, 3)
-    variables = draw_variables(tiny_net())
-    narrow = [tiny_net(dtype=jnp.bfloat16), tiny_net(spike_dtype=jnp.int8)]
-    logits = jax.jit(tiny_net().apply)(variables, images)
-    for model in narrow:
+def test_an_image_is_classified_alike_alone_and_among_others(evaluated):
+    variables, images, together = evaluated
+    alone = jax.jit(tiny_net().apply)(variables, images[1:2])
+    assert np.array_equal(alone[0], together[1])
+
+
+@slow
+def test_operand_types_of_training_change_no_bit_of_evaluation(evaluated):
+    variables, images, logits = evaluated
+    for model in (tiny_net(dtype=jnp.bfloat16), tiny_net(spike_dtype=jnp.int8)):
         assert np.array_equal(jax.jit(model.apply)(variables, images), logits)
 
 
@@ -206,7 +202,7 @@ def test_product_with_spikes_is_made_of_additions():
 
 @pytest.mark.parametrize("levels", [1, 3])
 def test_every_operand_is_a_binary_spike(levels, monkeypatch):
-    """D products in a layer, and in attention D^2 for k^T v and D for q (k^T v)."""
+    """All D slots in a layer, and in attention D^2 products for k^T v and D for q (k^T v)."""
     operands, generator = [], np.random.default_rng(0)
     convolve, einsum = IntegerArithmetic.product, jnp.einsum
 
@@ -234,9 +230,10 @@ def test_every_operand_is_a_binary_spike(levels, monkeypatch):
     )
     counts = [jnp.asarray(generator.integers(0, levels + 1, (2, 6, 4)), jnp.int8) for _ in range(3)]
     arithmetic.product(counts[0].reshape(2, 2, 3, 4), layer)
-    assert len(operands) == levels
+    [[slots]] = operands
+    assert slots.shape == (levels * 2, 2, 3, 4)
     arithmetic.attention(*counts, heads=2)
-    assert len(operands) == levels + levels**2 + levels
+    assert len(operands) == 1 + levels**2 + levels
     for spikes in itertools.chain(*operands):
         assert spikes.dtype in (jnp.int8, jnp.int32) and set(np.unique(spikes)) == {0, 1}
 

@@ -1,5 +1,6 @@
 """Attention to padded images, enlarged maps and gains: a small program, by every reader of programs."""
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnxruntime
 import pytest
 
 from qsdt_jax.core.neurons import make_neuron
+from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.deploy import interpreter, reference
 from qsdt_jax.deploy.bundle import Bundle, read_bundle, write_bundle
 from qsdt_jax.deploy.integer import IntegerArithmetic
@@ -128,11 +130,60 @@ def test_bits_of_each_layer_are_stored_with_it(tmp_path):
     assert read_bundle(tmp_path / "m.qsdt").program.bits == program.bits == (2, 8)
 
 
+@pytest.mark.parametrize(("size", "groups"), [(1, 1), (3, 1), (3, CHANNELS)])
+def test_float_weights_of_spikes_by_every_reader(size, groups, tmp_path):
+    """Digits of weights that differ by a factor of thousands; the sum of three rounded numbers."""
+    generator, program = np.random.default_rng(size), small_program()
+    stem, fire, *_ = program.steps
+    shape = (size, size, CHANNELS // groups, CHANNELS)
+    weights = generator.normal(size=shape) * np.array([1, 1e-4, 3e3, 0])
+    layer = Linear(
+        name="float",
+        input="neuron",
+        spikes=True,
+        geometry=ConvGeometry(1, size // 2, groups),
+        bits=32,
+        weights=weights.astype(np.float32),
+        scale=generator.uniform(0.1, 1, CHANNELS).astype(np.float32),
+        shift=generator.normal(size=CHANNELS).astype(np.float32),
+    )
+    program = program.replace(steps=(stem, fire, layer), outputs=(("logits", "float"),))
+    check_program(program, (32, 48))
+    images = draw_images(2, 32, 48, 3)
+    values = interpreted(program, images, IntegerArithmetic())
+    counts = values["neuron"].astype(np.float64)
+    assert np.ptp(counts) == 3
+    p = size // 2
+    padded = np.pad(counts, ((0, 0), (p, p), (p, p), (0, 0)))
+    expected = np.zeros(values["float"].shape)
+    for i, j in np.ndindex(size, size):
+        seen, tap = padded[:, i : i + 2, j : j + 3], layer.weights[i, j].astype(np.float64)
+        expected += seen * tap[0] if groups > 1 else seen @ tap
+    sizes = np.abs(layer.weights).max((0, 1, 2)) * 3 * size * size * CHANNELS
+    exact = expected * layer.scale + layer.shift
+    assert np.all(np.abs(values["float"] - exact) <= 2.0**-22 * (sizes + np.abs(layer.shift)))
+
+    write_bundle(tmp_path / "m.qsdt", bundle_of(program))
+    assert int.from_bytes((tmp_path / "m.qsdt").read_bytes()[8:12], "little") == 3
+    again = read_bundle(tmp_path / "m.qsdt").program
+    np.testing.assert_array_equal(again.layers[1].weights, layer.weights)
+    read = reference.run(reference.read(tmp_path / "m.qsdt"), images)
+    session = onnxruntime.InferenceSession(export_onnx(program, (32, 48)))
+    (logits,) = session.run(["logits"], {IMAGES: images})
+    slots = interpreted(program, images, SpikeArithmetic(3))
+    for found in (read["float"], slots["float"], logits):
+        np.testing.assert_array_equal(found, values["float"])
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (lambda manifest: manifest.pop("bits"), "KeyError: 'bits'"),
         (lambda manifest: manifest["steps"][0].update(bits="8"), "weights of '8' bits; expected 1 to 8"),
+        (
+            lambda manifest: manifest["steps"][0].update(bits=32),
+            "weights of 32 bits; expected 1 to 8, or",
+        ),
         (lambda manifest: manifest["steps"][0]["scale"].pop("crc32"), "KeyError: 'crc32'"),
         (lambda manifest: manifest["steps"][0].update(weights=3), "TypeError: "),
         (lambda manifest: manifest.update(steps=["stem"]), "TypeError: "),
@@ -148,6 +199,42 @@ def test_the_reader_alone_refuses_a_manifest_by_another_hand(change, told, tmp_p
     written(file, manifest, bytes(data))
     with pytest.raises(ValueError, match=told):
         reference.read(file)
+
+
+def test_how_images_are_shown_whole_is_stored(tmp_path):
+    file, stored = tmp_path / "m.qsdt", bundle_of(small_program())
+    buckets = Buckets(short_side=32, long_side=64, sizes=((32, 64), (64, 32)), grid=grid_of((32, 48)))
+    for told in (buckets, dataclasses.replace(buckets, sizes=()), None):
+        write_bundle(file, dataclasses.replace(stored, buckets=told))
+        assert read_bundle(file).buckets == told
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"short_side": 65},
+            "short_side 65 and long_side 64; expected whole numbers of pixels, at",
+        ),
+        ({"short_side": 1.5}, "short_side 1.5 and long_side 64; expected"),
+        ({"long_side": 2**40}, "and long_side 1099511627776; expected"),
+        ({"buckets": [[32, 40]]}, "images of 32x40 pixels; expected multiples of 16"),
+        ({"buckets": [[32, 2**40]]}, "images of 32x1099511627776 pixels; expected at most 16384 a side"),
+        ({"buckets": 3}, "TypeError: "),
+        ({"buckets": [["a", "b"]]}, "images of axb pixels"),
+        ({"buckets": [[16384, 16384]]}, "sums in attn can reach"),
+    ],
+)
+def test_what_is_refused_of_images_shown_whole(change, told, tmp_path):
+    file = tmp_path / "m.qsdt"
+    write_bundle(file, dataclasses.replace(bundle_of(small_program()), buckets=Buckets(32, 64, ((32, 64),))))
+    manifest, data = reference.split(file.read_bytes())
+    manifest["image"].update(change)
+    if "sums" in told:
+        manifest["neuron"]["levels"] = 100
+    written(file, manifest, bytes(data))
+    with pytest.raises(UserError, match=told):
+        read_bundle(file)
 
 
 @pytest.mark.parametrize("scale", [1e38, 1e39, float("inf"), float("nan")])

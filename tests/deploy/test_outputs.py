@@ -1,5 +1,6 @@
 """Programs with other outputs than logits: the stages of a backbone, and a neck on two of them."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,6 @@ import pytest
 from qsdt_jax.deploy import interpreter, reference
 from qsdt_jax.deploy.bundle import Bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
-from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.merge import merge
 from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.deploy.program import IMAGES, Add, Fire, Linear, Program, Resize, Step
@@ -20,7 +20,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.models import Backbone
 from qsdt_jax.models.classifier import mean_over_time
-from tests.deploy.nets import TINY, draw_images, draw_variables, tiny_net
+from tests.deploy.nets import INTEGER, TINY, draw_images, draw_variables, tiny_net
 
 FIELDS = {name: value for name, value in TINY.items() if name != "num_classes"}
 WIDTH, TIMESTEPS = 6, 2
@@ -68,16 +68,18 @@ def with_neck(program: Program) -> Program:
     return program.replace(steps=(*program.steps, *neck), outputs=outputs)
 
 
+@functools.partial(jax.jit, static_argnames="arithmetic")
+def run(program: Program, images: jax.Array, arithmetic: interpreter.Arithmetic):
+    """All values, and the outputs."""
+    values = interpreter.interpret(program, images, arithmetic)
+    return values, interpreter.outputs_of(program, values)
+
+
 def by_form(program: Program, images: np.ndarray, file) -> dict[str, dict[str, np.ndarray]]:
     """All outputs by name, of the integer and spike-driven form, the NumPy reader and ONNX Runtime."""
     found = {}
-    for name, arithmetic in {"integer": IntegerArithmetic(), "spikes": SpikeArithmetic(4)}.items():
-
-        @jax.jit
-        def form(program, images, arithmetic=arithmetic):
-            return interpreter.outputs_of(program, interpreter.interpret(program, images, arithmetic))
-
-        found[name] = form(program, images)
+    for name, arithmetic in {"integer": INTEGER, "spikes": SpikeArithmetic(4)}.items():
+        _, found[name] = run(program, images, arithmetic)
     people = {"class_names": (), "image_size": (32, 48), "crop_ratio": 1.0, "mean": (0.0,), "std": (1.0,)}
     write_bundle(file, Bundle(program=program, **people, architecture={}, origin={}))
     manifest = reference.read(file)
@@ -113,7 +115,7 @@ def test_a_neck(backbone, tmp_path):
     for outputs in others:
         for name, y in first.items():
             np.testing.assert_array_equal(outputs[name], y, err_msg=name)
-    values = jax.jit(lambda p, x: interpreter.interpret(p, x, IntegerArithmetic()))(program, images)
+    values, _ = run(program, images, INTEGER)
     coarse, fine = (np.asarray(values[f"{name}/conv"]) for name in ("coarse", "fine"))
     np.testing.assert_array_equal(values["sum"], fine + np.kron(coarse, np.ones((1, 2, 2, 1), np.float32)))
 

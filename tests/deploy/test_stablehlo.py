@@ -3,14 +3,12 @@
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
 from qsdt_jax.deploy.fold import fold
-from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.deploy.stablehlo import PLATFORMS, export_stablehlo
-from tests.deploy.nets import draw_images, draw_variables, tiny_net
+from tests.deploy.nets import INTEGER, deployed_form, draw_images, draw_variables, tiny_net
 
 RUN_ALONE = """
 import sys
@@ -35,6 +33,6 @@ def test_runs_without_the_project_and_gives_the_same_bits(fields, tmp_path):
     command = [sys.executable, "-I", "-c", RUN_ALONE]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == (f"{PLATFORMS} []\n", 0), done.stderr
-    expected = jax.jit(integer_forward)(program, images)
+    _, expected = deployed_form(program, images, INTEGER)
     assert np.array_equal(np.load(tmp_path / "logits3.npy"), expected)
     assert np.array_equal(np.load(tmp_path / "logits1.npy"), expected[:1])

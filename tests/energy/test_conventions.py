@@ -47,6 +47,11 @@ def test_bit_aware():
     assert bit_aware(CHAINED, FIRING) == pytest.approx((92_000, 92_000, 92_000))
 
 
+def test_float_weights_of_spikes_are_added_in_float32():
+    layer = dataclasses.replace(LAYER, bits=32)
+    assert bit_aware(layer, FIRING) == pytest.approx((9_000, 92_000, 92_000))
+
+
 def test_with_memory():
     # Words of 32 bits. Weights: 200 of 4 bits = 25 from DRAM.
     # Spiking: 10,000 weights = 1,250; inputs of 4 slots = 125; sums read and written in 4 slots = 16,000.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch.evaluate import evaluate
+from launch.evaluate import evaluate, write_table
 from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.defaults import base_config
@@ -22,6 +22,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.train.loop import train
 from qsdt_jax.workdir.checkpoint import Checkpointer
 from qsdt_jax.workdir.metrics import read_metrics
+from tests.disks import file_size_limit
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 
 pytestmark = pytest.mark.slow
@@ -49,6 +50,20 @@ def logged(workdir) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def trained(workdir):
     return load_trained(workdir)
+
+
+def test_a_disk_that_fills_up_is_told(tmp_path):
+    """While a table is written; of what was there before nothing is lost."""
+    file = tmp_path / "classes.csv"
+    table = {"class": ["a"] * 100, "IoU (%)": [np.float64(1 / 3)] * 99 + [np.float64("nan")]}
+    write_table(str(file), table)
+    before = file.read_bytes()
+    assert before.startswith(b"class,IoU (%)\r\na,0.333") and before.endswith(b"a,\r\n")
+    with file_size_limit(100), pytest.raises(UserError, match=r"classes\.csv cannot be written: File too"):
+        write_table(str(file), table)
+    assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
+    with pytest.raises(UserError, match=r"^/dev/full cannot be written: No space left"):
+        write_table("/dev/full", table)
 
 
 def assert_same(found, expected):

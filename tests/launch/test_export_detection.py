@@ -49,7 +49,7 @@ def test_export_verify_predict_and_load(tmp_path, capsys):
         "verified on 4 images of the test split: training form, integer form, spike-driven form give the same"
     )
     assert told[-1].endswith(
-        " spike counts, 96 coordinates of boxes, 24 scores, 24 categories and 18,816 mask probabilities, "
+        " spike counts, 24 categories, 96 coordinates of boxes, 18,816 mask probabilities and 24 scores, "
         "bit for bit"
     )
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import digits, digits_dvs, digits_transfer, imagenet_s
+from configs import ade20k_s, digits, digits_dvs, digits_transfer, imagenet_s
 from configs.ablations.small_digits import small_digits
 from launch.recipe import recipe
-from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.build import build_run, build_schedule
 from qsdt_jax.train.run import Run
 from tests.configs import tiny
 
@@ -88,6 +88,20 @@ def test_it_is_told():
     # Half a step is none, and nothing was cut.
     run = build_run(fake(imagenet_s.get_config(), 1, epochs=9, **{"optimizer.warmup_epochs": 0.5}))
     assert "at its peak, without warm-up; half a cosine" in told(run)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 100, 1500, 1501, 1502, 1600])
+@pytest.mark.parametrize("variant", ["", "published"])
+def test_recipes_by_steps(steps, variant):
+    """Their warm-up is one of steps, and after it falls a polynomial to 0."""
+    config = ade20k_s.get_config(variant)
+    schedule = build_schedule(config, 1010, steps)
+    rates = np.array([float(schedule(step)) for step in range(steps)])
+    asked, peak = 1500, (1e-3 if variant else 1e-4)
+    warmup = asked if asked <= steps - 2 else (steps - 1) // 2
+    assert rates.max() == pytest.approx(peak, rel=1e-5) and rates[warmup] == rates.max()
+    assert np.all(np.diff(rates[: max(warmup, 1)]) > 0) and np.all(np.diff(rates[warmup:]) < 0)
+    assert rates[-1] == 0
 
 
 @pytest.mark.parametrize("every", [0.001, 1.0, 5.0, 1e308])

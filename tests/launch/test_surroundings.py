@@ -62,6 +62,12 @@ def test_every_verb_that_computes_says_so(words, tmp_path):
     assert refused(*words, JAX_PLATFORMS="cuda").startswith("JAX_PLATFORMS=cuda: no such device here")
 
 
+@pytest.mark.parametrize("verb", ["eval", "export --out=F"])
+def test_a_checkpoint_is_not_blamed_for_it(network, verb):
+    words = [*verb.replace("=F", f"={network}/f").split(), f"--workdir={network}"]
+    assert refused(*words, JAX_PLATFORMS="rocm").startswith("JAX_PLATFORMS=rocm: no such device here")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
@@ -134,6 +140,35 @@ def test_a_full_disk_behind_the_messages(network, tmp_path):
         ]
     assert [one.returncode for one in done] == [0, 2]
     assert done[0].stdout.startswith(b"top1 ") and done[1].stdout == b""
+
+
+CLOSED = """
+import os, sys
+from launch.surroundings import prepare_surroundings
+prepare_surroundings()
+from qsdt_jax.progress import Progress
+Progress(1, 0, 1).update(1, "told to nobody")
+print("told to nobody", flush=True)
+with open("file", "w") as file:
+    file.write(str(file.fileno()))
+"""
+
+
+def test_streams_that_are_closed(tmp_path):
+    """As a service may start it: nothing fails, and no file gets the number of a stream."""
+    shell = shlex.join([sys.executable, "-c", CLOSED]) + " <&- >&- 2>&-"
+    subprocess.run(shell, shell=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert int((tmp_path / "file").read_text()) > 2
+    for words, status in (("eval --help", 0), (f"eval --workdir={tmp_path}/none", 2)):
+        shell = f"{shlex.quote(sys.executable)} -m launch {words} <&- >&- 2>&-"
+        assert subprocess.run(shell, shell=True, cwd=ROOT).returncode == status
+
+
+def test_a_terminal_that_lacks_a_letter():
+    code = "from launch.surroundings import prepare_surroundings as p; p(); print('caf\u00e9')"
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("caf\\xe9\n", "")
 
 
 def test_packages_that_are_missing(tmp_path):

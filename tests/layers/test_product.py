@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from qsdt_jax.layers.lowering import ConvGeometry
-from qsdt_jax.layers.product import exact_convolution, scaled_convolution
+from qsdt_jax.layers.product import exact_convolution, exact_selection, kernel_digits, scaled_convolution
 
 CASES = {
     "pointwise": ((2, 4, 5, 3), (1, 1, 3, 4), ConvGeometry()),
@@ -163,3 +163,32 @@ def test_product_of_real_values_passes_its_gradients_straight_through(case):
         np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
         for ours, theirs in zip(vjp(dy), expected_vjp(dy), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("levels", [1, 4, 127])
+def test_float_weights_of_counts(case, levels):
+    """As in float64 to the last bits of float32, in any order of the channels; gradients as of the sum."""
+    x_shape, kernel_shape, geometry = case
+    generator = np.random.default_rng(levels)
+    counts = generator.integers(0, levels + 1, x_shape).astype(np.float32)
+    kernel = (generator.normal(size=kernel_shape) * np.float32([1, 1e-3, 1e3, 0][: kernel_shape[-1]])).astype(
+        np.float32
+    )
+    select = jax.jit(exact_selection, static_argnums=(2, 3))
+    y = np.asarray(select(counts, kernel, geometry, levels))
+    with jax.enable_x64(True):
+        expected = np.asarray(naive(*map(np.float64, (counts, kernel, np.ones(kernel_shape[-1]))), geometry))
+    largest = np.abs(kernel).max((0, 1, 2)) * levels * np.prod(kernel_shape[:3])
+    assert np.all(np.abs(y - expected) <= 2.0**-23 * largest)
+    if geometry.groups == 1:
+        order = generator.permutation(x_shape[-1])
+        np.testing.assert_array_equal(select(counts[..., order], kernel[:, :, order], geometry, levels), y)
+    digits = kernel_digits(kernel, levels)
+    assert digits.base <= 128 and all(np.abs(d).max() <= digits.base / 2 for d in digits.digits)
+
+    dy = generator.normal(size=y.shape).astype(np.float32)
+    _, vjp = jax.vjp(lambda x, w: exact_selection(x, w, geometry, levels), counts, kernel)
+    _, plain = jax.vjp(lambda x, w: naive(x, w, np.float32(1), geometry), counts, kernel)
+    for one, other in zip(vjp(dy), plain(dy), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(other).max())

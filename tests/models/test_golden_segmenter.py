@@ -110,7 +110,15 @@ def test_names_are_the_published_ones_and_go_both_ways(weights):
 
 def test_the_number_of_classes_is_read_off_the_names(weights):
     assert class_count("the file", weights) == 5
+    assert fields_of("the file", weights) == {
+        "channels": (16, 32, 48, 64),
+        "depth": 4,
+        "mlp_ratio": 4,
+        "in_channels": 3,
+        "fpn_channels": 8,
+    }
+    without = {name: array for name, array in weights.items() if name != "neck.lateral_convs.0.0.weight"}
     with pytest.raises(
-        UserError, match=r"has no tensor .* as of a segmenter, where a classifier is expected"
+        UserError, match=r"has no tensor neck\.lateral_convs\.0\.0\.weight; .* of another seg"
     ):
-        fields_of("the file", weights)
+        fields_of("the file", without)

@@ -36,6 +36,22 @@ def found(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
 
 
 @pytest.mark.slow
+def test_a_segmenter_on_two_devices(tmp_path):
+    """A step with pmap: state, statistics and metrics as on one device, where rows differ in padding."""
+    file = tmp_path / "found.npz"
+    command = [sys.executable, "-m", "tests.train.two_segmenters", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(file) as stored:
+        names = [key.partition(":")[2] for key in stored.files if key.startswith("one:")]
+        assert 2 * len(names) == len(stored.files) > 200
+        for name in names:
+            np.testing.assert_allclose(
+                stored[f"pmap:{name}"], stored[f"one:{name}"], rtol=1e-8, atol=1e-10, err_msg=name
+            )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statistics", "way"),
     [("global", "jit"), ("global", "fsdp"), ("global", "pmap"), ("device", "jit"), ("device", "pmap")],
@@ -97,6 +113,8 @@ def test_rows_of_a_batch():
     [
         (8, {}, (100, 1, 0), "batch_size=100 does not divide over 8 devices"),
         (8, {}, (24, 2, 0), "batch_size=24 does not divide over 8 devices in 2 micro-batches"),
+        (1, {}, (16, 3, 0), "accumulate=3 does not divide the batch of 16 images"),
+        (1, {}, (16, 2, 3), "norm_group=3 does not divide the 8 images of a micro-batch"),
         (8, {"fsdp": 3}, (8, 1, 0), "fsdp=3 does not divide the 8 devices"),
         (
             8,
@@ -125,5 +143,5 @@ def test_config():
     with pytest.raises(UserError, match=r"config.model.norm_group=3 does not divide the 8 images"):
         build_parallel(config)
     config.accumulate = 3
-    with pytest.raises(UserError, match=r"config.batch_size=16 does not divide over 1 devices in 3 micro"):
+    with pytest.raises(UserError, match=r"config.accumulate=3 does not divide the batch of 16 images"):
         build_parallel(config)

@@ -17,12 +17,12 @@ from qsdt_jax.data.sources import DIGITS, DigitsSource, SplitName
 
 CLASS_NAMES = ("background", *DIGITS)
 BACKGROUND, UNLABELLED = 1, 0  # Of an annotation, as ADE20K numbers: digit d is 2 + d.
-SIDES = (96, 160)  # Pixels of a canvas, bounds included.
-HEIGHTS = (40, 80)  # Pixels of a digit, bounds included; their logarithms are uniform.
+SIDES = (112, 160)  # Pixels of a canvas, bounds included.
+HEIGHTS = (48, 90)  # Pixels of a digit, bounds included; their logarithms are uniform.
 MOST_DIGITS = 8
 CLUTTER = (1, 4)  # Things that are no digits, bounds included.
 SHADES = (150, 255)  # Of a thing, in each of RGB.
-VISIBLE = 0.8  # Share of a digit that no later one hides.
+VISIBLE = 0.9  # Share of a digit that no later one hides.
 PLACES = 30  # That are tried for a digit before it is left out.
 INK = 0.5  # Share of full ink at the outline of a digit.
 SOLID = 0.5  # Share of a pixel from which on a thing has it.
