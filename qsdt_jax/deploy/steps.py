@@ -203,7 +203,8 @@ class Folding:
         """The sum, called after the module that takes it."""
         self.sums[self.path] += 1
         name = "/".join((*self.path, f"residual{self.sums[self.path]}"))
-        return self.append(Add(name=name, left=left.name, right=right.name), left.shape)
+        step = Add(name=name, left=left.name, right=right.name)
+        return self.append(step, left.shape, left.pixels)
 
     def append(
         self, step: Step, shape: tuple[int, ...], pixels: tuple[int, int] | None = None
