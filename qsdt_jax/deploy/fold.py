@@ -11,7 +11,7 @@ of the evaluated one.
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,6 @@ from qsdt_jax.layers.bits_rules import FLOAT_BITS, bits_of
 from qsdt_jax.models import Backbone, Classifier, MaskRCNN, Segmenter
 from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.models.shapes import variable_shapes
-
-Network = TypeVar("Network", Classifier, Segmenter, MaskRCNN, Backbone)
 
 EXPECTED = "so there are no integers to export; expected a network trained with 1 to 8 bits"
 SHOWN = 5  # Faults that a message tells.
@@ -94,7 +92,9 @@ def _backbone(model: Classifier | Segmenter | MaskRCNN | Backbone) -> Backbone:
     return model if isinstance(model, Backbone) else model.backbone
 
 
-def _in_float32(model: Network, variables: Mapping[str, Any]) -> tuple[Network, dict[str, Any]]:
+def _in_float32(
+    model: Classifier | Segmenter | MaskRCNN | Backbone, variables: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     """The network that is folded, and its variables; raises as `fold` where it cannot be."""
     backbone = _backbone(model)
     if backbone.numerics.neuron is None or backbone.attention != "spiking":

@@ -21,7 +21,8 @@ class SlotsAlone(SpikeArithmetic):
 
     def attention(self, q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
         slots = zip(*(unroll(x, self.levels) for x in (q, k, v)), strict=True)
-        first, *others = (IntegerArithmetic().attention(*slot, heads) for slot in slots)
+        multiply = IntegerArithmetic().attention
+        first, *others = (multiply(q_slot, k_slot, v_slot, heads) for q_slot, k_slot, v_slot in slots)
         return sum(others, first)
 
 

@@ -71,6 +71,19 @@ def test_export_verify_predict_and_load(tmp_path, capsys):
         np.testing.assert_allclose(own, other, atol=1e-4)
 
     capsys.readouterr()
+    for words in (
+        ("--workdir", workdir),
+        ("--bundle", bundle, "--workdir", workdir, "--out", tmp_path / "e"),
+    ):
+        assert launch("energy", *words, "--images=5") == 0, capsys.readouterr().err
+        told = capsys.readouterr().out
+        assert "counted for 10 regions (box head) and 6 (mask head) of an image" in told
+        assert (
+            "RoIAlign, decoding of boxes and non-maximum suppression are counted under no convention" in told
+        )
+    tables = [(folder / "energy.csv").read_text() for folder in (workdir / "energy", tmp_path / "e")]
+    assert tables[0] == tables[1] and "rpn/conv/conv at stride 64" in tables[0]
+
     assert launch("export", "--workdir", workdir, "--onnx", tmp_path / "model.onnx") == 2
     assert "a detector has no ONNX model; expected a network that classifies" in capsys.readouterr().err
     assert launch("export", "--workdir", workdir, "--stablehlo", tmp_path / "model.stablehlo") == 2
