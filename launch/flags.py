@@ -10,7 +10,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from qsdt_jax.assemble.defaults import KEYS, check_config
+from qsdt_jax.assemble.checked import check_config
+from qsdt_jax.assemble.defaults import KEYS
 from qsdt_jax.assemble.keys import config_keys
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded

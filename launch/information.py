@@ -40,12 +40,12 @@ def main() -> None:
 
 def information(trained: "Trained", split: str) -> "Information":
     """What the spikes of a network carry on a split; raises UserError as evaluation does."""
-    from qsdt_jax.assemble.network import require_backbone
+    from qsdt_jax.assemble.network import require_logits
     from qsdt_jax.assemble.split import Split
     from qsdt_jax.evaluate.information import measure
 
     batches = Split(trained.config, split, trained.classes).batches("measured")
-    return measure(require_backbone(trained.task.model, trained.title), trained.variables, batches)
+    return measure(require_logits(trained.task.model, trained.title), trained.variables, batches)
 
 
 def in_order(found: "Information") -> list[str]:

@@ -13,7 +13,7 @@ from launch.flags import DEFINED_OFTEN, define_config
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_optimizer, build_parallel, fit_step
 from qsdt_jax.assemble.data import build_preprocess, build_source, class_names_of
-from qsdt_jax.assemble.examples import ANNOTATED
+from qsdt_jax.assemble.examples import ANNOTATED, LABELLED, OBJECTS
 from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.shapes import largest_input
 from qsdt_jax.assemble.tasks import build_task, task_factory
@@ -71,7 +71,7 @@ PEAK_TFLOPS = flags.DEFINE_float(
     **DEFINED_OFTEN,
 )
 
-ASSUMED_CLASSES, ASSUMED_OF_PIXELS = 1000, 150
+ASSUMED_CLASSES = {LABELLED: 1000, ANNOTATED: 150, OBJECTS: 80}
 MEGABYTE = 1e6
 OUTPUT_LAYERS = (*HEADS, SEGMENTER_OUTPUT, *DETECTOR_OUTPUTS)
 COLUMNS = ("module", "output", "parameters", "bits", "MACs (M)", "input")
@@ -299,8 +299,8 @@ def _constant_rate(step) -> float:
 def _class_count(config: ml_collections.ConfigDict) -> tuple[int | None, str]:
     """The number of classes, None for data without, and where it comes from.
 
-    Images that are not there count as ImageNet-1K, or with annotations as ADE20K. Those of a segfolder have
-    to be there: how many classes they have stands in its classes.txt alone.
+    Images that are not there count as ImageNet-1K, with annotations as ADE20K, with objects as COCO. Those of
+    a segfolder have to be there: how many classes they have stands in its classes.txt alone.
     """
     if NUM_CLASSES.value is not None:
         return NUM_CLASSES.value, "--num_classes"
@@ -308,10 +308,9 @@ def _class_count(config: ml_collections.ConfigDict) -> tuple[int | None, str]:
         names = class_names_of(build_source(config, "train"))
         return None if names is None else len(names), f"of the {config.data.source} data"
     except UserError:
-        if config.data.source not in ("folder", "tfds", "ade20k"):
+        if config.data.source not in ("folder", "tfds", "ade20k", "coco"):
             raise
-        annotated = task_factory(config.task.name).examples is ANNOTATED
-        assumed = ASSUMED_OF_PIXELS if annotated else ASSUMED_CLASSES
+        assumed = ASSUMED_CLASSES.get(task_factory(config.task.name).examples, ASSUMED_CLASSES[LABELLED])
         return assumed, "assumed, the images are not there; --num_classes says otherwise"
 
 

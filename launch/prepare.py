@@ -135,6 +135,7 @@ def _write_scenes() -> None:
     )
     print(f"written   {out}\nsplits    {numbers}")
     print(f"train     {_command('digit_scenes_seg', 'ade20k', out)}")
+    print(f"or        {_command('digit_scenes_det', 'coco', out)}")
 
 
 def find(

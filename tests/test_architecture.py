@@ -230,7 +230,7 @@ configs = pytest.mark.parametrize(
 def config_of(name: str) -> ConfigDict:
     """A config with fake examples where it wants some that are not here."""
     config = importlib.import_module(name).get_config().lock()
-    if config.data.path or config.data.source in ("folder", "tfds", "ade20k"):
+    if config.data.path or config.data.source in ("folder", "tfds", "ade20k", "coco"):
         config.data.source, config.data.fake_images = "fake", 2 * config.batch_size
     return config
 

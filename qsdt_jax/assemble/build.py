@@ -11,8 +11,9 @@ import ml_collections
 import numpy as np
 import optax
 
+from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.data import build_data, class_names_of
-from qsdt_jax.assemble.defaults import base_config, check_config
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.rules import is_finite
 from qsdt_jax.assemble.shapes import largest_input
 from qsdt_jax.assemble.split import Split
@@ -236,6 +237,9 @@ def fit_step(config: ml_collections.ConfigDict) -> list[str]:
     if group > 0 and batch // parts % group:
         config.model.norm_group = 0
         remarks.append(f"norm_group {group} does not divide the batch: statistics of the whole batch here")
+    if config.data.portrait:
+        config.data.portrait = False
+        remarks.append("all batches of one shape, which tall images are made to fit")
     if config.distill.teacher:
         config.distill.teacher = ""
         remarks.append("without the teacher, which takes time and memory of its own")

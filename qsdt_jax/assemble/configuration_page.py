@@ -3,7 +3,8 @@
 `python -m qsdt_jax.assemble.configuration_page > docs/configuration.md` makes it.
 """
 
-from qsdt_jax.assemble.defaults import KEYS, Key
+from qsdt_jax.assemble.defaults import KEYS
+from qsdt_jax.assemble.key import Key
 
 HEAD = """# Every key of a configuration
 

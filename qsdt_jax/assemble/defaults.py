@@ -3,14 +3,11 @@
 A config is plain data. `python -m launch --config configs/NAME.py --config.model.bits=2` overrides any key; a
 misspelt one is refused. Lengths of time are in epochs here and become steps once the data are known.
 
-`check_config` checks every value wherever a configuration comes in: from the command line, a workdir, a row
-of a study, or a caller of `build_run`. What fits what is checked where the object is made, and the network
-checks its own fields.
+What a value may be is checked in `assemble.checked`. What fits what is checked where the object is made, and
+the network checks its own fields.
 """
 
-import dataclasses
 import functools
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,12 +15,12 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from qsdt_jax import bounds
+from qsdt_jax.assemble.key import Key
 from qsdt_jax.assemble.rules import (
     Numbers,
     OneOf,
     Positive,
     Range,
-    Rule,
     Several,
     SeveralWhole,
     Share,
@@ -33,32 +30,11 @@ from qsdt_jax.assemble.rules import (
     WholeNumbers,
     Within,
 )
-from qsdt_jax.errors import UserError
 
 FLOAT32 = 3.4e38  # About its largest number.
 # Here as plain data, so that reading a config loads no library; tests hold them to the library's own.
 DTYPES = ("float32", "bfloat16", "float64")
 SLICINGS = ("count", "time", "sum")
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """One key of an experiment.
-
-    Attributes:
-      default: its value where a config says nothing.
-      meaning: in a few words.
-      rule: what its value may be; None where that depends on others, or the network checks it.
-      limit: the largest magnitude, of each number in a tuple: nobody who means it comes near it.
-      floor: the smallest positive value, for the same reason.
-    """
-
-    default: Any
-    meaning: str
-    rule: Rule | None = None
-    limit: float | None = None
-    floor: float | None = None
-
 
 KEYS: Mapping[str, Key] = {
     "seed": Key(
@@ -355,46 +331,3 @@ def base_config() -> ConfigDict:
         tree = functools.reduce(lambda tree, section: tree.setdefault(section, {}), sections, config)
         tree[last] = placeholder(float) if key.default is None else key.default
     return ConfigDict(config)
-
-
-def check_config(config: ConfigDict) -> None:
-    """Refuses a value that its key does not allow, before anything is made of it.
-
-    Raises:
-      UserError: names the first of them.
-    """
-    for name, key in KEYS.items():
-        value: Any = functools.reduce(operator.getitem, name.split("."), config)
-        if fault := _fault(key, value):
-            separator = "" if fault.startswith(":") else " "
-            raise UserError(f"config.{name}={_short(value)}{separator}{fault}")
-
-
-def _fault(key: Key, value: Any) -> str | None:
-    """What is wrong with a value, or None."""
-    if key.rule is not None and (fault := key.rule.fault(value)):
-        return fault
-    numbers = _numbers(value)
-    if key.limit is not None and not all(abs(number) <= key.limit for number in numbers):
-        shown = key.limit if isinstance(key.limit, int) else f"{key.limit:.3g}"
-        return f"must be at most {shown}"
-    if key.floor is not None and not all(number >= key.floor for number in numbers):
-        return f"must be at least {key.floor}"
-    return None
-
-
-def _numbers(value: Any) -> list[int | float]:
-    """Those in a value, also in tuples of tuples."""
-    if isinstance(value, tuple | list):
-        return [number for part in value for number in _numbers(part)]
-    return [value] if isinstance(value, int | float) else []
-
-
-def _short(value: Any) -> str:
-    """A value in a message: a text in quotes."""
-    if isinstance(value, int) and abs(value) >= 10**30:  # Python itself refuses to write very long ones.
-        return "a number of more than 30 digits"
-    if isinstance(value, tuple | list) and any(isinstance(n, int) and abs(n) >= 10**30 for n in value):
-        return "numbers of more than 30 digits"
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -12,13 +12,13 @@ import ml_collections
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.memory import require_memory
-from qsdt_jax.models import Backbone, Classifier, MaskRCNN
-from qsdt_jax.models.segmenter import Segmenter
+from qsdt_jax.models import Backbone, Classifier, MaskRCNN, Segmenter
 
 # Keys of `config.model` that are no fields of the backbone.
 OF_CLASSIFIER = ("distillation_head",)
 OF_SEGMENTER = ("fpn_channels", "neuron_input_gain")
 OF_DETECTOR = (*OF_SEGMENTER, "box_features", "final_neuron", "anchor_scale", "geometry")
+Model = Classifier | Segmenter | MaskRCNN
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
@@ -29,13 +29,24 @@ def require_classifier(model: Any, where: str) -> Classifier:
     return model
 
 
-def require_backbone(model: Any, where: str) -> Classifier | Segmenter | MaskRCNN:
+def require_backbone(model: Any, where: str) -> Model:
     """A task's network, for whoever looks at its backbone; raises UserError where it is of one's own."""
-    if not isinstance(model, Classifier | Segmenter | MaskRCNN):
+    if not isinstance(model, Model):
         raise UserError(
             f"{where} has a network of its own, {type(model).__name__}; expected a Classifier, a Segmenter "
             "or a MaskRCNN"
         )
+    return model
+
+
+def require_logits(model: Any, where: str) -> Classifier | Segmenter:
+    """A task's network, for whoever takes its outputs for logits; raises UserError where they are none."""
+    if isinstance(model, MaskRCNN):
+        raise UserError(
+            f"{where} has a detector; expected a classifier or a segmenter, whose outputs are logits"
+        )
+    model = require_backbone(model, where)
+    assert not isinstance(model, MaskRCNN)
     return model
 
 
@@ -97,7 +108,7 @@ def build_backbone(config: ml_collections.ConfigDict) -> Backbone:
     )
 
 
-def _check(model: Classifier | Segmenter | MaskRCNN, config: ml_collections.ConfigDict) -> None:
+def _check(model: Model, config: ml_collections.ConfigDict) -> None:
     """Lets the network check its own values; no array is made here."""
     try:
         shapes = network_shapes(model, config)
@@ -107,7 +118,7 @@ def _check(model: Classifier | Segmenter | MaskRCNN, config: ml_collections.Conf
     require_memory(held, "the weights of config.model")
 
 
-def network_shapes(model: Classifier | Segmenter | MaskRCNN, config: ml_collections.ConfigDict) -> Any:
+def network_shapes(model: Model, config: ml_collections.ConfigDict) -> Any:
     """Shape and type of each variable of the network that a configuration describes."""
     height, width = config.data.image_size
     shape = (config.model.norm_group or 1, height, width, config.data.channels)
@@ -116,7 +127,7 @@ def network_shapes(model: Classifier | Segmenter | MaskRCNN, config: ml_collecti
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _initialized(model: Classifier | Segmenter | MaskRCNN, key: jax.Array, image: jax.Array) -> Any:
+def _initialized(model: Model, key: jax.Array, image: jax.Array) -> Any:
     """Its variables; equal networks are traced once."""
     return model.init(key, image, train=True)
 

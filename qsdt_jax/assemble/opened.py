@@ -15,7 +15,7 @@ from qsdt_jax.assemble.answers.classes import Predictions
 from qsdt_jax.assemble.answers.maps import ClassMaps
 from qsdt_jax.assemble.answers.objects import Detections
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.network import require_backbone
+from qsdt_jax.assemble.network import Model, require_backbone
 from qsdt_jax.assemble.pictures import Picture, shown
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.assemble.trained import outputs
@@ -23,7 +23,6 @@ from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.preprocess import ImagePreprocessing
 from qsdt_jax.errors import UserError
-from qsdt_jax.models import Classifier, MaskRCNN, Segmenter
 from qsdt_jax.tasks.task import Batch, Task, Variables
 
 
@@ -64,7 +63,7 @@ class Network:
     origin: Mapping[str, Any]
 
     @property
-    def model(self) -> Classifier | Segmenter | MaskRCNN:
+    def model(self) -> Model:
         """The flax module; raises UserError where the task has a network of its own."""
         return require_backbone(self.task.model, self.where)
 
@@ -123,9 +122,7 @@ class Network:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _features(
-    model: Classifier | Segmenter | MaskRCNN, variables: Variables, batch: Batch
-) -> dict[str, jax.Array]:
+def _features(model: Model, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
     sizes: dict[str, Any] = {"sizes": batch[SIZE]} if SIZE in batch else {}
     stages: Any = model.apply(variables, batch["image"], method="features", **sizes)
     timesteps = model.backbone.timesteps

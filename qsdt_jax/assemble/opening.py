@@ -12,7 +12,8 @@ from qsdt_jax.assemble.answers.answering import Answering
 from qsdt_jax.assemble.answers.classes import Predictions
 from qsdt_jax.assemble.answers.maps import ClassMaps
 from qsdt_jax.assemble.answers.objects import Detections
-from qsdt_jax.assemble.defaults import base_config, check_config
+from qsdt_jax.assemble.checked import check_config
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.deployed import Deployed, load_deployed
 from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.opened import Network, predict

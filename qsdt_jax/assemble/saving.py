@@ -215,7 +215,7 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
             "",
             '    network = qsdt_jax.load("FOLDER")            # this folder',
             *([] if answering is None else [f"{PREDICT}   # {answering.answers}"]),
-            "    network.model.apply(network.variables, x)    # logits of inputs (B, H, W, C)",
+            "    network.model.apply(network.variables, x)    # outputs for inputs (B, H, W, C)",
             "",
         ]
     )

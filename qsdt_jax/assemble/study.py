@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from qsdt_jax.assemble.build import plain
+from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.data import build_training_source, class_names_of
-from qsdt_jax.assemble.defaults import base_config, check_config
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.keys import config_keys
 from qsdt_jax.assemble.sources import sources_now
 from qsdt_jax.assemble.tasks import task_factory

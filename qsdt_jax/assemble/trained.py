@@ -11,8 +11,9 @@ import ml_collections
 
 from qsdt_jax.assemble.answers.answering import Answering
 from qsdt_jax.assemble.build import plain
+from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.defaults import base_config, check_config
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.network import require_classifier
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.classes import Classes

@@ -32,7 +32,7 @@ class LayerOperations:
         ".../attn/k^T v" and ".../attn/q (k^T v)".
       kind: "conv" (1x1 included), "depthwise", "dense", or "attention" for a product of two activations.
       macs: multiply-accumulates, those on zero padding included as usual; a bias or a scale is none.
-      weights: number of weights; 0 for attention.
+      weights: number of weights; 0 for attention, and where a layer is called again.
       bits: of a weight; 0 for attention.
       spike_input: whether spike counts come in, so that a MAC is an addition per spike on spike-driven
         hardware, against real values.
@@ -54,7 +54,8 @@ def layer_operations(
     """The operations of every layer of a network, found by tracing it.
 
     No array is made: the forward pass is traced with one image, and each quantised layer and attention that
-    it calls is recorded, in the order in which they end.
+    it calls is recorded, in the order in which they end. A layer that is called again, as the region proposal
+    network of a detector at each level, is recorded again. Box head and mask head count for one region.
 
     Args:
       model: a backbone, a classifier, a segmenter or a detector.
@@ -69,7 +70,9 @@ def layer_operations(
         y = call(*args, **kwargs)
         if context.method_name == "__call__":
             if isinstance(context.module, QConv | QDense):
-                found.append(_product(context.module, args[0], y))
+                product = _product(context.module, args[0], y)
+                again = any(layer.name == product.name for layer in found)
+                found.append(dataclasses.replace(product, weights=0) if again else product)
             elif isinstance(context.module, QSDSA):
                 found.extend(_attention(context.module, args[0]))
         return y

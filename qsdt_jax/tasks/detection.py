@@ -122,7 +122,7 @@ class Detection(AveragePrecision):
         of_masks = mask_loss(logits, masked.category, masked.positive, shapes > 0)
 
         names = "loss_rpn_score", "loss_rpn_box", "loss_class", "loss_box", "loss_mask"
-        losses = dict(zip(names, (*of_proposals, *of_boxes, of_masks), strict=True))
+        losses: dict[str, jax.Array] = dict(zip(names, (*of_proposals, *of_boxes, of_masks), strict=True))
         return sum(losses.values(), jnp.zeros(())), (updates["batch_stats"], losses)
 
     def outputs(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:

@@ -35,6 +35,7 @@ from qsdt_jax.processes.peers import Peers
 from qsdt_jax.processes.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
 from qsdt_jax.progress import Progress
 from qsdt_jax.tasks.task import Variables
+from qsdt_jax.train.programs import Programs
 from qsdt_jax.train.run import HostBatches, Run
 from qsdt_jax.train.state import TrainState, parameter_count
 from qsdt_jax.train.step import evaluation_step, initial_state, train_step
@@ -126,7 +127,7 @@ class _Session:
         self.step = int(self.state.step)
         self.writer = MetricWriter(self.workdir, self.step, writes=is_first())
         directory.claim(run.belongings)
-        self._evaluation_steps: dict[Any, Any] = {}  # By the kind of their batch.
+        self._training, self._evaluation = Programs(preemption), Programs(preemption)
         self.rates = run.learning_rates()
 
     def finish(self) -> dict[str, Any]:
@@ -173,13 +174,14 @@ class _Session:
             return
         batches = Background(run.training_data(self.step), run.parallel.place, ahead=PLACED_AHEAD)
         batch = self.preemption.next_of(batches)
-        update = self._compiled_step(batch)
+        self._compiled_step(batch)  # Before time is measured.
         progress = Progress(run.total_steps, self.step, run.batch_size, shown=is_first())
         profile = Profile(run.profile_steps if is_first() else None, self.workdir / PROFILE_FOLDER)
         running: Finished | None = None
         try:
             while True:
                 profile.before(self.step + 1)
+                update = self._compiled_step(batch)
                 self.state, metrics = update(self.state, batch, *self._arguments)
                 self.step += 1
                 profile.after(self.step, metrics)
@@ -225,8 +227,10 @@ class _Session:
             ema_decay=run.ema_decay,
             normalization=run.normalization,
         )
-        step = run.parallel.train_step(function, self.state)
-        return self.preemption.compile(step, self.state, batch, *self._arguments)
+        arguments = self.state, batch, *self._arguments
+        return self._training.compiled(
+            batch, lambda: run.parallel.train_step(function, self.state), *arguments
+        )
 
     def _report(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
         """Checks the loss and the gradient of a finished step, shows and logs its metrics."""
@@ -281,14 +285,14 @@ class _Session:
         run = self.run
         batches = Background(data(), run.parallel.place, ahead=PLACED_AHEAD)
         task, _ = self._arguments
+        function = _evaluation_function(run.normalization)
 
         def step(batch):
-            kind = tuple((name, rows.shape, rows.dtype) for name, rows in sorted(batch.items()))
-            if kind not in self._evaluation_steps:
-                spread = run.parallel.evaluation_step(_evaluation_function(run.normalization))
-                self._evaluation_steps[kind] = self.preemption.compile(spread, variables, batch, task)
+            score = self._evaluation.compiled(
+                batch, lambda: run.parallel.evaluation_step(function), variables, batch, task
+            )
             self.preemption.meet()
-            return self._evaluation_steps[kind](variables, batch, task)
+            return score(variables, batch, task)
 
         try:
             metrics = evaluate_split(

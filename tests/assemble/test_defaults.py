@@ -7,8 +7,9 @@ from typing import get_args
 import pytest
 
 from qsdt_jax.assemble.build import OPTIMIZERS
+from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.configuration_page import configuration_page
-from qsdt_jax.assemble.defaults import KEYS, base_config, check_config
+from qsdt_jax.assemble.defaults import KEYS, base_config
 from qsdt_jax.assemble.keys import value_of
 from qsdt_jax.assemble.network import DTYPES
 from qsdt_jax.assemble.rules import OneOf, Sides, Within

@@ -34,10 +34,11 @@ def test_a_task_is_named_by_its_place(module):
     [
         (
             "regresion",
-            "config.task.name='regresion' is none of classification, semantic_segmentation, nor MODULE:NAME",
+            "config.task.name='regresion' is none of classification, semantic_segmentation, detection, nor "
+            "MODULE:NAME",
         ),
-        ("os.system", "is none of classification, semantic_segmentation, nor MODULE:NAME"),
-        ("..own:TASK", "is none of classification, semantic_segmentation, nor MODULE:NAME"),
+        ("os.system", "is none of classification, semantic_segmentation, detection, nor MODULE:NAME"),
+        ("..own:TASK", "is none of classification, semantic_segmentation, detection, nor MODULE:NAME"),
         ("not_there_at_all:TASK", "'not_there_at_all:TASK': No module named 'not_there_at_all'"),
         ("broken:TASK", "'broken:TASK': No module named 'missing_library'"),
         ("no_python:TASK", "'no_python:TASK': SyntaxError: invalid syntax (no_python.py, line 1)"),

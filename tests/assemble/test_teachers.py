@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from qsdt_jax.assemble.defaults import check_config
+from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.sources import sources_now
 from qsdt_jax.assemble.teachers import TEACHER, find_teacher, with_teacher
 from qsdt_jax.errors import UserError

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from qsdt_jax.models import SIZES, Backbone, QSDTransformer
+from qsdt_jax.models import SIZES, Backbone, MaskRCNN, QSDTransformer
 from qsdt_jax.models.operations import layer_operations
 
 TINY = {"channels": (8, 8, 16, 24), "depth": 4, "num_heads": 4, "in_channels": 2}
@@ -94,3 +94,17 @@ def test_backbone_alone_has_all_layers_but_the_head():
 def test_refuses_an_image_that_does_not_fit():
     with pytest.raises(ValueError, match="multiples of 16"):
         layer_operations(Backbone(**TINY), (32, 40))
+
+
+def test_weights_that_the_levels_of_a_detector_share_count_once():
+    backbone = Backbone(**{**TINY, "depth": 2})
+    model = MaskRCNN(backbone, 3, fpn_channels=8, box_features=16)
+    image = jax.ShapeDtypeStruct((1, 32, 48, 2), jnp.float32)
+    leaves = jax.tree_util.tree_leaves_with_path(
+        jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    )
+    layers = layer_operations(model, (32, 48))
+    assert sum(layer.weights for layer in layers) == sum(
+        x.size for path, x in leaves if path[-1].key == "kernel"
+    )
+    assert sum(layer.name == "rpn/score" and layer.macs > 0 for layer in layers) == 5

@@ -141,6 +141,26 @@ class ByRows(OneWeight):
         return loss, (stats, {"loss": loss})
 
 
+def test_batches_of_several_shapes(tmp_path, monkeypatch):
+    """Of each the program is compiled once, when the first one comes."""
+    compiled, compile_ = [], jax.stages.Lowered.compile
+    monkeypatch.setattr(
+        jax.stages.Lowered,
+        "compile",
+        lambda *args, **options: compiled.append(args) or compile_(*args, **options),
+    )
+
+    def training_data(first_step):
+        for step in itertools.count(first_step):
+            rows = 2 if step % 3 == 2 else 1
+            yield {"image": np.zeros((rows, 1), np.float32), "label": np.zeros(rows, np.int32)}
+
+    train(dataclasses.replace(run(ByRows(), eval_every=4), training_data=training_data), tmp_path)
+    _, state = restore_raw(tmp_path / CHECKPOINT_FOLDER)
+    assert float(state["variables"]["params"]["weight"]) == 1 - 0.25 * (1 + 1 + 2 + 1)
+    assert len(compiled) == 3  # Two steps and the evaluation.
+
+
 def test_a_run_accumulates_and_averages_as_it_says(tmp_path):
     """Two micro-batches of one row: the weight falls by 1/4 a step; its average follows by a quarter."""
     train(run(ByRows(), accumulate=2, ema_decay=0.75), tmp_path)

@@ -22,7 +22,7 @@ from qsdt_jax.data.prepare.scene_files import CATEGORIES, run_lengths, write_sce
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.errors import UserError
 
-SCENES = 30
+SCENES = 50
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,11 @@ def test_the_annotation_shows_what_is_seen_of_each_digit(scenes):
 
 def test_sizes_and_numbers_vary(scenes):
     sides = {side for scene in scenes for side in scene.annotation.shape}
-    assert SIDES[0] <= min(sides) < 105 and 150 < max(sides) <= SIDES[1]
+    assert SIDES[0] <= min(sides) < 120 and 150 < max(sides) <= SIDES[1]
     numbers = {len(scene.digits) for scene in scenes}
     assert min(numbers) == 1 and 6 <= max(numbers) <= 8
     heights = [np.ptp(np.nonzero(d.visible)[0]) + 1 for scene in scenes for d in scene.digits]
-    assert VISIBLE * HEIGHTS[0] / 2 < min(heights) < 35 and 70 < max(heights) <= HEIGHTS[1] + 4
+    assert VISIBLE * HEIGHTS[0] / 2 < min(heights) < 52 and 80 < max(heights) <= HEIGHTS[1] + 4
 
 
 def test_digits_differ_from_what_is_around_them(scenes):
@@ -81,7 +81,7 @@ def test_digits_differ_from_what_is_around_them(scenes):
             assert np.quantile(distances, 0.3) > 0.7 * CONTRAST
 
 
-@pytest.mark.parametrize("height", [28, 80])
+@pytest.mark.parametrize("height", [48, 90])
 def test_the_shape_is_that_of_the_digit(height):
     """Scaled down again, the share that is covered is large where there was ink, and small elsewhere."""
     for index in range(20):

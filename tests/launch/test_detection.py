@@ -1,0 +1,191 @@
+"""A detection by the command line, on scenes of digits as COCO files: killed, resumed, scored and shown."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.mask import decode
+
+import qsdt_jax
+from qsdt_jax.data.prepare.scene_files import write_scenes
+from qsdt_jax.workdir.metrics import read_metrics
+from tests.launch.tiny import launch
+from tests.train.runs import Signal, outcome, run
+from tests.train.test_resume import KILL
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "configs" / "tiny_det.py"
+METRICS = ("bbox_map", "segm_map", "bbox_map50", "segm_map50")
+LOSSES = ("loss_rpn_score", "loss_rpn_box", "loss_class", "loss_box", "loss_mask")
+FORCED = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "scenes"
+    write_scenes(path, train=14, test=5, seed=0)
+    return path
+
+
+@pytest.fixture(scope="module")
+def flags(scenes) -> tuple[str, ...]:
+    return "--config.data.source=coco", f"--config.data.path={scenes}"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, cache, flags) -> Path:
+    """Of a run that was killed twice."""
+    path = tmp_path_factory.mktemp("killed") / "run"
+    for signal in (Signal(KILL, "logged", 5), Signal(KILL, "evaluating", 2)):
+        assert run(path, cache, *flags, signal=signal, config=TINY).status == -KILL
+    ended = run(path, cache, *flags, config=TINY)
+    assert ended.status == 0, ended
+    return path
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(workdir, tmp_path, cache, flags):
+    ended = run(tmp_path / "run", cache, *flags, config=TINY)
+    assert ended.status == 0, ended
+    found = outcome(tmp_path / "run")
+    assert found["step"] == 12 and found == outcome(workdir)
+
+
+def test_what_a_run_logs(workdir):
+    """The five losses and their sum, and the scores of both averages."""
+    lines = read_metrics(workdir)
+    first, last = lines[0], lines[-1]
+    assert sum(first[f"train/{name}"] for name in LOSSES) == pytest.approx(first["train/loss"], rel=1e-5)
+    assert all(0 <= last[f"{prefix}/{name}"] <= 100 for prefix in ("eval", "eval_ema") for name in METRICS)
+
+
+def evaluated(workdir: Path, folder: Path) -> tuple[dict, list]:
+    """Scores and detections on two forced devices."""
+    files = {name: folder / f"{name}.two" for name in ("json", "results")}
+    words = ["eval", f"--workdir={workdir}", *(f"--{name}={file}" for name, file in files.items())]
+    command = [sys.executable, "-m", "launch", *words]
+    done = subprocess.run(command, cwd=ROOT, env=FORCED, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    scores, results = (json.loads(file.read_text()) for file in files.values())
+    return scores, results
+
+
+def test_eval_gives_what_training_logged_on_any_number_of_devices(workdir, scenes, tmp_path, capsys):
+    """Also the detections, though batches hold other images."""
+    files = {name: tmp_path / f"{name}.file" for name in ("json", "csv", "results")}
+    assert launch("eval", f"--workdir={workdir}", *(f"--{k}={v}" for k, v in files.items())) == 0
+    printed, logged = capsys.readouterr().out, read_metrics(workdir)[-1]
+    scores, results = (json.loads(files[name].read_text()) for name in ("json", "results"))
+    assert {name: scores[name] for name in METRICS} == {name: logged[f"eval/{name}"] for name in METRICS}
+    with files["csv"].open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["class"] for row in rows] == list("0123456789") and "mask AP50 (%)" in printed
+    seen = [float(row["box AP (%)"]) for row in rows if row["box AP (%)"]]
+    assert np.mean(seen) == pytest.approx(scores["bbox_map"], rel=1e-9)
+
+    truth = json.loads((scenes / "annotations" / "instances_val.json").read_text())
+    ids, categories = ({one["id"] for one in truth[name]} for name in ("images", "categories"))
+    assert results and {one["image_id"] for one in results} <= ids
+    assert {one["category_id"] for one in results} <= categories
+
+    other_scores, other_results = evaluated(workdir, tmp_path)
+    assert {name: other_scores[name] for name in METRICS} == {name: scores[name] for name in METRICS}
+    assert other_results == results
+
+
+def test_predict_and_the_library_agree(workdir, scenes, tmp_path, capsys):
+    files = sorted((scenes / "val").iterdir())[:3]
+    out = tmp_path / "out"
+    words = ("--workdir", workdir, *files, "--out", out, "--threshold", 0, "--sheet", tmp_path / "sheet.png")
+    assert launch("predict", *words) == 0, capsys.readouterr().err
+    written = json.loads((out / "detections.json").read_text())
+    found = qsdt_jax.load(workdir).predict(files)
+    assert sum(map(len, found.images)) == len(written) > 0
+    boxes = np.concatenate([np.hstack([b[:, :2], b[:, 2:] - b[:, :2]]) for b in found.boxes])
+    np.testing.assert_allclose([one["bbox"] for one in written], boxes, atol=1e-3)
+    for image, file in zip(found.images, files, strict=True):
+        with Image.open(file) as opened:
+            assert image.image.shape[:2] == opened.size[::-1]
+        assert (out / f"{file.stem}.png").exists()
+    masks = np.concatenate([masks for masks in found.masks if len(masks)])
+    first = found.images[0]
+    if len(first):
+        np.testing.assert_array_equal(decode(written[0]["segmentation"]).astype(bool), masks[0])
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.format == "PNG"
+
+
+def test_a_saved_detector_finds_the_same(workdir, scenes, tmp_path):
+    network, file = qsdt_jax.load(workdir), next(iter((scenes / "val").iterdir()))
+    qsdt_jax.save(network, tmp_path / "saved")
+    assert "pipeline_tag: object-detection" in (tmp_path / "saved" / "README.md").read_text()
+    expected, found = (one.predict(file) for one in (network, qsdt_jax.load(tmp_path / "saved")))
+    np.testing.assert_array_equal(found.boxes[0], expected.boxes[0])
+    np.testing.assert_array_equal(found.scores[0], expected.scores[0])
+
+
+@pytest.mark.parametrize("verb", ["export", "energy", "information"])
+def test_what_a_detector_cannot_do_is_told_in_one_line(verb, workdir, tmp_path, capsys):
+    out = () if verb == "information" else ("--out", tmp_path / "out.qsdt")
+    assert launch(verb, "--workdir", workdir, *out) == 2
+    told = capsys.readouterr().err
+    assert told.count("error: ") == 1 and "has a detector; expected a classifier or a segmenter" in told
+
+
+def test_inspect_and_bench(capsys, tmp_path):
+    config = f"--config={TINY}"
+    assert launch("inspect", config, "--layers") == 0
+    printed = capsys.readouterr().out
+    assert "3 classes" in printed and "mask_head/classifier" in printed and "rpn/score" in printed
+    # What the levels share counts once: two numbers for each batch norm's channel and layer scales are left.
+    [rest] = re.findall(r"batch norms, layer scales +(\S+)", printed)
+    assert int(rest.replace(",", "")) > 0
+    assert launch("bench", config, "--steps=1", f"--json={tmp_path / 'bench.json'}") == 0
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert result["train"]["images_per_second"] > 0 and result["inference"]["images_per_second"] > 0
+    assert "only classifiers are timed in their integer form" in result["setting"]["remarks"]
+
+
+def losses_of_first_step(workdir: Path, *flags: str) -> list[float]:
+    """Of a run of two steps on two forced devices."""
+    words = ["--config", TINY, "--workdir", workdir, "--config.steps=2", "--config.accumulate=1", *flags]
+    command = [sys.executable, "-m", "launch", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, env=FORCED, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [read_metrics(workdir)[0][f"train/{name}"] for name in LOSSES]
+
+
+def test_both_modes_of_devices_and_remat_compute_the_same(tmp_path):
+    expected = losses_of_first_step(tmp_path / "jit")
+    assert all(loss > 0 for loss in expected)
+    for name, words in {
+        "pmap": ("--config.parallel.mode=pmap",),
+        "remat": ("--config.model.remat=blocks", "--config.profile.steps=1-1"),
+    }.items():
+        found = losses_of_first_step(tmp_path / name, *words)
+        assert found == pytest.approx(expected, rel=1e-4), name
+    assert list((tmp_path / "remat").rglob("*.trace.json.gz"))
+
+
+def test_a_study_of_detectors_is_read(tmp_path, capsys, monkeypatch):
+    """Its rows are built and refused as those of a classifier; the metric is the task's first."""
+    study = tmp_path / "study.py"
+    study.write_text(
+        "from tests.configs.tiny_det import get_config\nSEEDS = 1\n"
+        'ROWS = (("scale 2", {}), ("scale 0", {"model.anchor_scale": 0.0}))\n'
+    )
+    assert launch("ablate", f"--config={study}", f"--workdir={tmp_path / 'work'}") == 2
+    assert "anchor_scale must be positive" in capsys.readouterr().err
