@@ -62,8 +62,10 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
-    activity = measure_activity(bundle.program, split.batches("measured"), scorer, truth=split.truth)
-    report = make_report(bundle.program, bundle.image_size, activity)
+    settings = bundle.settings
+    batches = split.batches("measured")
+    activity = measure_activity(bundle.program, batches, scorer, truth=split.truth, settings=settings)
+    report = make_report(bundle.program, bundle.image_size, activity, settings)
     facts = _facts(name, bundle, report, scorer.metrics[0])
     print("\n".join([*facts, "", console_table(report), "", *verdicts(report)]))
     write_atomically(out / "energy.csv", csv_table(report))
@@ -92,7 +94,7 @@ def _check_flags() -> None:
 def _network() -> "tuple[str, Bundle, ConfigDict, Classes, Scorer]":
     """What the flags name: title and bundle of the network, configuration, classes and scores of its data."""
     from qsdt_jax.assemble.deployed import bundle_of, load_deployed, with_inputs_of
-    from qsdt_jax.assemble.examples import ANNOTATED
+    from qsdt_jax.assemble.examples import ANNOTATED, OBJECTS
     from qsdt_jax.assemble.tasks import task_factory
     from qsdt_jax.assemble.trained import load_trained, stored_config
 
@@ -102,10 +104,13 @@ def _network() -> "tuple[str, Bundle, ConfigDict, Classes, Scorer]":
     deployed = load_deployed(BUNDLE.value)
     config = stored_config(WORKDIR.value) if WORKDIR.value else CONFIG.value
     factory = task_factory(config.task.name)
-    if (factory.examples is ANNOTATED) != deployed.of_pixels:
-        kind = "pixels" if deployed.of_pixels else "images"
+    of_detector = deployed.bundle.settings is not None
+    fits = (factory.examples is OBJECTS) == of_detector
+    if not fits or (factory.examples is ANNOTATED) != deployed.of_pixels:
+        pixels_or_images = "pixels" if deployed.of_pixels else "images"
+        gives = "finds objects" if of_detector else f"tells classes of {pixels_or_images}"
         raise UserError(
-            f"{BUNDLE.value} tells classes of {kind}, but the configuration of its data has "
+            f"{BUNDLE.value} {gives}, but the configuration of its data has "
             f"config.task.name={config.task.name!r}"
         )
     config = with_inputs_of(deployed.bundle, config)
@@ -129,8 +134,21 @@ def _facts(name: str, bundle: "Bundle", report: "Report", metric: "Metric") -> l
         f"{report.macs / GIGA:.4g} GMACs for an image of {height}x{width} pixels, as spikes "
         f"{report.additions / GIGA:.4g} G additions and "
         f"{report.multiplications / GIGA:.4g} G multiply-accumulates of real values",
+        *_regions(bundle),
         f"{sum(sizes.values()):,} bytes as a bundle ({parts}); the weights in float32: {floats:,}",
         f"commit {provenance()['commit']}",
+    ]
+
+
+def _regions(bundle: "Bundle") -> list[str]:
+    """Of a detector, what is counted of its heads, and what is not."""
+    if bundle.settings is None:
+        return []
+    settings = bundle.settings
+    return [
+        f"the heads are counted for {settings.proposals[1]:,} regions (box head) and "
+        f"{settings.detections:,} (mask head) of an image, each with the counts of those in use; "
+        "RoIAlign, decoding of boxes and non-maximum suppression are counted under no convention"
     ]
 
 
@@ -139,6 +157,7 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
     import numpy as np
 
     from qsdt_jax.deploy.bundle import bundle_bytes
+    from qsdt_jax.deploy.detector import FoldedDetector
     from qsdt_jax.deploy.integer import IntegerArithmetic
     from qsdt_jax.deploy.interpreter import interpret
     from qsdt_jax.energy import conventions, plots
@@ -146,7 +165,9 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
     from qsdt_jax.files import write_atomically
 
     inputs = [np.asarray(batch[name])[:SHOWN] for name in ("image", "size") if name in batch]
-    program, images = bundle.program, inputs[0]
+    images = inputs[0]
+    # Of a detector the part that sees the image.
+    program = bundle.program.pyramid if isinstance(bundle.program, FoldedDetector) else bundle.program
     values = jax.device_get(
         jax.jit(lambda program, *inputs: interpret(program, inputs[0], IntegerArithmetic(), *inputs[1:]))(
             program, *inputs
@@ -172,7 +193,7 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
             "Share of attention that each token receives, q k^T summed over queries and heads",
             plots.attention_maps(program, values, seen),
         )
-    neurons = [name for name in report.activity.histograms if values[name].ndim == 4]
+    neurons = [name for name in report.activity.histograms if name in values and values[name].ndim == 4]
     chosen = neurons[:: max(1, len(neurons) // RASTERS)][:RASTERS]
     figures["spikes"] = (
         "Spikes of the first image in the virtual time steps, at the middle pixel",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from qsdt_jax.assemble.split import Split
     from qsdt_jax.assemble.trained import Trained
-    from qsdt_jax.deploy.agreement import Comparison
+    from qsdt_jax.deploy.agreement import Comparison, Form
     from qsdt_jax.deploy.bundle import Bundle
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
@@ -48,6 +48,9 @@ def main() -> None:
         raise UserError(f"{told}: expected a file for each")
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
     bundle = bundle_of(trained)
+    for flag, form in (("stablehlo", "StableHLO program"), ("onnx", "ONNX model")):
+        if flag in files:
+            bundle.require_program(form)  # Before anything is written.
     split = None if VERIFY.value is None else _split(trained, VERIFY.value)
     writers = {"out": _write, "stablehlo": _write_stablehlo, "onnx": _write_onnx}
     for flag, file in files.items():
@@ -71,37 +74,65 @@ def _verify(trained: "Trained", bundle: "Bundle", file: Path | None, split: "Spl
     Raises:
       UserError: they do not agree.
     """
-    from qsdt_jax.assemble.network import require_logits
-    from qsdt_jax.deploy import agreement, reference
-    from qsdt_jax.deploy.integer import IntegerArithmetic
-    from qsdt_jax.deploy.spike_driven import SpikeArithmetic
+    from qsdt_jax.deploy import agreement
 
-    program, model = bundle.program, require_logits(trained.task.model, str(trained.workdir))
-    forms = {
-        "training form": agreement.training_form(model, trained.variables),
-        "integer form": agreement.deployed_form(program, IntegerArithmetic()),
-        "spike-driven form": agreement.deployed_form(program, SpikeArithmetic(program.neuron.levels)),
-    }
-    if file:
-        forms[f"NumPy reader of {file}"] = agreement.reader_form(reference.read(file))
+    program = bundle.program
+    forms = _forms(trained, bundle, file)
     found = agreement.compare(forms, split.batches("verified"))
     require_agreement(found, [step.name for step in program.steps])
     first = found["integer form"]
+    *others, last = (
+        f"{number:,} {name}" for name, number in {"spike counts": first.counts, **first.outputs}.items()
+    )
     return (
         f"verified on {split.images:,} images of the test split: {', '.join(forms)} give the same "
-        f"{first.counts:,} spike counts and {first.logits:,} logits, bit for bit"
+        f"{', '.join(others)} and {last}, bit for bit"
     )
+
+
+def _forms(trained: "Trained", bundle: "Bundle", file: Path | None) -> "Mapping[str, Form]":
+    """The forms by name, first the one that was trained; of a detector there is no NumPy reader."""
+    from qsdt_jax.assemble.network import require_backbone
+    from qsdt_jax.deploy import agreement, reference
+    from qsdt_jax.deploy.detector import FoldedDetector
+    from qsdt_jax.deploy.integer import IntegerArithmetic
+    from qsdt_jax.deploy.spike_driven import SpikeArithmetic
+    from qsdt_jax.models import MaskRCNN
+
+    program, model = bundle.program, require_backbone(trained.task.model, str(trained.workdir))
+    integers, spikes = IntegerArithmetic(), SpikeArithmetic(program.neuron.levels)
+    if isinstance(program, FoldedDetector):
+        assert bundle.settings is not None and isinstance(model, MaskRCNN)
+        settings = bundle.settings
+        return {
+            "training form": agreement.detector_training_form(model, trained.variables, settings),
+            "integer form": agreement.detector_form(program, integers, settings),
+            "spike-driven form": agreement.detector_form(program, spikes, settings),
+        }
+    assert not isinstance(model, MaskRCNN)
+    forms = {
+        "training form": agreement.training_form(model, trained.variables),
+        "integer form": agreement.deployed_form(program, integers),
+        "spike-driven form": agreement.deployed_form(program, spikes),
+    }
+    if file:
+        forms[f"NumPy reader of {file}"] = agreement.reader_form(reference.read(file))
+    return forms
 
 
 def require_agreement(found: "Mapping[str, Comparison]", order: "Sequence[str]") -> None:
     """Raises UserError for the first form that differs; names of steps come in the order of the network."""
+    from qsdt_jax.deploy.agreement import CALL
+
     for name, comparison in found.items():
-        if comparison.different_counts or comparison.different_logits:
-            counts = sum(comparison.different_counts.values())
-            where = f", first in {min(comparison.different_counts, key=order.index)}" if counts else ""
+        if comparison.differs:
+            neurons, outputs = comparison.different_counts, comparison.different_outputs
+            first = min(neurons, key=lambda neuron: order.index(neuron.partition(CALL)[0]), default=None)
+            where = "" if first is None else f", first in {first}"
+            others = ", ".join(f"{outputs.get(k, 0):,} of {n:,} {k}" for k, n in comparison.outputs.items())
             raise UserError(
-                f"the {name} differs from the training form in {counts:,} of {comparison.counts:,} spike "
-                f"counts{where}, and in {comparison.different_logits:,} of {comparison.logits:,} logits"
+                f"the {name} differs from the training form in {sum(neurons.values()):,} of "
+                f"{comparison.counts:,} spike counts{where}, and in {others}"
             )
 
 
@@ -120,7 +151,7 @@ def _write_stablehlo(file: Path, bundle: "Bundle") -> str:
     from qsdt_jax.deploy.stablehlo import PLATFORMS, export_stablehlo
     from qsdt_jax.files import write_atomically
 
-    content = export_stablehlo(bundle.program, bundle.image_size)
+    content = export_stablehlo(bundle.require_program("StableHLO program"), bundle.image_size)
     write_atomically(file, content)
     return f"{len(content) / MEGABYTE:.3f} MB: StableHLO for {', '.join(PLATFORMS)}, {_signature(bundle)}"
 
@@ -133,7 +164,7 @@ def _write_onnx(file: Path, bundle: "Bundle") -> str:
 
     told = {"classes": bundle.class_names, "mean": bundle.mean, "std": bundle.std, "origin": bundle.origin}
     metadata = {name: json.dumps(value) for name, value in told.items()}
-    content = export_onnx(bundle.program, bundle.image_size, metadata=metadata)
+    content = export_onnx(bundle.require_program("ONNX model"), bundle.image_size, metadata=metadata)
     write_atomically(file, content)
     return f"{len(content) / MEGABYTE:.3f} MB: ONNX, opset {OPSET}, {_signature(bundle)}"
 

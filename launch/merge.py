@@ -32,7 +32,7 @@ def main() -> None:
         raise UserError("merge needs --workdir DIR")
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
     bundle = bundle_of(trained)
-    program = bundle.program
+    program = bundle.require_program("merged form")
     split = Split(trained.config, SPLIT.value, trained.classes, IMAGES.value)
     metric = trained.task.metrics[0]
     score = f"{metric.title} {metric.unit}"

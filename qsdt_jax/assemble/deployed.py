@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +13,24 @@ import ml_collections
 from qsdt_jax.assemble.answers.answering import Answering
 from qsdt_jax.assemble.answers.classes import CLASSES
 from qsdt_jax.assemble.answers.maps import MAPS
+from qsdt_jax.assemble.answers.objects import OBJECTS
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.network import require_logits
+from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.trained import Trained
 from qsdt_jax.data.classes import Classes, numbers
+from qsdt_jax.data.detection import DetectionPreprocess
 from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocess
 from qsdt_jax.data.segmentation import SegmentationPreprocess
 from qsdt_jax.deploy.bundle import Bundle, read_bundle, sizes_shown
-from qsdt_jax.deploy.fold import fold
-from qsdt_jax.deploy.integer import integer_forward
-from qsdt_jax.deploy.validity import check_program
+from qsdt_jax.deploy.detector import FoldedDetector, check_folded, networks_of_detector, runner
+from qsdt_jax.deploy.fold import fold, fold_detector
+from qsdt_jax.deploy.integer import IntegerArithmetic, integer_forward
+from qsdt_jax.detection.inference import Settings, compiled, find_objects
 from qsdt_jax.errors import UserError
+from qsdt_jax.models import MaskRCNN
+from qsdt_jax.tasks.detection import Detection
 from qsdt_jax.tasks.task import Batch
 from qsdt_jax.workdir.provenance import provenance
 
@@ -62,6 +69,14 @@ class Deployed:
     def preprocess(self) -> ImagePreprocessing:
         """Of image files; raises UserError where an older bundle of a segmenter does not say how."""
         bundle = self.bundle
+        if bundle.settings is not None:
+            assert bundle.buckets is not None
+            return DetectionPreprocess(
+                size=bundle.image_size,
+                mean=bundle.mean,
+                std=bundle.std,
+                buckets=dataclasses.replace(bundle.buckets, annotated=False),
+            )
         if not self.of_pixels:
             return Preprocess(
                 size=bundle.image_size,
@@ -80,23 +95,36 @@ class Deployed:
 
     @functools.cached_property
     def of_pixels(self) -> bool:
-        """Whether the logits are those of pixels."""
+        """Whether there are logits, and these of pixels."""
         program, (height, width) = self.bundle.program, self.bundle.image_size
+        if isinstance(program, FoldedDetector):
+            return False
         frames = (program.neuron.timesteps, height, width, program.in_channels)
         image = jax.ShapeDtypeStruct((1, *frames), jnp.float32)
         return jax.eval_shape(integer_forward, program, image).ndim > 2
 
     @functools.cached_property
-    def _forward(self):
-        return jax.jit(functools.partial(integer_forward, self.bundle.program))
+    def _forward(self) -> Callable[..., Any]:
+        program, settings = self.bundle.program, self.bundle.settings
+        if isinstance(program, FoldedDetector):
+            assert settings is not None
+            networks = networks_of_detector(program, runner(IntegerArithmetic()))
+            return functools.partial(find_objects, networks, settings, part=compiled)
+        return jax.jit(functools.partial(integer_forward, program))
 
     @property
     def answering(self) -> Answering:
         """How it answers for images."""
+        if self.bundle.settings is not None:
+            return OBJECTS
         return MAPS if self.of_pixels else CLASSES
 
-    def outputs(self, batch: Batch) -> jax.Array:
-        """(B, K) logits of {"image": (B, H, W, C)}, or of pixels (B, H', W', K), then with "size"."""
+    def outputs(self, batch: Batch) -> Any:
+        """What the network gives for {"image": (B, H, W, C)}, where images are padded with "size" (B, 2).
+
+        Logits (B, K), or of pixels (B, H', W', K); of a detector objects, see
+        `detection.inference.find_objects`.
+        """
         return self._forward(*(batch[name] for name in ("image", SIZE) if name in batch))
 
 
@@ -109,15 +137,18 @@ def bundle_of(trained: Trained) -> Bundle:
     """The network of a workdir, folded, with what is needed to feed and read it.
 
     Raises:
-      UserError: its weights are float, its sums too large, or its outputs no classes.
+      UserError: its weights are float, its sums too large, its outputs no classes, or class and box of a
+        detector take real values.
     """
     config, classes = trained.config, trained.require_classes()
     preprocess = build_preprocess(config)
     normalization = preprocess.normalization or Normalization((0.0,), (1.0,))  # Frames are taken as they are.
-    model = require_logits(trained.task.model, str(trained.workdir))
-    program = fold(model, trained.variables)
-    for size in sizes_shown(preprocess.size, preprocess.buckets):
-        check_program(program, size)
+    model = require_backbone(trained.task.model, str(trained.workdir))
+    if isinstance(model, MaskRCNN):
+        program, settings = fold_detector(model, trained.variables), _settings(trained)
+    else:
+        program, settings = fold(model, trained.variables), None
+    check_folded(program, sizes_shown(preprocess.size, preprocess.buckets))
     return Bundle(
         program=program,
         class_names=classes.shown,
@@ -133,7 +164,15 @@ def bundle_of(trained: Trained) -> Bundle:
             **provenance(),
         },
         buckets=preprocess.buckets,
+        settings=settings,
     )
+
+
+def _settings(trained: Trained) -> Settings:
+    """Of the detector of a workdir; raises UserError where its task is one's own."""
+    if not isinstance(trained.task, Detection):
+        raise UserError(f"{trained.workdir} has a task of its own; expected config.task.name='detection'")
+    return trained.task.settings
 
 
 def with_inputs_of(bundle: Bundle, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -23,6 +23,7 @@ from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.assemble.trained import Trained, load_trained
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.preprocess import ImagePreprocessing
+from qsdt_jax.deploy.detector import FoldedDetector
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.deploy.reference import MAGIC
 from qsdt_jax.errors import UserError
@@ -61,7 +62,7 @@ class DeployedNetwork:
         return self.deployed.title
 
     @property
-    def model(self) -> Program:
+    def model(self) -> Program | FoldedDetector:
         return self.deployed.bundle.program
 
     @property

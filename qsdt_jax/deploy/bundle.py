@@ -15,9 +15,25 @@ from qsdt_jax.core.neurons import Neuron, Reset
 from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.data.geometry import Size
 from qsdt_jax.deploy import reference
+from qsdt_jax.deploy.detector import FoldedDetector, check_folded, require_parts
 from qsdt_jax.deploy.packing import layer_bytes, pack
-from qsdt_jax.deploy.program import LOGITS, Add, Attend, Bilinear, Fire, Linear, Pool, Program, Resize, Step
-from qsdt_jax.deploy.validity import check_counts, check_program
+from qsdt_jax.deploy.program import (
+    LOGITS,
+    Add,
+    Attend,
+    Bilinear,
+    DepthToSpace,
+    Fire,
+    Linear,
+    Pool,
+    Program,
+    Resize,
+    Step,
+    Subsample,
+)
+from qsdt_jax.deploy.search import record_of, settings_of
+from qsdt_jax.deploy.validity import check_counts
+from qsdt_jax.detection.inference import Settings
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
 from qsdt_jax.layers.bits_rules import FLOAT_BITS
@@ -32,10 +48,12 @@ KINDS: dict[str, type[Step]] = {
     "pool": Pool,
     "resize": Resize,
     "bilinear": Bilinear,
+    "depth_to_space": DepthToSpace,
+    "subsample": Subsample,
 }
 # What of a neuron inference needs; the step of a spike is in the scales, the surrogate is training's.
 NEURON_FIELDS = ("levels", "scale", "threshold", "timesteps", "decay", "reset")
-OLDEST, BITS_BY_STEP = 1, 2  # Versions of the format.
+OLDEST, BITS_BY_STEP, FLOAT_WEIGHTS, OF_DETECTORS = 1, 2, 3, 4  # Versions of the format.
 # The normal numbers of float32, in which a manifest's become arithmetic.
 TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -45,18 +63,19 @@ class Bundle:
     """A deployed network and how to feed and read it.
 
     Attributes:
-      program: the folded network.
-      class_names: one for each channel of the logits.
+      program: the folded network, or the parts of a detector.
+      class_names: one for each channel of the logits, or for each category of a detector.
       image_size: (height, width) in pixels that it was trained at.
       crop_ratio: share of height and width that is cut out of an image scaled to cover that.
-      buckets: how images are shown whole, where their pixels are classified; None where an image is cropped.
-        Bundles of segmenters had none before.
+      buckets: how images are shown whole, where their pixels are classified or objects found; None where an
+        image is cropped. Bundles of segmenters had none before.
       mean, std: of pixels in 0..1, one number or one for each channel.
       architecture: numbers of the network, for people.
       origin: where it came from, for people.
+      settings: of a detector's search for objects.
     """
 
-    program: Program
+    program: Program | FoldedDetector
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
     crop_ratio: float
@@ -65,6 +84,13 @@ class Bundle:
     architecture: Mapping[str, Any]
     origin: Mapping[str, Any]
     buckets: Buckets | None = None
+    settings: Settings | None = None
+
+    def require_program(self, what: str) -> Program:
+        """The one program of a network with logits; raises UserError for a detector, which has no `what`."""
+        if isinstance(self.program, FoldedDetector):
+            raise UserError(f"a detector has no {what}; expected a network that classifies images or pixels")
+        return self.program
 
 
 def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> int:
@@ -101,8 +127,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         manifest = reference.read(path)
         with reference.manifest_errors():
             bundle = _from_manifest(manifest)
-            for size in sizes_shown(bundle.image_size, bundle.buckets):
-                check_program(bundle.program, size)
+            check_folded(bundle.program, sizes_shown(bundle.image_size, bundle.buckets))
         found, expected = len(bundle.class_names), bundle.program.num_classes
         if found != expected:
             raise ValueError(f"{found} class names, but {expected} class scores")
@@ -132,15 +157,25 @@ def _content(bundle: Bundle) -> bytes:
             "std": list(bundle.std),
             **({} if bundle.buckets is None else _whole(bundle.buckets)),
         },
-        "steps": [_record(step, tensors, alike) for step in program.steps],
-        "outputs": dict(program.outputs),
     }
+    if isinstance(program, FoldedDetector):
+        assert bundle.settings is not None
+        manifest["detector"] = record_of(bundle.settings)
+        manifest["programs"] = {name: _records(part, tensors, alike) for name, part in program.parts.items()}
+    else:
+        manifest |= _records(program, tensors, alike)
     manifest["data_bytes"] = len(tensors.data)
     text = json.dumps(manifest, separators=(",", ":")).encode()
     head = _version(manifest).to_bytes(4, "little") + len(text).to_bytes(4, "little")
     checksum = zlib.crc32(text, zlib.crc32(head)).to_bytes(4, "little")
     start = reference.MAGIC + head + checksum + text
     return start.ljust(reference.aligned(len(start), reference.ALIGNMENT), b"\0") + tensors.data
+
+
+def _records(program: Program, tensors: "_Tensors", alike: bool) -> dict[str, Any]:
+    """What the manifest says of the steps and outputs of a program."""
+    steps = [_record(step, tensors, alike) for step in program.steps]
+    return {"steps": steps, "outputs": dict(program.outputs)}
 
 
 def sizes_shown(image_size: Size, buckets: Buckets | None) -> tuple[Size, ...]:
@@ -157,9 +192,11 @@ def _whole(buckets: Buckets) -> dict[str, Any]:
 
 def _version(manifest: Mapping[str, Any]) -> int:
     """The oldest version of the format that has all of this: readers of then take what they can read."""
+    if "programs" in manifest:
+        return OF_DETECTORS
     steps = manifest["steps"]
     if FLOAT_BITS in {manifest.get("bits"), *(step.get("bits") for step in steps)}:
-        return reference.VERSION
+        return FLOAT_WEIGHTS
     newer = "bits" not in manifest or any(
         step["kind"] == "bilinear" or "tokens" in step or "input_gain" in step for step in steps
     )
@@ -205,17 +242,16 @@ def _record(step: Step, tensors: _Tensors, alike: bool) -> dict[str, Any]:
 
 def _from_manifest(manifest: dict[str, Any]) -> Bundle:
     """The bundle of a manifest; raises ValueError where it says what cannot be."""
-    if len(manifest["steps"]) > bounds.STEPS_OF_A_PROGRAM:
-        raise ValueError(f"{len(manifest['steps']):,} steps; expected at most {bounds.STEPS_OF_A_PROGRAM:,}")
-    program = Program(
-        steps=tuple(map(_step, manifest["steps"])),
-        neuron=_neuron(manifest["neuron"]),
-        outputs=tuple(reference.outputs_of(manifest).items()),
-    )
+    count = sum(len(part["steps"]) for part in manifest.get("programs", {"": manifest}).values())
+    if count > bounds.STEPS_OF_A_PROGRAM:
+        raise ValueError(f"{count:,} steps; expected at most {bounds.STEPS_OF_A_PROGRAM:,}")
+    program, settings = _folded(manifest), None
     classes, image = manifest["classes"], manifest["image"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("its class names are no list of texts")
-    if not program.layers or [name for name, _ in program.outputs] != [LOGITS]:
+    if isinstance(program, FoldedDetector):
+        settings = settings_of(manifest["detector"])
+    elif not program.layers or [name for name, _ in program.outputs] != [LOGITS]:
         raise ValueError("its network tells no classes: expected layers, and one output, the logits")
     _check_image(image, program.in_channels)
     return Bundle(
@@ -227,8 +263,23 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
         std=tuple(image["std"]),
         architecture=manifest["architecture"],
         origin=manifest["origin"],
-        buckets=_buckets(image) if "buckets" in image else None,
+        buckets=_buckets(image) if settings is not None or "buckets" in image else None,
+        settings=settings,
     )
+
+
+def _folded(manifest: Mapping[str, Any]) -> Program | FoldedDetector:
+    neuron = _neuron(manifest["neuron"])
+    if "programs" not in manifest:
+        return _program(manifest, neuron)
+    programs = manifest["programs"]
+    require_parts({name: record["outputs"] for name, record in programs.items() if record["steps"]})
+    return FoldedDetector(**{name: _program(record, neuron) for name, record in programs.items()})
+
+
+def _program(record: Mapping[str, Any], neuron: Neuron) -> Program:
+    steps, outputs = tuple(map(_step, record["steps"])), reference.outputs_of(dict(record))
+    return Program(steps=steps, neuron=neuron, outputs=tuple(outputs.items()))
 
 
 def _neuron(record: Mapping[str, Any]) -> Neuron:

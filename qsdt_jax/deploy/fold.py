@@ -9,9 +9,7 @@ of the evaluated one.
 """
 
 import contextlib
-import dataclasses
 import functools
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,33 +19,15 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from qsdt_jax.core.affine import Affine, real
-from qsdt_jax.core.exact import rounded
-from qsdt_jax.core.lsq import quantize_by_bits
-from qsdt_jax.core.spikes import Spikes
-from qsdt_jax.deploy.program import (
-    IMAGES,
-    LOGITS,
-    Add,
-    Attend,
-    Bilinear,
-    Fire,
-    Linear,
-    Pool,
-    Program,
-    Resize,
-    Step,
-)
+from qsdt_jax.deploy.detector import OUTPUTS, FoldedDetector
+from qsdt_jax.deploy.program import IMAGES, LOGITS, Program
+from qsdt_jax.deploy.steps import Folding, SymbolicArray
 from qsdt_jax.deploy.validity import check_counts, check_sums
+from qsdt_jax.detection.regions import BOX_SIDE, MASK_SIDE
 from qsdt_jax.errors import UserError
 from qsdt_jax.jit_once import jit_once
-from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.bits_rules import FLOAT_BITS, bits_of
-from qsdt_jax.layers.lowering import ConvGeometry
-from qsdt_jax.layers.quantized import QConv, QDense
-from qsdt_jax.layers.spiking import SpikingNeuron
-from qsdt_jax.layers.upsample import BilinearUpsample, NearestUpsample
-from qsdt_jax.models import Backbone, Classifier, Segmenter
+from qsdt_jax.models import Backbone, Classifier, MaskRCNN, Segmenter
 from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.models.shapes import variable_shapes
 
@@ -70,36 +50,80 @@ def fold(model: Classifier | Segmenter | Backbone, variables: Mapping[str, Any])
         or they do not attend, or counts or sums are too large for int8 and float32.
       ValueError: the names and shapes of the variables are not those of the model.
     """
-    backbone = model if isinstance(model, Backbone) else model.backbone
-    _check_bits(backbone, variables)
-    neuron = backbone.numerics.neuron
-    if neuron is None or backbone.attention != "spiking":
+    _check_bits(_backbone(model), variables)
+    single, floats = _in_float32(model, variables)
+    with on_the_cpu():
+        program = jax.device_get(_compiled()(floats, single))
+    for layer in program.layers:
+        if layer.spikes:
+            check_sums(layer.name, layer.weights, program.neuron.levels)
+    return program
+
+
+def fold_detector(model: MaskRCNN, variables: Mapping[str, Any]) -> FoldedDetector:
+    """The programs of a detector.
+
+    Args:
+      model: with 1 to 8 weight bits in every layer, and `final_neuron`.
+      variables: as of `fold`.
+
+    Raises:
+      UserError: class and box take real values, weights of a layer are float, or as `fold`.
+      ValueError: as `fold`.
+    """
+    if not model.final_neuron:
+        raise UserError(
+            "class and box of this detector take real values (final_neuron=False), so it is not spike-driven "
+            "down to the boxes; expected a detector trained with final_neuron=True"
+        )
+    _check_bits(model.backbone, variables)
+    if floats := _float_layers(model.backbone, variables):
+        raise UserError(f"{_named(floats)} float weights (32 bits by bits_rules), {EXPECTED} in every layer")
+    single, arrays = _in_float32(model, variables)
+    with on_the_cpu():
+        detector = jax.device_get(_compiled_detector()(arrays, single))
+    for layer in detector.layers:
+        if layer.spikes:
+            check_sums(layer.name, layer.weights, detector.neuron.levels)
+    return detector
+
+
+def _backbone(model: Classifier | Segmenter | MaskRCNN | Backbone) -> Backbone:
+    return model if isinstance(model, Backbone) else model.backbone
+
+
+def _in_float32(
+    model: Classifier | Segmenter | MaskRCNN | Backbone, variables: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The network that is folded, and its variables; raises as `fold` where it cannot be."""
+    backbone = _backbone(model)
+    if backbone.numerics.neuron is None or backbone.attention != "spiking":
         raise UserError(
             "only networks with spiking neurons and spiking attention can be exported; found "
             f"neuron={backbone.neuron}, attention={backbone.attention}"
         )
     check_counts(backbone.levels)
     single = backbone.clone(dtype=jnp.float32, param_dtype=jnp.float32)
-    network = single if isinstance(model, Backbone) else model.clone(backbone=single)
+    network: Any = single if isinstance(model, Backbone) else model.clone(backbone=single)
     _check_variables(variable_shapes(network), variables)
-    floats = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), jax.device_get(dict(variables)))
-    # Quotients and square roots are rounded correctly on a CPU, and not everywhere else.
-    with on_the_cpu():
-        program = jax.device_get(_compiled()(floats, network))
-    for layer in program.layers:
-        if layer.spikes:
-            check_sums(layer.name, layer.weights, neuron.levels)
-    return program
+    arrays = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), jax.device_get(dict(variables)))
+    return network, arrays
 
 
 def _check_bits(backbone: Backbone, variables: Mapping[str, Any]) -> None:
     """Refuses a network whose layers have float weights if no rule says otherwise; raises UserError."""
     layers = ["/".join(path[:-1]) for path in flatten_dict(variables["params"]) if path[-1] == "kernel"]
-    floats = [layer for layer in layers if bits_of(layer, backbone.bits_rules, backbone.bits) == FLOAT_BITS]
-    if floats == layers:
+    floats = _float_layers(backbone, variables)
+    if len(floats) == len(layers):
         raise UserError(f"the network has float weights (bits=32), {EXPECTED}")
     if backbone.bits == FLOAT_BITS and floats:
         raise UserError(f"{_named(floats)} float weights (bits=32), {EXPECTED}")
+
+
+def _float_layers(backbone: Backbone, variables: Mapping[str, Any]) -> list[str]:
+    """The layers with float weights."""
+    layers = ["/".join(path[:-1]) for path in flatten_dict(variables["params"]) if path[-1] == "kernel"]
+    return [layer for layer in layers if bits_of(layer, backbone.bits_rules, backbone.bits) == FLOAT_BITS]
 
 
 def _named(layers: Sequence[str]) -> str:
@@ -109,7 +133,10 @@ def _named(layers: Sequence[str]) -> str:
 
 
 def on_the_cpu() -> contextlib.AbstractContextManager[Any]:
-    """A context in which JAX computes on the CPU; raises UserError where it was told to leave that out."""
+    """A context in which JAX computes on the CPU; raises UserError where it was told to leave that out.
+
+    Quotients and square roots are rounded correctly on a CPU, and not everywhere else.
+    """
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:
@@ -129,15 +156,52 @@ def _compiled() -> Any:
     return jit_once(_folded, static_argnames="model")
 
 
+@functools.cache
+def _compiled_detector() -> Any:
+    """`_folded_detector`, likewise."""
+    return jit_once(_folded_detector, static_argnames="model")
+
+
 def _folded(variables: Mapping[str, Any], model: Classifier | Segmenter | Backbone) -> Program:
     """The program of a network, which tells its steps and outputs itself."""
-    backbone = model if isinstance(model, Backbone) else model.backbone
-    neuron = backbone.numerics.neuron
+    method = "features" if isinstance(model, Backbone) else "__call__"
+    return _program(variables, model, (SIDE, _backbone(model).in_channels), method)
+
+
+def _folded_detector(variables: Mapping[str, Any], model: MaskRCNN) -> FoldedDetector:
+    """The programs of a detector, likewise."""
+
+    def part(name: str, side: int, channels: int, call: Callable[[Any, Any], Sequence[Any]]) -> Program:
+        def named(module: Any, x: Any) -> dict[str, Any]:
+            return dict(zip(OUTPUTS[name], call(module, x), strict=True))
+
+        return _program(variables, model, (side, channels), named)
+
+    width = model.fpn_channels
+    return FoldedDetector(
+        pyramid=part("pyramid", SIDE, model.backbone.in_channels, lambda module, x: module.pyramid(x)),
+        rpn=part("rpn", SIDE, width, lambda module, x: module.rpn(x, False)),
+        box_head=part("box_head", BOX_SIDE, width, lambda module, x: module.box_head(x, False)),
+        mask_head=part("mask_head", MASK_SIDE, width, lambda module, x: [module.mask_head(x, False)]),
+    )
+
+
+def _program(
+    variables: Mapping[str, Any],
+    model: Classifier | Segmenter | MaskRCNN | Backbone,
+    shape: tuple[int, int],
+    method: str | Callable[..., Any],
+) -> Program:
+    """The program of a method, which gives real values by name or the logits alone.
+
+    `shape` is that of what comes in: pixels of a side, on which steps do not depend, and channels.
+    """
+    neuron = _backbone(model).numerics.neuron
     assert neuron is not None
-    folding = _Folding()
-    images = SymbolicArray(IMAGES, (1, SIDE, SIDE, backbone.in_channels), folding.add)
+    folding, (side, channels) = Folding(), shape
+    inputs = SymbolicArray(IMAGES, (1, side, side, channels), (side, side), folding.add)
     with nn.intercept_methods(folding.intercept):
-        found: Any = model.apply(variables, images, method="features" if model is backbone else "__call__")
+        found: Any = model.apply(variables, inputs, method=method)
     if folding.floats:
         raise UserError(
             f"{_named(folding.floats)} float weights (32 bits by bits_rules) and real values to multiply, "
@@ -172,167 +236,3 @@ def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """By name, such as "params/head/kernel"."""
     leaves: dict[str, Any] = flatten_dict(dict(variables), sep="/")
     return {name: jnp.shape(leaf) for name, leaf in leaves.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class SymbolicArray:
-    """The result of a step, in the place of an array.
-
-    Attributes:
-      name: of the step.
-      shape: that the network sees, for one frame; it may differ from the step's own.
-      plus: appends the step that adds two of them, and returns its result.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    plus: Callable[["SymbolicArray", "SymbolicArray"], "SymbolicArray"]
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    def __add__(self, other: "SymbolicArray") -> "SymbolicArray":
-        return self.plus(self, other)
-
-    def reshape(self, *shape: int) -> "SymbolicArray":
-        return dataclasses.replace(self, shape=np.broadcast_to(0, self.shape).reshape(shape).shape)
-
-
-class Product(Affine):
-    """A product of integers, whose scale and shift are still being composed.
-
-    `values` has the shape of the result; when it is asked for its real values, it becomes a step.
-    """
-
-    layer: Any = None
-    finish: Any = None
-
-    @property
-    def real(self) -> SymbolicArray:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self.finish(self)
-
-    def padded(self, border: int) -> "Product":
-        """Zeros around a product without taps are what zeros around its spikes give."""
-        assert self.layer["weights"].shape[:2] == (1, 1) and self.layer["spikes"]
-        geometry = self.layer["geometry"]
-        geometry = dataclasses.replace(geometry, padding=geometry.padding + border)
-        n, height, width, channels = self.values.shape
-        shape = (n, height + 2 * border, width + 2 * border, channels)
-        return self.replace(
-            layer={**self.layer, "geometry": geometry}, values=dataclasses.replace(self.values, shape=shape)
-        )
-
-
-class _Folding:
-    """Appends a step for each operation of the network that is run."""
-
-    def __init__(self):
-        self.steps: list[Step] = []
-        self.path: tuple[str, ...] = ()
-        self.sums: Counter[tuple[str, ...]] = Counter()
-        self.floats: list[str] = []  # Layers whose float weights are multiplied with real values.
-
-    def intercept(self, call, args, kwargs, context) -> Any:
-        """In the place of a method of a module of the network, for `nn.intercept_methods`."""
-        module, method = context.module, context.method_name
-        match module, method:
-            case ((QConv() | QDense()), "__call__"):
-                return self.product(module, args[0])
-            case SpikingNeuron(), "__call__":
-                return self.fire(module, args[0])
-            case QSDSA(), QSDSA.product.__name__:
-                return self.attend(module, *args)
-            case Backbone(), Backbone.frames.__name__:
-                return args[0]
-            case Classifier(), Classifier.pooled.__name__:
-                return self.append(Pool(name="pool", input=args[0].name), args[0].shape[::3])
-            case (Classifier(), Classifier.over_time.__name__) | (Segmenter(), Segmenter.over_time.__name__):
-                return args[0]
-            case NearestUpsample(), "__call__":
-                return self.enlarge(Resize(name="/".join(module.path), input=args[0].name, factor=2), args[0])
-            case BilinearUpsample(), "__call__":
-                return self.enlarge(Bilinear(name="/".join(module.path), input=args[0].name), args[0])
-        outer, self.path = self.path, module.path
-        try:
-            return call(*args, **kwargs)
-        finally:
-            self.path = outer
-
-    def product(self, module: QConv | QDense, x: Spikes | Affine | SymbolicArray) -> Product:
-        """A product, to which the layer's bias is added."""
-        spikes = isinstance(x, Spikes)
-        value: Any = x.counts if spikes else real(x)  # pyright: ignore[reportArgumentType]
-        kernel, step_size, bias = (
-            module.get_variable("params", name) for name in ("kernel", "step_size", "bias")
-        )
-        bits = module.numerics.of(module.path).bits
-        weight = quantize_by_bits(kernel, step_size, bits)
-        scale = rounded(weight.scale * x.step) if spikes else weight.scale
-        weights = weight.integers.astype(jnp.float32 if bits == FLOAT_BITS else jnp.int8)
-        geometry = ConvGeometry()
-        if isinstance(module, QConv):
-            groups = value.shape[-1] if module.depthwise else 1
-            geometry = ConvGeometry(module.stride, module.padding, groups)
-        else:
-            weights = weights[None, None]  # A dense layer is a 1x1 convolution.
-        name = "/".join(module.path)
-        if bits == FLOAT_BITS and not spikes:
-            self.floats.append(name)
-        pixels = (
-            (size + 2 * geometry.padding - taps) // geometry.stride + 1
-            for size, taps in zip(value.shape[1:-1], weights.shape, strict=False)
-        )
-        y = Product(
-            values=dataclasses.replace(value, shape=(1, *pixels, weights.shape[-1])),
-            scale=scale,
-            shift=jnp.zeros_like(scale),
-            layer={
-                "name": name,
-                "input": value.name,
-                "spikes": spikes,
-                "geometry": geometry,
-                "bits": bits,
-                "weights": weights,
-            },
-            finish=self.linear,
-        )
-        return y if bias is None else y + bias  # pyright: ignore[reportReturnType]
-
-    def linear(self, product: Product) -> SymbolicArray:
-        """The step of a product and all that was composed with it."""
-        step = Linear(**product.layer, scale=product.scale, shift=product.shift)
-        return self.append(step, product.values.shape)
-
-    def fire(self, module: SpikingNeuron, x: Affine | SymbolicArray) -> Spikes:
-        gain = module.input_gain
-        if isinstance(x, Affine):
-            x, gain = (x if gain == 1 else x * gain), 1.0
-        value: Any = real(x)  # pyright: ignore[reportArgumentType]
-        step = Fire(name="/".join(module.path), input=value.name, input_gain=gain)
-        counts: Any = self.append(step, value.shape)
-        neuron = module.numerics.neuron
-        assert neuron is not None
-        return Spikes(counts=counts, step=module.gain * neuron.step, levels=neuron.levels)
-
-    def attend(self, module: QSDSA, q: Spikes, k: Spikes, v: Spikes, _valid: None) -> SymbolicArray:
-        counts: list[Any] = [x.counts for x in (q, k, v)]
-        names = {name: x.name for name, x in zip("qkv", counts, strict=True)}
-        scale = module.scale * (q.step * k.step * v.step)
-        step = Attend(name="/".join(module.path), **names, heads=module.num_heads, scale=scale)
-        return self.append(step.replace(tokens=module.reference), counts[0].shape)
-
-    def enlarge(self, step: Resize | Bilinear, x: SymbolicArray) -> SymbolicArray:
-        """x with twice the pixels along both axes."""
-        n, height, width, channels = x.shape
-        return self.append(step, (n, 2 * height, 2 * width, channels))
-
-    def add(self, left: SymbolicArray, right: SymbolicArray) -> SymbolicArray:
-        """The sum, called after the module that takes it."""
-        self.sums[self.path] += 1
-        name = "/".join((*self.path, f"residual{self.sums[self.path]}"))
-        return self.append(Add(name=name, left=left.name, right=right.name), left.shape)
-
-    def append(self, step: Step, shape: tuple[int, ...]) -> SymbolicArray:
-        self.steps.append(step)
-        return SymbolicArray(step.name, shape, self.add)

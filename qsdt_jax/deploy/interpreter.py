@@ -16,17 +16,21 @@ from qsdt_jax.deploy.program import (
     Add,
     Attend,
     Bilinear,
+    DepthToSpace,
     Fire,
     Linear,
     Pool,
     Program,
     Resize,
     Step,
+    Subsample,
     inputs_of,
 )
 from qsdt_jax.layers.bits_rules import FLOAT_BITS
+from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.product import exact_convolution, kernel_digits
 from qsdt_jax.layers.tokens import factors_of_counts, valid_tokens
+from qsdt_jax.layers.transposed_conv import depth_to_space
 from qsdt_jax.layers.upsample import bilinear_upsample
 from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.models.classifier import mean_over_time
@@ -72,10 +76,14 @@ def interpret(
     return values
 
 
+def steps_of_outputs(program: Program, values: Values) -> Values:
+    """(B * T, H, W, C) of each output by name, from the values of `interpret`."""
+    return {name: values[value] for name, value in program.outputs}
+
+
 def outputs_of(program: Program, values: Values) -> Values:
-    """(B, H, W, C) of each output by name, averaged over the time steps, from the values of `interpret`."""
-    found = {name: values[value] for name, value in program.outputs}
-    timesteps = program.neuron.timesteps
+    """As `steps_of_outputs`, averaged over the time steps: (B, H, W, C)."""
+    found, timesteps = steps_of_outputs(program, values), program.neuron.timesteps
     return {name: mean_over_time(y.reshape(-1, timesteps, *y.shape[1:])) for name, y in found.items()}
 
 
@@ -144,9 +152,18 @@ def _run(
             return jnp.repeat(wide, step.factor, axis=1)
         case Bilinear():
             return bilinear_upsample(values[step.input])
+        case DepthToSpace():
+            return depth_to_space(values[step.input])
+        case Subsample():
+            return values[step.input][:, ::2, ::2]
 
 
 def _product(layer: Linear, x: jax.Array, arithmetic: Arithmetic, levels: int) -> jax.Array:
+    height, width, *_ = layer.weights.shape
+    if height * width > 1 and x.shape[1:3] == (height, width) and layer.geometry == ConvGeometry():
+        # A dense layer on all that its input has; as one it is many times faster.
+        x, weights = x.reshape(len(x), 1, 1, -1), layer.weights.reshape(1, 1, -1, layer.weights.shape[-1])
+        layer = layer.replace(weights=weights)
     if layer.spikes and layer.bits == FLOAT_BITS and not arithmetic.floats:
         digits = kernel_digits(jnp.asarray(layer.weights), levels)
         layers = (layer.replace(weights=digit.astype(jnp.int8)) for digit in digits.digits)

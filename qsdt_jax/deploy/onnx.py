@@ -18,8 +18,7 @@ UINT8. What the graph is made of (opset 21), and why it gives the same bits:
                      weights of a Conv and a sum into its accumulation, which would round otherwise; a Max
                      with the least float behind each Conv prevents it.
     Clip, Add, Cast  the neuron: clip(v, 0, D) + 1/2, and the cast to UINT8 cuts off what follows the point.
-    Gather, Add, Mul the neighbours of bilinear interpolation, and their sums times 1/4. The Resize of ONNX
-                     Runtime adds in another way.
+    Gather, Add, Mul bilinear neighbours, and their sums times 1/4; ONNX Runtime's Resize adds otherwise.
     LessOrEqual, Where, ReduceMax   the unit of the digits: the largest power of two, of a list of all, that
                      is not above the largest value. ONNX cannot look at the bits of a float.
 
@@ -159,6 +158,8 @@ class _Graph(Nodes):
                 result, size = self.resize(*inputs, factor=factor), _enlarged(size, factor)
             case Bilinear():
                 result, size = self.bilinear(*inputs, size=size), _enlarged(size, 2)
+            case _:
+                raise UserError(f"{step.name} is a step of a detector, which has no ONNX form")
         self.sizes[step.name] = size
         return result
 

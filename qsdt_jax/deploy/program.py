@@ -1,14 +1,15 @@
 """A folded network as plain data: a straight line of steps on named values.
 
 This is what is deployed. Weights are integers, or float where spikes select them; everything real between a
-product and the next neuron is one scale and one shift per channel, and seven kinds of steps are all there is.
+product and the next neuron is one scale and one shift per channel, and nine kinds of steps are all there is.
 The integer form and the spike-driven form interpret the same program, and so does any reader of a bundle.
 
 The first value is the images, frame by frame (B * T, H, W, C). An output is a value averaged over the T time
-steps. The class scores are called "logits": one pixel of them, (B, 1, 1, K), are those of an image, more are
-those of its pixels. Images may be padded, each from its own height and width on; then only tokens inside of
-them attend. Names of layers are those of the modules in `models`, such as
-"block3_0/attn/q_repconv/conv1".
+steps. A network may have several parts, as a detector has: what comes into a part may be features, and a
+value that the next part takes is taken step by step. The class scores are called "logits": one pixel of them,
+(B, 1, 1, K), are those of an image, more are those of its pixels. Images may be padded, each from its own
+height and width on; then only tokens inside of them attend. Names of layers are those of the modules in
+`models`, such as "block3_0/attn/q_repconv/conv1".
 """
 
 import jax
@@ -113,7 +114,24 @@ class Bilinear(struct.PyTreeNode):
     input: str = struct.field(pytree_node=False)
 
 
-Step = Linear | Fire | Attend | Add | Pool | Resize | Bilinear
+class DepthToSpace(struct.PyTreeNode):
+    """Four parts of the channels become four pixels, (N, H, W, 4 C) -> (N, 2 H, 2 W, C).
+
+    Part i * 2 + j is at row i and column j of the four: `layers.transposed_conv.depth_to_space`.
+    """
+
+    name: str = struct.field(pytree_node=False)
+    input: str = struct.field(pytree_node=False)
+
+
+class Subsample(struct.PyTreeNode):
+    """Every second pixel along both axes, from the first on, of real values; sizes are rounded up."""
+
+    name: str = struct.field(pytree_node=False)
+    input: str = struct.field(pytree_node=False)
+
+
+Step = Linear | Fire | Attend | Add | Pool | Resize | Bilinear | DepthToSpace | Subsample
 
 
 def inputs_of(step: Step) -> tuple[str, ...]:
@@ -157,7 +175,11 @@ class Program(struct.PyTreeNode):
     @property
     def num_classes(self) -> int:
         """Channels of the logits."""
-        steps, name = {step.name: step for step in self.steps}, dict(self.outputs)[LOGITS]
+        return self.channels_of(LOGITS)
+
+    def channels_of(self, output: str) -> int:
+        """Channels of an output, of which no `DepthToSpace` follows its last layer."""
+        steps, name = {step.name: step for step in self.steps}, dict(self.outputs)[output]
         while name != IMAGES:
             if isinstance(step := steps[name], Linear):
                 return step.weights.shape[3]

@@ -23,18 +23,18 @@ name which results, averaged over the time steps, are the answers; without it th
     {"kind": "add", "name", "left", "right"}
     {"kind": "pool", "name", "input"}        mean over the pixels
     {"kind": "resize", "name", "input", "factor"}      each pixel repeated along both axes
-    {"kind": "bilinear", "name", "input"}    twice the pixels along both axes, 3/4 of the nearest and 1/4 of
-        the next one
+    {"kind": "bilinear", "name", "input"}    twice the pixels, 3/4 of the nearest and 1/4 of the next one
 
 A tensor is {"offset", "shape", "crc32"}, the offset counted from the start of the data. Scale and shift are
 float32. Weights are packed integers of "bits" bits, those of the step or else of the manifest, in two's
 complement, lowest bit first, without gaps: at 4 bits two to a byte, the first in the low half. One-bit
 weights are -1 (bit 0) and +1 (bit 1).
 
-Images whose pixels are classified are scaled to "short_side" or "long_side" and padded into the smallest of
+Images that are shown whole are scaled to "short_side" or "long_side" and padded into the smallest of
 the "buckets" [height, width] of "image" that holds them; without any, into multiples of half of its "size".
 
-Version 2 adds bits by step, "bilinear", "tokens" and "input_gain"; version 3 float32 weights of 32 "bits".
+Version 2 adds bits by step, "bilinear", "tokens", "input_gain"; 3 float32 weights of 32 "bits"; 4 "programs",
+parts of a detector, each with "steps" and "outputs", which are read, but not run, here.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ from typing import Any
 import numpy as np
 
 MAGIC = b"\x89QSDT\r\n\x1a"
-VERSION = 3
+VERSION = 4
 HEADER_BYTES = 20
 ALIGNMENT = 64
 FLOAT = 32  # Bits of float weights.
@@ -74,7 +74,7 @@ def read(path: str | os.PathLike[str]) -> Manifest:
         content = file.read()
     manifest, data = split(content)
     with manifest_errors():
-        for step in manifest["steps"]:
+        for step in (s for part in manifest.get("programs", {"": manifest}).values() for s in part["steps"]):
             if step["kind"] == "linear":
                 bits = step["bits"] = step["bits"] if "bits" in step else manifest["bits"]
                 floats = bits == FLOAT and step["spikes"]
@@ -183,9 +183,7 @@ def answers(bundle: Manifest, values: dict[str, np.ndarray]) -> dict[str, np.nda
     timesteps, found = bundle["neuron"]["timesteps"], {}
     for name, value in outputs_of(bundle).items():
         steps = values[value].reshape(-1, timesteps, *values[value].shape[1:])
-        total = steps[:, 0]
-        for t in range(1, timesteps):
-            total = total + steps[:, t]
+        total = sum((steps[:, t] for t in range(1, timesteps)), steps[:, 0])
         found[name] = total * np.float32(1 / timesteps)
     return found
 
@@ -197,6 +195,8 @@ def outputs_of(bundle: Manifest) -> dict[str, str]:
 
 def run(bundle: Manifest, images: np.ndarray, sizes: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Every value of the network by name, all float32; arguments as for `forward`."""
+    if "programs" in bundle:
+        raise ValueError("a detector, which is not run by NumPy; expected a network with logits")
     timesteps = bundle["neuron"]["timesteps"]
     if not 1 <= timesteps <= LARGEST_TIMESTEPS:
         raise ValueError(f"{timesteps} time steps; expected 1 to {LARGEST_TIMESTEPS}")

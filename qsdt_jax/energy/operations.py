@@ -3,9 +3,12 @@
 import dataclasses
 import math
 
+from qsdt_jax.deploy.detector import FoldedDetector
 from qsdt_jax.deploy.interpreter import shapes_of
 from qsdt_jax.deploy.merge import FloatArithmetic
 from qsdt_jax.deploy.program import IMAGES, Attend, Linear, Program
+from qsdt_jax.detection.inference import Settings
+from qsdt_jax.detection.regions import BOX_SIDE, MASK_SIDE, STRIDES
 from qsdt_jax.models.operations import Kind
 
 
@@ -19,7 +22,8 @@ class Layer:
       macs: multiply-accumulates of a network without spikes, those on padding included as usual.
       weights, bits: their number and width; 0 for attention.
       inputs, outputs: activations that come in and go out.
-      stride: pixels of the image, along its height, to a row of what goes out; of k^T v to one of tokens.
+      stride: pixels of the image, along its height, to a row of what goes out; of k^T v to one of tokens; in
+        a detector's heads, rows of a region, at least 1.
       spikes: name of the counts that come in and select what is added; of an attention product those of k and
         of q. None where real values come in.
       entering: the same, but where real values come in the counts at the head of the RepConv or SepConv that
@@ -38,13 +42,63 @@ class Layer:
     entering: str | None
 
 
-def layers_of(program: Program, image_size: tuple[int, int]) -> list[Layer]:
+def layers_of(
+    program: Program | FoldedDetector, image_size: tuple[int, int], settings: Settings | None = None
+) -> list[Layer]:
     """The layers of a program in the order in which they run.
+
+    Those of a detector's region proposal network are there once for each map, whose stride their names tell,
+    and those of its heads have the operations of all regions. RoIAlign, non-maximum suppression and all else
+    between the networks is no layer.
 
     Args:
       program: a folded network.
       image_size: (height, width) in pixels, multiples of 16.
+      settings: of a detector, numbers of its regions.
     """
+    if isinstance(program, FoldedDetector):
+        assert settings is not None
+        return _of_detector(program, image_size, settings)
+    return _of_program(program, image_size)
+
+
+def at_stride(name: str, stride: int) -> str:
+    """What a layer or a neuron of the region proposal network is called on the map of a stride."""
+    return f"{name} at stride {stride}"
+
+
+def _of_detector(detector: FoldedDetector, image_size: tuple[int, int], settings: Settings) -> list[Layer]:
+    found = _of_program(detector.pyramid, image_size)
+    shapes = shapes_of(detector.pyramid, image_size, FloatArithmetic())
+    for stride, (_, value) in zip(STRIDES, detector.pyramid.outputs, strict=True):
+        _, height, width, _ = shapes[value].shape
+        found += [
+            dataclasses.replace(
+                layer,
+                name=at_stride(layer.name, stride),
+                stride=stride,
+                spikes=layer.spikes and at_stride(layer.spikes, stride),
+                entering=layer.entering and at_stride(layer.entering, stride),
+            )
+            for layer in _of_program(detector.rpn, (height, width))
+        ]
+    for head, side, regions in (
+        (detector.box_head, BOX_SIDE, settings.proposals[1]),
+        (detector.mask_head, MASK_SIDE, settings.detections),
+    ):
+        found += [
+            dataclasses.replace(
+                layer,
+                macs=regions * layer.macs,
+                inputs=regions * layer.inputs,
+                outputs=regions * layer.outputs,
+            )
+            for layer in _of_program(head, (side, side))
+        ]
+    return found
+
+
+def _of_program(program: Program, image_size: tuple[int, int]) -> list[Layer]:
     shapes = {name: value.shape for name, value in shapes_of(program, image_size, FloatArithmetic()).items()}
     found: list[Layer] = []
     entering: dict[str, str | None] = {}
@@ -75,7 +129,7 @@ def _product(layer: Linear, shapes: dict[str, tuple[int, ...]], entering: str | 
         bits=layer.bits,
         inputs=math.prod(shapes[layer.input]),
         outputs=math.prod(shapes[layer.name]),
-        stride=shapes[IMAGES][1] // height,
+        stride=max(1, shapes[IMAGES][1] // height),
         spikes=layer.input if layer.spikes else None,
         entering=entering,
     )

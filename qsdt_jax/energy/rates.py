@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qsdt_jax.deploy.detector import FoldedDetector
 from qsdt_jax.deploy.integer import IntegerArithmetic
-from qsdt_jax.deploy.interpreter import Arithmetic, class_scores, interpret
-from qsdt_jax.deploy.program import Fire, Program
+from qsdt_jax.deploy.interpreter import Arithmetic
+from qsdt_jax.deploy.program import Program
+from qsdt_jax.detection.inference import Settings
+from qsdt_jax.energy.counted import counted, neurons_of
 from qsdt_jax.evaluate.split import MASK, Scored, evaluate_split, over_devices
-from qsdt_jax.layers.tokens import valid_places
 from qsdt_jax.tasks.task import Scorer
 
 
@@ -43,23 +45,25 @@ class Activity:
 
 
 def measure_activity(
-    program: Program,
+    program: Program | FoldedDetector,
     batches: Iterable[Mapping[str, Any]],
     scorer: Scorer,
     arithmetic: Arithmetic | None = None,
     truth: Any = None,
+    settings: Settings | None = None,
 ) -> Activity:
     """Runs a program over a split.
 
     Args:
-      program: a folded network with logits.
+      program: a folded network with logits, or a detector.
       batches: {"image": (B, ...), "mask": (B,) ...}, with padded images "size" (B, 2) too; rows whose mask is
         0 are padding.
-      scorer: of the logits, which says what else a batch has.
+      scorer: of what the network gives, which says what else a batch has.
       arithmetic: the integer form, unless given.
       truth: what the split's source has besides its batches, see `tasks.task.Scorer.summarize`.
+      settings: of a detector.
     """
-    step = jax.jit(functools.partial(_scored, arithmetic or IntegerArithmetic(), scorer))
+    step = jax.jit(functools.partial(_scored, arithmetic or IntegerArithmetic(), settings, scorer))
     histograms: dict[str, np.ndarray] = {}
     images = 0
 
@@ -75,23 +79,23 @@ def measure_activity(
     return Activity({name: histograms[name] for name in neurons_of(program)}, metrics, images)
 
 
-def neurons_of(program: Program) -> list[str]:
-    """Names of the neurons in the order in which they fire."""
-    return [step.name for step in program.steps if isinstance(step, Fire)]
-
-
-def _scored(arithmetic: Arithmetic, scorer: Scorer, program: Program, batch: Mapping[str, jax.Array]):
+def _scored(
+    arithmetic: Arithmetic,
+    settings: Settings | None,
+    scorer: Scorer,
+    program: Program | FoldedDetector,
+    batch: Mapping[str, jax.Array],
+):
     """Histograms of each image (B, D + 1), those of padding zero, and what the batch adds to the score."""
-    sizes = batch.get("size")
-    values = interpret(program, batch["image"], arithmetic, sizes)
-    images, pixels, timesteps = batch[MASK].shape[0], batch["image"].shape[-3:-1], program.neuron.timesteps
+    outputs, found = counted(program, settings, arithmetic, batch)
+    images, levels = batch[MASK].shape[0], program.neuron.levels
 
-    def histogram(counts: jax.Array) -> jax.Array:
-        if sizes is not None:  # A count that is none of 0..D is in no column.
-            counts = jnp.where(valid_places(sizes, pixels, timesteps, counts.shape), counts, -1)
+    def histogram(counts: jax.Array, valid: jax.Array | None) -> jax.Array:
+        if valid is not None:  # A count that is none of 0..D is in no column.
+            counts = jnp.where(valid, counts, -1)
         counts = counts.reshape(images, -1)
-        levels = [jnp.sum(counts == c, 1, dtype=jnp.int32) for c in range(program.neuron.levels + 1)]
-        return jnp.where(batch[MASK][:, None] > 0, jnp.stack(levels, 1), 0)
+        columns = [jnp.sum(counts == c, 1, dtype=jnp.int32) for c in range(levels + 1)]
+        return jnp.where(batch[MASK][:, None] > 0, jnp.stack(columns, 1), 0)
 
-    histograms = {step.name: histogram(values[step.name]) for step in program.steps if isinstance(step, Fire)}
-    return histograms, over_devices(scorer.score(class_scores(program, values), batch), batch[MASK])
+    histograms = {name: histogram(*counts) for name, counts in found.items()}
+    return histograms, over_devices(scorer.score(outputs, batch), batch[MASK])

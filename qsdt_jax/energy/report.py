@@ -6,7 +6,9 @@ import functools
 import io
 from collections.abc import Iterable, Mapping, Sequence
 
+from qsdt_jax.deploy.detector import FoldedDetector
 from qsdt_jax.deploy.program import Program
+from qsdt_jax.detection.inference import Settings
 from qsdt_jax.energy.conventions import CONVENTIONS, Energy, Firing, additions
 from qsdt_jax.energy.operations import Layer, layers_of
 from qsdt_jax.energy.rates import Activity
@@ -72,8 +74,13 @@ class Report:
         return sum(row.layer.macs for row in self.layers if row.layer.spikes is None)
 
 
-def make_report(program: Program, image_size: tuple[int, int], activity: Activity) -> Report:
-    """Prices every layer of a program under every convention."""
+def make_report(
+    program: Program | FoldedDetector,
+    image_size: tuple[int, int],
+    activity: Activity,
+    settings: Settings | None = None,
+) -> Report:
+    """Prices every layer of a program under every convention; arguments as of `operations.layers_of`."""
     firing = Firing(program.neuron.levels, activity.count)
     rows = [
         LayerEnergy(
@@ -82,7 +89,7 @@ def make_report(program: Program, image_size: tuple[int, int], activity: Activit
             additions=additions(layer, firing),
             energy={name: price(layer, firing) for name, price in CONVENTIONS.items()},
         )
-        for layer in layers_of(program, image_size)
+        for layer in layers_of(program, image_size, settings)
     ]
     return Report(
         layers=rows,

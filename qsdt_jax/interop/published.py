@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from qsdt_jax.detection.regions import BOX_SIDE
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop import torch_file
 from qsdt_jax.interop.entries import kind_of, plain_names
 from qsdt_jax.interop.fit import check_fit, first
 from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
 from qsdt_jax.models import Classifier, MaskRCNN, Segmenter
-from qsdt_jax.models.detector import BOX_SIDE
 
 Path = tuple[str, ...]
 Network = Classifier | Segmenter | MaskRCNN

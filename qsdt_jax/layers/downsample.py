@@ -1,4 +1,4 @@
-"""Down-sampling: [neuron ->] quantised convolution with bias -> batch norm."""
+"""Down-sampling: [neuron ->] quantised convolution with bias -> batch norm; and by leaving out pixels."""
 
 import jax
 from flax import linen as nn
@@ -40,3 +40,12 @@ class Downsample(nn.Module):
             name="conv",
         )(inputs, train)
         return BatchNorm(self.numerics, name="bn")(y, train).real
+
+
+class Subsample(nn.Module):
+    """Every second pixel along both axes, from the first on; a module, so that it is seen as a step."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x (N, H, W, C) -> (N, H / 2, W / 2, C), sizes rounded up."""
+        return x[:, ::2, ::2]

@@ -40,6 +40,11 @@ class DepthToSpace(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x (N, H, W, 4 C) -> (N, 2 H, 2 W, C), part i * 2 + j at row i and column j of the four."""
-        n, height, width, channels = x.shape
-        parts = x.reshape(n, height, width, 2, 2, channels // 4)
-        return parts.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * height, 2 * width, channels // 4)
+        return depth_to_space(x)
+
+
+def depth_to_space(x: jax.Array) -> jax.Array:
+    """As `DepthToSpace`."""
+    n, height, width, channels = x.shape
+    parts = x.reshape(n, height, width, 2, 2, channels // 4)
+    return parts.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * height, 2 * width, channels // 4)

@@ -1,18 +1,16 @@
 """The spiking feature pyramid of detection: maps of one width at five strides."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 from flax import linen as nn
 
+from qsdt_jax.detection.inference import Geometry
+from qsdt_jax.layers.downsample import Subsample
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.remat import Remat, call_block
 from qsdt_jax.layers.spiking_conv import SpikingConv, xavier_uniform
 from qsdt_jax.layers.upsample import NearestUpsample
-
-Geometry = Literal["true", "published"]
-STRIDES = (4, 8, 16, 32, 64)  # Of the five maps, as anchors and pooling take them.
 
 
 class DetectionFPN(nn.Module):
@@ -63,4 +61,4 @@ class DetectionFPN(nn.Module):
             merged[i] = merged[i] + NearestUpsample(name=f"upsample{i}")(merged[i + 1])
         results = [unit(x, f"output{i}", 3) for i, x in enumerate(merged[:3])]
         coarse = unit(merged[3], "output3", 3, stride=2 if self.geometry == "true" else 1)
-        return [*results, coarse, coarse[:, ::2, ::2]]
+        return [*results, coarse, Subsample(name="subsample")(coarse)]

@@ -1,23 +1,25 @@
 """The network of object detection and instance segmentation: Mask R-CNN (He et al., 2017), spiking."""
 
-from collections.abc import Sequence
-from typing import ClassVar, get_args
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from qsdt_jax.detection.inference import Geometry, Networks
+from qsdt_jax.detection.regions import BOX_SIDE, MASK_SIDE
 from qsdt_jax.layers.bits_rules import check_rules
 from qsdt_jax.models.backbone import Backbone, Stage
 from qsdt_jax.models.box_head import BoxHead
 from qsdt_jax.models.classifier import mean_over_time
-from qsdt_jax.models.detection_fpn import DetectionFPN, Geometry
+from qsdt_jax.models.detection_fpn import DetectionFPN
 from qsdt_jax.models.mask_head import MaskHead
 from qsdt_jax.models.parts import Parts
 from qsdt_jax.models.rpn import RPN
 
 TAPS: tuple[Stage, ...] = ("stage1", "stage2", "stage3", "stage4")  # At strides 4, 8, 16 and 16.
-BOX_SIDE, MASK_SIDE = 7, 14  # Of what is pooled of a region, in cells.
 OUTPUT_LAYERS = ("rpn/score", "rpn/delta", "box_head/class", "box_head/box", "mask_head/classifier")
 
 
@@ -128,24 +130,42 @@ class MaskRCNN(nn.Module):
 
     def classify(self, features: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Of features of regions (N, R, 7, 7, c), logits (B, R, K + 1) and deltas (B, R, K, 4)."""
-        scores, deltas = self.box_head(self._regions(features), train)
-        count = features.shape[1]
-        return self._of_regions(scores, count), self._of_regions(deltas, count)
+        count, timesteps = features.shape[1], self.backbone.timesteps
+        scores, deltas = self.box_head(by_region(features, timesteps), train)
+        return of_regions(scores, count, timesteps), of_regions(deltas, count, timesteps)
 
     def segment(self, features: jax.Array, train: bool = False) -> jax.Array:
         """Of features of regions (N, R, 14, 14, c), logits of their masks (B, R, 28, 28, K)."""
-        return self._of_regions(self.mask_head(self._regions(features), train), features.shape[1])
+        count, timesteps = features.shape[1], self.backbone.timesteps
+        return of_regions(self.mask_head(by_region(features, timesteps), train), count, timesteps)
 
     def over_time(self, steps: jax.Array) -> jax.Array:
         """Mean over the time steps, (B * T, ...) -> (B, ...)."""
-        return mean_over_time(steps.reshape(-1, self.backbone.timesteps, *steps.shape[1:]))
+        return mean_of_steps(steps, self.backbone.timesteps)
 
-    def _regions(self, features: jax.Array) -> jax.Array:
-        """(B * T, R, ...) -> (B * R * T, ...): the time steps of a region next to each other."""
-        steps = features.reshape(-1, self.backbone.timesteps, *features.shape[1:])
-        return steps.swapaxes(1, 2).reshape(-1, *features.shape[2:])
 
-    def _of_regions(self, steps: jax.Array, count: int) -> jax.Array:
-        """The mean over the time steps, (B * R * T, ...) -> (B, R, ...)."""
-        mean = self.over_time(steps)
-        return mean.reshape(-1, count, *mean.shape[1:])
+def networks_of(call: Callable[..., Any]) -> Networks:
+    """The networks of a detector in evaluation; `call(method, ...)` runs one of MaskRCNN's methods."""
+    return Networks(
+        pyramid=lambda images, sizes: call("pyramid", images, sizes=sizes),
+        propose=functools.partial(call, "propose"),
+        classify=functools.partial(call, "classify"),
+        segment=functools.partial(call, "segment"),
+    )
+
+
+def by_region(features: jax.Array, timesteps: int) -> jax.Array:
+    """(B * T, R, ...) -> (B * R * T, ...): the time steps of a region next to each other."""
+    steps = features.reshape(-1, timesteps, *features.shape[1:])
+    return steps.swapaxes(1, 2).reshape(-1, *features.shape[2:])
+
+
+def of_regions(steps: jax.Array, count: int, timesteps: int) -> jax.Array:
+    """The mean over the time steps of each of `count` regions, (B * R * T, ...) -> (B, R, ...)."""
+    mean = mean_of_steps(steps, timesteps)
+    return mean.reshape(-1, count, *mean.shape[1:])
+
+
+def mean_of_steps(steps: jax.Array, timesteps: int) -> jax.Array:
+    """(B * T, ...) -> (B, ...)."""
+    return mean_over_time(steps.reshape(-1, timesteps, *steps.shape[1:]))

@@ -7,10 +7,11 @@ import jax
 
 from qsdt_jax.models.backbone import STRIDE, Backbone
 from qsdt_jax.models.classifier import Classifier
+from qsdt_jax.models.detector import MaskRCNN
 from qsdt_jax.models.segmenter import Segmenter
 
 
-def variable_shapes(model: Backbone | Classifier | Segmenter) -> Any:
+def variable_shapes(model: Backbone | Classifier | Segmenter | MaskRCNN) -> Any:
     """As of `model.init`: {"params": ..., "batch_stats": ...} of `jax.ShapeDtypeStruct`.
 
     Raises:
@@ -22,6 +23,8 @@ def variable_shapes(model: Backbone | Classifier | Segmenter) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _initialized(model: Backbone | Classifier | Segmenter, key: jax.Array, image: jax.Array) -> Any:
+def _initialized(
+    model: Backbone | Classifier | Segmenter | MaskRCNN, key: jax.Array, image: jax.Array
+) -> Any:
     """Its variables; equal networks are traced once."""
     return model.init(key, image, method="features" if isinstance(model, Backbone) else "__call__")

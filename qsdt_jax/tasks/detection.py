@@ -3,33 +3,23 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from qsdt_jax.data.coverage import CELLS
-from qsdt_jax.detection.anchors import anchors, inside
-from qsdt_jax.detection.detections import SCORE_THRESHOLD, detect
+from qsdt_jax.detection.detections import SCORE_THRESHOLD
+from qsdt_jax.detection.inference import Settings, find_objects
 from qsdt_jax.detection.nms import RESOLUTION
-from qsdt_jax.detection.proposals import Proposals, propose
-from qsdt_jax.detection.roi_align import STRIDES as POOLED_STRIDES
-from qsdt_jax.detection.roi_align import roi_align
+from qsdt_jax.detection.proposals import Proposals
+from qsdt_jax.detection.regions import BOX_SIDE, MASK_SIDE, Anchors, anchors_of, pooled, proposals_of
 from qsdt_jax.detection.targets import BoxTargets, anchor_targets, box_targets, mask_targets
 from qsdt_jax.losses.detection import box_losses, mask_loss, proposal_losses
-from qsdt_jax.models.detection_fpn import STRIDES
-from qsdt_jax.models.detector import BOX_SIDE, MASK_SIDE, MaskRCNN
+from qsdt_jax.models.detector import MaskRCNN, networks_of
 from qsdt_jax.tasks.average_precision import AveragePrecision
 from qsdt_jax.tasks.task import Batch, Variables
-
-
-class Anchors(NamedTuple):
-    """The anchors of each level (n, 4), and which of them propose and which are learned from, bool (B, n)."""
-
-    boxes: list[np.ndarray]
-    proposing: list[jax.Array]
-    learning: list[jax.Array]
 
 
 @jax.tree_util.register_static
@@ -108,70 +98,52 @@ class Detection(AveragePrecision):
             mutable=["batch_stats"],
         )
         keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(batch["index"])
-        scores, deltas = self._call(variables, maps, True, method="propose")
-        levels = self._anchors(maps, batch)
+        scores, deltas = self._call(variables, "propose", maps, True)
+        levels = anchors_of(
+            maps,
+            batch["image"],
+            batch["size"],
+            self.model.anchor_scale,
+            self.model.geometry == "published",
+        )
         of_proposals = proposal_losses(
             *_joined(scores, deltas), *self._anchor_targets(keys[:, 0], levels, batch)
         )
 
-        proposals = self._proposals(scores, deltas, levels, batch["size"], self.train_proposals)
+        proposals = proposals_of(scores, deltas, levels, batch["size"], self.train_proposals, self.resolution)
         regions = self._box_targets(keys[:, 1], proposals, batch)
-        classes, boxes = self._call(
-            variables, self._pooled(maps, regions.boxes, BOX_SIDE), True, method="classify"
-        )
+        classes, boxes = self._call(variables, "classify", pooled(maps, regions.boxes, BOX_SIDE), True)
         of_boxes = box_losses(classes, boxes, regions.category, regions.weight, regions.deltas)
 
         # Positive ones come first, at most a quarter of all.
         masked = jax.tree.map(lambda x: x[:, : self.roi_samples // 4], regions)
-        logits = self._call(variables, self._pooled(maps, masked.boxes, MASK_SIDE), True, method="segment")
+        logits = self._call(variables, "segment", pooled(maps, masked.boxes, MASK_SIDE), True)
         shapes = jax.vmap(mask_targets)(batch["masks"], batch["boxes"], masked.boxes, masked.matched)
         of_masks = mask_loss(logits, masked.category, masked.positive, shapes > 0)
 
         names = "loss_rpn_score", "loss_rpn_box", "loss_class", "loss_box", "loss_mask"
-        losses = dict(zip(names, (*of_proposals, *of_boxes, of_masks), strict=True))
+        losses: dict[str, jax.Array] = dict(zip(names, (*of_proposals, *of_boxes, of_masks), strict=True))
         return sum(losses.values(), jnp.zeros(())), (updates["batch_stats"], losses)
 
     def outputs(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        """Objects in the pixels of the array, by descending score.
+        """Objects in the pixels of the array, by descending score, see `detection.inference.find_objects`."""
+        networks = networks_of(functools.partial(self._call, variables))
+        return find_objects(networks, self.settings, batch["image"], batch["size"])
 
-        {"boxes": (B, D, 4), "score": (B, D), 0 in empty places, "category": int32 (B, D), -1 there, "mask":
-        (B, D, 28, 28) probabilities of the category}.
-        """
-        maps: Any = self._call(variables, batch["image"], False, batch["size"], method="pyramid")
-        scores, deltas = self._call(variables, maps, method="propose")
-        levels = self._anchors(maps, batch)
-        proposals = self._proposals(scores, deltas, levels, batch["size"], self.test_proposals)
-        classes, boxes = self._call(
-            variables, self._pooled(maps, proposals.boxes, BOX_SIDE), method="classify"
+    @property
+    def settings(self) -> Settings:
+        """What the network is told when it is used."""
+        return Settings(
+            anchor_scale=self.model.anchor_scale,
+            geometry=self.model.geometry,
+            proposals=self.test_proposals,
+            score_threshold=self.score_threshold,
+            detections=self.detections,
+            resolution=self.resolution,
         )
-        of_image = functools.partial(
-            detect, number=self.detections, score_threshold=self.score_threshold, resolution=self.resolution
-        )
-        found = jax.vmap(of_image)(proposals.boxes, proposals.valid, classes, boxes, batch["size"])
-        logits = self._call(variables, self._pooled(maps, found.boxes, MASK_SIDE), method="segment")
-        category = jnp.maximum(found.category, 0)[..., None, None, None]
-        own = jnp.take_along_axis(logits, category, axis=-1)[..., 0]
-        return {**found._asdict(), "mask": jax.nn.sigmoid(own)}
 
-    def _call(self, variables: Variables, *args: Any, method: str) -> Any:
-        return self.model.apply(variables, *args, method=method)
-
-    def _anchors(self, maps: Sequence[jax.Array], batch: Batch) -> Anchors:
-        """Those of maps.
-
-        Anchors whose centres lie in the padding take no part. With the published geometry, whose coarsest
-        maps are twice as large as their strides say, all propose, and those in the array are learned from.
-        """
-        shapes = [(x.shape[1], x.shape[2]) for x in maps]
-        levels = list(zip(shapes, STRIDES, strict=True))
-        scale, dtype = self.model.anchor_scale, maps[0].dtype
-        boxes = [anchors(shape, stride, scale, dtype=dtype) for shape, stride in levels]
-        sizes = batch["size"]
-        published = self.model.geometry == "published"
-        if published:
-            sizes = jnp.broadcast_to(jnp.array(batch["image"].shape[-3:-1], sizes.dtype), sizes.shape)
-        learning = [jax.vmap(functools.partial(inside, shape, stride))(sizes) for shape, stride in levels]
-        return Anchors(boxes, [jnp.ones_like(x) for x in learning] if published else learning, learning)
+    def _call(self, variables: Variables, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self.model.apply(variables, *args, method=method, **kwargs)
 
     def _anchor_targets(self, keys: jax.Array, levels: Anchors, batch: Batch) -> tuple[jax.Array, ...]:
         """Of all anchors whether they have an object, their weights, and the deltas to it."""
@@ -184,32 +156,10 @@ class Detection(AveragePrecision):
         targets = jax.vmap(of_image)(keys, learning, batch["boxes"], batch["category"])
         return targets.label > 0, targets.weight, targets.deltas
 
-    def _proposals(
-        self,
-        scores: Sequence[jax.Array],
-        deltas: Sequence[jax.Array],
-        levels: Anchors,
-        sizes: jax.Array,
-        counts: tuple[int, int],
-    ) -> Proposals:
-        """The proposals of each image."""
-
-        def of_image(
-            scores: list[jax.Array], deltas: list[jax.Array], proposing: list[jax.Array], size: jax.Array
-        ) -> Proposals:
-            return propose(scores, deltas, levels.boxes, proposing, size, *counts, resolution=self.resolution)
-
-        return jax.vmap(of_image)(list(scores), list(deltas), levels.proposing, sizes)
-
     def _box_targets(self, keys: jax.Array, proposals: Proposals, batch: Batch) -> BoxTargets:
         """The regions of each image that the heads learn from."""
         of_image = functools.partial(box_targets, num_classes=self.model.num_classes, number=self.roi_samples)
         return jax.vmap(of_image)(keys, proposals.boxes, proposals.valid, batch["boxes"], batch["category"])
-
-    def _pooled(self, maps: Sequence[jax.Array], boxes: jax.Array, side: int) -> jax.Array:
-        """Features of boxes (B, R, 4) at every time step, (B * T, R, side, side, c)."""
-        every_step = jnp.repeat(boxes, self.model.backbone.timesteps, axis=0)
-        return roi_align(maps[: len(POOLED_STRIDES)], every_step, side)
 
 
 def _joined(scores: Sequence[jax.Array], deltas: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -11,7 +11,7 @@ from qsdt_jax.deploy import interpreter
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.layers.bits_rules import bits_of
-from qsdt_jax.models import Backbone, Classifier, QSDTransformer, Segmenter
+from qsdt_jax.models import Backbone, Classifier, MaskRCNN, QSDTransformer, Segmenter
 from qsdt_jax.models.shapes import variable_shapes
 
 TINY: dict[str, Any] = {
@@ -34,7 +34,23 @@ def tiny_segmenter(neuron_input_gain: float = 1.0, **backbone) -> Segmenter:
     return Segmenter(Backbone(**fields), num_classes=5, fpn_channels=6, neuron_input_gain=neuron_input_gain)
 
 
-def draw_variables(model: Classifier | Segmenter, seed: int = 23) -> dict:
+def tiny_detector(
+    neuron_input_gain: float = 1.0, final_neuron: bool = True, geometry: Any = "true", **backbone
+) -> MaskRCNN:
+    fields = {"channels": (4, 4, 8, 8), "depth": 2, "num_heads": 2, "mlp_ratio": 1, **backbone}
+    return MaskRCNN(
+        Backbone(**fields),
+        num_classes=2,
+        fpn_channels=6,
+        box_features=8,
+        anchor_scale=4.0,
+        neuron_input_gain=neuron_input_gain,
+        final_neuron=final_neuron,
+        geometry=geometry,
+    )
+
+
+def draw_variables(model: Classifier | Segmenter | MaskRCNN, seed: int = 23) -> dict:
     """Variables of the size of trained ones; no two entries alike, so that a mix-up shows."""
     generator = np.random.default_rng(seed)
     shapes = flatten_dict(variable_shapes(model))

@@ -15,7 +15,7 @@ def form(changed: dict[tuple[int, int], int], padding: int = 0):
         for place, count in changed.items():
             b[place] = count
         b[4:] += padding
-        return images + padding * (1 - MASK[:, None]), {"a": np.ones((6, 3)), "b": b}
+        return {"logits": images + padding * (1 - MASK[:, None])}, {"a": np.ones((6, 3)), "b": b}
 
     return run
 
@@ -25,12 +25,12 @@ def test_differences_are_counted_by_neuron_and_padding_is_left_out():
         "first": form({}),
         "same": form({}, padding=1),
         "other": form({(0, 0): 1, (3, 1): 2}),
-        "logits": lambda images: (images + 1, form({})(images)[1]),
+        "logits": lambda images: ({"logits": images + 1}, form({})(images)[1]),
     }
     batch = {"image": np.zeros((3, 4)), "mask": MASK}
     found = compare(forms, [batch, batch])
     assert found == {
-        "same": Comparison(counts=2 * 2 * 10, logits=2 * 8),
-        "other": Comparison(counts=40, logits=16, different_counts={"b": 4}),
-        "logits": Comparison(counts=40, logits=16, different_logits=16),
+        "same": Comparison(counts=2 * 2 * 10, outputs={"logits": 2 * 8}),
+        "other": Comparison(counts=40, outputs={"logits": 16}, different_counts={"b": 4}),
+        "logits": Comparison(counts=40, outputs={"logits": 16}, different_outputs={"logits": 16}),
     }

@@ -15,11 +15,12 @@ from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import read_bundle
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import class_scores, interpret
+from qsdt_jax.deploy.mistakes import SlotsAlone
 from qsdt_jax.deploy.onnx import LOGITS
 from qsdt_jax.deploy.program import Fire
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic, spike_driven_forward
 from tests.deploy.nets import differing_counts
-from tests.deploy.test_forms import SlotsAlone, run_onnx
+from tests.deploy.test_forms import run_onnx
 
 FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
 

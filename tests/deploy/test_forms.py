@@ -13,6 +13,7 @@ from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.deploy.bundle import Bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import IntegerArithmetic
+from qsdt_jax.deploy.mistakes import SlotsAlone
 from qsdt_jax.deploy.onnx import LOGITS, export_onnx
 from qsdt_jax.deploy.program import IMAGES, Linear, Program
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic, unroll
@@ -74,7 +75,8 @@ def bundle_of(program: Program, file) -> reference.Manifest:
 
 
 def assert_forms_agree(model, variables, images, file) -> None:
-    logits, counts = training_form(model, variables)(images)
+    outputs, counts = training_form(model, variables)(images)
+    logits = outputs["logits"]
     program = fold(model, variables)
     assert_spikes_flow(counts, model.backbone.levels)
     assert np.mean(np.ptp(np.asarray(logits), axis=0) > 1e-3) > 0.8 or len(images) == 1  # The images differ.
@@ -134,8 +136,8 @@ def evaluated() -> tuple[dict, np.ndarray, np.ndarray]:
     """Variables of the net of 4 bits, images and their logits in its evaluation."""
     model = tiny_net()
     variables, images = draw_variables(model), draw_images(3, 32, 48, 3)
-    logits, _ = training_form(model, variables)(images)  # The program of the first net above.
-    return variables, images, np.asarray(logits)
+    outputs, _ = training_form(model, variables)(images)  # The program of the first net above.
+    return variables, images, np.asarray(outputs["logits"])
 
 
 @slow
@@ -246,20 +248,13 @@ def test_layers_of_real_inputs_are_the_ones_declared():
     )
 
 
-class SlotsAlone(SpikeArithmetic):
-    """The tempting mistake: attention run slot by slot, which loses the terms of unequal slots."""
-
-    def attention(self, q, k, v, heads):
-        slots = zip(*(unroll(x, self.levels) for x in (q, k, v)), strict=True)
-        return sum(IntegerArithmetic().attention(*slot, heads) for slot in slots)
-
-
 @slow
 def test_attention_of_slots_alone_is_another_network():
     """It misses most of the attention product, and counts and logits change with it."""
     model = tiny_net()
     variables, images = draw_variables(model), draw_images(3, 32, 48, 3)
-    logits, counts = training_form(model, variables)(images)
+    outputs, counts = training_form(model, variables)(images)
+    logits = outputs["logits"]
     program = fold(model, variables)
     exact, _ = deployed_form(program, images, SpikeArithmetic(4))
     naive, _ = deployed_form(program, images, SlotsAlone(4))

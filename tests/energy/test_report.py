@@ -22,7 +22,8 @@ def test_activity_of_a_split_with_padding():
     """Against the counts of the flax network, image by image."""
     model = tiny_net()
     variables, images = draw_variables(model), draw_images(5, 32, 32, 3)
-    logits, counts = training_form(model, variables)(images)
+    outputs, counts = training_form(model, variables)(images)
+    logits = outputs["logits"]
     labels = np.array(np.argmax(logits, 1))
     labels[3] += 1  # One is wrong.
     labels %= 10

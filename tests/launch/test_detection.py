@@ -137,10 +137,9 @@ def test_a_saved_detector_finds_the_same(workdir, scenes, tmp_path):
     np.testing.assert_array_equal(found.scores[0], expected.scores[0])
 
 
-@pytest.mark.parametrize("verb", ["export", "energy", "information"])
-def test_what_a_detector_cannot_do_is_told_in_one_line(verb, workdir, tmp_path, capsys):
-    out = () if verb == "information" else ("--out", tmp_path / "out.qsdt")
-    assert launch(verb, "--workdir", workdir, *out) == 2
+def test_information_on_attention_is_of_networks_with_logits(workdir, capsys):
+    """`export` and `energy` of a detector are in test_export_detection.py."""
+    assert launch("information", "--workdir", workdir) == 2
     told = capsys.readouterr().err
     assert told.count("error: ") == 1 and "has a detector; expected a classifier or a segmenter" in told
 

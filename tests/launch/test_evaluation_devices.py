@@ -43,7 +43,8 @@ print(json.dumps({
     "eval": evaluate(trained, "test"),
     "histograms": {name: counts.tolist() for name, counts in activity.histograms.items()},
     "activity": [activity.images, dict(activity.metrics)],
-    "compared": [compared.counts, compared.logits, compared.different_counts, compared.different_logits],
+    "compared": [compared.counts, compared.outputs["logits"], compared.different_counts,
+                 compared.different_outputs],
     "spikes": information(trained, "test").spikes,
 }))
 """
@@ -66,7 +67,7 @@ def test_all_commands_give_on_three_devices_what_they_give_on_one(tmp_path):
     assert (one.pop("devices"), one.pop("batch"), one.pop("rows")) == ([1, 1, 1], 50, [50])
     assert (three.pop("devices"), three.pop("batch"), three.pop("rows")) == ([3, 3, 3], 51, [17])
     for found in (one, three):
-        assert found["activity"][0] == IMAGES and found["compared"][2:] == [{}, 0]
+        assert found["activity"][0] == IMAGES and found["compared"][2:] == [{}, {}]
     losses = [found["eval"].pop("loss") for found in (one, three)]
     losses += [found["activity"][1].pop("loss") for found in (one, three)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[2] == pytest.approx(losses[3], rel=1e-6)

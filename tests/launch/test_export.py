@@ -139,8 +139,10 @@ def test_attention_beyond_int32_is_refused(tmp_path, capsys):
 
 def test_forms_that_differ_are_named_with_the_first_neuron():
     found = {
-        "integer form": Comparison(counts=2000, logits=30),
-        "spike-driven form": Comparison(2000, 30, {"head_neuron": 5, "conv": 1007}, 30),
+        "integer form": Comparison(counts=2000, outputs={"logits": 30}),
+        "spike-driven form": Comparison(
+            2000, {"logits": 30}, {"head_neuron": 5, "conv": 1007}, {"logits": 30}
+        ),
     }
     require_agreement({"integer form": found["integer form"]}, ())
     told = (

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qsdt_jax.detection import regions as pooling
 from qsdt_jax.models import Backbone, MaskRCNN, init_variables
 from qsdt_jax.tasks import detection
 from qsdt_jax.tasks.detection import Detection, class_count
@@ -126,14 +127,14 @@ def test_anchors_and_proposals_keep_to_the_image(monkeypatch):
     task, batch = tiny(), rectangles()
     sizes = jnp.array([[SIDE, SIDE], [40, 25]])
     seen: dict[str, Any] = {}
-    functions = {name: getattr(detection, name) for name in ("proposal_losses", "roi_align")}
-    for name in functions:
+    for name, module in {"proposal_losses": detection, "roi_align": pooling}.items():
+        function = getattr(module, name)
 
-        def record(*args, name=name, function=functions[name]):
+        def record(*args, name=name, function=function):
             seen.setdefault(name, args)
             return function(*args)
 
-        monkeypatch.setattr(detection, name, record)
+        monkeypatch.setattr(module, name, record)
 
     def run(variables):
         seen.clear()

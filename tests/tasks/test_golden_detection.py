@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qsdt_jax.detection import targets
+from qsdt_jax.detection import regions, targets
 from qsdt_jax.detection.matching import NEGATIVE
 from qsdt_jax.evaluate.paste import pasted
 from qsdt_jax.interop import from_torch, to_torch
@@ -79,15 +79,16 @@ def batch_of(variant: str) -> dict[str, Any]:
 def seen(monkeypatch) -> dict[str, list[Any]]:
     """Arguments and result of each call of what the task calls for whole batches."""
     found: dict[str, list[Any]] = {}
-    functions = {name: getattr(detection, name) for name in ("box_losses", "mask_loss", "roi_align")}
-    for name in functions:
+    places = {"box_losses": detection, "mask_loss": detection, "roi_align": regions}
+    for name, module in places.items():
+        function = getattr(module, name)
 
-        def record(*args, name=name, function=functions[name]):
+        def record(*args, name=name, function=function):
             result = function(*args)
             found.setdefault(name, []).append((args, result))
             return result
 
-        monkeypatch.setattr(detection, name, record)
+        monkeypatch.setattr(module, name, record)
     monkeypatch.setattr(detection, "mask_targets", lambda masks, *_: masks)
     return found
 

@@ -1,0 +1,105 @@
+"""What a deployed network gives for a batch, and the spike counts behind it with those of padding told."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from qsdt_jax.deploy.detector import FoldedDetector, networks_of_detector
+from qsdt_jax.deploy.interpreter import Arithmetic, Values, class_scores, interpret, steps_of_outputs
+from qsdt_jax.deploy.program import Fire, Program
+from qsdt_jax.detection.inference import Settings, find_objects
+from qsdt_jax.detection.regions import STRIDES
+from qsdt_jax.energy.operations import at_stride
+from qsdt_jax.layers.tokens import valid_places, valid_tokens
+
+
+class Counts(NamedTuple):
+    """Counts of a neuron (B * ..., ...), and where they are of an image and no padding; None: everywhere."""
+
+    counts: jax.Array
+    valid: jax.Array | None
+
+
+def neurons_of(program: Program | FoldedDetector) -> list[str]:
+    """Names of the neurons in the order in which they fire, as `counted` has them."""
+    if not isinstance(program, FoldedDetector):
+        return _fires(program)
+    rpn = [at_stride(name, stride) for stride in STRIDES for name in _fires(program.rpn)]
+    return [*_fires(program.pyramid), *rpn, *_fires(program.box_head), *_fires(program.mask_head)]
+
+
+def counted(
+    program: Program | FoldedDetector,
+    settings: Settings | None,
+    arithmetic: Arithmetic,
+    batch: Mapping[str, jax.Array],
+) -> tuple[Any, dict[str, Counts]]:
+    """Logits, or the objects of a detector, and the counts of each neuron.
+
+    Args:
+      program: a folded network.
+      settings: of a detector.
+      arithmetic: the form.
+      batch: {"image": (B, ...)}, with padded images "size" (B, 2) too.
+    """
+    images, sizes = batch["image"], batch.get("size")
+    if isinstance(program, FoldedDetector):
+        assert settings is not None and sizes is not None
+        return _of_detector(program, settings, arithmetic, images, sizes)
+    values = interpret(program, images, arithmetic, sizes)
+    return class_scores(program, values), _of_maps(program, values, images, sizes)
+
+
+def _of_maps(program: Program, values: Values, images: jax.Array, sizes: Any) -> dict[str, Counts]:
+    def valid(counts: jax.Array) -> jax.Array | None:
+        if sizes is None:
+            return None
+        return valid_places(sizes, images.shape[-3:-1], program.neuron.timesteps, counts.shape)
+
+    return {name: Counts(values[name], valid(values[name])) for name in _fires(program)}
+
+
+def _of_detector(
+    detector: FoldedDetector, settings: Settings, arithmetic: Arithmetic, images: jax.Array, sizes: jax.Array
+) -> tuple[Any, dict[str, Counts]]:
+    """Of regions those that are in use count."""
+    timesteps = detector.neuron.timesteps
+    actual = (*STRIDES[:3], *STRIDES[2:4]) if settings.geometry == "published" else STRIDES
+    levels, counts, kept = iter(zip(STRIDES, actual, strict=True)), {}, {}
+
+    def run(program: Program, *inputs: Any) -> Values:
+        values = interpret(program, inputs[0], arithmetic, *inputs[1:])
+        if program is detector.pyramid:
+            counts.update(_of_maps(program, values, images, sizes))
+        elif program is detector.rpn:
+            (stride, pixels), shape = next(levels), inputs[0].shape
+            inside = valid_tokens(sizes, pixels, (shape[2], shape[3]))[..., None]
+            inside = jnp.repeat(inside, timesteps, axis=0)
+            counts.update({at_stride(n, stride): Counts(values[n], inside) for n in _fires(program)})
+        else:
+            counts.update({name: Counts(values[name], None) for name in _fires(program)})
+        return steps_of_outputs(program, values)
+
+    def part(function: Any) -> Any:
+        def kept_result(*args: Any) -> Any:
+            kept[function.__name__] = result = function(*args)
+            return result
+
+        return kept_result
+
+    objects = find_objects(networks_of_detector(detector, run), settings, images, sizes, part)
+    for program, used in (
+        (detector.box_head, kept["regions"][0].valid),
+        (detector.mask_head, kept["objects"][0].category >= 0),
+    ):
+        rows = jnp.repeat(used.reshape(-1), timesteps)
+        for name in _fires(program):
+            ones = (1,) * (counts[name].counts.ndim - 1)
+            counts[name] = counts[name]._replace(valid=rows.reshape(-1, *ones))
+    return objects, counts
+
+
+def _fires(program: Program) -> list[str]:
+    return [step.name for step in program.steps if isinstance(step, Fire)]
