@@ -224,7 +224,7 @@ def _memory(
         backward = _bytes(state) + _bytes(data)
         rows = [("inference", _of_inference(task, state.variables, layers, image))]
         if shape != image.shape[1:]:
-            layers = layer_operations(task.model, shape[:2])
+            layers = layer_operations(task.model, (shape[0], shape[1]))
             rows.append((row, _of_inference(task, state.variables, layers, evaluated)))
         return [
             *rows,

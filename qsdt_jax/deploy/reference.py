@@ -221,7 +221,7 @@ def _run(
             x, gain = values[step["input"]], step.get("input_gain", 1.0)
             return _fire(x if gain == 1 else x * np.float32(gain), **neuron)
         case "attend":
-            return _attend(*(values[step[name]] for name in "qkv"), step, sizes)
+            return _attend(values[step["q"]], values[step["k"]], values[step["v"]], step, sizes)
         case "add":
             return values[step["left"]] + values[step["right"]]
         case "pool":
