@@ -104,6 +104,9 @@ def _measure_modes() -> Result:
         for mode in MODES:
             if mode not in CHOSEN.value:
                 continue
+            if mode == "integer" and not bench.has_logits:
+                result["setting"]["remarks"].append("the integer form of a detector is not timed")
+                continue
             result[mode] = timings[mode]()
             if mode == "integer" and importlib.util.find_spec("onnxruntime"):
                 result["onnx"] = bench.onnx()

@@ -35,6 +35,7 @@ from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.errors import UserError
 from qsdt_jax.jit_once import jit_once
 from qsdt_jax.memory import require_memory
+from qsdt_jax.models import Classifier, Segmenter
 from qsdt_jax.models.operations import macs_per_image
 from qsdt_jax.processes.preemption import Background
 from qsdt_jax.progress import tell
@@ -81,6 +82,11 @@ class Bench:
         self.macs = macs_per_image(
             require_backbone(self.task.model, "the configuration"), tuple(data.image_size)
         )
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the network is one program from images to logits, which `integer` and `onnx` take."""
+        return isinstance(self.task.model, Classifier | Segmenter)
 
     def setting(self) -> Result:
         """What is timed."""

@@ -120,10 +120,8 @@ def test_predict_and_the_library_agree(workdir, scenes, tmp_path, capsys):
         with Image.open(file) as opened:
             assert image.image.shape[:2] == opened.size[::-1]
         assert (out / f"{file.stem}.png").exists()
-    masks = np.concatenate([masks for masks in found.masks if len(masks)])
-    first = found.images[0]
-    if len(first):
-        np.testing.assert_array_equal(decode(written[0]["segmentation"]).astype(bool), masks[0])
+    first = next(image for image in found.images if len(image))
+    np.testing.assert_array_equal(decode(written[0]["segmentation"]).astype(bool), first.masks[0])
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"
 
@@ -155,7 +153,7 @@ def test_inspect_and_bench(capsys, tmp_path):
     assert launch("bench", config, "--steps=1", f"--json={tmp_path / 'bench.json'}") == 0
     result = json.loads((tmp_path / "bench.json").read_text())
     assert result["train"]["images_per_second"] > 0 and result["inference"]["images_per_second"] > 0
-    assert "only classifiers are timed in their integer form" in result["setting"]["remarks"]
+    assert "the integer form of a detector is not timed" in result["setting"]["remarks"]
 
 
 def losses_of_first_step(workdir: Path, *flags: str) -> list[float]:
