@@ -51,8 +51,9 @@ def trained(parallel: Parallel) -> dict[str, np.ndarray]:
     )
     optimizer = adamw(1e-2)
 
-    def step(state, batch):
-        return train_step(state, batch, task=task, optimizer=optimizer, shards=parallel.shards_in_step)
+    def step(state, batch, task, seed):
+        shards = parallel.shards_in_step
+        return train_step(state, batch, task=task, seed=seed, optimizer=optimizer, shards=shards)
 
     state = parallel.jit_initial(functools.partial(initial_state, task, optimizer))()
     generator = np.random.default_rng(0)
@@ -65,7 +66,7 @@ def trained(parallel: Parallel) -> dict[str, np.ndarray]:
     }
     rows = parallel.rows(BATCH)
     update = parallel.train_step(step, state)
-    state, metrics = update(state, parallel.place(jax.tree.map(lambda x: x[rows], batch)))
+    state, metrics = update(state, parallel.place(jax.tree.map(lambda x: x[rows], batch)), task, 0)
     return host_leaves(state) | {f"metric/{name}": np.asarray(value) for name, value in metrics.items()}
 
 
