@@ -7,13 +7,13 @@ import numpy as np
 
 from qsdt_jax.data.coco_masks import rectangle
 from qsdt_jax.data.instances import Category, Instance, ListedImage, as_dataset
-from qsdt_jax.data.sources import Example
+from qsdt_jax.data.sources import Example, FakeSized
 
 MOST_OBJECTS = 5  # Of an image; every sixth or so has none.
 
 
 @dataclasses.dataclass(frozen=True)
-class FakeObjects:
+class FakeObjects(FakeSized):
     """Random images of several sizes with boxes of random colours, a pure function of the index.
 
     Attributes:
@@ -21,17 +21,6 @@ class FakeObjects:
       shape: (H, W, C); the sides of an image are 3/4 to 5/4 of these.
       classes: number of categories.
     """
-
-    length: int
-    shape: tuple[int, int, int]
-    classes: int
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return tuple(str(i) for i in range(self.classes))
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, index: int) -> Example:
         listed, generator = self._listed(index), np.random.default_rng((index, 2))
@@ -41,13 +30,6 @@ class FakeObjects:
             x, y, width, height = map(int, one.bbox)
             image[y : y + height, x : x + width] = generator.integers(0, 256, channels, np.uint8)
         return {"image": image, "index": index, **listed.objects()}
-
-    def size_of(self, index: int) -> tuple[int, int]:
-        generator = np.random.default_rng((index, 0))
-        height, width = (
-            int(generator.integers(-(-3 * side // 4), 5 * side // 4 + 1)) for side in self.shape[:2]
-        )
-        return height, width
 
     @property
     def truth(self) -> dict[str, Any]:

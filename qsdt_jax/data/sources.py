@@ -167,15 +167,13 @@ class FakeSource:
 
 
 @dataclasses.dataclass(frozen=True)
-class FakeAnnotated:
-    """Random images of several sizes with annotations, a pure function of the index; as `FakeSource`.
-
-    The annotation is a grid of 4 x 4 cells of one class each, or of none.
+class FakeSized:
+    """What random images of several sizes share.
 
     Attributes:
       length: number of examples.
       shape: (H, W, C); the sides of an image are 3/4 to 5/4 of these.
-      classes: number of classes, below 65,536.
+      classes: number of classes.
     """
 
     length: int
@@ -189,6 +187,26 @@ class FakeAnnotated:
     def __len__(self) -> int:
         return self.length
 
+    def size_of(self, index: int) -> tuple[int, int]:
+        generator = np.random.default_rng((index, 0))
+        height, width = (
+            int(generator.integers(-(-3 * side // 4), 5 * side // 4 + 1)) for side in self.shape[:2]
+        )
+        return height, width
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeAnnotated(FakeSized):
+    """Random images of several sizes with annotations, a pure function of the index; as `FakeSource`.
+
+    The annotation is a grid of 4 x 4 cells of one class each, or of none.
+
+    Attributes:
+      length: number of examples.
+      shape: (H, W, C); the sides of an image are 3/4 to 5/4 of these.
+      classes: number of classes, below 65,536.
+    """
+
     def __getitem__(self, index: int) -> Example:
         height, width = self.size_of(index)
         generator = np.random.default_rng((index, 1))
@@ -198,13 +216,6 @@ class FakeAnnotated:
         cells = np.where(cells == self.classes, ignored(dtype), cells).astype(dtype)
         rows, columns = (np.arange(side) * 4 // side for side in (height, width))
         return {"image": image, "annotation": cells[rows[:, None], columns]}
-
-    def size_of(self, index: int) -> tuple[int, int]:
-        generator = np.random.default_rng((index, 0))
-        height, width = (
-            int(generator.integers(-(-3 * side // 4), 5 * side // 4 + 1)) for side in self.shape[:2]
-        )
-        return height, width
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qsdt_jax.inside import inside as inside_image
+
 SCALE = 8.0
 RATIOS = (0.5, 1.0, 2.0)  # Height over width.
 
@@ -53,6 +55,4 @@ def inside(shape: tuple[int, int], stride: int, size: jax.Array, ratios: int = l
     Returns:
       bool (rows * columns * ratios,), in the order of `anchors`.
     """
-    rows, columns = (jnp.arange(count, dtype=jnp.int32) * stride for count in shape)
-    cells = (rows < size[0])[:, None] & (columns < size[1])
-    return jnp.repeat(cells.reshape(-1), ratios, total_repeat_length=cells.size * ratios)
+    return jnp.repeat(inside_image(size, shape, stride).reshape(-1), ratios)
