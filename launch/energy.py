@@ -64,7 +64,7 @@ def main() -> None:
 
     settings = bundle.settings
     batches = split.batches("measured")
-    activity = measure_activity(bundle.program, batches, scorer, truth=split.truth, settings=settings)
+    activity = measure_activity(bundle.program, batches, scorer, truth=split.truth(), settings=settings)
     report = make_report(bundle.program, bundle.image_size, activity, settings)
     facts = _facts(name, bundle, report, scorer.metrics[0])
     print("\n".join([*facts, "", console_table(report), "", *verdicts(report)]))

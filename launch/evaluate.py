@@ -97,7 +97,7 @@ def score(trained: "Trained", split: str) -> "tuple[Scored, Any]":
     total = evaluate_split(
         lambda batch: step(variables, batch, task), found.batches("evaluated", title), lambda total: total
     )
-    return total, found.truth
+    return total, found.truth()
 
 
 def columns_of_classes(trained: "Trained") -> "Callable[[Scored, Any], Mapping[str, np.ndarray]] | None":

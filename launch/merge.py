@@ -41,7 +41,7 @@ def main() -> None:
         name = f"merged, {bits} bits" if bits else f"{'/'.join(map(str, program.bits))} bits, as trained"
         form = merge(program, bits) if bits else program
         activity = measure_activity(
-            form, split.batches("measured"), trained.task, FloatArithmetic(), split.truth
+            form, split.batches("measured"), trained.task, FloatArithmetic(), split.truth()
         )
         report = make_report(form, bundle.image_size, activity)
         print(

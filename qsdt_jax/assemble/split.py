@@ -9,6 +9,7 @@ import ml_collections
 from qsdt_jax.assemble.data import build_preprocess, build_source, class_names_of
 from qsdt_jax.data.classes import Classes, require_same_classes
 from qsdt_jax.data.inputs import to_inputs
+from qsdt_jax.data.once import once
 from qsdt_jax.data.pipeline import HostBatch, evaluation_batches
 from qsdt_jax.data.plan import Plan, groups_of
 from qsdt_jax.data.preprocess import Preprocessing
@@ -33,7 +34,6 @@ class Split:
       images: their number.
       batch_size: `config.eval.batch_size`, or a little more, which divides over the devices.
       parallel: the devices.
-      truth: what its source has as `truth`, see `tasks.task.Scorer.summarize`; None where it has none.
 
     Raises:
       UserError: the data cannot be read, have other classes than the network, or an image that none of the
@@ -58,13 +58,26 @@ class Split:
             require_same_classes(class_names_of(self._source) or (), network, what=f"the {name} split")
         size = config.eval.batch_size
         self.images = len(self._source)
-        self.truth: Any = getattr(self._source, "truth", None)
         if images is not None:
             self.images = min(self.images, images)
             size = min(size, self.images)
         self.parallel = parallel or Parallel()
         self.batch_size = self.parallel.evaluation_batch_size(size)
         self._plan = Plan(groups_of(self._source, self._preprocess.buckets, self.images), self.batch_size)
+
+    def truth(self) -> Any:
+        """What its source has as `truth`, see `tasks.task.Scorer.summarize`; None where it has none.
+
+        It is read when it is asked for first, and kept: a source may read all of its records for it.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        return self._truth
+
+    @once
+    def _truth(self) -> Any:
+        return getattr(self._source, "truth", None)
 
     def host_batches(self) -> Iterator[HostBatch]:
         """The rows that this process reads, batch by batch; padding has mask 0."""

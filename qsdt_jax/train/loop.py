@@ -272,7 +272,7 @@ class _Session:
     def _evaluate(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for number, (split, data) in enumerate(self.run.evaluation_data.items()):
-            suffix, truth = f"_{split}" if number else "", self.run.truths.get(split)
+            suffix, truth = f"_{split}" if number else "", self.run.truths.get(split, lambda: None)
             metrics |= self._evaluate_variables(self.state.variables, data, truth, f"eval{suffix}")
             if self.state.ema is not None:
                 metrics |= self._evaluate_variables(self.state.ema, data, truth, f"eval_ema{suffix}")
@@ -280,7 +280,7 @@ class _Session:
         return metrics
 
     def _evaluate_variables(
-        self, variables: Variables, data: Callable[[], HostBatches], truth: Any, prefix: str
+        self, variables: Variables, data: Callable[[], HostBatches], truth: Callable[[], Any], prefix: str
     ) -> dict[str, float]:
         run = self.run
         batches = Background(data(), run.parallel.place, ahead=PLACED_AHEAD)
@@ -296,7 +296,7 @@ class _Session:
 
         try:
             metrics = evaluate_split(
-                step, self.preemption.iterate(batches), lambda total: run.task.summarize(total, truth)
+                step, self.preemption.iterate(batches), lambda total: run.task.summarize(total, truth())
             )
         except CorruptRecord as error:  # A score of fewer examples would be another one.
             raise UserError(

@@ -41,6 +41,26 @@ def test_the_loop_scores_against_the_truth_of_its_split(workdir):
     assert found == pytest.approx(dict.fromkeys(found, 100.0))
 
 
+def test_the_truth_is_read_once_and_not_before_an_evaluation(tmp_path, monkeypatch):
+    """Of a run of four steps with two evaluations of two averages each."""
+    read, logged_then = detecting.Scenes.truth.fget, []
+    log = tmp_path / "run" / "metrics.jsonl"
+
+    def counted(source):
+        logged_then.append(len(log.read_text().splitlines()) if log.exists() else 0)
+        return read(source)
+
+    monkeypatch.setattr(detecting.Scenes, "truth", property(counted))
+    config = detecting.detecting_config()
+    config.steps, config.eval.every_epochs, config.log.every_steps = 4, 2, 1
+    config.ema_decay = 0.5
+    run = build_run(config)
+    assert (run.total_steps, run.eval_every, logged_then) == (4, 2, [])
+    train(run, tmp_path / "run")
+    assert logged_then == [2]  # Lines of the log, one for each step.
+    assert sum("eval_ema/bbox_map" in line for line in read_metrics(tmp_path / "run")) == 2
+
+
 def test_eval_gives_what_training_logged_and_results_for_others(workdir, tmp_path, capsys):
     files = {name: tmp_path / f"{name}.file" for name in ("json", "csv", "results")}
     assert launch("eval", f"--workdir={workdir}", *(f"--{k}={v}" for k, v in files.items())) == 0

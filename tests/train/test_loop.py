@@ -260,7 +260,7 @@ def test_another_split_has_its_own_names_and_decides_nothing(tmp_path):
     first = run(OneWeight(), total_steps=3, ema_decay=0.5)
     [batch] = first.evaluation_data["test"]()
     data = {**first.evaluation_data, "train": lambda: iter([batch, batch])}
-    summary = train(dataclasses.replace(first, evaluation_data=data, truths={"train": 5.0}), tmp_path)
+    summary = train(dataclasses.replace(first, evaluation_data=data, truths={"train": lambda: 5.0}), tmp_path)
     lines = [line for line in read_metrics(tmp_path) if METRIC in line]
     assert [list(line) for line in lines] == [
         ["step", METRIC, "eval_ema/top1", "eval_train/top1", "eval_ema_train/top1"]
