@@ -48,13 +48,16 @@ def main() -> None:
         raise UserError(
             f"--csv {CSV.value}: config.task.name={trained.config.task.name!r} says nothing of single classes"
         )
-    results = task_factory(trained.config.task.name).results
+    factory = task_factory(trained.config.task.name)
+    results = factory.results
     if RESULTS.value and results is None:
         raise UserError(
             f"--results {RESULTS.value}: config.task.name={trained.config.task.name!r} gives no results that "
             "other tools read"
         )
     total, truth = score(trained, SPLIT.value)
+    if factory.shared is not None:
+        total = factory.shared(total, truth)
     metrics = trained.task.summarize(total, truth)
     table = by_class(trained, total, truth)
     for line in table_lines(table):
@@ -100,14 +103,14 @@ def score(trained: "Trained", split: str) -> "tuple[Scored, Any]":
     return total, found.truth()
 
 
-def columns_of_classes(trained: "Trained") -> "Callable[[Scored, Any], Mapping[str, np.ndarray]] | None":
+def columns_of_classes(trained: "Trained") -> "Callable[[Any, Any], Mapping[str, np.ndarray]] | None":
     """What makes of a score columns of a number for each class; None where the task says nothing of them."""
     from qsdt_jax.assemble.tasks import task_factory
 
     return None if trained.classes is None else task_factory(trained.config.task.name).by_class
 
 
-def by_class(trained: "Trained", total: "Scored", truth: Any) -> Table:
+def by_class(trained: "Trained", total: Any, truth: Any) -> Table:
     """What a score says of each class, one column a list; {} where the task says nothing of them."""
     columns = columns_of_classes(trained)
     if columns is None or trained.classes is None:

@@ -39,6 +39,8 @@ class TaskFactory:
       metrics: of its tasks, for whoever reads results without building a network.
       class_count: of tasks whose outputs are classes, how many of them the variables of a checkpoint tell
         apart, or None for variables of another network.
+      shared: of tasks whose `summarize`, `by_class` and `results` have work in common, what does it once:
+        from what these take to a total that they take as well.
       by_class: of tasks whose data have classes or categories, from what `summarize` takes to columns of one
         number for each class, by their titles.
       results: of tasks whose outputs other tools can read, from what `summarize` takes to plain data, which
@@ -50,8 +52,9 @@ class TaskFactory:
     build: Callable[[ml_collections.ConfigDict, Sequence[str] | None], Task]
     metrics: tuple[Metric, ...]
     class_count: Callable[[Variables], int | None] | None = None
-    by_class: Callable[[Scored, Any], Mapping[str, np.ndarray]] | None = None
-    results: Callable[[Scored, Any], Any] | None = None
+    shared: Callable[[Scored, Any], Any] | None = None
+    by_class: Callable[[Any, Any], Mapping[str, np.ndarray]] | None = None
+    results: Callable[[Any, Any], Any] | None = None
     examples: Examples = LABELLED
     answering: Answering | None = None
 
@@ -169,6 +172,7 @@ TASKS: Mapping[str, TaskFactory] = {
         build=build_detection,
         metrics=Detection.metrics,
         class_count=detection.class_count,
+        shared=average_precision.found_in,
         by_class=average_precision.by_class,
         results=average_precision.results,
         examples=OBJECTS,

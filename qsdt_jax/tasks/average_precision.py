@@ -1,5 +1,6 @@
 """Exact scores of a detection: every object of every image at the image's own size, by pycocotools."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,17 +40,18 @@ class AveragePrecision:
         found = {"score": outputs["score"], "category": outputs["category"], "masks": outputs["mask"]}
         return Scored(rows={"boxes": boxes, **found, "index": batch["index"]})
 
-    def summarize(self, total: Scored, truth: Any) -> dict[str, float]:
+    def summarize(self, total: "Scored | Found", truth: Any) -> dict[str, float]:
         """mAP and mAP50 of boxes and masks in percent.
 
         Args:
-          total: rows of the images that count, all of the split or some.
+          total: rows of the images that count, all of the split or some; or what `found_in` makes of them.
           truth: COCO's data set, see `evaluate.coco.Truth`.
 
         Raises:
           UserError: there is no truth, or these images have no object.
         """
-        boxes, masks = _scores(total, truth)
+        found = found_in(total, truth)
+        boxes, masks = found.boxes, found.masks
         return {
             "bbox_map": 100 * boxes.numbers["AP"],
             "segm_map": 100 * masks.numbers["AP"],
@@ -74,9 +76,50 @@ def own_boxes(boxes: jax.Array, size: jax.Array, own_size: jax.Array) -> jax.Arr
     return jnp.clip(boxes.astype(jnp.float32), 0, sides) / (sides / own_sides)
 
 
-def by_class(total: Scored, truth: Any) -> dict[str, np.ndarray]:
+class Found:
+    """Detections of a split, pasted and encoded, with their scores; made once for all that is told of them.
+
+    Args:
+      rows: of `AveragePrecision.score`.
+      truth: the annotations.
+
+    Attributes:
+      results: all detections in COCO's format.
+    """
+
+    def __init__(self, rows: Mapping[str, np.ndarray], truth: Truth):
+        self._truth = truth
+        self._images = [truth.image_ids[index] for index in rows["index"].tolist()]
+        if len(set(self._images)) < len(self._images):
+            raise ValueError("an image is scored twice")
+        self.results: list[Result] = list(_results(rows, truth))
+
+    @functools.cached_property
+    def boxes(self) -> Scores:
+        """Scores of the boxes; raises UserError where the images have no object."""
+        return scores(self._truth, self.results, "bbox", self._images)
+
+    @functools.cached_property
+    def masks(self) -> Scores:
+        """Scores of the masks; raises UserError where the images have no object."""
+        return scores(self._truth, self.results, "segm", self._images)
+
+
+def found_in(total: Scored | Found, truth: Any) -> Found:
+    """What is found in a split; arguments and errors as of `summarize`."""
+    if isinstance(total, Found):
+        return total
+    if truth is None:
+        raise UserError(
+            "the source of this split has no `truth`, the annotations that detections are scored by"
+        )
+    return Found(total.rows, Truth(truth))
+
+
+def by_class(total: Scored | Found, truth: Any) -> dict[str, np.ndarray]:
     """(K,) average precisions in percent, NaN for a category without objects; arguments as of `summarize`."""
-    boxes, masks = _scores(total, truth)
+    found = found_in(total, truth)
+    boxes, masks = found.boxes, found.masks
     return {
         "box AP (%)": 100 * boxes.ap,
         "box AP50 (%)": 100 * boxes.ap50,
@@ -85,13 +128,12 @@ def by_class(total: Scored, truth: Any) -> dict[str, np.ndarray]:
     }
 
 
-def results(total: Scored, truth: Any) -> list[Result]:
+def results(total: Scored | Found, truth: Any) -> list[Result]:
     """All detections in COCO's format; arguments as of `summarize`."""
-    return list(_results(total, _given(truth)))
+    return found_in(total, truth).results
 
 
-def _results(total: Scored, truth: Truth) -> Iterator[Result]:
-    rows = total.rows
+def _results(rows: Mapping[str, np.ndarray], truth: Truth) -> Iterator[Result]:
     for row, index in enumerate(rows["index"].tolist()):
         for place in np.flatnonzero(rows["category"][row] >= 0):
             yield result(
@@ -102,21 +144,3 @@ def _results(total: Scored, truth: Truth) -> Iterator[Result]:
                 rows["masks"][row, place],
                 truth.sizes[index],
             )
-
-
-def _given(truth: Any) -> Truth:
-    if truth is None:
-        raise UserError(
-            "the source of this split has no `truth`, the annotations that detections are scored by"
-        )
-    return Truth(truth)
-
-
-def _scores(total: Scored, truth: Any) -> tuple[Scores, Scores]:
-    """Those of boxes and of masks."""
-    truth = _given(truth)
-    images = [truth.image_ids[index] for index in total.rows["index"].tolist()]
-    if len(set(images)) < len(images):
-        raise ValueError("an image is scored twice")
-    found = list(_results(total, truth))
-    return scores(truth, found, "bbox", images), scores(truth, found, "segm", images)

@@ -12,7 +12,7 @@ from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.examples import ANNOTATED
 from qsdt_jax.assemble.tasks import TaskFactory
 from qsdt_jax.data.sources import FakeAnnotated
-from qsdt_jax.tasks.average_precision import AveragePrecision, by_class, results
+from qsdt_jax.tasks.average_precision import AveragePrecision, by_class, found_in, results
 
 NAMES = ("cat", "dog")
 IDS = (3, 8)
@@ -70,6 +70,7 @@ TASK = TaskFactory(
     build=build,
     metrics=SameObjects.metrics,
     class_count=lambda variables: variables["params"]["kernel"].shape[-1],
+    shared=found_in,
     by_class=by_class,
     results=results,
     examples=ANNOTATED,

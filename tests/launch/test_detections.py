@@ -5,6 +5,8 @@ import csv
 import dataclasses
 import io
 import json
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from pycocotools.mask import decode
 from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.opened import Network
 from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax.evaluate import coco
 from qsdt_jax.evaluate.coco import Truth, scores
 from qsdt_jax.train.loop import train
 from qsdt_jax.workdir.metrics import read_metrics
@@ -61,9 +64,18 @@ def test_the_truth_is_read_once_and_not_before_an_evaluation(tmp_path, monkeypat
     assert sum("eval_ema/bbox_map" in line for line in read_metrics(tmp_path / "run")) == 2
 
 
-def test_eval_gives_what_training_logged_and_results_for_others(workdir, tmp_path, capsys):
+def test_eval_gives_what_training_logged_and_results_for_others(workdir, tmp_path, capsys, monkeypatch):
+    """And each mask is pasted, and boxes and masks are scored, once for all that is told."""
+    calls = []
+
+    def count(name: str, function: Callable) -> None:
+        monkeypatch.setattr(coco, name, lambda *arguments: calls.append(name) or function(*arguments))
+
+    count("covered_part", coco.covered_part)
+    count("COCOeval", coco.COCOeval)
     files = {name: tmp_path / f"{name}.file" for name in ("json", "csv", "results")}
     assert launch("eval", f"--workdir={workdir}", *(f"--{k}={v}" for k, v in files.items())) == 0
+    assert Counter(calls) == {"covered_part": 3 * detecting.IMAGES, "COCOeval": 2}
     printed, logged = capsys.readouterr().out, read_metrics(workdir)[-1]
     metrics = json.loads(files["json"].read_text())
     assert all(metrics[m.name] == logged[f"eval/{m.name}"] for m in detecting.TASK.metrics)
