@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from qsdt_jax.assemble.build import REFERENCE_BATCH, warmup_of
+from qsdt_jax.assemble.build import REFERENCE_BATCH, drops_of, warmup_of
 from qsdt_jax.assemble.examples import ANNOTATED
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.assemble.told import weights_told
@@ -126,11 +126,15 @@ def _learning_rate(run: Run) -> str:
     if warmup < round(min(asked, run.total_steps)):
         key = "warmup_steps" if optimizer["warmup_steps"] else "warmup_epochs"
         said += f" (half of this run, which is too short for {key}={optimizer[key]:g})"
-    power = f"(1 - x)^{optimizer['power']:g}"
-    falling = "half a cosine" if optimizer["schedule"] == "cosine" else power
+    drops = " and ".join(f"{step:,}" for step in drops_of(optimizer, run.total_steps))
+    falling = {
+        "cosine": "half a cosine",
+        "polynomial": f"(1 - x)^{optimizer['power']:g}",
+        "multistep": f"a tenth each after {drops} steps",
+    }[optimizer["schedule"]]
     rules = "".join(f"; times {factor:g} for `{pattern}`" for pattern, factor in optimizer["rate_rules"])
     return (
-        f"{optimizer['learning_rate']:g} x {run.batch_size:,} / {REFERENCE_BATCH} = {rates[warmup]:.4g} "
+        f"{optimizer['learning_rate']:g} x {run.batch_size:,} / {REFERENCE_BATCH} = {rates.max():.4g} "
         f"at its peak, {said}; {falling} to {rates[-1]:.3g} in the last step{rules}"
     )
 

@@ -29,7 +29,7 @@ from qsdt_jax.tasks.task import Task
 from qsdt_jax.train.optimizer import RateRule, adamw, lamb, scale_by_rate_rules
 from qsdt_jax.train.parallel import Parallel, check_parts
 from qsdt_jax.train.run import Run
-from qsdt_jax.train.schedules import warmup_cosine, warmup_polynomial, warmup_within
+from qsdt_jax.train.schedules import warmup_cosine, warmup_multistep, warmup_polynomial, warmup_within
 from qsdt_jax.workdir.workdir import TRAINING
 
 REFERENCE_BATCH = 256  # Images per step that a learning rate is given for.
@@ -173,12 +173,19 @@ def warmup_of(optimizer: Mapping[str, Any], epoch: int) -> float:
     return optimizer["warmup_steps"] or optimizer["warmup_epochs"] * epoch
 
 
+def drops_of(optimizer: Mapping[str, Any], total_steps: int) -> tuple[int, ...]:
+    """The first steps of the smaller rates that the section "optimizer" asks for, in a run of so many."""
+    return tuple(round(share * total_steps) for share in optimizer["drops"])
+
+
 def build_schedule(config: ml_collections.ConfigDict, epoch: int, total_steps: int) -> optax.Schedule:
     """The learning rate by step, of a run of so many steps in epochs of so many."""
     peak = config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH
     warmup = warmup_within(warmup_of(config.optimizer, epoch), total_steps)
     if config.optimizer.schedule == "cosine":
         return _cosine(peak, warmup, total_steps)
+    if config.optimizer.schedule == "multistep":
+        return _multistep(peak, warmup, drops_of(config.optimizer, total_steps))
     if total_steps < 2:
         raise UserError(f"a polynomial schedule needs at least 2 steps, this run has {total_steps}")
     return _polynomial(peak, warmup, total_steps, config.optimizer.power)
@@ -186,6 +193,7 @@ def build_schedule(config: ml_collections.ConfigDict, epoch: int, total_steps: i
 
 # One object for equal settings: runs one after the other share its programs.
 _cosine = functools.lru_cache(maxsize=1)(warmup_cosine)
+_multistep = functools.lru_cache(maxsize=1)(warmup_multistep)
 _polynomial = functools.lru_cache(maxsize=1)(warmup_polynomial)
 
 

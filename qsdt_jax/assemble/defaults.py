@@ -24,6 +24,7 @@ from qsdt_jax.assemble.rules import (
     Several,
     SeveralWhole,
     Share,
+    Shares,
     Sides,
     SomeOf,
     Texts,
@@ -241,10 +242,14 @@ KEYS: Mapping[str, Key] = {
     ),
     "optimizer.schedule": Key(
         "cosine",
-        "after the warm-up: cosine to 1e-6; polynomial, (1 - x)^power to 0 in the last step",
-        OneOf(("cosine", "polynomial")),
+        "after the warm-up: cosine to 1e-6; polynomial, (1 - x)^power to 0 in the last step; multistep, a "
+        "tenth of it from each of `drops` on",
+        OneOf(("cosine", "polynomial", "multistep")),
     ),
     "optimizer.power": Key(0.9, "of the polynomial", Positive(), limit=FLOAT32),
+    "optimizer.drops": Key(
+        (8 / 12, 11 / 12), "of multistep: shares of the run after which the rate falls", Shares()
+    ),
     "optimizer.weight_decay": Key(0.05, "on tensors of two or more axes", Within(0), limit=FLOAT32),
     "optimizer.decay_vectors": Key(False, "with adamw, decay on all other tensors as well"),
     "optimizer.rate_rules": Key(

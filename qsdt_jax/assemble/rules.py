@@ -1,6 +1,7 @@
 """What the value of a key may be: each rule tells what is wrong with a value, in one line."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -49,6 +50,18 @@ class Share:
     def fault(self, value: Any) -> str | None:
         good = 0 < value <= 1 if self.with_one else 0 <= value < 1
         return None if good else f"must lie {self.allowed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """One or more numbers between 0 and 1, in ascending order."""
+
+    allowed = "one or more ascending numbers between 0 and 1"
+
+    def fault(self, value: Any) -> str | None:
+        good = len(value) > 0 and all(is_finite(number) and 0 < number < 1 for number in value)
+        good = good and all(first < second for first, second in itertools.pairwise(value))
+        return None if good else f"must be {self.allowed}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,15 @@
 """Learning rates of the published recipes by step."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
 
 FINAL_LEARNING_RATE = 1e-6  # Where the cosine ends (published code).
-START_FACTOR = 1e-6  # Share of the peak that the warm-up of dense tasks starts from (published code).
+# Shares of the peak that the warm-up starts from, in segmentation and in detection (published code).
+POLYNOMIAL_START, MULTISTEP_START = 1e-6, 1e-3
+DROP = 0.1  # Of the rate at each drop (mmdetection).
 
 
 def warmup_within(steps: float, total_steps: int) -> int:
@@ -55,11 +59,37 @@ def warmup_polynomial(peak: float, warmup_steps: int, total_steps: int, power: f
 
     def schedule(step: jax.Array | int) -> jax.Array:
         done = _real(step)
-        warm = START_FACTOR + (1 - START_FACTOR) * done / (warmup_steps - 1) if warmup_steps > 1 else 1.0
+        warm = _warm(done, warmup_steps, POLYNOMIAL_START)
         left = jnp.clip(1 - (done - warmup_steps) / falling, 0, 1)
         return peak * jnp.where(done < warmup_steps, warm, left**power)
 
     return schedule
+
+
+def warmup_multistep(peak: float, warmup_steps: int, drops: Sequence[int]) -> optax.Schedule:
+    """Linear warm-up, then the peak, and from each drop on a tenth of what it was (mmdetection; mmengine).
+
+    The warm-up of W steps starts from a thousandth of the peak and reaches it in step W - 1; a single step is
+    at the peak. A drop within the warm-up takes its tenth there.
+
+    Args:
+      peak: the highest rate.
+      warmup_steps: W.
+      drops: the first step of each smaller rate, in any order.
+    """
+
+    def schedule(step: jax.Array | int) -> jax.Array:
+        done = _real(step)
+        warm = _warm(done, warmup_steps, MULTISTEP_START)
+        dropped = jnp.sum(done >= jnp.asarray(drops, done.dtype))
+        return peak * jnp.where(done < warmup_steps, warm, 1.0) * DROP**dropped
+
+    return schedule
+
+
+def _warm(done: jax.Array, warmup_steps: int, start: float) -> jax.Array | float:
+    """The share of the peak within a warm-up: from `start` in step 0 to 1 in the last of them."""
+    return start + (1 - start) * done / (warmup_steps - 1) if warmup_steps > 1 else 1.0
 
 
 def _real(step: jax.Array | int) -> jax.Array:

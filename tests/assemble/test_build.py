@@ -121,6 +121,13 @@ TRAINING = [
         {"optimizer.learning_rate": math.nan},
         "config.optimizer.learning_rate=nan must be at least 0",
     ),
+    *(
+        (
+            {"optimizer.drops": drops},
+            f"config.optimizer.drops={drops} must be one or more ascending numbers between 0 and 1",
+        )
+        for drops in ((), (0.5, 1.0), (0.9, 0.5), ("a",))
+    ),
     ({"optimizer.warmup_epochs": math.inf}, "config.optimizer.warmup_epochs=inf must be at least 0"),
     ({"loss.label_smoothing": 1.0}, "config.loss.label_smoothing=1.0 must lie in [0, 1)"),
     ({"model.drop_path": -0.1}, "config.model.drop_path=-0.1 must lie in [0, 1)"),

@@ -52,6 +52,7 @@ def test_published_code_differs_in_these_values(size):
         "model.norm_group was 0, is 3",
         "optimizer.decay_vectors was False, is True",
         f"optimizer.learning_rate was {rates[0]}, is {rates[1]}",
+        "optimizer.schedule was 'polynomial', is 'multistep'",
     ]
     with pytest.raises(ValueError, match="unknown variant 'code'"):
         size.get_config("code")

@@ -1,10 +1,11 @@
 """The learning rate of a run of any length falls at its end, where it is evaluated as well."""
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import ade20k_s, digits, digits_dvs, digits_transfer, imagenet_s
+from configs import ade20k_s, coco_s, digits, digits_dvs, digits_transfer, imagenet_s
 from configs.ablations.small_digits import small_digits
 from launch.recipe import recipe
 from qsdt_jax.assemble.build import build_run, build_schedule
@@ -102,6 +103,26 @@ def test_recipes_by_steps(steps, variant):
     assert rates.max() == pytest.approx(peak, rel=1e-5) and rates[warmup] == rates.max()
     assert np.all(np.diff(rates[: max(warmup, 1)]) > 0) and np.all(np.diff(rates[warmup:]) < 0)
     assert rates[-1] == 0
+
+
+@pytest.mark.parametrize(("epoch", "epochs"), [(9857, 12), (400, 12), (9857, 24), (1, 12), (5, 1), (1, 1)])
+def test_the_published_detector_falls_by_a_tenth_twice(epoch, epochs):
+    """After 8 and 11 of 12 epochs, and at the same shares of other runs."""
+    schedule = build_schedule(coco_s.get_config("published"), epoch, epoch * epochs)
+    steps = np.arange(epoch * epochs)
+    rates = np.array(jax.vmap(schedule)(steps))
+    first, second = round(epoch * epochs * 8 / 12), round(epoch * epochs * 11 / 12)
+    if epochs == 12:
+        assert (first, second) == (8 * epoch, 11 * epoch)
+    warmup = min(1000, (len(steps) - 1) // 2)
+    expected = np.where(steps < first, 2e-4, np.where(steps < second, 2e-5, 2e-6))
+    np.testing.assert_allclose(rates[warmup:], expected[warmup:], rtol=1e-5)
+    assert np.all(np.diff(rates[:warmup]) > 0) and (warmup < 2 or rates[0] == pytest.approx(2e-7))
+
+
+def test_drops_are_told():
+    run = build_run(fake(digits.get_config(), 10, epochs=12, **{"optimizer.schedule": "multistep"}))
+    assert "a tenth each after 80 and 110 steps to 2.5e-05 in the last step" in told(run)
 
 
 @pytest.mark.parametrize("every", [0.001, 1.0, 5.0, 1e308])

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from qsdt_jax.train.schedules import warmup_cosine, warmup_polynomial, warmup_within
+from qsdt_jax.train.schedules import warmup_cosine, warmup_multistep, warmup_polynomial, warmup_within
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "schedules.json").read_text())
 
@@ -65,6 +65,26 @@ def test_polynomial_without_warmup():
 def test_polynomial_reaches_its_peak_in_the_last_step_of_the_warmup(warm):
     schedule = warmup_polynomial(2.0, warm, 10)
     assert float(schedule(warm - 1)) == float(schedule(warm)) == 2.0 > float(schedule(warm + 1))
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if name.startswith("det")])
+def test_multistep(name):
+    golden = GOLDEN[name]
+    drops = [epoch * golden["steps_per_epoch"] for epoch in golden["milestones"]]
+    schedule = warmup_multistep(golden["base_lr"], golden["warmup"], drops)
+    for step, rate in golden["lr"].items():
+        assert float(schedule(int(step))) == pytest.approx(rate, rel=1e-10), step
+
+
+@pytest.mark.parametrize("warm", [0, 1])
+def test_multistep_without_warmup(warm):
+    found = [float(warmup_multistep(2.0, warm, (4, 2))(step)) for step in range(6)]
+    np.testing.assert_allclose(found, [2, 2, 0.2, 0.2, 0.02, 0.02], rtol=1e-12)
+
+
+def test_a_drop_within_the_warmup():
+    found = [float(warmup_multistep(2.0, 3, (1,))(step)) for step in range(4)]
+    np.testing.assert_allclose(found, [0.002, 0.1001, 0.2, 0.2], rtol=1e-12)
 
 
 def test_a_polynomial_that_cannot_fall():
