@@ -8,8 +8,8 @@ Data      ADEChallengeData2016: images/{training,validation}/*.jpg, annotations/
 Expected  the paper's table; not run here, for want of the data and of a GPU
 Cost      4 x A100, quoted from the paper; not run here. Compiled for four H100s a step takes 5.3 GB of each
 
-`start_from` takes the workdir of a classifier: its backbone is taken tensor by tensor, neck and head start
-anew. `python -m launch import-torch` makes such a workdir of a published classifier.
+`start_from` takes the workdir of a classifier or the file of a published one (.pth): its backbone is taken
+tensor by tensor, neck and head start anew.
 
 The factor of the attention holds for the 196 tokens of a training image at 224; an image of 512 has 1,024
 tokens, and the factor is scaled accordingly (ours). Neck and head have float weights, as published; 4 bits

@@ -7,8 +7,8 @@ Data      COCO 2017: annotations/instances_{train,val}2017.json, train2017/*.jpg
 Expected  the paper's table; not run here, for want of the data and of a GPU
 Cost      4 x A100, 25 hours, quoted from the paper; not run here
 
-`start_from` takes the workdir of a classifier: its backbone is taken tensor by tensor, neck and heads start
-anew. `python -m launch import-torch` makes such a workdir of a published classifier.
+`start_from` takes the workdir of a classifier or the file of a published one (.pth): its backbone is taken
+tensor by tensor, neck and heads start anew. Of a detector, also a published one, all is taken that fits.
 
 The paper gives no length and no warm-up: 12 epochs and 1000 steps, as the code. Batch norm keeps the
 statistics of the classifier and trains its affine (ours): those of so few images are poor. The factor of the

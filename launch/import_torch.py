@@ -116,7 +116,7 @@ def _names_of_data(config: "ConfigDict") -> tuple[str, ...] | None:
     from qsdt_jax.assemble.data import build_source, class_names_of
 
     data = config.data
-    if data.source in ("folder", "tfds", "ade20k", "segfolder") and not (
+    if data.source in ("folder", "tfds", "ade20k", "segfolder", "coco") and not (
         data.path and Path(expanded(data.path)).is_dir()
     ):
         return None

@@ -41,7 +41,9 @@ KEYS: Mapping[str, Key] = {
     "seed": Key(
         0, "of everything random: weights, order, augmentation, drop path", Within(0), limit=2**31 - 1
     ),
-    "start_from": Key("", "workdir of a trained network that a new run takes its weights from"),
+    "start_from": Key(
+        "", "workdir or published file (.pth) of a trained network that a new run takes its weights from"
+    ),
     "epochs": Key(300, "passes through the training images", Within(1), limit=bounds.STEPS_OF_A_RUN),
     "steps": Key(0, "updates of the run; 0 for those of `epochs`", Within(0), limit=bounds.STEPS_OF_A_RUN),
     "batch_size": Key(256, "images per update", Within(1), limit=bounds.BATCH),

@@ -2,22 +2,19 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import ml_collections
 
 from qsdt_jax.assemble.answers.answering import Answering
 from qsdt_jax.assemble.answers.classes import Predictions
 from qsdt_jax.assemble.answers.maps import ClassMaps
 from qsdt_jax.assemble.answers.objects import Detections
-from qsdt_jax.assemble.checked import check_config
-from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.deployed import Deployed, load_deployed
 from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.opened import Network, predict
 from qsdt_jax.assemble.pictures import Picture
+from qsdt_jax.assemble.published import of_published
 from qsdt_jax.assemble.saving import MODEL_FILE, load_saved
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.assemble.trained import Trained, load_trained
@@ -28,20 +25,11 @@ from qsdt_jax.deploy.program import Program
 from qsdt_jax.deploy.reference import MAGIC
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded, read_json
-from qsdt_jax.interop import from_torch
-from qsdt_jax.interop.architecture import class_count, fields_of
-from qsdt_jax.interop.torch_file import load as load_torch
-from qsdt_jax.nearest import nearest
 from qsdt_jax.tasks.task import Batch
 from qsdt_jax.workdir.stored import stored_metrics
 from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, CONFIG_FILE, SUMMARY_FILE
 
 PUBLISHED = "published checkpoint"
-# What the published checkpoints were evaluated on: ImageNet, its short side scaled to 256.
-PUBLISHED_INPUT = {"image_size": (224, 224), "eval_crop_ratio": 0.875, "source": "folder"}
-# Segmenters: ADE20K, the short side scaled to 512; neck and head have float weights, and see a quarter.
-SEGMENTER_INPUT = {"image_size": (512, 512), "short_side": 512, "long_side": 2048, "source": "ade20k"}
-SEGMENTER_FIELDS = {"bits_rules": (("(fpn|seg_head)/.*", 32),), "neuron_input_gain": 0.25}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,7 +124,7 @@ def load(
         case "bundle":
             return DeployedNetwork(deployed=load_deployed(path))
         case _:
-            return _of_published(path, ema, fields)
+            return of_published(path, fields, ema=ema)
 
 
 def _kind(path: Path) -> str:
@@ -205,45 +193,3 @@ def _scores(trained: Trained) -> dict[str, float]:
         for metric in metrics
     }
     return {label: stored[name] for name, label in names.items() if name in stored}
-
-
-def _of_published(path: Path, ema: bool, fields: Mapping[str, Any]) -> Network:
-    tensors = load_torch(path, ema=ema)
-    found = fields_of(str(path), tensors)
-    config = published_config({**found, **fields})
-    outputs = class_count(str(path), tensors)
-    classes = Classes(where=f"the network in {path}", outputs=outputs, names=None)
-    task = task_factory(config.task.name).build(config, classes.shown)
-    return Network(
-        where=str(path),
-        config=config,
-        task=task,
-        variables=from_torch(task.model, tensors, label=str(path)),
-        classes=classes,
-        origin={"file": path.name, "ema": ema},
-    )
-
-
-def published_config(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The configuration of a published network with these fields; raises UserError for an unknown one."""
-    config, fields = base_config().lock(), dict(fields)
-    channels = fields.pop("in_channels")
-    if "fpn_channels" in fields:
-        config.task.name = "semantic_segmentation"
-        config.data.update(SEGMENTER_INPUT)
-        fields = {**SEGMENTER_FIELDS, **fields}
-    else:
-        config.data.update(PUBLISHED_INPUT)
-    config.data.channels = channels
-    if channels != len(config.data.mean):  # ImageNet's normalisation says nothing of other inputs.
-        config.data.mean, config.data.std = (0.0,), (1.0,)
-    for name, value in fields.items():
-        if name not in config.model:
-            raise UserError(f"a network has no field {name!r}{nearest(name, list(config.model))}")
-        try:
-            config.model[name] = value
-        except (TypeError, ValueError):
-            expected = config.model.get_type(name).__name__
-            raise UserError(f"{name}: expected {expected}, found {value!r}") from None
-    check_config(config)
-    return config

@@ -14,11 +14,14 @@ from pathlib import Path
 import ml_collections
 
 from qsdt_jax.assemble.keys import value_of
+from qsdt_jax.assemble.opened import Network
+from qsdt_jax.assemble.published import of_published
 from qsdt_jax.assemble.shapes import image_size
 from qsdt_jax.assemble.trained import Trained, load_trained, stored_checksum
 from qsdt_jax.data.classes import class_difference, tell_trust
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
+from qsdt_jax.interop.published import differences
 from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.models.parts import parts_of
 from qsdt_jax.progress import tell
@@ -29,6 +32,8 @@ from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, TRAINING, Source, read_b
 
 START = "start_from"
 READ_AT_ONCE = 2**24  # Bytes.
+# Keys of `config.model` that a published file does not tell: its network is taken for one of the run's.
+NOT_IN_FILES = ("bits", "num_heads")
 
 
 def noted_sources(workdir: str | Path) -> Mapping[str, Source] | None:
@@ -68,16 +73,42 @@ def load_source(config: ml_collections.ConfigDict, key: str, known: Source | Non
 
 
 def file_source(config: ml_collections.ConfigDict, key: str, file: Path, known: Source | None) -> Source:
-    """The file that a key of the configuration names; raises UserError where it is another than the known."""
-    checksum = 0
-    with file.open("rb") as stream:
-        while part := stream.read(READ_AT_ONCE):
-            checksum = zlib.crc32(part, checksum)
-    place = value_of(config, key)
+    """The file that a key of the configuration names.
+
+    Raises:
+      UserError: it cannot be read, or is another than the known one.
+    """
+    place, checksum = value_of(config, key), 0
+    try:
+        with file.open("rb") as stream:
+            while part := stream.read(READ_AT_ONCE):
+                checksum = zlib.crc32(part, checksum)
+    except OSError as error:
+        raise UserError(f"config.{key}={place} cannot be read: {error.strerror}") from None
     source = Source(place=place, step=None, checksum=checksum)
     if known is not None and not known.is_same(source):
         raise UserError(_other(key, place, known))
     return source
+
+
+def load_start(config: ml_collections.ConfigDict, known: Source | None) -> tuple[Trained | Network, Source]:
+    """The network that `config.start_from` names, in a workdir or in a published file (.pth).
+
+    Args:
+      config: of the run that starts from it.
+      known: the checkpoint or file that it has to be; None for any, of a workdir the newest.
+
+    Raises:
+      UserError: it cannot be read, or is another than the known one.
+    """
+    file = Path(expanded(config.start_from))
+    if not file.is_file():
+        return load_source(config, START, known)
+    source = file_source(config, START, file, known)
+    try:
+        return of_published(file, {name: config.model[name] for name in NOT_IN_FILES}), source
+    except UserError as error:
+        raise UserError(f"config.{START}={config.start_from}: {error}") from None
 
 
 def sources_now(config: ml_collections.ConfigDict, noted: Mapping[str, Source]) -> dict[str, Source]:
@@ -94,8 +125,8 @@ def sources_now(config: ml_collections.ConfigDict, noted: Mapping[str, Source]) 
             with contextlib.suppress(UserError):  # By its record alone.
                 checksum = stored_checksum(expanded(place), known.step)
                 found[key] = Source(place=place, step=known.step, checksum=checksum)
-        elif place != known.place and (file := place.partition(":")[2]):
-            with contextlib.suppress(UserError, OSError):
+        elif place != known.place and (file := place.partition(":")[2] or place):
+            with contextlib.suppress(UserError):
                 found[key] = file_source(config, key, Path(expanded(file)), None)
     return found
 
@@ -105,7 +136,7 @@ def starting_point(
     task: Task,
     noted: Mapping[str, Source] | None,
 ) -> tuple[Callable[[Variables], Variables] | None, Source | None]:
-    """What makes a new run start from the newest checkpoint in `config.start_from`, and that checkpoint.
+    """What makes a new run start from what `config.start_from` names, and the checkpoint or file that is.
 
     The head is taken where the task and the classes are the same, by their names or, where the checkpoint
     came without, by their number. A run that goes on needs the checkpoint no more: it is looked for only
@@ -127,9 +158,9 @@ def starting_point(
     if noted is not None:
         known = noted.get(START)
         if known is not None and place != known.place:
-            _, known = load_source(config, START, known)
+            _, known = load_start(config, known)
         return _vanished, known
-    trained, source = load_source(config, START, None)
+    trained, source = load_start(config, None)
     difference = _other_outputs(config, task, trained)
     others = difference is not None
     # Now, with shapes in place of variables: later a refusal would come when the workdir is another already.
@@ -142,33 +173,36 @@ def starting_point(
     move(trained.variables, variable_shapes(task))
 
     def start(variables: Variables) -> Variables:
-        again, _ = load_source(config, START, source)  # Not held all the while, being as large as the run's.
+        again, _ = load_start(config, source)  # Not held all the while, being as large as the run's.
         taken, remarks = move(again.variables, variables)
-        why = [told for told in (difference, other_tokens(config, trained)) if told]
-        lines = [f"starting from step {again.step} of {again.workdir}", *why, *remarks]
+        why = [told for told in (difference, other_tokens(config, again)) if told]
+        if isinstance(again, Network) and again.config.task.name == config.task.name:
+            why += differences(task.model)
+        where = again.where if isinstance(again, Network) else f"step {again.step} of {again.workdir}"
+        lines = [f"starting from {where}", *why, *remarks]
         tell("\n  ".join(lines))
         return taken
 
     return start, source
 
 
-def other_tokens(config: ml_collections.ConfigDict, trained: Trained) -> str | None:
+def other_tokens(config: ml_collections.ConfigDict, trained: Trained | Network) -> str | None:
     """What is told where the attention of the weights is meant for other images; None where it is not."""
     here, model = config.model.attention_tokens, trained.config.model
     there = model.attention_tokens or math.prod(side // STRIDE for side in image_size(trained.config))
     if here in (0, there):
         return None
     return (
-        f"config.model.attention_tokens={here}, but the attention of {trained.workdir} is meant for images "
+        f"config.model.attention_tokens={here}, but the attention of {config.start_from} is meant for images "
         f"of {there} tokens"
     )
 
 
-def _other_outputs(config: ml_collections.ConfigDict, task: Task, trained: Trained) -> str | None:
+def _other_outputs(config: ml_collections.ConfigDict, task: Task, trained: Trained | Network) -> str | None:
     """Why the outputs of a network mean something else than those of a task; None where they do not."""
     before, now = trained.config.task.name, config.task.name
     if before != now:
-        return f"the network in {trained.workdir} was trained for another task: {before!r}, this is {now!r}"
+        return f"the network in {config.start_from} was trained for another task: {before!r}, this is {now!r}"
     if task.class_names is None or trained.classes is None:
         return None
     difference = class_difference(task.class_names, trained.classes, what=TRAINING)

@@ -28,7 +28,8 @@ def class_count(label: str, tensors: Mapping[str, Any]) -> int:
 def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `models.Backbone` that shapes tell: channels, depth, mlp_ratio, in_channels.
 
-    Of a segmenter also "fpn_channels". The file says nothing of heads, bits, levels and time steps.
+    Of a segmenter also "fpn_channels", of a detector "box_features" besides. The file says nothing of heads,
+    bits, levels and time steps.
 
     Args:
       label: what the tensors are called in errors.
@@ -39,8 +40,8 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """
 
     class_count(label, tensors)
-    segmenter = kind_of(tensors) == "segmenter"
-    prefix = "backbone." if segmenter else ""
+    kind = kind_of(tensors)
+    prefix = "" if kind == "classifier" else "backbone."
 
     def shape(*path: str, prefix: str = prefix) -> tuple[int, ...]:
         name = prefix + torch_name((*path, "kernel"))
@@ -53,9 +54,16 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     parts = ("downsample1_2", "downsample2", "downsample3", "downsample4")
     channels = tuple(shape(part, "conv")[0] for part in parts)
     blocks = {match[0] for name in tensors if (match := re.match(rf"{prefix}block[34]\.\d+\.", name))}
-    of_neck = {"fpn_channels": shape("fpn", "lateral0", "conv", prefix="")[0]} if segmenter else {}
+    beside = {}
+    if kind == "segmenter":
+        beside = {"fpn_channels": shape("fpn", "lateral0", "conv", prefix="")[0]}
+    elif kind == "detector":
+        beside = {
+            "fpn_channels": shape("det_fpn", "lateral0", "conv", prefix="")[0],
+            "box_features": shape("box_head", "fc1", prefix="")[0],
+        }
     return {
-        **of_neck,
+        **beside,
         "channels": channels,
         "depth": len(blocks),
         "mlp_ratio": shape("block3_0", "mlp", "fc1")[0] // channels[2],

@@ -111,7 +111,8 @@ def test_a_starting_point(twin, tmp_path, capsys):
 def test_other_tokens_than_those_of_the_weights_are_told(there, here, told, tmp_path):
     """The digits of 32x32 have four."""
     source: Any = SimpleNamespace(config=tiny_config(**{"model.attention_tokens": there}), workdir=tmp_path)
-    line = other_tokens(tiny_config(**{"model.attention_tokens": here}), source)
+    config = tiny_config(**{"model.attention_tokens": here, "start_from": str(tmp_path)})
+    line = other_tokens(config, source)
     where = f"config.model.attention_tokens={here}, but the attention of {tmp_path} is meant for images"
     assert line == (f"{where} of {told} tokens" if told else None)
 

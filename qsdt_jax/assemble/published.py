@@ -1,0 +1,120 @@
+"""Networks of published PyTorch checkpoints: what their files tell, and what goes without saying."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from qsdt_jax.assemble.checked import check_config
+from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.assemble.opened import Network
+from qsdt_jax.assemble.tasks import task_factory
+from qsdt_jax.data.classes import Classes
+from qsdt_jax.errors import UserError
+from qsdt_jax.interop import from_torch
+from qsdt_jax.interop.architecture import class_count, fields_of
+from qsdt_jax.interop.entries import kind_of
+from qsdt_jax.interop.published import PUBLISHED_GAIN
+from qsdt_jax.interop.torch_file import load
+from qsdt_jax.nearest import nearest
+
+
+class Published(NamedTuple):
+    """What the published networks of a kind have in common.
+
+    Attributes:
+      task: its name in a configuration.
+      data: keys of what they were evaluated on.
+      model: keys that the files do not tell.
+    """
+
+    task: str
+    data: Mapping[str, Any]
+    model: Mapping[str, Any]
+
+
+# By `interop.entries.kind_of`. Neck and heads have float weights, and their neurons see a quarter.
+KINDS = {
+    "classifier": Published(  # ImageNet, its short side scaled to 256.
+        task="classification",
+        data={"image_size": (224, 224), "eval_crop_ratio": 0.875, "source": "folder"},
+        model={},
+    ),
+    "segmenter": Published(  # ADE20K, the short side scaled to 512.
+        task="semantic_segmentation",
+        data={"image_size": (512, 512), "short_side": 512, "long_side": 2048, "source": "ade20k"},
+        model={"bits_rules": (("(fpn|seg_head)/.*", 32),), "neuron_input_gain": PUBLISHED_GAIN},
+    ),
+    "detector": Published(  # COCO, within 800x1333.
+        task="detection",
+        data={
+            "image_size": (800, 1344),
+            "short_side": 800,
+            "long_side": 1333,
+            "buckets": ((800, 1344), (1344, 800)),
+            "source": "coco",
+        },
+        model={
+            "bits_rules": (("(det_fpn|rpn|box_head|mask_head)/.*", 32),),
+            "neuron_input_gain": PUBLISHED_GAIN,
+            "geometry": "published",
+        },
+    ),
+}
+
+
+def of_published(
+    path: str | os.PathLike[str], fields: Mapping[str, Any] | None = None, *, ema: bool = False
+) -> Network:
+    """The network of a published checkpoint.
+
+    Args:
+      path: the `.pth` file.
+      fields: keys of `config.model` that are not those of the file or of `KINDS`.
+      ema: take the moving average of the weights.
+
+    Raises:
+      UserError: the file cannot be read or is of another network, or has no such field.
+    """
+    tensors = load(path, ema=ema)
+    label = os.fspath(path)
+    found, outputs = fields_of(label, tensors), class_count(label, tensors)
+    config = published_config(str(kind_of(tensors)), {**found, **(fields or {})})
+    classes = Classes(where=f"the network in {label}", outputs=outputs, names=None)
+    task = task_factory(config.task.name).build(config, classes.shown)
+    return Network(
+        where=label,
+        config=config,
+        task=task,
+        variables=from_torch(task.model, tensors, label=label),
+        classes=classes,
+        origin={"file": os.path.basename(label), "ema": ema},
+    )
+
+
+def published_config(kind: str, fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The configuration of a published network of a kind; raises UserError for an unknown field.
+
+    Args:
+      kind: of `KINDS`.
+      fields: keys of `config.model`, and "in_channels" of the images.
+    """
+    config, published = base_config().lock(), KINDS[kind]
+    fields = {**published.model, **fields}
+    channels = fields.pop("in_channels")
+    config.task.name = published.task
+    config.data.update(published.data)
+    config.data.channels = channels
+    if channels != len(config.data.mean):  # ImageNet's normalisation says nothing of other inputs.
+        config.data.mean, config.data.std = (0.0,), (1.0,)
+    for name, value in fields.items():
+        if name not in config.model:
+            raise UserError(f"a network has no field {name!r}{nearest(name, list(config.model))}")
+        try:
+            config.model[name] = value
+        except (TypeError, ValueError):
+            expected = config.model.get_type(name).__name__
+            raise UserError(f"{name}: expected {expected}, found {value!r}") from None
+    check_config(config)
+    return config
