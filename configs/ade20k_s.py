@@ -23,13 +23,13 @@ neurons of neck and head that see a quarter of their input. A published segmento
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config
+from configs.dense import dense
 
 IMAGES = 20_210
 
 
 def ade20k(channels: tuple[int, int, int, int], depth: int = 8, variant: str = "") -> ConfigDict:
-    """The recipe that the sizes share.
+    """The recipe that the sizes share, on top of `dense`.
 
     Args:
       channels: C1..C4.
@@ -39,17 +39,9 @@ def ade20k(channels: tuple[int, int, int, int], depth: int = 8, variant: str = "
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in ("", "published"):
-        raise ValueError(f"unknown variant {variant!r}; the only one is 'published'")
-    config = base_config()
+    config = dense(channels, depth, variant=variant, batch_size=20, heads="fpn|seg_head")
     config.task.name = "semantic_segmentation"
     config.steps = 160_000
-    config.batch_size = 20
-    config.model.channels = channels
-    config.model.depth = depth
-    config.model.bits_rules = (("(fpn|seg_head)/.*", 32),)
-    config.model.attention_tokens = 196
-    config.model.dtype = "bfloat16"
     config.data.source = "ade20k"
     config.data.image_size = (512, 512)
     config.data.augmentation = "resize_crop_flip"
@@ -60,24 +52,12 @@ def ade20k(channels: tuple[int, int, int, int], depth: int = 8, variant: str = "
         *((512, width) for width in (512, 704, 1024, 2048)),
         *((height, 512) for height in (704, 1024, 2048)),
     )
-    config.data.workers = -1
-    config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 1e-4 * 256 / config.batch_size  # The rate of a step is 1e-4.
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.clip_norm = 0.0
-    config.optimizer.schedule = "polynomial"
-    config.optimizer.power = 0.9
     config.optimizer.warmup_steps = 1500
     config.eval.every_epochs = 16_000 / (IMAGES // config.batch_size)
     config.eval.batch_size = 8
-    config.log.every_steps = 50
-    config.checkpoint.every_steps = 2000
     if variant == "published":
-        config.model.attention_tokens = 0
-        config.model.neuron_input_gain = 0.25
         config.optimizer.learning_rate = 1e-3 * 256 / config.batch_size
         config.optimizer.weight_decay = 0.005
-        config.optimizer.decay_vectors = True
         config.optimizer.rate_rules = (("seg_head/.*", 2.0),)
         config.optimizer.power = 1.0
     return config

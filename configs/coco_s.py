@@ -26,13 +26,13 @@ published detector is that network:
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config
+from configs.dense import dense
 
 CATEGORIES = 80
 
 
 def coco(channels: tuple[int, int, int, int], depth: int = 8, variant: str = "") -> ConfigDict:
-    """The recipe that the sizes share.
+    """The recipe that the sizes share, on top of `dense`.
 
     Args:
       channels: C1..C4.
@@ -42,20 +42,13 @@ def coco(channels: tuple[int, int, int, int], depth: int = 8, variant: str = "")
     Raises:
       ValueError: an unknown variant.
     """
-    if variant not in ("", "published"):
-        raise ValueError(f"unknown variant {variant!r}; the only one is 'published'")
-    config = base_config()
+    heads = "det_fpn|rpn|box_head|mask_head"
+    config = dense(channels, depth, variant=variant, batch_size=12, heads=heads)
     config.task.name = "detection"
     config.epochs = 12
-    config.batch_size = 12
-    config.model.channels = channels
-    config.model.depth = depth
-    config.model.bits_rules = (("(det_fpn|rpn|box_head|mask_head)/.*", 32),)
     config.model.fpn_channels = 256
-    config.model.attention_tokens = 196
     config.model.freeze_statistics = True
     config.model.remat = "blocks"
-    config.model.dtype = "bfloat16"
     config.data.source = "coco"
     config.data.fake_classes = CATEGORIES
     config.data.image_size = (800, 1344)
@@ -64,27 +57,15 @@ def coco(channels: tuple[int, int, int, int], depth: int = 8, variant: str = "")
     config.data.short_side = 800
     config.data.long_side = 1333
     config.data.buckets = ((800, 1344), (1344, 800))
-    config.data.workers = -1
-    config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 1e-4 * 256 / config.batch_size  # The rate of a step is 1e-4.
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.clip_norm = 0.0
-    config.optimizer.schedule = "polynomial"
-    config.optimizer.power = 0.9
     config.optimizer.warmup_steps = 1000
     config.eval.batch_size = 4
-    config.log.every_steps = 50
-    config.checkpoint.every_steps = 2000
     if variant == "published":
-        config.model.attention_tokens = 0
         config.model.freeze_statistics = False
         config.model.norm_group = 3
-        config.model.neuron_input_gain = 0.25
         config.model.geometry = "published"
         config.optimizer.learning_rate = 2e-4 * 256 / config.batch_size
         config.optimizer.schedule = "multistep"
         config.optimizer.drops = (8 / 12, 11 / 12)
-        config.optimizer.decay_vectors = True
     return config
 
 
