@@ -17,13 +17,18 @@ SIZE = jnp.asarray([41, 60])  # Of an array of 48x64.
 RESOLUTION = 1e-4  # So coarse that float32 and float64 round to the same.
 
 
+def equal_up_to_rounding(rng, low, high, shape, noise):
+    """Whole numbers, and so little besides that the scores of equal ones are equal."""
+    return rng.integers(low, high, shape) + rng.uniform(-noise, noise, shape)
+
+
 def rounded(scores):
     return np.round(np.asarray(scores, np.float64) / RESOLUTION)
 
 
 def levels(rng, dtype=jnp.float32):
     """Scores that are often equal, deltas, anchors, and the anchors inside the image."""
-    scores = [jnp.asarray(rng.integers(-3, 3, (*shape, 3)), dtype) for shape in SHAPES]
+    scores = [jnp.asarray(equal_up_to_rounding(rng, -3, 3, (*shape, 3), 2e-5), dtype) for shape in SHAPES]
     deltas = [jnp.asarray(rng.normal(0, 0.5, (*shape, 3, 4)), dtype) for shape in SHAPES]
     boxes = [jnp.asarray(anchors(shape, stride, 2)) for shape, stride in zip(SHAPES, STRIDES, strict=True)]
     within = [inside(shape, stride, SIZE) for shape, stride in zip(SHAPES, STRIDES, strict=True)]
@@ -79,7 +84,7 @@ def test_proposals_have_no_gradient_and_stay_finite():
 def heads(rng, boxes=30, classes=4):
     corner = rng.integers(0, 40, (boxes, 2))
     rois = jnp.asarray(np.concatenate([corner, corner + rng.integers(1, 20, (boxes, 2))], -1), jnp.float32)
-    logits = jnp.asarray(rng.integers(-2, 3, (boxes, classes + 1)), jnp.float32)  # Often equal.
+    logits = jnp.asarray(equal_up_to_rounding(rng, -2, 3, (boxes, classes + 1), 2e-6), jnp.float32)
     deltas = jnp.asarray(rng.normal(0, 1, (boxes, classes, 4)), jnp.float32)
     return rois, jnp.asarray(rng.uniform(size=boxes) < 0.8), logits, deltas
 
