@@ -26,6 +26,7 @@ from qsdt_jax.models.classifier import HEADS
 from qsdt_jax.models.detector import OUTPUT_LAYERS as DETECTOR_OUTPUTS
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.models.segmenter import OUTPUT_LAYER as SEGMENTER_OUTPUT
+from qsdt_jax.tasks.operations import macs_of, operations_of
 from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.state import TrainState, parameter_count
@@ -92,7 +93,8 @@ def main() -> None:
     task = build_task(config, None if classes is None else numbers(classes))
     require_backbone(task.model, "the configuration")
     state = _abstract_state(config, task)
-    layers = layer_operations(task.model, tuple(config.data.image_size))
+    traced = layer_operations(task.model, tuple(config.data.image_size))
+    layers, training_macs = operations_of(task, traced), macs_of(task, traced, train=True)
 
     height, width = config.data.image_size
     outputs = "" if task.class_names is None else f"{len(task.class_names)} classes ({origin}), "
@@ -104,9 +106,8 @@ def main() -> None:
     )
     rows = layer_rows(layers, state.variables) if LAYERS.value else block_rows(layers, state.variables)
     print(_aligned([COLUMNS, *rows]) + "\n")
-    print(_aligned(totals(layers, state.variables, batch)) + "\n")
+    print(_aligned(totals(layers, state.variables, batch, training_macs)) + "\n")
     if parallel is not None:
-        macs = sum(layer.macs for layer in layers)
         print(
             f"train step on {len(parallel.devices)} devices, batch {batch}, mode {config.parallel.mode}",
             *remarks,
@@ -114,7 +115,13 @@ def main() -> None:
         )
         step, data = _train_step(config, task), task.batch_shapes(batch)
         rows = on_devices(
-            step, state, data, parallel, 6 * macs, memory_gb=MEMORY_GB.value, peak_tflops=PEAK_TFLOPS.value
+            step,
+            state,
+            data,
+            parallel,
+            6 * training_macs,
+            memory_gb=MEMORY_GB.value,
+            peak_tflops=PEAK_TFLOPS.value,
         )
         print(_aligned(rows))
         return
@@ -165,8 +172,10 @@ def _row(name: str, layers: list[LayerOperations], parameters: int) -> tuple[str
     return name, shape, f"{parameters:,}", bits, f"{macs / 1e6:,.1f}", source
 
 
-def totals(layers: list[LayerOperations], variables: Variables, batch: int) -> list[tuple[str, str]]:
-    """Rows (what, value) over the whole network."""
+def totals(
+    layers: list[LayerOperations], variables: Variables, batch: int, training_macs: int
+) -> list[tuple[str, str]]:
+    """Rows (what, value) over the whole network; the MACs of an image in training are given."""
     live = parameter_count(variables)
     weights = sum(layer.weights for layer in layers)
     stored, real = stored_bytes(layers, variables)
@@ -183,7 +192,7 @@ def totals(layers: list[LayerOperations], variables: Variables, batch: int) -> l
         ("paper's Param (M)", f"{words / 1e6:.2f}: 32-bit words of the weights without classifier"),
         ("MACs per image", f"{amount(macs)}, of these {amount(attention)} in attention products"),
         ("MACs on spikes", f"{100 * spikes / macs:.1f} %"),
-        ("FLOPs per train step", f"about {amount(6 * macs * batch)}: 2 x 3 x MACs x batch {batch}"),
+        ("FLOPs per train step", f"about {amount(6 * training_macs * batch)}: 2 x 3 x MACs x batch {batch}"),
     ]
 
 

@@ -23,7 +23,8 @@ from qsdt_jax.data.classes import Classes
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded, write_atomically
 from qsdt_jax.interop.fit import check_fit
-from qsdt_jax.models.operations import macs_per_image
+from qsdt_jax.models.operations import layer_operations
+from qsdt_jax.tasks.operations import macs_of
 from qsdt_jax.train.state import parameter_count
 from qsdt_jax.workdir.provenance import code_version
 from qsdt_jax.workdir.workdir import CONFIG_FILE
@@ -171,6 +172,7 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
     """The card in Markdown: what the network is, its data, its score, where it came from, how to load it."""
     model, data, classes = network.model.backbone, network.config.data, network.classes
     height, width = data.image_size
+    macs = macs_of(network.task, layer_operations(network.model, (height, width)))
     names = ", ".join(classes.shown[:SHOWN_CLASSES]) + (", ..." if classes.outputs > SHOWN_CLASSES else "")
     known = names if classes.names is not None else "their names are not known"
     inputs = f"{model.timesteps} frames of events" if data.events else "images"
@@ -192,7 +194,7 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
             f"({model.neuron}, D = {model.levels}, T = {model.timesteps}): "
             f"channels {', '.join(map(str, model.channels))}, "
             f"{model.depth} transformer blocks, {parameter_count(network.variables):,} parameters, "
-            f"{amount(macs_per_image(network.model, (height, width)))} multiply-accumulates an image.",
+            f"{amount(macs)} multiply-accumulates an image.",
             "",
             "## Data",
             "",

@@ -1,6 +1,7 @@
 """How fast a configuration infers, trains and reads, mode by mode."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import statistics
@@ -29,16 +30,20 @@ from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.pipeline import HostBatch, training_batches
-from qsdt_jax.deploy.fold import fold
-from qsdt_jax.deploy.integer import integer_forward
+from qsdt_jax.deploy.detector import networks_of_detector, runner
+from qsdt_jax.deploy.fold import fold, fold_detector
+from qsdt_jax.deploy.integer import IntegerArithmetic, integer_forward
 from qsdt_jax.deploy.onnx import export_onnx
+from qsdt_jax.detection.inference import find_objects
 from qsdt_jax.errors import UserError
 from qsdt_jax.jit_once import jit_once
 from qsdt_jax.memory import require_memory
 from qsdt_jax.models import Classifier, Segmenter
-from qsdt_jax.models.operations import macs_per_image
+from qsdt_jax.models.operations import layer_operations
 from qsdt_jax.processes.preemption import Background
 from qsdt_jax.progress import tell
+from qsdt_jax.tasks.detection import Detection
+from qsdt_jax.tasks.operations import macs_of
 from qsdt_jax.train.loop import PLACED_AHEAD, step_function
 from qsdt_jax.train.state import TrainState
 from qsdt_jax.train.step import initial_state
@@ -79,13 +84,14 @@ class Bench:
         require_memory(4 * config.batch_size * pixels, f"a batch of {config.batch_size} images")
         self.task = build_task(config, class_names_of(self.sources[self.data]))
         self.optimizer = build_optimizer(config, lambda step: LEARNING_RATE)
-        self.macs = macs_per_image(
-            require_backbone(self.task.model, "the configuration"), tuple(data.image_size)
-        )
+        model = require_backbone(self.task.model, "the configuration")
+        layers = layer_operations(model, tuple(data.image_size))
+        self.macs = macs_of(self.task, layers)
+        self.training_macs = macs_of(self.task, layers, train=True)
 
     @property
     def has_logits(self) -> bool:
-        """Whether the network is one program from images to logits, which `integer` and `onnx` take."""
+        """Whether the network is one program from images to logits, which `onnx` takes."""
         return isinstance(self.task.model, Classifier | Segmenter)
 
     def setting(self) -> Result:
@@ -109,20 +115,37 @@ class Bench:
         }
 
     def inference(self, *, exact: bool) -> Result:
-        """The jitted network on a batch that is on one device already; `exact`: see `exact_evaluation`."""
-        model = self.task.model
+        """The jitted network on a batch that is on one device already; `exact`: see `exact_evaluation`.
+
+        Of a detector, all from images to objects with masks.
+        """
+        task, model = self.task, self.task.model
         model = model.clone(backbone=model.backbone.clone(exact_evaluation=exact))
         name = "exact inference" if exact else "inference"
 
         def infer(variables, images, sizes=None):
+            if isinstance(task, Detection):
+                batch = {"image": images, SIZE: sizes}
+                return dataclasses.replace(task, model=model).outputs(variables, batch)
             return model.apply(variables, images, **({} if sizes is None else {"sizes": sizes}))
 
         return self._forward(name, infer, self._initial_state().variables)
 
     def integer(self) -> Result:
-        """The integer form of the network, as a bundle runs."""
-        program = fold(self.task.model, self._initial_state().variables)
-        return self._forward("integer form", integer_forward, program)
+        """The integer form of the network, as a bundle runs; of a detector, its parts in one program.
+
+        Raises:
+          UserError: weights are float, or class and box of a detector take real values.
+        """
+        task, variables = self.task, self._initial_state().variables
+        if not isinstance(task, Detection):
+            return self._forward("integer form", integer_forward, fold(task.model, variables))
+
+        def infer(detector, images, sizes):
+            networks = networks_of_detector(detector, runner(IntegerArithmetic()))
+            return find_objects(networks, task.settings, images, sizes)
+
+        return self._forward("integer form", infer, fold_detector(task.model, variables))
 
     def onnx(self) -> Result:
         """The integer form in ONNX Runtime on the CPU, on as many threads as there are CPUs."""
@@ -158,7 +181,7 @@ class Bench:
             state, metrics = update(state, batch)
             return metrics
 
-        return {**self._rates(_seconds_per_step(step, self.steps), 6 * self.macs), **facts}
+        return {**self._rates(_seconds_per_step(step, self.steps), 6 * self.training_macs), **facts}
 
     def input(self) -> Result:
         """The pipeline alone, for each source of data: the rate at which batches come."""

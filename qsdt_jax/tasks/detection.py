@@ -115,8 +115,8 @@ class Detection(AveragePrecision):
         classes, boxes = self._call(variables, "classify", pooled(maps, regions.boxes, BOX_SIDE), True)
         of_boxes = box_losses(classes, boxes, regions.category, regions.weight, regions.deltas)
 
-        # Positive ones come first, at most a quarter of all.
-        masked = jax.tree.map(lambda x: x[:, : self.roi_samples // 4], regions)
+        # Positive ones come first, at most so many.
+        masked = jax.tree.map(lambda x: x[:, : self.regions(train=True)[1]], regions)
         logits = self._call(variables, "segment", pooled(maps, masked.boxes, MASK_SIDE), True)
         shapes = jax.vmap(mask_targets)(batch["masks"], batch["boxes"], masked.boxes, masked.matched)
         of_masks = mask_loss(logits, masked.category, masked.positive, shapes > 0)
@@ -140,6 +140,12 @@ class Detection(AveragePrecision):
             score_threshold=self.score_threshold,
             detections=self.detections,
             resolution=self.resolution,
+        )
+
+    def regions(self, train: bool) -> tuple[int, int]:
+        """On how many regions of an image box head and mask head run."""
+        return (
+            (self.roi_samples, self.roi_samples // 4) if train else (self.test_proposals[1], self.detections)
         )
 
     def _call(self, variables: Variables, method: str, *args: Any, **kwargs: Any) -> Any:

@@ -153,7 +153,15 @@ def test_inspect_and_bench(capsys, tmp_path):
     assert launch("bench", config, "--steps=1", f"--json={tmp_path / 'bench.json'}") == 0
     result = json.loads((tmp_path / "bench.json").read_text())
     assert result["train"]["images_per_second"] > 0 and result["inference"]["images_per_second"] > 0
-    assert "the integer form of a detector is not timed" in result["setting"]["remarks"]
+    assert result["integer"]["images_per_second"] > 0 and "onnx" not in result
+    assert not [line for line in result["setting"]["remarks"] if "integer form" in line]
+    floats = (config, "--config.model.final_neuron=False", "--steps=1")
+    assert launch("bench", *floats, "--modes=integer,input", f"--json={tmp_path / 'b.json'}") == 0
+    told = json.loads((tmp_path / "b.json").read_text())["setting"]["remarks"][-1]
+    assert told.startswith("the integer form is not timed: class and box of this detector take real values")
+    capsys.readouterr()
+    assert launch("bench", *floats, "--modes=integer") == 2
+    assert "error: class and box of this detector take real values" in capsys.readouterr().err
 
 
 def losses_of_first_step(workdir: Path, *flags: str) -> list[float]:

@@ -1,5 +1,6 @@
 """Detection as a task: what plays no role, what there is without objects, and time steps."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from qsdt_jax.detection import regions as pooling
+from qsdt_jax.detection.inference import Settings
 from qsdt_jax.models import Backbone, MaskRCNN, init_variables
 from qsdt_jax.tasks import detection
 from qsdt_jax.tasks.detection import Detection, class_count
@@ -85,6 +87,19 @@ def test_shapes_of_a_batch_and_of_detections():
     assert class_count(jax.eval_shape(task.init, KEY)) == 2
 
 
+def test_what_it_is_told_to_find():
+    task = dataclasses.replace(tiny(), score_threshold=0.3, resolution=1e-3)
+    assert task.settings == Settings(
+        anchor_scale=4.0,
+        geometry="true",
+        proposals=(40, 20),
+        score_threshold=0.3,
+        detections=5,
+        resolution=1e-3,
+    )
+    assert task.regions(train=True) == (32, 8) and task.regions(train=False) == (20, 5)
+
+
 @pytest.mark.slow
 def test_what_stands_in_empty_places_and_who_stands_beside_play_no_role():
     """Equal losses and gradients, bit for bit; and an image's samples follow its index, not its place."""
@@ -127,7 +142,8 @@ def test_anchors_and_proposals_keep_to_the_image(monkeypatch):
     task, batch = tiny(), rectangles()
     sizes = jnp.array([[SIDE, SIDE], [40, 25]])
     seen: dict[str, Any] = {}
-    for name, module in {"proposal_losses": detection, "roi_align": pooling}.items():
+    modules = {"proposal_losses": detection, "proposals_of": detection, "roi_align": pooling}
+    for name, module in modules.items():
         function = getattr(module, name)
 
         def record(*args, name=name, function=function):
@@ -142,6 +158,7 @@ def test_anchors_and_proposals_keep_to_the_image(monkeypatch):
         return seen["proposal_losses"][3], seen["roi_align"][1]
 
     weights, regions = jax.jit(run)(drawn(task))
+    assert seen["proposals_of"][4] == task.train_proposals != task.test_proposals
     # The finest level, of stride 4: 16 x 16 cells of three anchors.
     learned = np.asarray(weights[:, : 16 * 16 * 3]).reshape(2, 16, 16, 3).any((0, 3))
     of_second = np.asarray(weights[1, : 16 * 16 * 3]).reshape(16, 16, 3).any(2)
