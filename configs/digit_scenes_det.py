@@ -26,13 +26,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.layer_scale_init = 0.1
     config.model.fpn_channels = 32
     config.model.box_features = 128
-    config.model.neuron_input_gain = 0.25  # Counts stand for 0 to 16: of 0 to 4 the box head's neurons are full.
+    config.model.neuron_input_gain = 0.25  # A range of 0 to 16; with 0 to 4 those of the box head are full.
     config.model.final_neuron = True  # Every product of the heads is then one of spikes.
     config.model.anchor_scale = 4.0  # Anchors of 16, 32 and 64 pixels; digits are 19 to 51.
     config.model.attention_tokens = 24
     if variant == "twin":
         config.model.bits = 32
         config.model.neuron = "relu"
+        config.model.neuron_input_gain = 1.0
         config.model.attention = "softmax"
         config.model.attention_tokens = 0
     config.data.source = "coco"

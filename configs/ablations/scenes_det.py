@@ -28,6 +28,7 @@ ROWS = (
         {
             "model.bits": 32,
             "model.neuron": "relu",
+            "model.neuron_input_gain": 1.0,
             "model.attention": "softmax",
             "model.attention_tokens": 0,
         },
