@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -19,6 +18,7 @@ from qsdt_jax.interop.entries import kind_of, plain_names
 from qsdt_jax.interop.fit import check_fit, first
 from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
 from qsdt_jax.models import Classifier, Segmenter
+from qsdt_jax.models.shapes import variable_shapes
 
 Path = tuple[str, ...]
 
@@ -129,7 +129,7 @@ def from_torch(
         raise UserError(
             f"{label} holds a {found}, but the network described by the configuration is a {kind}"
         )
-    expected = _expected(model)
+    expected: Mapping[Path, Any] = flatten_dict(variable_shapes(model))
     leaves = {name: (path, expected[path]) for name, path in _torch_names(expected).items()}
     arrays = {
         name: np.asarray(value)
@@ -163,11 +163,6 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         name: np.array(_to_published(path, np.asarray(leaves[path])), order="C")
         for name, path in _torch_names(leaves).items()
     }
-
-
-def _expected(model: Classifier | Segmenter) -> Mapping[Path, Any]:
-    images = jnp.zeros((1, 32, 32, model.backbone.in_channels))
-    return flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images))
 
 
 def _is_pointwise_1d(path: Path) -> bool:
