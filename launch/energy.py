@@ -65,7 +65,7 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
-    activity = measure_activity(bundle.program, split.batches("measured"), scorer)
+    activity = measure_activity(bundle.program, split.batches("measured"), scorer, truth=split.truth)
     report = make_report(bundle.program, bundle.image_size, activity)
     facts = _facts(name, bundle, report, scorer.metrics[0])
     print("\n".join([*facts, "", console_table(report), "", *verdicts(report)]))

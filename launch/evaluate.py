@@ -28,15 +28,17 @@ SPLIT = flags.DEFINE_enum("split", "test", ["test", "train"], "split of the data
 EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
 CSV = define_path("csv", "CSV file of what the task says of each class")
 JSON = define_path("json", "file that gets the metrics as JSON")
+RESULTS = define_path("results", "JSON file of the outputs, for other tools: COCO's results of a detector")
 
 
 def main() -> None:
     """Evaluates as the flags say and prints one line for each metric."""
+    from qsdt_jax.assemble.tasks import task_factory
     from qsdt_jax.assemble.trained import load_trained
 
     if WORKDIR.value is None:
         raise UserError("eval needs --workdir DIR")
-    for flag in (JSON, CSV):
+    for flag in (JSON, CSV, RESULTS):
         if flag.value:
             require_writable(flag.name, flag.value)
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
@@ -44,13 +46,21 @@ def main() -> None:
         raise UserError(
             f"--csv {CSV.value}: config.task.name={trained.config.task.name!r} says nothing of single classes"
         )
-    total = score(trained, SPLIT.value)
-    metrics = trained.task.summarize(total)
-    table = by_class(trained, total)
+    results = task_factory(trained.config.task.name).results
+    if RESULTS.value and results is None:
+        raise UserError(
+            f"--results {RESULTS.value}: config.task.name={trained.config.task.name!r} gives no results that "
+            "other tools read"
+        )
+    total, truth = score(trained, SPLIT.value)
+    metrics = trained.task.summarize(total, truth)
+    table = by_class(trained, total, truth)
     for line in table_lines(table):
         print(line)
     if CSV.value:
         write_table(CSV.value, table)
+    if RESULTS.value and results is not None:
+        Path(RESULTS.value).write_text(json.dumps(results(total, truth)) + "\n")
     for name, value in metrics.items():
         print(f"{name} {value:.6g}")
     if JSON.value:
@@ -60,16 +70,16 @@ def main() -> None:
 
 def evaluate(trained: "Trained", split: str) -> dict[str, float]:
     """The metrics of the "test" or "train" split; arguments and errors as of `score`."""
-    return trained.task.summarize(score(trained, split))
+    return trained.task.summarize(*score(trained, split))
 
 
-def score(trained: "Trained", split: str) -> "Scored":
+def score(trained: "Trained", split: str) -> "tuple[Scored, Any]":
     """The score of the "test" or "train" split on all devices, by training's step.
 
     Counts are those that training has logged, on however many devices; sums of real numbers are to rounding.
 
     Returns:
-      Its sums and rows, of which the task makes metrics.
+      Its sums and rows, and its truth, of which the task makes metrics.
 
     Raises:
       UserError: the data cannot be read, or have other classes than the network.
@@ -82,24 +92,25 @@ def score(trained: "Trained", split: str) -> "Scored":
     title = f"{trained.workdir}: step {trained.step}, {found.images:,} images of the {found.name} split"
     step = found.parallel.evaluation_step(evaluation_step)
     variables, task = found.parallel.put_everywhere((trained.variables, trained.task))
-    return evaluate_split(
+    total = evaluate_split(
         lambda batch: step(variables, batch, task), found.batches("evaluated", title), lambda total: total
     )
+    return total, found.truth
 
 
-def columns_of_classes(trained: "Trained") -> "Callable[[Scored], Mapping[str, np.ndarray]] | None":
+def columns_of_classes(trained: "Trained") -> "Callable[[Scored, Any], Mapping[str, np.ndarray]] | None":
     """What makes of a score columns of a number for each class; None where the task says nothing of them."""
     from qsdt_jax.assemble.tasks import task_factory
 
     return None if trained.classes is None else task_factory(trained.config.task.name).by_class
 
 
-def by_class(trained: "Trained", total: "Scored") -> Table:
+def by_class(trained: "Trained", total: "Scored", truth: Any) -> Table:
     """What a score says of each class, one column a list; {} where the task says nothing of them."""
     columns = columns_of_classes(trained)
     if columns is None or trained.classes is None:
         return {}
-    return {"class": list(trained.classes.shown), **{k: list(v) for k, v in columns(total).items()}}
+    return {"class": list(trained.classes.shown), **{k: list(v) for k, v in columns(total, truth).items()}}
 
 
 def table_lines(table: Table) -> list[str]:

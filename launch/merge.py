@@ -40,7 +40,9 @@ def main() -> None:
     for bits in (None, *MERGED_BITS):
         name = f"merged, {bits} bits" if bits else f"{'/'.join(map(str, program.bits))} bits, as trained"
         form = merge(program, bits) if bits else program
-        activity = measure_activity(form, split.batches("measured"), trained.task, FloatArithmetic())
+        activity = measure_activity(
+            form, split.batches("measured"), trained.task, FloatArithmetic(), split.truth
+        )
         report = make_report(form, bundle.image_size, activity)
         print(
             f"{name:<20}{activity.metrics[metric.name]:>9{metric.form}}"

@@ -1,4 +1,4 @@
-"""image files -> classes with probabilities, or class maps, and a sheet of the pictures."""
+"""image files -> classes with probabilities, class maps, or objects, and a sheet of the pictures."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,19 +19,26 @@ if TYPE_CHECKING:
     from qsdt_jax.assemble.trained import Trained
     from qsdt_jax.sheets.classes import ClassesShown
     from qsdt_jax.sheets.maps import MapsShown
+    from qsdt_jax.sheets.objects import ObjectsShown
+
+LEAST_SCORE = 0.3
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
 BUNDLE = define_path("bundle", "file of an exported network, in place of a workdir")
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
 EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables", **DEFINED_OFTEN)
-TOP = flags.DEFINE_integer("top", 5, "classes printed for each image", **DEFINED_OFTEN)
+TOP = flags.DEFINE_integer("top", 5, "classes or objects printed for each image", **DEFINED_OFTEN)
+THRESHOLD = flags.DEFINE_float(
+    "threshold", None, f"score of an object that is printed and drawn (default: {LEAST_SCORE})",
+    lower_bound=0, upper_bound=1, **DEFINED_OFTEN,
+)  # fmt: skip
 SHEET = define_path(
     "sheet",
     "PNG file of the sheet (default: predictions.png in the workdir or beside the bundle)",
 )
 OUT = define_path(
     "out",
-    "folder of the class maps of a segmenter, one PNG file for each image "
+    "folder of a segmenter's class maps, or of a detector's pictures and detections.json "
     "(default: predictions in the workdir or beside the bundle)",
 )
 FILES = flags.DEFINE_list(POSITIONAL, [], "FILE ...  image files", **DEFINED_OFTEN)
@@ -85,24 +92,33 @@ def _load() -> "Trained | Deployed":
 
 def _reader(
     network: "Trained | Deployed", files: Sequence[str], sheet: Path, out: Path
-) -> "ClassesShown | MapsShown":
+) -> "ClassesShown | MapsShown | ObjectsShown":
     """What shows the answers of a network; raises UserError where nothing does."""
     from qsdt_jax.assemble.answers.classes import CLASSES
     from qsdt_jax.assemble.answers.maps import MAPS
+    from qsdt_jax.assemble.answers.objects import OBJECTS
     from qsdt_jax.sheets.classes import ClassesShown
     from qsdt_jax.sheets.maps import MapsShown
+    from qsdt_jax.sheets.objects import ObjectsShown
 
     classes, title = network.classes, network.title
     if classes is None:
         raise UserError(f"predict shows classes, and the outputs of {title} are none")
-    if network.answering not in (CLASSES, MAPS):
-        raise UserError(f"predict shows classes or class maps, and the task of {title} gives neither")
+    if network.answering not in (CLASSES, MAPS, OBJECTS):
+        raise UserError(
+            f"predict shows classes, class maps or objects; the task of {title} gives none of them"
+        )
     if classes.names is None:
         tell(f"the classes of {classes.where} are not known: they are shown as numbers")
+    if network.answering == OBJECTS:
+        least = LEAST_SCORE if THRESHOLD.value is None else THRESHOLD.value
+        return ObjectsShown(title, classes.shown, TOP.value, least, out, sheet, files)
+    if THRESHOLD.value is not None:
+        raise UserError(f"--threshold {THRESHOLD.value:g} is for objects, which {title} does not give")
     if network.answering == MAPS:
         return MapsShown(title, classes.shown, TOP.value, out, sheet, files)
     if OUT.value:
-        raise UserError(f"--out {OUT.value} is for class maps, which {title} does not give")
+        raise UserError(f"--out {OUT.value} is for class maps or objects, which {title} does not give")
     return ClassesShown(title, classes.shown, TOP.value)
 
 

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "energy": NETWORK | {"data", "evaluate", "tasks", "deploy"},
 }
 MAY_IMPORT["assemble"] = set(MAY_IMPORT)
-MAY_IMPORT["sheets"] = BESIDE | {"data", "assemble"}
+MAY_IMPORT["sheets"] = BESIDE | {"data", "evaluate", "assemble"}
 MAY_IMPORT["inspect"] = set(MAY_IMPORT) - {"sheets"}
 MAY_IMPORT["configs"] = {"assemble"}  # The defaults, in configs/base.py alone.
 MAY_IMPORT["launch"] = set(MAY_IMPORT)

@@ -92,6 +92,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
             rows=parallel.rows(config.batch_size, config.accumulate),
         ),
         evaluation_data={name: split.host_batches for name, split in splits.items()},
+        truths={name: split.truth for name, split in splits.items()},
         normalization=preprocess.normalization,
         training_images=data.training_images,
         evaluation_images=sum(split.images for split in splits.values()),

@@ -244,6 +244,12 @@ KEYS: Mapping[str, Key] = {
         "of segmentation, a mean over all pixels, ignored ones included (published), or over labelled ones",
         OneOf(("all", "labelled")),
     ),
+    "loss.class_weights": Key(
+        (),
+        "of segmentation, a factor on the pixels of each class; () for 1",
+        Numbers(positive=True),
+        limit=FLOAT32,
+    ),
     "parallel.mode": Key("jit", "jit: arrays cut over a mesh; pmap: the same program on each device"),
     "parallel.fsdp": Key(
         1, "with jit, devices that each large tensor of the state is cut over", limit=bounds.PROCESSES

@@ -13,6 +13,7 @@ import numpy as np
 from qsdt_jax.assemble.answers.answering import Answerer, Answering, in_batches
 from qsdt_jax.assemble.answers.classes import Predictions
 from qsdt_jax.assemble.answers.maps import ClassMaps
+from qsdt_jax.assemble.answers.objects import Detections
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.pictures import Picture, shown
@@ -88,7 +89,7 @@ class Network:
         """What its task makes of inputs, see `tasks.task.Task.outputs`."""
         return outputs(self.task, self.variables, batch)
 
-    def predict(self, images: Picture | Iterable[Picture]) -> Predictions | ClassMaps:
+    def predict(self, images: Picture | Iterable[Picture]) -> Predictions | ClassMaps | Detections:
         """What the network says of images of any size.
 
         Args:
@@ -96,7 +97,7 @@ class Network:
             a batch of one. They become inputs as in evaluation.
 
         Returns:
-          Of a classifier the classes; of a segmenter the class of each pixel.
+          Of a classifier the classes; of a segmenter the class of each pixel; of a detector the objects.
 
         Raises:
           UserError: a file that is no image, an array of another type or shape, a task that does not answer.

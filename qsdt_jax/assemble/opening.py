@@ -11,6 +11,7 @@ import ml_collections
 from qsdt_jax.assemble.answers.answering import Answering
 from qsdt_jax.assemble.answers.classes import Predictions
 from qsdt_jax.assemble.answers.maps import ClassMaps
+from qsdt_jax.assemble.answers.objects import Detections
 from qsdt_jax.assemble.defaults import base_config, check_config
 from qsdt_jax.assemble.deployed import Deployed, load_deployed
 from qsdt_jax.assemble.network import require_backbone
@@ -81,7 +82,7 @@ class DeployedNetwork:
         """As of `assemble.deployed.Deployed`."""
         return self.deployed.outputs(batch)
 
-    def predict(self, images: Picture | Iterable[Picture]) -> Predictions | ClassMaps:
+    def predict(self, images: Picture | Iterable[Picture]) -> Predictions | ClassMaps | Detections:
         """As of `assemble.opened.Network`, in integers."""
         return predict(self, images)
 

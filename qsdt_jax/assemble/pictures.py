@@ -24,11 +24,13 @@ class Shown(NamedTuple):
       name: of the image, for messages.
       size: (height, width) of the image as it came, in pixels.
       view: its row of a batch, in bytes, see `data.preprocess.ImagePreprocessing`.
+      pixels: uint8 (height, width, C), the image as it came.
     """
 
     name: str
     size: Size
     view: Example
+    pixels: np.ndarray
 
 
 def shown(
@@ -64,7 +66,7 @@ def show(image: Picture, preprocess: ImagePreprocessing, channels: int, name: st
     array = pixels(image, channels, name)
     height, width, _ = array.shape
     try:
-        return Shown(name, (height, width), preprocess.view(array))
+        return Shown(name, (height, width), preprocess.view(array), array)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
 

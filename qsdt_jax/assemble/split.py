@@ -1,6 +1,7 @@
 """A split of the data as evaluation sees it: in batches over all devices, for training and for commands."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import ml_collections
@@ -32,6 +33,7 @@ class Split:
       images: their number.
       batch_size: `config.eval.batch_size`, or a little more, which divides over the devices.
       parallel: the devices.
+      truth: what its source has as `truth`, see `tasks.task.Scorer.summarize`; None where it has none.
 
     Raises:
       UserError: the data cannot be read, have other classes than the network, or an image that none of the
@@ -56,6 +58,7 @@ class Split:
             require_same_classes(class_names_of(self._source) or (), network, what=f"the {name} split")
         size = config.eval.batch_size
         self.images = len(self._source)
+        self.truth: Any = getattr(self._source, "truth", None)
         if images is not None:
             self.images = min(self.images, images)
             size = min(size, self.images)

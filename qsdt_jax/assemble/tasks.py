@@ -5,6 +5,7 @@ A task that is not in the table is named by its place, see `assemble.imported`.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -36,8 +37,10 @@ class TaskFactory:
       metrics: of its tasks, for whoever reads results without building a network.
       class_count: of tasks whose outputs are classes, how many of them the variables of a checkpoint tell
         apart, or None for variables of another network.
-      by_class: of tasks whose data have classes or categories, from the sums and rows of a split to columns
-        of one number for each class, by their titles.
+      by_class: of tasks whose data have classes or categories, from what `summarize` takes to columns of one
+        number for each class, by their titles.
+      results: of tasks whose outputs other tools can read, from what `summarize` takes to plain data, which
+        become a JSON file.
       examples: what they learn from, and how that becomes inputs.
       answering: how `predict` and `qsdt_jax.load` answer for images; None where they do not.
     """
@@ -45,7 +48,8 @@ class TaskFactory:
     build: Callable[[ml_collections.ConfigDict, Sequence[str] | None], Task]
     metrics: tuple[Metric, ...]
     class_count: Callable[[Variables], int | None] | None = None
-    by_class: Callable[[Scored], Mapping[str, np.ndarray]] | None = None
+    by_class: Callable[[Scored, Any], Mapping[str, np.ndarray]] | None = None
+    results: Callable[[Scored, Any], Any] | None = None
     examples: Examples = LABELLED
     answering: Answering | None = None
 
@@ -106,11 +110,18 @@ def build_semantic_segmentation(
 ) -> SemanticSegmentation:
     """Segmentation into the data's classes; raises UserError as `build_segmenter` does."""
     names = _required(config, class_names)
+    weights = tuple(config.loss.class_weights)
+    if weights and len(weights) != len(names):
+        raise UserError(
+            f"config.loss.class_weights has {len(weights)} numbers; expected none, or one for each of the "
+            f"{len(names)} classes"
+        )
     return SemanticSegmentation(
         model=build_segmenter(config, len(names)),
         image_shape=input_shape(config),
         class_names=names,
         average=config.loss.average,
+        class_weights=weights,
     )
 
 

@@ -47,6 +47,7 @@ def measure_activity(
     batches: Iterable[Mapping[str, Any]],
     scorer: Scorer,
     arithmetic: Arithmetic | None = None,
+    truth: Any = None,
 ) -> Activity:
     """Runs a program over a split.
 
@@ -56,6 +57,7 @@ def measure_activity(
         0 are padding.
       scorer: of the logits, which says what else a batch has.
       arithmetic: the integer form, unless given.
+      truth: what the split's source has besides its batches, see `tasks.task.Scorer.summarize`.
     """
     step = jax.jit(functools.partial(_scored, arithmetic or IntegerArithmetic(), scorer))
     histograms: dict[str, np.ndarray] = {}
@@ -69,7 +71,7 @@ def measure_activity(
         images += int(np.sum(np.asarray(batch[MASK]) > 0))
         return found
 
-    metrics = evaluate_split(scored, batches, scorer.summarize)
+    metrics = evaluate_split(scored, batches, lambda total: scorer.summarize(total, truth))
     return Activity({name: histograms[name] for name in neurons_of(program)}, metrics, images)
 
 

@@ -1,34 +1,27 @@
 """What `predict` shows of a segmenter: shares of the classes, class maps as PNG files, and a sheet."""
 
-import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from qsdt_jax.data.images import DECODE_ERRORS
-from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
 from qsdt_jax.progress import tell
-from qsdt_jax.sheets.sheet import FAINT, GAP, HEADER, INK, LINE, MARGIN, MOST_IMAGES, Sheet, percent
+from qsdt_jax.sheets.legend import LEGEND_COLUMN, draw_legend, legend_height, palette
+from qsdt_jax.sheets.sheet import FAINT, GAP, HEADER, LINE, MARGIN, MOST_IMAGES, Sheet, percent
+from qsdt_jax.sheets.written import Folder, png
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
     from qsdt_jax.assemble.answers.maps import ClassMap
 
-SOFTWARE = "Software", "qsdt_jax predict"  # Text in every class map, by which it is known again.
 LARGEST_DRAWN = 512  # Pixels along a side; larger images are drawn scaled down.
 # Side of a picture in inches, by the number of images up to which it has it.
 SIDES = ((1, 4.0), (4, 3.0), (12, 2.2), (MOST_IMAGES, 1.6))
-LEGEND_COLUMN, LEGEND_LINE, SWATCH = 2.1, 0.2, 0.13
 COLOR_SHARE = 0.7  # Of an overlay, against the image below it.
-LIGHTNESS = np.array([0.299, 0.587, 0.114])  # Shares of red, green and blue (ITU-R BT.601).
-FIRST_COLOR = np.array([64.0, 96.0, 160.0])
 
 
 class Drawn(NamedTuple):
@@ -64,21 +57,16 @@ class MapsShown:
         self, title: str, class_names: Sequence[str], top: int, folder: Path, sheet: Path,
         images: Sequence[str],
     ):  # fmt: skip
-        self.title, self.class_names, self.top, self.folder = title, class_names, top, folder
+        self.title, self.class_names, self.top = title, class_names, top
+        self.folder = Folder(folder, (sheet, *images))
         self.colors = palette(len(class_names))
         self.drawn: list[Drawn] = []
         self.total = np.zeros(len(class_names))
-        self.taken = {place(path) for path in (sheet, *images)}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be made: {error.strerror}") from None
 
     def add(self, answer: "ClassMap") -> str:
         """Writes a class map; what is told of the image: its classes by their shares of the pixels."""
         stem = Path(answer.name).stem
-        file = free_file(self.folder, stem, self.taken)
-        self.taken.add(place(file))
+        file = self.folder.file_for(answer.name)
         write_atomically(file, index_png(answer.classes, self.colors))
         if file.stem != stem:
             tell(f"{answer.name}: its class map is {file.name}, for {stem}.png is another file")
@@ -91,68 +79,17 @@ class MapsShown:
 
     def draw(self, file: Path) -> None:
         """Writes the sheet as a PNG file; raises UserError where that fails."""
-        tell(f"class maps: {self.folder}, a PNG file each, whose values are class indices")
+        tell(f"class maps: {self.folder.path}, a PNG file each, whose values are class indices")
         shares = self.total / len(self.drawn)
         draw_sheet(file, self.drawn, shares, self.class_names, self.colors, self.title)
 
 
-def palette(count: int) -> np.ndarray:
-    """uint8 (count, 3), a colour for each class, that of a class being the same whatever their number.
-
-    Each is the one that is farthest from those before it, of a grid of colours without the darkest and the
-    lightest; where the grid ends it begins anew.
-    """
-    grid = np.stack(np.meshgrid(*[np.linspace(0, 255, 9)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    light = grid @ LIGHTNESS
-    grid = grid[(light > 50) & (light < 215)]
-    chosen = [int(np.argmin(_distance(grid, FIRST_COLOR)))]
-    nearest = _distance(grid, grid[chosen[0]])
-    while len(chosen) < min(count, len(grid)):
-        chosen.append(int(np.argmax(nearest)))
-        nearest = np.minimum(nearest, _distance(grid, grid[chosen[-1]]))
-    return np.round(grid[np.resize(chosen, count)]).astype(np.uint8)
-
-
-def _distance(colors: np.ndarray, color: np.ndarray) -> np.ndarray:
-    """How different colours look from one, to a rough measure: eyes see green best and blue least."""
-    return np.sqrt(((colors - color) ** 2) @ np.array([3.0, 4.0, 2.0]))
-
-
 def index_png(classes: np.ndarray, colors: np.ndarray) -> bytes:
     """A PNG file whose values are class indices: uint8 with a palette, uint16 (H, W) as 16-bit grey."""
-    picture, content, text = Image.fromarray(classes), io.BytesIO(), PngInfo()
-    text.add_text(*SOFTWARE)
+    picture = Image.fromarray(classes)
     if classes.dtype == np.uint8:
         picture.putpalette(colors.tobytes())
-    picture.save(content, "PNG", pnginfo=text)
-    return content.getvalue()
-
-
-def place(path: str | Path) -> str:
-    """What files have in common that overwrite each other, also where capitals do not count."""
-    return str(Path(path).resolve()).casefold()
-
-
-def free_file(folder: Path, stem: str, taken: set[str]) -> Path:
-    """STEM.png, or the first of STEM_2.png, STEM_3.png, ... that may be written.
-
-    Its `place` is not taken, and no file lies there but a class map.
-    """
-    file, number = folder / f"{stem}.png", 1
-    while place(file) in taken or (os.path.lexists(file) and not _is_class_map(file)):
-        number += 1
-        file = folder / f"{stem}_{number}.png"
-    return file
-
-
-def _is_class_map(file: Path) -> bool:
-    """Whether a file was written by `predict`."""
-    name, value = SOFTWARE
-    try:
-        with Image.open(file, formats=("PNG",)) as picture:
-            return picture.info.get(name) == value
-    except DECODE_ERRORS:
-        return False
+    return png(picture)
 
 
 def overlay(image: np.ndarray, classes: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -202,15 +139,12 @@ def draw_sheet(
     heights = [max(sizes[i][1] for i in row) for row in rows]
     across = 2 * MARGIN + max(columns * (cell + GAP) - GAP, 2 * LEGEND_COLUMN)
     present = [k for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
-    legend_columns = max(1, int((across - 2 * MARGIN) / LEGEND_COLUMN))
-    legend = math.ceil(len(present) / legend_columns) * LEGEND_LINE + GAP / 2
+    legend = legend_height(across, len(present))
     down = 2 * MARGIN + HEADER + legend + sum(heights) + len(rows) * (1.2 * LINE + GAP) - GAP
 
     sheet = Sheet(across, down, title)
     y = MARGIN + HEADER
-    _draw_legend(
-        sheet, y, [(class_names[int(k)], colors[k], float(shares[k])) for k in present], legend_columns
-    )
+    draw_legend(sheet, y, [(class_names[int(k)], colors[k], percent(float(shares[k]))) for k in present])
     y += legend
     for row, height in zip(rows, heights, strict=True):
         for column, i in enumerate(row):
@@ -221,20 +155,6 @@ def draw_sheet(
             sheet.write(x, y + tall + 0.6 * LINE, images[i].name, cell, size=6.5, color=FAINT, tail=True)
         y += height + 1.2 * LINE + GAP
     sheet.save(file)
-
-
-def _draw_legend(
-    sheet: Sheet, top: float, entries: Sequence[tuple[str, np.ndarray, float]], columns: int
-) -> None:
-    """Name, colour and share of each class, in columns."""
-    rows = math.ceil(len(entries) / columns)
-    for i, (name, color, share) in enumerate(entries):
-        column, row = divmod(i, rows)
-        x, y = MARGIN + column * LEGEND_COLUMN, top + row * LEGEND_LINE
-        sheet.box(x, y - SWATCH / 2, SWATCH, SWATCH, facecolor=color / 255, edgecolor=INK, linewidth=0.4)
-        sheet.write(x + SWATCH + 0.07, y, name, LEGEND_COLUMN - SWATCH - 0.75, size=7.5, color=INK)
-        right = x + LEGEND_COLUMN - 0.2
-        sheet.write(right, y, percent(share), 0.5, size=6.5, color=FAINT, align="right")
 
 
 def _fitted(shape: Sequence[int], side: float) -> tuple[float, float]:

@@ -133,6 +133,6 @@ class Distillation(struct.PyTreeNode):
         """The student's, by the labels alone."""
         return self.student.score(outputs, batch)
 
-    def summarize(self, total: Scored) -> dict[str, float]:
+    def summarize(self, total: Scored, truth: Any) -> dict[str, float]:
         """As the student's task does."""
-        return self.student.summarize(total)
+        return self.student.summarize(total, truth)

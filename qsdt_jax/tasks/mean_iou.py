@@ -51,8 +51,12 @@ class MeanIoU:
         found = jax.vmap(of_image)(outputs, annotations, batch["size"], originals, batch["mask"])
         return Scored(sums={"confusion": jnp.sum(found, axis=0)})
 
-    def summarize(self, total: Scored) -> dict[str, float]:
-        """mIoU, mAcc and aAcc in percent; raises UserError where there is nothing to compare with."""
+    def summarize(self, total: Scored, truth: Any) -> dict[str, float]:
+        """mIoU, mAcc and aAcc in percent; `truth` plays no role.
+
+        Raises:
+          UserError: no pixel is labelled.
+        """
         confusion = total.sums["confusion"]
         if not np.any(confusion):
             raise UserError("no pixel of the split is labelled")
@@ -63,8 +67,9 @@ class MeanIoU:
         }
 
 
-def by_class(total: Scored) -> dict[str, np.ndarray]:
+def by_class(total: Scored, truth: Any) -> dict[str, np.ndarray]:
     """(K,) IoU and accuracy in percent, NaN where there is none, and labelled pixels, from added-up sums."""
+    del truth
     confusion: Any = total.sums["confusion"]
     return {
         "IoU (%)": 100 * intersection_over_union(confusion),

@@ -22,17 +22,19 @@ class SemanticSegmentation(MeanIoU):
       model: the segmenter.
       image_shape: shape of one input of a training, (H, W, C).
       class_names: in the order of the outputs; no program depends on them.
-      average: of the loss, see `losses.segmentation.pixel_cross_entropy`.
+      average, class_weights: of the loss, see `losses.segmentation.pixel_cross_entropy`.
     """
 
     model: Segmenter
     image_shape: tuple[int, ...]
     class_names: tuple[str, ...] = dataclasses.field(compare=False)
     average: Average = "all"
+    class_weights: tuple[float, ...] = ()
 
     @property
     def loss_title(self) -> str:
-        return f"cross-entropy, mean over {'labelled' if self.average == 'labelled' else 'all'} pixels"
+        weighted = "weighted by class, " if self.class_weights else ""
+        return f"cross-entropy, {weighted}mean over {self.average} pixels"
 
     def batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """{"image": (size, H, W, C), "size": (size, 2), "annotation": (size, H, W)}."""
@@ -55,7 +57,7 @@ class SemanticSegmentation(MeanIoU):
         logits, updates = self.model.apply(
             variables, batch["image"], True, batch["size"], rngs={"drop_path": key}, mutable=["batch_stats"]
         )
-        loss = pixel_cross_entropy(logits, batch["annotation"], self.average)
+        loss = pixel_cross_entropy(logits, batch["annotation"], self.average, self.class_weights)
         return loss, (updates["batch_stats"], {})
 
     def outputs(self, variables: Variables, batch: Batch) -> jax.Array:

@@ -28,8 +28,14 @@ class Scorer(Protocol):
         """What a batch adds to the score: sums without padding, or rows with it, see `Scored`."""
         ...
 
-    def summarize(self, total: Scored) -> dict[str, float]:
-        """The value of each metric, by its name, from the sums and rows of a whole split in NumPy arrays."""
+    def summarize(self, total: Scored, truth: Any) -> dict[str, float]:
+        """The value of each metric, by its name, of a whole split.
+
+        Args:
+          total: its sums and rows in NumPy arrays.
+          truth: what its source has as `truth`, for metrics that compare with more than batches hold; else
+            None.
+        """
         ...
 
 

@@ -268,15 +268,15 @@ class _Session:
     def _evaluate(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for number, (split, data) in enumerate(self.run.evaluation_data.items()):
-            suffix = f"_{split}" if number else ""
-            metrics |= self._evaluate_variables(self.state.variables, data, f"eval{suffix}")
+            suffix, truth = f"_{split}" if number else "", self.run.truths.get(split)
+            metrics |= self._evaluate_variables(self.state.variables, data, truth, f"eval{suffix}")
             if self.state.ema is not None:
-                metrics |= self._evaluate_variables(self.state.ema, data, f"eval_ema{suffix}")
+                metrics |= self._evaluate_variables(self.state.ema, data, truth, f"eval_ema{suffix}")
         self.writer.write(self.step, metrics)
         return metrics
 
     def _evaluate_variables(
-        self, variables: Variables, data: Callable[[], HostBatches], prefix: str
+        self, variables: Variables, data: Callable[[], HostBatches], truth: Any, prefix: str
     ) -> dict[str, float]:
         run = self.run
         batches = Background(data(), run.parallel.place, ahead=PLACED_AHEAD)
@@ -291,7 +291,9 @@ class _Session:
             return self._evaluation_steps[kind](variables, batch, task)
 
         try:
-            metrics = evaluate_split(step, self.preemption.iterate(batches), run.task.summarize)
+            metrics = evaluate_split(
+                step, self.preemption.iterate(batches), lambda total: run.task.summarize(total, truth)
+            )
         except CorruptRecord as error:  # A score of fewer examples would be another one.
             raise UserError(
                 f"the evaluation needs all of its split, but {error}. "

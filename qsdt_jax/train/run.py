@@ -32,6 +32,8 @@ class Run:
       evaluation_data: the splits that are evaluated by their names, each time anew. The metrics of the first
         are logged as "eval/NAME" and decide which checkpoint is best, those of others as "eval_SPLIT/NAME";
         of the moving average as "eval_ema/NAME" and "eval_ema_SPLIT/NAME".
+      truths: of these splits, by their names, what their sources have as `truth`, see
+        `tasks.task.Scorer.summarize`; None for a split that is left out.
       normalization: of images in bytes; None where the batches are inputs already.
       training_images, evaluation_images: numbers of them, the latter of all splits together.
       total_steps: length of the run.
@@ -72,6 +74,7 @@ class Run:
     sources: Mapping[str, Source] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Any] | None = None
     normalization: Normalization | None = None
+    truths: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def metric(self) -> Metric:

@@ -65,7 +65,8 @@ class PixelColours:
             rows={"pixels": jnp.prod(batch["size"], axis=1)},
         )
 
-    def summarize(self, total):
+    def summarize(self, total, truth):
+        del truth
         sums = {name: float(value) for name, value in total.sums.items()}
         assert len(total.rows["pixels"]) == sums["images"]
         return {**sums, "largest": float(total.rows["pixels"].max())}

@@ -89,7 +89,8 @@ def test_an_image_that_fits_no_bucket_is_told(network):
 def test_batches_have_one_shape_and_keep_the_order():
     side = int((LARGEST_IMAGES / 4) ** 0.5)
     sides = [8] * (LARGEST_BATCH + 3) + [16, 8, 8] + [side] * 5
-    images = [Shown(str(i), (1, 1), {"image": np.full((s, s, 1), i, np.uint8)}) for i, s in enumerate(sides)]
+    pixels = [np.full((s, s, 1), i, np.uint8) for i, s in enumerate(sides)]
+    images = [Shown(str(i), (1, 1), {"image": x}, x) for i, x in enumerate(pixels)]
     shapes = []
 
     def compute(batch):

@@ -12,7 +12,9 @@ from PIL import Image
 from qsdt_jax.assemble.answers.maps import ClassMap
 from qsdt_jax.assemble.tasks import TASKS
 from qsdt_jax.assemble.trained import load_trained
-from qsdt_jax.sheets.maps import Drawn, MapsShown, draw_sheet, free_file, index_png, palette, place
+from qsdt_jax.sheets.legend import palette
+from qsdt_jax.sheets.maps import Drawn, MapsShown, draw_sheet, index_png
+from qsdt_jax.sheets.written import free_file, place
 from tests.assemble.segmenting import CONFIG, NAMES, draw_workdir
 from tests.launch.tiny import launch
 
@@ -87,8 +89,8 @@ def test_a_task_that_does_not_answer_is_told(workdir, capsys, monkeypatch):
     monkeypatch.setitem(TASKS, name, dataclasses.replace(TASKS[name], answering=None))
     assert launch("predict", "--workdir", workdir, "a.png") == 2
     assert capsys.readouterr().err == (
-        "error: predict shows classes or class maps, and the task of "
-        f"{load_trained(workdir).title} gives neither\n"
+        "error: predict shows classes, class maps or objects; the task of "
+        f"{load_trained(workdir).title} gives none of them\n"
     )
 
 

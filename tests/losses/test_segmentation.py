@@ -76,6 +76,25 @@ def test_strips_add_up_to_the_mean_over_pixels(height, dtype):
     np.testing.assert_allclose(loss(logits, labels, "labelled"), over_labelled, rtol=1e-6)
 
 
+def test_weights_of_classes_make_a_weighted_mean():
+    generator = np.random.default_rng(7)
+    logits = generator.standard_normal((2, 3, 5, 4)).astype(np.float32)
+    labels = generator.integers(0, 6, (2, 6, 10)).astype(np.uint8)
+    weights = (0.25, 1.0, 2.0, 0.5)
+    scores = np.asarray(bilinear_upsample(jnp.asarray(logits)), np.float64)
+    total = weight = 0.0
+    for place, label in np.ndenumerate(labels):
+        if label < 4:
+            total += weights[label] * (np.log(np.exp(scores[place]).sum()) - scores[place][label])
+            weight += weights[label]
+    loss = jax.jit(pixel_cross_entropy, static_argnums=(2, 3))
+    np.testing.assert_allclose(loss(logits, labels, "labelled", weights), total / weight, rtol=1e-6)
+    np.testing.assert_allclose(loss(logits, labels, "all", weights), total / labels.size, rtol=1e-6)
+    assert loss(logits, np.full_like(labels, IGNORED), "labelled", weights) == 0
+    with pytest.raises(ValueError, match="4 numbers or none, got 3"):
+        pixel_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), "all", weights[:3])
+
+
 def test_gradient_is_that_of_the_whole_map():
     generator = np.random.default_rng(5)
     logits = generator.standard_normal((1, 16, 4, 3)).astype(np.float32)

@@ -101,8 +101,8 @@ class Taught(struct.PyTreeNode):
     def score(self, outputs, batch):
         return self.student.score(outputs, batch)
 
-    def summarize(self, total):
-        return self.student.summarize(total)
+    def summarize(self, total, truth):
+        return self.student.summarize(total, truth)
 
 
 def build(start: Start) -> Run:

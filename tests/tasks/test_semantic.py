@@ -59,7 +59,7 @@ def test_every_pixel_of_every_image_counts_once_at_its_own_size():
                 confusion[label, best] += 1
     assert np.abs(np.asarray(found.sums["confusion"]) - confusion).sum() <= 2 * doubtful
     assert found.sums["confusion"].sum() == confusion.sum() and np.all(confusion.sum(0) > 0)
-    metrics = task.summarize(found._replace(sums=jax.device_get(found.sums)))
+    metrics = task.summarize(found._replace(sums=jax.device_get(found.sums)), None)
     assert metrics["aacc"] == pytest.approx(100 * np.trace(confusion) / confusion.sum(), abs=0.1)
 
 
@@ -87,7 +87,7 @@ def test_loss_is_that_of_labelled_pixels_alone():
 
 def test_a_split_without_labelled_pixels():
     with pytest.raises(UserError, match="no pixel of the split is labelled"):
-        MeanIoU().summarize(Scored({"confusion": np.zeros((3, 3), np.int64)}))
+        MeanIoU().summarize(Scored({"confusion": np.zeros((3, 3), np.int64)}), None)
 
 
 def test_number_of_classes():

@@ -83,8 +83,8 @@ class Gathering(Shaken):
     def score(self, outputs, batch):
         return Scored(super().score(outputs, batch).sums, rows={"logits": outputs})
 
-    def summarize(self, total) -> dict[str, Any]:
-        return {**super().summarize(total), "gathered": total.rows["logits"]}
+    def summarize(self, total, truth) -> dict[str, Any]:
+        return {**super().summarize(total, truth), "gathered": total.rows["logits"]}
 
 
 def task(norm_group: int = 0, dtype: Any = jnp.float64, drawn: bool = True) -> Classification:
@@ -176,7 +176,9 @@ def evaluated(parallel: Parallel, dtype: Any = jnp.float32) -> dict[str, Any]:
         )
     )
     metrics = evaluate_split(
-        lambda batch: step(variables, batch, classification), batches, classification.summarize
+        lambda batch: step(variables, batch, classification),
+        batches,
+        lambda total: classification.summarize(total, None),
     )
     logits = [np.asarray(spread(variables, batch)).reshape(size, -1) for batch in batches]
     return {**metrics, "logits": np.concatenate(logits)[:SPLIT]}

@@ -69,9 +69,9 @@ class OneWeight:
     def score(self, outputs, batch):
         return Scored(sums={"weight": outputs})
 
-    def summarize(self, total):
-        """Best where the weight is 1/2."""
-        return {"top1": 100 - 100 * abs(float(total.sums["weight"]) - 0.5)}
+    def summarize(self, total, truth):
+        """Best where the weight is 1/2; less by the truth of a split that has one."""
+        return {"top1": 100 - 100 * abs(float(total.sums["weight"]) - 0.5) - (truth or 0)}
 
 
 def run(task: OneWeight, **settings) -> Run:
@@ -236,17 +236,17 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
 
 
 def test_another_split_has_its_own_names_and_decides_nothing(tmp_path):
-    """It has a batch more than the first: its sums are twice as large, its scores others."""
+    """It has a batch more, so that its sums are twice as large, and a truth: its scores are others."""
     first = run(OneWeight(), total_steps=3, ema_decay=0.5)
     [batch] = first.evaluation_data["test"]()
     data = {**first.evaluation_data, "train": lambda: iter([batch, batch])}
-    summary = train(dataclasses.replace(first, evaluation_data=data), tmp_path)
+    summary = train(dataclasses.replace(first, evaluation_data=data, truths={"train": 5.0}), tmp_path)
     lines = [line for line in read_metrics(tmp_path) if METRIC in line]
     assert [list(line) for line in lines] == [
         ["step", METRIC, "eval_ema/top1", "eval_train/top1", "eval_ema_train/top1"]
     ] * 3
     assert [line[METRIC] for line in lines] == [75.0, 100.0, 75.0]
-    assert [line["eval_train/top1"] for line in lines] == [0.0, 50.0, 100.0]
+    assert [line["eval_train/top1"] for line in lines] == [-5.0, 45.0, 95.0]
     assert summary["best"] == {METRIC: 100.0, "step": 2} and summary["final"] == {METRIC: 75.0}
     assert best_step(tmp_path / CHECKPOINT_FOLDER, METRIC) == 2
 

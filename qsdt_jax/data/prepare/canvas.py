@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
+SHADES = (20, 110)  # Of a texture, before noise.
 CELLS = (2, 5, 12, 40)  # Cells of a texture's noise along the shorter side, one scale after the other.
 FINER = 4  # Shapes are drawn so many times larger and scaled down, which smooths their edges.
 # Capital letters that no digit resembles, as lines through points (right, down) of the unit square.
@@ -27,13 +28,13 @@ def texture(generator: np.random.Generator, height: int, width: int) -> np.ndarr
 
     The noise is mostly of brightness, which the three colours share.
     """
-    first, second = generator.uniform(30, 225, (2, 3))
+    first, second = generator.uniform(*SHADES, (2, 3))
     angle = generator.uniform(0, 2 * np.pi)
     down, right = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     share = 0.5 + 0.35 * (np.cos(angle) * down + np.sin(angle) * right)
     picture = first + share[..., None] * (second - first)
     for cells in CELLS:
-        strength = generator.uniform(2, 16)
+        strength = generator.uniform(2, 12)
         rows, columns = (round(cells * side / min(height, width)) for side in (height, width))
         brightness = _smooth(generator.standard_normal((rows, columns)), height, width)
         colour = [_smooth(generator.standard_normal((rows, columns)), height, width) for _ in range(3)]

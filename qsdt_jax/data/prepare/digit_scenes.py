@@ -18,9 +18,10 @@ from qsdt_jax.data.sources import DIGITS, DigitsSource, SplitName
 CLASS_NAMES = ("background", *DIGITS)
 BACKGROUND, UNLABELLED = 1, 0  # Of an annotation, as ADE20K numbers: digit d is 2 + d.
 SIDES = (96, 160)  # Pixels of a canvas, bounds included.
-HEIGHTS = (20, 64)  # Pixels of a digit, bounds included; their logarithms are uniform.
+HEIGHTS = (40, 80)  # Pixels of a digit, bounds included; their logarithms are uniform.
 MOST_DIGITS = 8
-CLUTTER = (3, 8)  # Things that are no digits.
+CLUTTER = (1, 4)  # Things that are no digits, bounds included.
+SHADES = (150, 255)  # Of a thing, in each of RGB.
 VISIBLE = 0.8  # Share of a digit that no later one hides.
 PLACES = 30  # That are tried for a digit before it is left out.
 INK = 0.5  # Share of full ink at the outline of a digit.
@@ -148,7 +149,7 @@ class _Drawn:
         """The first of some random colours that differs from nearly all around, or the best of them."""
         rows, columns = np.nonzero(cover > 0)
         around = self._picture[rows.min() : rows.max() + 1 : 2, columns.min() : columns.max() + 1 : 2]
-        colours = generator.uniform(0, 255, (COLOURS, 3))
+        colours = generator.uniform(*SHADES, (COLOURS, 3))
         distances = np.linalg.norm(around.reshape(-1, 1, 3) - colours, axis=-1)
         least = np.quantile(distances, 0.1, axis=0)
         return colours[np.argmax(least >= CONTRAST)] if least.max() >= CONTRAST else colours[least.argmax()]

@@ -63,7 +63,7 @@ def test_sizes_and_numbers_vary(scenes):
     numbers = {len(scene.digits) for scene in scenes}
     assert min(numbers) == 1 and 6 <= max(numbers) <= 8
     heights = [np.ptp(np.nonzero(d.visible)[0]) + 1 for scene in scenes for d in scene.digits]
-    assert VISIBLE * HEIGHTS[0] / 2 < min(heights) < 25 and 55 < max(heights) <= HEIGHTS[1] + 4
+    assert VISIBLE * HEIGHTS[0] / 2 < min(heights) < 35 and 70 < max(heights) <= HEIGHTS[1] + 4
 
 
 def test_digits_differ_from_what_is_around_them(scenes):
@@ -81,7 +81,7 @@ def test_digits_differ_from_what_is_around_them(scenes):
             assert np.quantile(distances, 0.3) > 0.7 * CONTRAST
 
 
-@pytest.mark.parametrize("height", [20, 64])
+@pytest.mark.parametrize("height", [28, 80])
 def test_the_shape_is_that_of_the_digit(height):
     """Scaled down again, the share that is covered is large where there was ink, and small elsewhere."""
     for index in range(20):
