@@ -13,7 +13,6 @@ from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.deploy.bundle import Bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import IntegerArithmetic
-from qsdt_jax.deploy.mistakes import SlotsAlone
 from qsdt_jax.deploy.onnx import LOGITS, export_onnx
 from qsdt_jax.deploy.program import IMAGES, Linear, Program
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic, unroll
@@ -246,23 +245,3 @@ def test_layers_of_real_inputs_are_the_ones_declared():
         name == "downsample1_1/conv" or name.endswith(("sepconv/pwconv2", "repconv/dwconv", "repconv/conv2"))
         for name in real
     )
-
-
-@slow
-def test_attention_of_slots_alone_is_another_network():
-    """It misses most of the attention product, and counts and logits change with it."""
-    model = tiny_net()
-    variables, images = draw_variables(model), draw_images(3, 32, 48, 3)
-    outputs, counts = training_form(model, variables)(images)
-    logits = outputs["logits"]
-    program = fold(model, variables)
-    exact, _ = deployed_form(program, images, SpikeArithmetic(4))
-    naive, _ = deployed_form(program, images, SlotsAlone(4))
-    first = "block3_0/attn"
-    kept = np.sum(naive[first], dtype=np.float64) / np.sum(exact[first], dtype=np.float64)
-    assert 0.05 < kept < 0.7
-    name = f"{first}/attn_neuron"
-    assert differing_counts(counts, exact) == {}
-    assert np.mean(np.ravel(naive[name]) != np.ravel(counts[name])) > 0.1
-    error = np.linalg.norm(naive["head"][:, 0, 0] - logits) / np.linalg.norm(logits)
-    assert error > 0.1, error

@@ -2,7 +2,6 @@ import csv
 import io
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from qsdt_jax.energy.report import levels_table, make_report
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.models import SIZES, QSDTransformer
 from qsdt_jax.models.operations import layer_operations
+from qsdt_jax.models.shapes import variable_shapes
 from tests.deploy.nets import draw_variables, tiny_net, tiny_segmenter
 from tests.energy.test_report import activity_at
 
@@ -33,9 +33,7 @@ def test_same_operations_as_the_traced_network():
 def test_size_s_has_the_published_operations():
     """6.47 G, by hand in tests/models/test_operations.py."""
     model = QSDTransformer(**SIZES["S"])
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), variable_shapes(model))
     layers = layers_of(fold(model, variables), (224, 224))
     assert sum(layer.macs for layer in layers) == pytest.approx(6.47e9, rel=1e-3)
     assert sum(layer.macs for layer in layers if layer.spikes is None) == 689_179_904  # 11 % of real values.
