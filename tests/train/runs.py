@@ -40,6 +40,9 @@ PRELOAD = [
     "launch.train",
     "tests.train.runs",
     "tests.configs.light",
+    "tests.configs.light_det",
+    "tests.configs.light_seg",
+    "tests.launch.two_devices",
     "tests.processes.together",
 ]
 
