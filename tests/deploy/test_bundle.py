@@ -18,7 +18,7 @@ from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import SIZES, Classifier, QSDTransformer
 from qsdt_jax.models.shapes import variable_shapes
-from tests.deploy.nets import draw_images, draw_variables, tiny_net
+from tests.deploy.nets import draw_images, draw_variables, short_net
 
 MEGABYTE = 1e6
 
@@ -38,7 +38,7 @@ def bundle_of(model: Classifier, variables: dict) -> Bundle:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    model = tiny_net(bits=3, timesteps=2, decay=0.3, rectify="norm", attention_scale=0.3)
+    model = short_net(bits=3, timesteps=2, decay=0.3, rectify="norm", attention_scale=0.3)
     return bundle_of(model, draw_variables(model))
 
 
@@ -65,7 +65,7 @@ def test_everything_comes_back(bundle, file):
 
 def test_two_heads_come_back(tmp_path):
     """The last step is their sum, and no layer."""
-    model = tiny_net(distillation_head=True)
+    model = short_net(distillation_head=True)
     written = bundle_of(model, draw_variables(model))
     write_bundle(tmp_path / "model.qsdt", written)
     found = read_bundle(tmp_path / "model.qsdt").program
