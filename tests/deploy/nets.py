@@ -79,18 +79,16 @@ def short_net(num_classes: int = 10, distillation_head: bool = False, **override
 
 
 def tiny_segmenter(neuron_input_gain: float = 1.0, **backbone) -> Segmenter:
-    fields = {"channels": (4, 4, 8, 8), "num_heads": 2, "mlp_ratio": 1, **backbone}
-    return Segmenter(
-        ShortBackbone(**fields), num_classes=5, fpn_channels=6, neuron_input_gain=neuron_input_gain
-    )
+    fields = {"channels": (4, 4, 8, 8), "depth": 2, "num_heads": 2, "mlp_ratio": 1, **backbone}
+    return Segmenter(Backbone(**fields), num_classes=5, fpn_channels=6, neuron_input_gain=neuron_input_gain)
 
 
 def tiny_detector(
     neuron_input_gain: float = 1.0, final_neuron: bool = True, geometry: Any = "true", **backbone
 ) -> MaskRCNN:
-    fields = {"channels": (4, 4, 8, 8), "num_heads": 2, "mlp_ratio": 1, **backbone}
+    fields = {"channels": (4, 4, 8, 8), "depth": 2, "num_heads": 2, "mlp_ratio": 1, **backbone}
     return MaskRCNN(
-        ShortBackbone(**fields),
+        Backbone(**fields),
         num_classes=2,
         fpn_channels=6,
         box_features=8,

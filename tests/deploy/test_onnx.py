@@ -14,12 +14,12 @@ from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.deploy.program import Attend
 from qsdt_jax.errors import UserError
-from tests.deploy.nets import draw_images, draw_variables, short_net
+from tests.deploy.nets import draw_images, draw_variables, tiny_net
 
 
 @pytest.fixture(scope="module")
 def program():
-    model = short_net()
+    model = tiny_net()
     return fold(model, draw_variables(model))
 
 
@@ -38,7 +38,7 @@ def test_weights_are_stored_as_int4_and_all_else_is_small(program):
 
 
 def test_weights_of_more_than_4_bits_are_int8():
-    model = short_net(bits=5)
+    model = tiny_net(bits=5)
     graph = onnx.load_from_string(export_onnx(fold(model, draw_variables(model)), (32, 32))).graph
     kinds = Counter(tensor.data_type for tensor in graph.initializer)
     assert onnx.TensorProto.INT8 in kinds and onnx.TensorProto.INT4 not in kinds

@@ -20,7 +20,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.models import Backbone
 from qsdt_jax.models.classifier import mean_over_time
-from tests.deploy.nets import INTEGER, TINY, draw_images, draw_variables, short_net
+from tests.deploy.nets import INTEGER, TINY, draw_images, draw_variables, short_net, tiny_net
 
 FIELDS = {name: value for name, value in TINY.items() if name != "num_classes"}
 WIDTH, TIMESTEPS = 6, 2
@@ -29,7 +29,7 @@ WIDTH, TIMESTEPS = 6, 2
 @pytest.fixture(scope="module")
 def variables() -> dict[str, Any]:
     """Those of the backbone, without the head's."""
-    drawn = draw_variables(short_net(timesteps=TIMESTEPS))
+    drawn = draw_variables(tiny_net(timesteps=TIMESTEPS))
     return {kind: {name: drawn[kind][name] for name in drawn[kind] if name != "head"} for kind in drawn}
 
 
