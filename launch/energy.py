@@ -1,6 +1,8 @@
 """firing rates, operations and energy of a trained network under several conventions, as table and report."""
 
+import functools
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +55,9 @@ def main() -> None:
     from qsdt_jax.files import write_atomically
 
     _check_flags()
-    name, bundle, config, classes, scorer = _network()
+    name, bundle_made, config, classes, scorer = _network()
     split = Split(config, SPLIT.value, classes, IMAGES.value)
+    bundle = bundle_made()  # Now, because folding takes seconds.
     folder = Path(WORKDIR.value) if WORKDIR.value else Path(BUNDLE.value or "").parent
     out = Path(OUT.value or folder / "energy")
     try:
@@ -91,8 +94,9 @@ def _check_flags() -> None:
         raise UserError("--step and --ema choose from a --workdir; a bundle holds one network")
 
 
-def _network() -> "tuple[str, Bundle, ConfigDict, Classes, Scorer]":
-    """What the flags name: title and bundle of the network, configuration, classes and scores of its data."""
+def _network() -> "tuple[str, Callable[[], Bundle], ConfigDict, Classes, Scorer]":
+    """What the flags name: title of the network and what makes its bundle; configuration, classes and scores
+    of its data."""
     from qsdt_jax.assemble.deployed import bundle_of, load_deployed, with_inputs_of
     from qsdt_jax.assemble.examples import ANNOTATED, OBJECTS
     from qsdt_jax.assemble.tasks import task_factory
@@ -100,7 +104,8 @@ def _network() -> "tuple[str, Bundle, ConfigDict, Classes, Scorer]":
 
     if BUNDLE.value is None:
         trained = load_trained(WORKDIR.value or "", step=STEP.value, ema=EMA.value)
-        return trained.title, bundle_of(trained), trained.config, trained.require_classes(), trained.task
+        bundle_made = functools.partial(bundle_of, trained)
+        return trained.title, bundle_made, trained.config, trained.require_classes(), trained.task
     deployed = load_deployed(BUNDLE.value)
     config = stored_config(WORKDIR.value) if WORKDIR.value else CONFIG.value
     factory = task_factory(config.task.name)
@@ -115,7 +120,7 @@ def _network() -> "tuple[str, Bundle, ConfigDict, Classes, Scorer]":
         )
     config = with_inputs_of(deployed.bundle, config)
     scorer = factory.build(config, deployed.classes.shown)
-    return BUNDLE.value, deployed.bundle, config, deployed.classes, scorer
+    return BUNDLE.value, lambda: deployed.bundle, config, deployed.classes, scorer
 
 
 def _facts(name: str, bundle: "Bundle", report: "Report", metric: "Metric") -> list[str]:

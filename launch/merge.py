@@ -31,9 +31,9 @@ def main() -> None:
     if WORKDIR.value is None:
         raise UserError("merge needs --workdir DIR")
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
+    split = Split(trained.config, SPLIT.value, trained.classes, IMAGES.value)  # First: folding takes seconds.
     bundle = bundle_of(trained)
     program = bundle.require_program("merged form")
-    split = Split(trained.config, SPLIT.value, trained.classes, IMAGES.value)
     metric = trained.task.metrics[0]
     score = f"{metric.title} {metric.unit}"
     print(f"{'':<20}{score:>9}{'MB':>10}{'weights':>13}{'additions':>15}{'real MACs':>14}{'mJ':>11}")

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -20,6 +19,7 @@ from qsdt_jax.interop.entries import kind_of, plain_names
 from qsdt_jax.interop.fit import check_fit, first
 from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
 from qsdt_jax.models import Classifier, MaskRCNN, Segmenter
+from qsdt_jax.models.shapes import variable_shapes
 
 Path = tuple[str, ...]
 Network = Classifier | Segmenter | MaskRCNN
@@ -152,7 +152,7 @@ def from_torch(
         raise UserError(
             f"{label} holds a {found}, but the network described by the configuration is a {kind}"
         )
-    expected = _expected(model)
+    expected: Mapping[Path, Any] = flatten_dict(variable_shapes(model))
     leaves = {name: (path, expected[path]) for name, path in _torch_names(expected).items()}
     arrays = {
         name: np.asarray(value)
@@ -213,11 +213,6 @@ def _kind(model: Network) -> str:
         case MaskRCNN():
             return "detector"
     return "classifier"
-
-
-def _expected(model: Network) -> Mapping[Path, Any]:
-    images = jnp.zeros((1, 32, 32, model.backbone.in_channels))
-    return flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images))
 
 
 def _is_pointwise_1d(path: Path) -> bool:

@@ -5,6 +5,7 @@ and 24.8 G for S, M and L at 224x224.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Literal
 
@@ -64,6 +65,13 @@ def layer_operations(
     Raises:
       ValueError: the image does not fit the network.
     """
+    return list(_layer_operations(model, image_size))
+
+
+@functools.lru_cache(maxsize=4)  # A run asks for those of its network several times.
+def _layer_operations(
+    model: Backbone | Classifier | Segmenter | MaskRCNN, image_size: tuple[int, int]
+) -> tuple[LayerOperations, ...]:
     found: list[LayerOperations] = []
 
     def record(call, args, kwargs, context):
@@ -82,7 +90,7 @@ def layer_operations(
     method = "features" if model is backbone else "__call__"
     with nn.intercept_methods(record):
         jax.eval_shape(lambda x: model.init(jax.random.key(0), x, method=method), image)
-    return found
+    return tuple(found)
 
 
 def macs_per_image(model: Backbone | Classifier | Segmenter | MaskRCNN, image_size: tuple[int, int]) -> int:

@@ -27,7 +27,7 @@ REDUCED = {
     "data.short_sides": (48, 64),
     "data.crop_short_sides": (48, 64),
     "data.crop_sides": (32, 64),
-    "data.buckets": ((64, 112), (112, 64), (112, 112)),
+    "data.buckets": ((112, 112),),
     "data.workers": 0,
     "data.objects": 8,
     "detection.rpn_samples": 32,

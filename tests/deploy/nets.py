@@ -1,4 +1,4 @@
-"""Classifiers with drawn variables through which spikes flow."""
+"""Networks with drawn variables through which spikes flow."""
 
 import functools
 from typing import Any
@@ -11,7 +11,11 @@ from qsdt_jax.deploy import interpreter
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.layers.bits_rules import bits_of
+from qsdt_jax.layers.downsample import Downsample
+from qsdt_jax.layers.sepconv import ConvBlock
+from qsdt_jax.layers.transformer_block import TransformerBlock
 from qsdt_jax.models import Backbone, Classifier, MaskRCNN, QSDTransformer, Segmenter
+from qsdt_jax.models.backbone import Stage
 from qsdt_jax.models.shapes import variable_shapes
 
 TINY: dict[str, Any] = {
@@ -27,6 +31,51 @@ RANGES = {"var": (0.5, 1.5), "scale": (0.5, 1.5), "layer_scale1": (0.1, 1), "lay
 
 def tiny_net(**overrides) -> Classifier:
     return QSDTransformer(**{**TINY, **overrides})
+
+
+class ShortBackbone(Backbone):
+    """One block of each kind, so each kind of layer: for tests of what is in a layer, not of how many."""
+
+    def setup(self):
+        numerics, ratio = self.numerics, self.mlp_ratio
+        c1, c2, c3, c4 = self.channels
+        self.downsample1_1 = Downsample(c1 // 2, numerics, kernel_size=7, padding=3, spiking=False)
+        self.conv_block1_1 = ConvBlock(numerics, ratio)
+        self.downsample1_2 = Downsample(c1, numerics)
+        self.downsample2 = Downsample(c2, numerics)
+        self.downsample3 = Downsample(c3, numerics)
+        self.block3 = [
+            TransformerBlock(
+                numerics,
+                self.num_heads,
+                ratio,
+                self.attention,
+                self.attention_scale,
+                self.rectify,
+                self.layer_scale_init,
+                attention_tokens=self.attention_tokens,
+            )
+        ]
+        self.downsample4 = Downsample(c4, numerics, stride=1)
+
+    def features(
+        self, images: jax.Array, train: bool = False, sizes: jax.Array | None = None
+    ) -> dict[Stage, jax.Array]:
+        """See `Backbone.features`."""
+        x = self.frames(images)
+        valid = None if sizes is None else self._valid(sizes, x.shape[1:3])
+        stem = self.conv_block1_1(self.downsample1_1(x, train), train)
+        stage1 = self.downsample1_2(stem, train)
+        stage2 = self.downsample2(stage1, train)
+        stage3 = self.block3[0](self.downsample3(stage2, train), train, valid)
+        stage4 = self.downsample4(stage3, train)
+        return {"stem": stem, "stage1": stage1, "stage2": stage2, "stage3": stage3, "stage4": stage4}
+
+
+def short_net(num_classes: int = 10, distillation_head: bool = False, **overrides) -> Classifier:
+    """`tiny_net` with the short backbone."""
+    fields = {name: value for name, value in TINY.items() if name != "num_classes"}
+    return Classifier(ShortBackbone(**{**fields, **overrides}), num_classes, distillation_head)
 
 
 def tiny_segmenter(neuron_input_gain: float = 1.0, **backbone) -> Segmenter:

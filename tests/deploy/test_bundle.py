@@ -8,7 +8,6 @@ import zlib
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,7 +17,8 @@ from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.integer import integer_forward
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import SIZES, Classifier, QSDTransformer
-from tests.deploy.nets import draw_images, draw_variables, tiny_net
+from qsdt_jax.models.shapes import variable_shapes
+from tests.deploy.nets import draw_images, draw_variables, short_net
 
 MEGABYTE = 1e6
 
@@ -38,7 +38,7 @@ def bundle_of(model: Classifier, variables: dict) -> Bundle:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    model = tiny_net(bits=3, timesteps=2, decay=0.3, rectify="norm", attention_scale=0.3)
+    model = short_net(bits=3, timesteps=2, decay=0.3, rectify="norm", attention_scale=0.3)
     return bundle_of(model, draw_variables(model))
 
 
@@ -65,7 +65,7 @@ def test_everything_comes_back(bundle, file):
 
 def test_two_heads_come_back(tmp_path):
     """The last step is their sum, and no layer."""
-    model = tiny_net(distillation_head=True)
+    model = short_net(distillation_head=True)
     written = bundle_of(model, draw_variables(model))
     write_bundle(tmp_path / "model.qsdt", written)
     found = read_bundle(tmp_path / "model.qsdt").program
@@ -78,8 +78,7 @@ def test_two_heads_come_back(tmp_path):
 def test_published_sizes(size, megabytes, tmp_path):
     """One percent above the honest size, for the manifest, would be allowed."""
     model = QSDTransformer(**SIZES[size])
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variable_shapes(model))
     assert write_bundle(tmp_path / "model.qsdt", bundle_of(model, variables)) <= megabytes * MEGABYTE
 
 

@@ -16,7 +16,7 @@ from qsdt_jax import bounds
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import read_bundle, write_bundle
 from qsdt_jax.errors import UserError
-from tests.deploy.nets import draw_variables, tiny_net
+from tests.deploy.nets import draw_variables, short_net
 from tests.deploy.test_bundle import bundle_of
 
 Key = tuple[str | int, ...]
@@ -28,7 +28,7 @@ SECONDS = 10  # For a machine that does much else; what is refused takes millise
 def parts(tmp_path_factory) -> tuple[dict, bytes]:
     """Manifest and data of a bundle."""
     file = tmp_path_factory.mktemp("bundle") / "model.qsdt"
-    model = tiny_net(bits=3, timesteps=2)
+    model = short_net(bits=3, timesteps=2)
     write_bundle(file, bundle_of(model, draw_variables(model)))
     content = file.read_bytes()
     manifest, data = reference.split(content)

@@ -9,11 +9,11 @@ import pytest
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.program import Attend
 from qsdt_jax.errors import UserError
-from tests.deploy.nets import draw_variables, tiny_net
+from tests.deploy.nets import draw_variables, short_net
 
 
 def test_float_weights_are_refused():
-    model = tiny_net(bits=32)
+    model = short_net(bits=32)
     with pytest.raises(
         UserError, match=r"float weights \(bits=32\).*expected a network trained with 1 to 8 bits"
     ):
@@ -21,7 +21,7 @@ def test_float_weights_are_refused():
 
 
 def test_counts_beyond_int8_are_refused():
-    model = tiny_net(levels=128)
+    model = short_net(levels=128)
     with pytest.raises(UserError, match=r"D = 128 do not fit int8; expected D <= 127"):
         fold(model, draw_variables(model))
 
@@ -29,7 +29,7 @@ def test_counts_beyond_int8_are_refused():
 @pytest.mark.slow
 def test_sums_beyond_float32_are_refused():
     """The bound is that of the weights at hand, not of the worst ones."""
-    model = tiny_net(bits=8, levels=60, channels=(64, 8, 16, 24), mlp_ratio=8)
+    model = short_net(bits=8, levels=60, channels=(64, 8, 16, 24), mlp_ratio=8)
     variables = draw_variables(model)
     fold(model, variables)
     kernel = variables["params"]["conv_block1_1"]["conv2"]["kernel"]
@@ -40,7 +40,7 @@ def test_sums_beyond_float32_are_refused():
 
 
 def test_every_variable_has_its_place():
-    model = tiny_net()
+    model = short_net()
     variables = draw_variables(model)
     variables["params"]["head"]["temperature"] = np.ones(1)
     with pytest.raises(ValueError, match="no place for params/head/temperature"):
@@ -49,7 +49,7 @@ def test_every_variable_has_its_place():
 
 @pytest.mark.parametrize("name", ["bias", "kernel"])
 def test_every_place_has_its_variable(name):
-    model = tiny_net()
+    model = short_net()
     variables = draw_variables(model)
     shape = variables["params"]["block3_0"]["mlp"]["fc1"].pop(name).shape
     with pytest.raises(ValueError, match=re.escape(f"folding lacks params/block3_0/mlp/fc1/{name} {shape}")):
@@ -57,20 +57,20 @@ def test_every_place_has_its_variable(name):
 
 
 def test_variables_have_the_shapes_of_the_network():
-    model = tiny_net()
-    variables = draw_variables(tiny_net(num_classes=11))
+    model = short_net()
+    variables = draw_variables(short_net(num_classes=11))
     told = "folding expects params/head/bias (10,), found (11,); expects params/head/kernel (24, 10), found"
     with pytest.raises(ValueError, match=re.escape(told)):
         fold(model, variables)
 
 
 def test_program_is_small_integers_and_vectors():
-    model = tiny_net(bits=2, levels=7, attention_scale=0.3)
+    model = short_net(bits=2, levels=7, attention_scale=0.3)
     program = fold(model, draw_variables(model))
     unit = program.neuron.step
     scales = [step.scale for step in program.steps if isinstance(step, Attend)]
     # As evaluation multiplies; in another order, this scale is another double.
-    assert scales == 2 * [0.3 * (unit * unit * unit)]
+    assert scales == [0.3 * (unit * unit * unit)]
     assert 0.3 * (unit * unit * unit) != 0.3 * unit * unit * unit
     assert (program.in_channels, program.num_classes, program.bits) == (3, 10, (2,))
     for layer in program.layers:
@@ -84,7 +84,7 @@ def test_program_is_small_integers_and_vectors():
 
 
 def test_names_are_used_after_they_are_made():
-    program = fold(model := tiny_net(), draw_variables(model))
+    program = fold(model := short_net(), draw_variables(model))
     known = {"images"}
     for step in program.steps:
         fields = {name: getattr(step, name, None) for name in ("input", "q", "k", "v", "left", "right")}

@@ -12,12 +12,12 @@ from qsdt_jax.deploy.merge import FloatArithmetic, merge
 from qsdt_jax.deploy.program import IMAGES, Add, Fire, Linear, Program, Resize
 from qsdt_jax.deploy.validity import check_program
 from qsdt_jax.layers.lowering import ConvGeometry
-from tests.deploy.nets import draw_images, draw_variables, tiny_net
+from tests.deploy.nets import draw_images, draw_variables, short_net
 
 
 @pytest.mark.slow
 def test_a_merged_network_is_the_same_function_of_spikes_alone():
-    model = tiny_net(rectify="norm")
+    model = short_net(rectify="norm")
     program, images = fold(model, draw_variables(model)), draw_images(2, 32, 48, 3)
     merged = merge(program)
     assert [layer.name for layer in merged.layers if not layer.spikes] == ["downsample1_1/conv"]
@@ -35,7 +35,7 @@ def test_a_merged_network_is_the_same_function_of_spikes_alone():
 
 @pytest.mark.slow
 def test_merged_kernels_rounded_to_integers_run_in_integers():
-    model = tiny_net()
+    model = short_net()
     program, images = fold(model, draw_variables(model)), draw_images(2, 32, 32, 3)
     merged = merge(program, 8)
     layer = next(layer for layer in merged.layers if layer.name.endswith("sepconv/pwconv2"))

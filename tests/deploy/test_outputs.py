@@ -20,7 +20,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.models import Backbone
 from qsdt_jax.models.classifier import mean_over_time
-from tests.deploy.nets import INTEGER, TINY, draw_images, draw_variables, tiny_net
+from tests.deploy.nets import INTEGER, TINY, draw_images, draw_variables, short_net, tiny_net
 
 FIELDS = {name: value for name, value in TINY.items() if name != "num_classes"}
 WIDTH, TIMESTEPS = 6, 2
@@ -123,7 +123,7 @@ def test_a_neck(backbone, tmp_path):
 @pytest.mark.slow
 def test_an_output_that_a_neuron_reads_too(tmp_path):
     """ONNX counts in spikes what a neuron alone reads; an output has its own unit."""
-    model = tiny_net()
+    model = short_net()
     program = fold(model, draw_variables(model))
     outputs = (("current", "block3_0/attn/q_repconv/conv2"), *program.outputs)
     program, images = program.replace(outputs=outputs), draw_images(2, 32, 32, 3)

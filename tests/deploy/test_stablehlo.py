@@ -8,7 +8,7 @@ import pytest
 
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.stablehlo import PLATFORMS, export_stablehlo
-from tests.deploy.nets import INTEGER, deployed_form, draw_images, draw_variables, tiny_net
+from tests.deploy.nets import INTEGER, deployed_form, draw_images, draw_variables, short_net
 
 RUN_ALONE = """
 import sys
@@ -25,7 +25,7 @@ print(exported.platforms, sorted(name for name in ("flax", "qsdt_jax", "launch")
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"bits": 2, "levels": 3, "timesteps": 2, "rectify": "norm"}], ids=str)
 def test_runs_without_the_project_and_gives_the_same_bits(fields, tmp_path):
-    model = tiny_net(**fields)
+    model = short_net(**fields)
     frames = (model.backbone.timesteps,) if model.backbone.timesteps > 1 else ()
     program, images = fold(model, draw_variables(model)), draw_images(3, *frames, 32, 48, 3)
     (tmp_path / "model.stablehlo").write_bytes(export_stablehlo(program, (32, 48)))

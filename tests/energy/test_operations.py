@@ -2,7 +2,6 @@ import csv
 import io
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,14 +11,15 @@ from qsdt_jax.energy.report import levels_table, make_report
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.models import SIZES, QSDTransformer
 from qsdt_jax.models.operations import layer_operations
-from tests.deploy.nets import draw_variables, tiny_net, tiny_segmenter
+from qsdt_jax.models.shapes import variable_shapes
+from tests.deploy.nets import draw_variables, short_net, tiny_segmenter
 from tests.energy.test_report import activity_at
 
 
 @pytest.mark.slow
 def test_same_operations_as_the_traced_network():
     """The folded program and the flax modules are counted by different code."""
-    model = tiny_net(timesteps=2)
+    model = short_net(timesteps=2)
     traced = {layer.name: layer for layer in layer_operations(model, (32, 48))}
     layers = layers_of(fold(model, draw_variables(model)), (32, 48))
     assert {layer.name for layer in layers} == traced.keys()
@@ -33,9 +33,7 @@ def test_same_operations_as_the_traced_network():
 def test_size_s_has_the_published_operations():
     """6.47 G, by hand in tests/models/test_operations.py."""
     model = QSDTransformer(**SIZES["S"])
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), variable_shapes(model))
     layers = layers_of(fold(model, variables), (224, 224))
     assert sum(layer.macs for layer in layers) == pytest.approx(6.47e9, rel=1e-3)
     assert sum(layer.macs for layer in layers if layer.spikes is None) == 689_179_904  # 11 % of real values.
@@ -43,7 +41,7 @@ def test_size_s_has_the_published_operations():
 
 
 def test_chains_know_the_spikes_that_enter_them():
-    model = tiny_net()
+    model = short_net()
     layers = {layer.name: layer for layer in layers_of(fold(model, draw_variables(model)), (32, 32))}
     for layer in ("dwconv", "conv2"):
         chained = layers[f"block3_0/attn/q_repconv/{layer}"]

@@ -13,14 +13,14 @@ from qsdt_jax.energy.rates import Activity, measure_activity, neurons_of
 from qsdt_jax.energy.report import csv_table, make_report, neurons_table, totals_table, verdicts
 from qsdt_jax.tasks.accuracy import Accuracy
 from qsdt_jax.tasks.mean_iou import MeanIoU
-from tests.deploy.nets import draw_images, draw_variables, tiny_net
+from tests.deploy.nets import draw_images, draw_variables, short_net
 from tests.deploy.test_maps import small_program
 
 
 @pytest.mark.slow
 def test_activity_of_a_split_with_padding():
     """Against the counts of the flax network, image by image."""
-    model = tiny_net()
+    model = short_net()
     variables, images = draw_variables(model), draw_images(5, 32, 32, 3)
     outputs, counts = training_form(model, variables)(images)
     logits = outputs["logits"]
@@ -67,7 +67,7 @@ def activity_at(program, rate: float) -> Activity:
 
 
 def test_verdicts_turn_where_they_say():
-    model = tiny_net()
+    model = short_net()
     program = fold(model, draw_variables(model))
     report = make_report(program, (32, 32), activity_at(program, 0.3))
     *sentences, quoted = verdicts(report)
@@ -91,7 +91,7 @@ def test_verdicts_turn_where_they_say():
 
 def test_firing_rate_is_weighted_by_what_a_spike_drives():
     """A full neuron before one layer: as much of all slots as this layer has of the driven operations."""
-    model = tiny_net()
+    model = short_net()
     program = fold(model, draw_variables(model))
     activity = activity_at(program, 0.0)
     name = "block3_0/mlp/neuron2"
@@ -103,7 +103,7 @@ def test_firing_rate_is_weighted_by_what_a_spike_drives():
 
 
 def test_csv_adds_up():
-    model = tiny_net()
+    model = short_net()
     program = fold(model, draw_variables(model))
     report = make_report(program, (32, 32), activity_at(program, 0.3))
     rows = list(csv.DictReader(io.StringIO(csv_table(report))))
@@ -122,7 +122,7 @@ def test_csv_adds_up():
 
 
 def test_table_of_neurons():
-    model = tiny_net()
+    model = short_net()
     program = fold(model, draw_variables(model))
     names = neurons_of(program)
     histograms = {name: np.array([4, 3, 2, 1, i]) for i, name in enumerate(names)}

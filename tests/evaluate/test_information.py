@@ -8,9 +8,9 @@ from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.information import HeadDistributions, entropy, measure
 from qsdt_jax.models import Segmenter
-from tests.deploy.nets import draw_images, draw_variables, tiny_net
+from tests.deploy.nets import draw_images, draw_variables, short_net
 
-MODEL = tiny_net(exact_evaluation=False)
+MODEL = short_net(exact_evaluation=False)
 
 
 def distributions(u: np.ndarray, c: np.ndarray) -> HeadDistributions:
@@ -58,7 +58,7 @@ def test_counts_are_those_of_the_network_and_padding_counts_for_nothing():
     assert found.spikes.keys() == counts.keys()
     for name, number in found.spikes.items():
         assert number == pytest.approx(float(np.sum(counts[name])) / 5, rel=1e-6), name
-    blocks = [f"{block}/attn/{x}" for block in ("block3_0", "block4_0") for x in "qkv"]
+    blocks = [f"block3_0/attn/{x}" for x in "qkv"]
     assert sorted(found.after) == sorted(found.before) == sorted(blocks)
     for name, after in found.after.items():
         own = np.asarray(counts[f"{name}_neuron"])
@@ -73,7 +73,7 @@ def test_counts_are_those_of_the_network_and_padding_counts_for_nothing():
 
 def test_a_network_without_spikes():
     with pytest.raises(UserError, match="no spiking neurons"):
-        measure(tiny_net(neuron="relu"), flatten_dict({}), [])
+        measure(short_net(neuron="relu"), flatten_dict({}), [])
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import numpy as np
 
 from qsdt_jax.interop import to_torch
 from qsdt_jax.models import Classifier, QSDTransformer
+from qsdt_jax.models.shapes import variable_shapes
 
 FOLDER = Path(__file__).parent
 TINY = {"channels": (16, 32, 48, 64), "depth": 4, "num_heads": 8, "num_classes": 10}
@@ -26,9 +27,7 @@ def tiny_model(**overrides) -> Classifier:
 
 def draw_weights(model: Classifier, seed: int) -> dict[str, np.ndarray]:
     """All parameters and running statistics under their PyTorch names and in PyTorch's layout."""
-    images = jnp.zeros((1, 32, 32, model.backbone.in_channels))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
+    empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape), variable_shapes(model))
     names = {name: value.shape for name, value in to_torch(empty).items()}
     weights = {name: _draw(name, shape, seed) for name, shape in names.items() if _kind(name) != "alpha"}
     for name, shape in names.items():

@@ -11,6 +11,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.interop import from_torch, to_torch, torch_name
 from qsdt_jax.interop.architecture import class_count
 from qsdt_jax.models import Classifier, QSDTransformer, Segmenter
+from qsdt_jax.models.shapes import variable_shapes
 
 DATA = Path(__file__).parent / "data"
 TINY = {"channels": (8, 16, 24, 32), "depth": 4, "num_classes": 10}
@@ -19,10 +20,10 @@ MODEL = QSDTransformer(**TINY)
 
 def draw(model: Classifier) -> dict:
     """Variables with a different positive number in every place."""
-    images = jnp.zeros((1, 32, 32, model.backbone.in_channels))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     generator = np.random.default_rng(0)
-    return jax.tree.map(lambda s: generator.uniform(0.1, 2, s.shape).astype(s.dtype), shapes)
+    return jax.tree.map(
+        lambda s: generator.uniform(0.1, 2, s.shape).astype(s.dtype), dict(variable_shapes(model))
+    )
 
 
 @pytest.fixture(scope="module")

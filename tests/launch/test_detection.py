@@ -1,11 +1,11 @@
-"""A detection by the command line, on scenes of digits as COCO files: killed, resumed, scored and shown."""
+"""A detection by the command line, on scenes of digits as COCO files: killed, resumed, scored and shown.
+
+With a light backbone: the whole network trains in tests/configs/test_coco.py.
+"""
 
 import csv
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,16 @@ import qsdt_jax
 from qsdt_jax.data.prepare.scene_files import write_scenes
 from qsdt_jax.workdir.metrics import read_metrics
 from tests.launch.tiny import launch
+from tests.launch.two_devices import on_two_devices
 from tests.train.runs import Signal, outcome, run
 from tests.train.test_resume import KILL
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-TINY = ROOT / "tests" / "configs" / "tiny_det.py"
+LIGHT = ROOT / "tests" / "configs" / "light_det.py"
 METRICS = ("bbox_map", "segm_map", "bbox_map50", "segm_map50")
 LOSSES = ("loss_rpn_score", "loss_rpn_box", "loss_class", "loss_box", "loss_mask")
-FORCED = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +51,14 @@ def workdir(tmp_path_factory, cache, flags) -> Path:
     """Of a run that was killed twice."""
     path = tmp_path_factory.mktemp("killed") / "run"
     for signal in (Signal(KILL, "logged", 5), Signal(KILL, "evaluating", 2)):
-        assert run(path, cache, *flags, signal=signal, config=TINY).status == -KILL
-    ended = run(path, cache, *flags, config=TINY)
+        assert run(path, cache, *flags, signal=signal, config=LIGHT).status == -KILL
+    ended = run(path, cache, *flags, config=LIGHT)
     assert ended.status == 0, ended
     return path
 
 
 def test_a_killed_run_ends_as_an_uninterrupted_one(workdir, tmp_path, cache, flags):
-    ended = run(tmp_path / "run", cache, *flags, config=TINY)
+    ended = run(tmp_path / "run", cache, *flags, config=LIGHT)
     assert ended.status == 0, ended
     found = outcome(tmp_path / "run")
     assert found["step"] == 12 and found == outcome(workdir)
@@ -73,12 +73,10 @@ def test_what_a_run_logs(workdir):
 
 
 def evaluated(workdir: Path, folder: Path) -> tuple[dict, list]:
-    """Scores and detections on two forced devices."""
+    """Scores and detections on two devices."""
     files = {name: folder / f"{name}.two" for name in ("json", "results")}
     words = ["eval", f"--workdir={workdir}", *(f"--{name}={file}" for name, file in files.items())]
-    command = [sys.executable, "-m", "launch", *words]
-    done = subprocess.run(command, cwd=ROOT, env=FORCED, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    on_two_devices(folder / "output", tuple(words))
     scores, results = (json.loads(file.read_text()) for file in files.values())
     return scores, results
 
@@ -143,7 +141,7 @@ def test_information_on_attention_is_of_networks_with_logits(workdir, capsys):
 
 
 def test_inspect_and_bench(capsys, tmp_path):
-    config = f"--config={TINY}"
+    config = f"--config={LIGHT}"
     assert launch("inspect", config, "--layers") == 0
     printed = capsys.readouterr().out
     assert "3 classes" in printed and "mask_head/classifier" in printed and "rpn/score" in printed
@@ -164,25 +162,33 @@ def test_inspect_and_bench(capsys, tmp_path):
     assert "error: class and box of this detector take real values" in capsys.readouterr().err
 
 
-def losses_of_first_step(workdir: Path, *flags: str) -> list[float]:
-    """Of a run of two steps on two forced devices."""
-    words = ["--config", TINY, "--workdir", workdir, "--config.steps=2", "--config.accumulate=1", *flags]
-    command = [sys.executable, "-m", "launch", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, env=FORCED, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [read_metrics(workdir)[0][f"train/{name}"] for name in LOSSES]
-
-
 def test_both_modes_of_devices_and_remat_compute_the_same(tmp_path):
-    expected = losses_of_first_step(tmp_path / "jit")
+    """The losses of the one step of a run whose images have one orientation."""
+    ways = {
+        "jit": (),
+        "other": (
+            "--config.parallel.mode=pmap",
+            "--config.model.remat=blocks",
+            "--config.profile.steps=1-1",
+        ),
+    }
+    simple = (
+        "--config.steps=1",
+        "--config.accumulate=1",
+        "--config.optimizer.schedule=cosine",
+        "--config.optimizer.warmup_steps=0",
+        "--config.data.portrait=False",
+        "--config.data.buckets=((48,48),)",
+    )
+    commands = [
+        ("--config", LIGHT, "--workdir", tmp_path / name, *simple, *words) for name, words in ways.items()
+    ]
+    on_two_devices(tmp_path / "output", *commands)
+    lines = [read_metrics(tmp_path / name)[0] for name in ways]
+    expected, found = ([line[f"train/{name}"] for name in LOSSES] for line in lines)
     assert all(loss > 0 for loss in expected)
-    for name, words in {
-        "pmap": ("--config.parallel.mode=pmap",),
-        "remat": ("--config.model.remat=blocks", "--config.profile.steps=1-1"),
-    }.items():
-        found = losses_of_first_step(tmp_path / name, *words)
-        assert found == pytest.approx(expected, rel=1e-4), name
-    assert list((tmp_path / "remat").rglob("*.trace.json.gz"))
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert list((tmp_path / "other").rglob("*.trace.json.gz"))
 
 
 def test_a_study_of_detectors_is_read(tmp_path, capsys, monkeypatch):

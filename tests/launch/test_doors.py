@@ -1,5 +1,6 @@
 """Every door where data and a network come together: the labels mean the same classes, or nothing is done."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,17 @@ def config_of(root: Path):
     return tiny_config(**{"data.source": "folder", "data.path": str(root), "ema_decay": 0.0})
 
 
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> Path:
+    """Of a network of twelve classes."""
+    folder, config = tmp_path_factory.mktemp("trained") / "checkpoints", tiny_config(ema_decay=0.0)
+    with Checkpointer(folder) as checkpointer:
+        checkpointer.save(1, make_state(config, draw_variables(config, 1, 12)))
+    return folder
+
+
 @pytest.fixture
-def network(tmp_path):
+def network(tmp_path, checkpoints):
     """The workdir of a network of twelve classes, and a folder with a test image of each."""
 
     def make(stored: tuple[str, ...] | None, names: tuple[str, ...]) -> Path:
@@ -43,8 +53,7 @@ def network(tmp_path):
         workdir.mkdir()
         (workdir / "config.json").write_text(config.to_json())
         write_data(workdir, stored)
-        with Checkpointer(workdir / "checkpoints") as checkpointer:
-            checkpointer.save(1, make_state(config, draw_variables(config, 1, 12)))
+        shutil.copytree(checkpoints, workdir / "checkpoints")
         return workdir
 
     return make

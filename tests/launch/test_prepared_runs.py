@@ -11,7 +11,7 @@ from tests.conftest import CACHE
 from tests.data.prepare.files import ODDITIES, TRAIN, VALIDATION, aedat, kit, tar_of, write_files
 from tests.data.prepare.test_cifar import TEN
 from tests.launch.tiny import launch
-from tests.train.runs import Signal, outcome, run
+from tests.train.runs import LIGHT, Signal, outcome, run
 
 
 def imagenet(source: Path) -> list[str]:
@@ -67,7 +67,7 @@ def test_prepared_trained_killed_and_evaluated(tmp_path, write: Callable[[Path],
     length = tuple(f"--config.{key}={value}" for key, value in {**values, **simpler}.items())
 
     def train(workdir: Path, sent: Signal | None = None, extra: tuple[str, ...] = ()) -> None:
-        ended = run(workdir, CACHE, *data, *length, *extra, signal=sent)
+        ended = run(workdir, CACHE, *data, *length, *extra, signal=sent, config=LIGHT)
         assert ended.status == (-sent.number if sent else 0), ended
 
     # That nothing is different from an uninterrupted run is the matter of tests/train/test_resume.py.

@@ -1,10 +1,10 @@
-"""A segmentation by the command line: killed, resumed, evaluated on one device and on several, studied."""
+"""A segmentation by the command line: killed, resumed, evaluated on one device and on several, studied.
+
+What is killed and resumed has a light backbone.
+"""
 
 import csv
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from qsdt_jax.tasks.task import variable_shapes
 from qsdt_jax.workdir.metrics import read_metrics
 from tests.configs.tiny_seg import get_config
 from tests.launch.tiny import draw, launch, write_pth
+from tests.launch.two_devices import on_two_devices
 from tests.train.runs import Signal, outcome, run
 from tests.train.test_resume import KILL
 
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "configs" / "tiny_seg.py"
+LIGHT = TINY.with_name("light_seg.py")
 METRICS = ("miou", "macc", "aacc")
 
 
@@ -41,14 +43,14 @@ def workdir(tmp_path_factory, cache) -> Path:
     """Of a run that was killed twice."""
     path = tmp_path_factory.mktemp("killed") / "run"
     for signal in (Signal(KILL, "logged", 5), Signal(KILL, "evaluating", 2)):
-        assert run(path, cache, signal=signal, config=TINY).status == -KILL
-    ended = run(path, cache, config=TINY)
+        assert run(path, cache, signal=signal, config=LIGHT).status == -KILL
+    ended = run(path, cache, config=LIGHT)
     assert ended.status == 0, ended
     return path
 
 
 def test_a_killed_run_ends_as_an_uninterrupted_one(workdir, tmp_path, cache):
-    ended = run(tmp_path / "run", cache, config=TINY)
+    ended = run(tmp_path / "run", cache, config=LIGHT)
     assert ended.status == 0, ended
     found = outcome(tmp_path / "run")
     assert found["step"] == 12 and found == outcome(workdir)
@@ -98,10 +100,7 @@ def test_a_published_segmentor_is_imported_and_opened(tmp_path, capsys):
 
 def test_eval_on_two_devices(workdir, tmp_path):
     """The same counts, though batches hold other images."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     file = tmp_path / "scores.json"
-    command = [sys.executable, "-m", "launch", "eval", f"--workdir={workdir}", f"--json={file}"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    on_two_devices(tmp_path / "output", ("eval", f"--workdir={workdir}", f"--json={file}"))
     scores, logged = json.loads(file.read_text()), read_metrics(workdir)[-1]
     assert {name: scores[name] for name in METRICS} == {name: logged[f"eval/{name}"] for name in METRICS}

@@ -85,7 +85,10 @@ def write_data(workdir: Path, class_names: tuple[str, ...] | None) -> None:
 def make_state(config: ConfigDict, variables: dict, ema: dict | None = None) -> TrainState:
     """A state with these variables."""
     optimizer = build_optimizer(config, optax.constant_schedule(0.1))
-    return create_state(variables, optimizer, ema=False).replace(ema=ema)
+    shapes = jax.eval_shape(lambda: create_state(variables, optimizer, ema=False))
+    # Moments begin at 0; one array after the other JAX would compile a program for each shape.
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return state.replace(variables=variables, ema=ema)
 
 
 def write_pth(file: Path, variables: dict, *, without: str = "") -> Path:

@@ -22,7 +22,7 @@ from qsdt_jax.core.exact import Whole
 from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.product import scaled_convolution
-from tests.deploy.nets import draw_images, draw_variables, tiny_net
+from tests.deploy.nets import draw_images, draw_variables, short_net, tiny_net
 
 UNIT = 2.0**-8
 PER_ROUNDING = 0.42
@@ -113,7 +113,7 @@ def test_rounded_results_cost_a_network_little_beside_rounded_operands():
 @pytest.mark.slow
 def test_a_membrane_that_is_no_number_is_seen_in_the_gradients():
     """Its count is some int8 number on a GPU, so the logits need not show it."""
-    model = tiny_net(dtype=jnp.bfloat16)
+    model = short_net(dtype=jnp.bfloat16)
     variables, images = draw_variables(model), draw_images(2, 32, 32, 3)
     images[0, 3, 3, 0] = np.nan
 

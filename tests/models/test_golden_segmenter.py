@@ -54,6 +54,7 @@ def assert_maps_met(kind: str, variant: str, seen: Any, logits: Any):
         assert_met(digest(name, np.asarray(found).transpose(0, 3, 1, 2)), golden()[name], name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", GAINS)
 def test_evaluation_forward(weights, variant):
     model = segmentor(variant)

@@ -2,8 +2,9 @@
 
 Its layers are PyTorch's and timm's: convolutions `kaiming_uniform_(a=sqrt(5))`, which is uniform in
 +-1/sqrt(fan_in), as is their bias; the head `trunc_normal_(std=.02)`, which is cut at +-2 and not at two
-standard deviations, with a bias of zero; batch norm 1 and 0. The rest is said beside its statement below. A
-tensor of a kind without a statement fails.
+standard deviations, with a bias of zero; batch norm 1 and 0. A segmenter's neck is mmcv's `xavier_init`,
+uniform in +-sqrt(6 / (fan_in + fan_out)), its layer of classes normal of 0.01; biases of both are zero. The
+rest is said beside its statement below. A tensor of a kind without a statement fails.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from configs import digits
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.jit_once import jit_once
-from qsdt_jax.models import QSDTransformer
+from qsdt_jax.models import Backbone, QSDTransformer, Segmenter
 from qsdt_jax.models.caformer import CAFormer
 from qsdt_jax.train.step import initial_state
 
@@ -87,6 +88,13 @@ def stated(path: str, tensors: Tensors, options: Mapping[str, Any]) -> Statement
     match name:
         case "kernel" if re.search(r"/head(_dist)?$", layer) and kernel.ndim == 2:
             return Normal(0.02)
+        case "kernel" if layer.endswith("/seg_head/classifier"):
+            return Normal(0.01)
+        case "kernel" if "/fpn/" in layer:
+            *taps, fan_in, fan_out = kernel.shape
+            return Uniform(math.sqrt(6 / (math.prod(taps) * (fan_in + fan_out))))
+        case "bias" if kernel is not None and re.search(r"/(fpn|seg_head)/", layer):
+            return 0.0
         case "kernel" if kernel.ndim == 4:
             return Uniform(1 / math.sqrt(math.prod(kernel.shape[:3])))
         case "bias" if kernel is not None and kernel.ndim == 2:
@@ -180,6 +188,13 @@ def test_a_run_starts_with_them():
         check_all(flattened(variables), {"layer_scale_init": 0.1})
 
 
+def test_every_tensor_of_a_segmenter_starts_as_stated():
+    model = Segmenter(Backbone(channels=(8, 8, 16, 24), depth=2, bits=1), num_classes=150, fpn_channels=24)
+    tensors = flattened(jit_once(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+    assert check_all(tensors, {"bits": 1}) == {"Uniform", "Normal"}
+    assert {"params/fpn/output3/conv/kernel", "params/seg_head/branch3_2/conv/kernel"} <= tensors.keys()
+
+
 def test_a_kind_that_nobody_has_stated_fails():
     shapes = {"params/block3_0/gain": (8,), "params/gate/kernel": (8, 8), "params/bias": (8,)}
     for path, shape in shapes.items():
@@ -204,9 +219,30 @@ def cut_at_two_std(draw: np.random.Generator, shape: tuple[int, ...]) -> np.ndar
         (KERNEL, (3, 3, 8, 16), lambda draw, shape: math.sqrt(1 / 3 / 72) * draw.standard_normal(shape)),
         (KERNEL, (3, 3, 8, 16), lambda draw, shape: 1 / math.sqrt(16 * 9) * draw.uniform(-1, 1, shape)),
         (KERNEL, (3, 3, 8, 96), lambda draw, shape: 1 / math.sqrt(72) * draw.uniform(-0.9, 1, shape)),
+        (
+            "params/fpn/output0/conv/kernel",
+            (3, 3, 8, 96),
+            lambda draw, shape: draw.uniform(-1, 1, shape) / 72**0.5,
+        ),
+        (
+            "params/seg_head/classifier/kernel",
+            (1, 1, 64, 150),
+            lambda draw, shape: 0.02 * draw.standard_normal(shape),
+        ),
         ("params/block3_0/layer_scale1", (8,), lambda draw, shape: np.full(shape, 1e-5)),
     ],
-    ids=["ten times", "cut at 2 std", "a tenth more", "six times", "normal", "fan_out", "lopsided", "scale"],
+    ids=[
+        "ten times",
+        "cut at 2 std",
+        "a tenth more",
+        "six times",
+        "normal",
+        "fan_out",
+        "lopsided",
+        "neck",
+        "classes",
+        "scale",
+    ],
 )
 def test_other_draws_are_noticed(path, shape, other):
     """The tolerances follow from the number of values; these are what they must tell apart."""

@@ -20,7 +20,8 @@ from qsdt_jax.workdir.integrity import leaves_of
 from qsdt_jax.workdir.metrics import read_metrics
 from qsdt_jax.workdir.workdir import Workdir
 from tests.processes.test_meeting import free_port
-from tests.processes.together import BATCH, STEPS, Start, build
+from tests.processes.together import BATCH, STEPS, Start, begin, build
+from tests.train.runs import forked
 
 ROOT = Path(__file__).parents[2]
 DEADLINE, STOP_SECONDS = 300, 20
@@ -45,26 +46,23 @@ def run(*starts: Start) -> list[Ended]:
         )
     running = []
     for start in starts:
-        command = [sys.executable, "-m", "tests.processes.together", json.dumps(dataclasses.asdict(start))]
-        output = open(f"{start.workdir}.out.{start.index}", "w+")  # noqa: SIM115 (closed below)
-        running.append((subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output), output))
+        output = Path(f"{start.workdir}.out.{start.index}")
+        running.append((forked(begin, start, output), output))
     sent = Path(f"{starts[0].workdir}.sent")
     sent.unlink(missing_ok=True)
     first, ended, deadline = None, {}, time.monotonic() + DEADLINE
     try:
         while len(ended) < len(running):
-            assert time.monotonic() < deadline, [output.name for _, output in running]
+            assert time.monotonic() < deadline, [str(output) for _, output in running]
             for i, (process, output) in enumerate(running):
-                if i not in ended and process.poll() is not None:
+                if i not in ended and process.exitcode is not None:
                     first = first or (sent.stat().st_mtime if sent.exists() else time.time())
-                    output.seek(0)
-                    ended[i] = Ended(process.returncode, output.read(), time.time() - first)
+                    ended[i] = Ended(process.exitcode, output.read_text(), time.time() - first)
             time.sleep(0.05)
     finally:
-        for process, output in running:
+        for process, _ in running:
             process.kill()
-            process.wait()
-            output.close()
+            process.join()
     return [ended[i] for i in range(len(running))]
 
 

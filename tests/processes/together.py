@@ -1,13 +1,12 @@
 """A run of the small net of `tests.train.spread` as one of several processes, or over several forced devices.
 
-    python -m tests.processes.together '{"workdir": ..., "devices": 2, ...}'
-
-A hook of the test, not of the project, sends this process a signal while it reads the batch of some step, or
-while it compiles.
+A process is forked from one that has imported everything, see `tests.train.runs`. A hook of the test, not of
+the project, sends it a signal while it reads the batch of some step, or while it compiles.
 """
 
 import contextlib
 import dataclasses
+import gc
 import itertools
 import json
 import os
@@ -30,7 +29,9 @@ from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.loop import train
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.run import Run
+from tests.conftest import GARBAGE
 from tests.train import spread
+from tests.train.runs import printed_to
 
 STEPS, BATCH, EVALUATED, IMAGES = 12, 16, 5, 40
 
@@ -192,8 +193,10 @@ def main(start: Start) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    settings = Start(**json.loads(sys.argv[1]))
+def begin(settings: Start, output: Path) -> None:
+    """The whole of a process, which prints into a file."""
+    gc.set_threshold(*GARBAGE)
+    printed_to(output)
     jax.config.update("jax_num_cpu_devices", settings.devices)
     jax.config.update("jax_enable_x64", True)
     # What a step takes lies where it is needed.

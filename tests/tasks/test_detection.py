@@ -11,16 +11,17 @@ import pytest
 
 from qsdt_jax.detection import regions as pooling
 from qsdt_jax.detection.inference import Settings
-from qsdt_jax.models import Backbone, MaskRCNN, init_variables
+from qsdt_jax.models import MaskRCNN, init_variables
 from qsdt_jax.tasks import detection
 from qsdt_jax.tasks.detection import Detection, class_count
+from tests.configs.light_backbone import LightBackbone
 
 SIDE, OBJECTS = 64, 3
 KEY = jax.random.key(7)
 
 
 def tiny() -> Detection:
-    backbone = Backbone(channels=(8, 8, 16, 16), depth=2, num_heads=2, mlp_ratio=1, layer_scale_init=1.0)
+    backbone = LightBackbone(channels=(8, 8, 16, 16), num_heads=2, mlp_ratio=1)
     model = MaskRCNN(backbone, 2, fpn_channels=16, box_features=32, anchor_scale=4.0)
     sizes: dict[str, Any] = {
         "rpn_samples": 32,

@@ -28,9 +28,23 @@ from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, SUMMARY_FILE
 from tests.conftest import GARBAGE
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.py"
+LIGHT = CONFIG.with_name("light.py")  # With a network that compiles in a tenth of the time.
 DEADLINE = 300  # Seconds after which a run counts as hanging.
 RATES = "images_per_second"
-PRELOAD = ["flax", "optax", "pytest", "orbax.checkpoint", "grain", "launch.train", "tests.train.runs"]
+PRELOAD = [
+    "flax",
+    "optax",
+    "pytest",
+    "orbax.checkpoint",
+    "grain",
+    "launch.train",
+    "tests.train.runs",
+    "tests.configs.light",
+    "tests.configs.light_det",
+    "tests.configs.light_seg",
+    "tests.launch.two_devices",
+    "tests.processes.together",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +101,25 @@ def run(
 
 def start(workdir: Path, cache: Path, *flags: str, signal: Signal | None = None, config: Path = CONFIG):
     """Starts a run and does not wait."""
+    _output(workdir).parent.mkdir(parents=True, exist_ok=True)
+    return forked(_main, workdir, cache, flags, signal, config)
+
+
+def forked(function: Callable[..., None], *arguments: Any):
+    """A process that begins where everything is imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    _output(workdir).parent.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=_main, args=(workdir, cache, flags, signal, config))
+    process = context.Process(target=function, args=arguments)
     process.start()
     return process
+
+
+def printed_to(file: Path) -> None:
+    """Leads what this process prints into a file, from whatever language."""
+    with open(file, "w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
 
 
 def ended(workdir: Path, status: int) -> Ended:
@@ -109,10 +136,7 @@ def _output(workdir: Path) -> Path:
 
 def _main(workdir: Path, cache: Path, flags: tuple[str, ...], signal: Signal | None, config: Path) -> None:
     gc.set_threshold(*GARBAGE)
-    with open(_output(workdir), "w") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    printed_to(_output(workdir))
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     _output(workdir).with_suffix(".sent").unlink(missing_ok=True)

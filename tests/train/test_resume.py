@@ -1,11 +1,14 @@
-"""A run that is killed or stopped, and started again, ends as if nothing had happened."""
+"""A run that is killed or stopped, and started again, ends as if nothing had happened.
+
+Killed is a run of a whole network. Stops are the loop's matter, and are tried on a network of one block.
+"""
 
 import signal
 from pathlib import Path
 
 import pytest
 
-from tests.train.runs import Signal, outcome, run
+from tests.train.runs import CONFIG, LIGHT, Signal, outcome, run
 
 KILL, TERM, INT = signal.Signals.SIGKILL, signal.Signals.SIGTERM, signal.Signals.SIGINT
 STOP_SECONDS = 10
@@ -19,16 +22,15 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, cache) -> dict:
-    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    ended = run(workdir, cache)
+def outcome_of_one_start(config: Path, workdir: Path, cache: Path) -> dict:
+    ended = run(workdir, cache, config=config)
     assert ended.status == 0, ended
     found = outcome(workdir)
     # What the comparison rests on is there.
     assert found["step"] == 20 and found["steps"][-1] == 20
     groups = {name.split("/")[0] for name in found["state"]}
     assert groups == {"step", "variables", "opt_state", "ema"}
+    assert any(name.endswith("/mean") for name in found["state"])  # Of batch norm.
     assert [line["step"] for line in found["log"] if "train/loss" in line] == list(range(1, 21))
     assert [line["step"] for line in found["log"] if "eval_ema/top1" in line] == [10, 20]
     return found
@@ -45,7 +47,8 @@ KILLS = [
 ]
 
 
-def test_killed_again_and_again(tmp_path, cache, uninterrupted):
+def test_killed_again_and_again(tmp_path, cache):
+    uninterrupted = outcome_of_one_start(CONFIG, tmp_path / "uninterrupted", cache)
     for signal_ in KILLS:
         ended = run(tmp_path / "run", cache, signal=signal_)
         assert ended.status == -KILL, (signal_, ended)
@@ -68,24 +71,29 @@ STOPS = [
 ]
 
 
-def test_stopped_again_and_again(tmp_path, cache, uninterrupted):
+@pytest.fixture(scope="module")
+def light(tmp_path_factory, cache) -> dict:
+    return outcome_of_one_start(LIGHT, tmp_path_factory.mktemp("light") / "run", cache)
+
+
+def test_stopped_again_and_again(tmp_path, cache, light):
     for signal_ in STOPS:
-        ended = run(tmp_path / "run", cache, signal=signal_)
+        ended = run(tmp_path / "run", cache, signal=signal_, config=LIGHT)
         assert ended.status == 0, (signal_, ended)
         ended.assert_one_line(signal_.number.name, "the same command")
         assert ended.seconds < STOP_SECONDS, (signal_, ended)
-    ended = run(tmp_path / "run", cache)
+    ended = run(tmp_path / "run", cache, config=LIGHT)
     assert ended.status == 0, ended
-    assert outcome(tmp_path / "run") == uninterrupted
+    assert outcome(tmp_path / "run") == light
 
 
-def test_a_second_ctrl_c_does_not_wait_for_the_save(tmp_path, cache, uninterrupted):
+def test_a_second_ctrl_c_does_not_wait_for_the_save(tmp_path, cache, light):
     """It ends the process at once, with one line; the run goes on from the checkpoint before."""
     twice = Signal(INT, "training", 6, again=True)
-    ended = run(tmp_path / "run", cache, signal=twice, deadline=SECOND_DEADLINE)
+    ended = run(tmp_path / "run", cache, signal=twice, config=LIGHT, deadline=SECOND_DEADLINE)
     assert ended.status == 128 + INT, ended
     ended.assert_one_line("SIGINT again: stopped at once", "the last checkpoint")
     assert ended.seconds < STOP_SECONDS, ended
-    ended = run(tmp_path / "run", cache)
+    ended = run(tmp_path / "run", cache, config=LIGHT)
     assert ended.status == 0, ended
-    assert outcome(tmp_path / "run") == uninterrupted
+    assert outcome(tmp_path / "run") == light

@@ -3,13 +3,13 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import Backbone, Classifier, QSDTransformer, Segmenter
 from qsdt_jax.models.parts import Parts
+from qsdt_jax.models.shapes import variable_shapes
 from qsdt_jax.train.transfer import STEM_KERNEL
 from qsdt_jax.train.transfer import transfer as transfer_between
 from qsdt_jax.workdir.integrity import leaves_of
@@ -26,17 +26,14 @@ def drawn(seed: int, **changes) -> dict:
 def drawn_segmenter(seed: int, num_classes: int = 3, fpn_channels: int = 4) -> dict:
     backbone = Backbone(channels=(8, 8, 16, 16), depth=2, num_heads=2)
     model = Segmenter(backbone, num_classes, fpn_channels)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     generator = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: generator.random(leaf.shape, np.float32), dict(shapes))
+    return jax.tree.map(lambda leaf: generator.random(leaf.shape, np.float32), dict(variable_shapes(model)))
 
 
 @functools.cache
 def shapes(**changes) -> dict:
     options = {"channels": (8, 8, 16, 16), "depth": 2, "num_heads": 2, "num_classes": 6, **changes}
-    model = QSDTransformer(**options)
-    image = jnp.zeros((1, 16, 16, model.backbone.in_channels))
-    return dict(jax.eval_shape(model.init, jax.random.key(0), image))
+    return dict(variable_shapes(QSDTransformer(**options)))
 
 
 def assert_taken(found, source, but: str = "nothing"):

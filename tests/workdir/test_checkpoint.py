@@ -742,25 +742,32 @@ def save_for_ever(directory: Path, first: int):
             checkpointer.add_metrics(step, {METRIC: step % 7})
 
 
+def being_written(directory: Path) -> bool:
+    return any(directory.glob("*.orbax-checkpoint-tmp*"))
+
+
 @pytest.mark.slow
 def test_kill_at_any_moment(tmp_path):
+    """Every second time while a checkpoint is being written, unless that ends before the signal is there."""
     rng = random.Random(0)
-    last = unfinished = 0
-    for _ in range(8):
+    last = unfinished = rounds = 0
+    while rounds < 8 or (unfinished < 3 and rounds < 40):
         process = in_process(save_for_ever, tmp_path, last + 1)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while max(stored_steps(tmp_path), default=0) <= last and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.3))
+        while rounds % 2 and not being_written(tmp_path) and time.monotonic() < deadline:
+            pass
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        unfinished += any(tmp_path.glob("*.orbax-checkpoint-tmp*"))
+        unfinished += being_written(tmp_path)
         with Checkpointer(tmp_path) as checkpointer:
             step, state = latest(checkpointer, described(state_of(0, size=300)))
         assert step > last
         assert_same(state, state_of(step, size=300))
-        last = step
+        last, rounds = step, rounds + 1
     assert unfinished >= 3  # Otherwise no save was interrupted and nothing was tested.
 
 
