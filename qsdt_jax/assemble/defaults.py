@@ -108,7 +108,11 @@ KEYS: Mapping[str, Key] = {
     "model.norm_group": Key(
         0, "images that share batch-norm statistics; 0 for the whole batch", Within(0), limit=bounds.BATCH
     ),
-    "model.remat": Key("none", "none; blocks: computed again in the backward pass, less memory, more time"),
+    "model.remat": Key(
+        "none",
+        "what the backward pass computes again: none; blocks, what is inside them; spikes, all but a byte of "
+        "each neuron: less memory, more time",
+    ),
     "model.exact_evaluation": Key(True, "equal to the deployed network bit for bit, and slower"),
     "model.dtype": Key("float32", "operands of the products", OneOf(DTYPES)),
     "data.source": Key(

@@ -25,6 +25,8 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from qsdt_jax.core.exact import rounded
 from qsdt_jax.core.spikes import Spikes
@@ -32,6 +34,7 @@ from qsdt_jax.core.surrogates import Surrogate, surrogate_slope
 
 NeuronKind = Literal["ie_lif", "i_lif", "lif", "quantized_relu"]
 Reset = Literal["soft", "hard"]
+KEPT = "spikes"  # Name of what the backward pass keeps of a neuron, for policies of `jax.checkpoint`.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,19 +174,30 @@ def spike_count(u: jax.Array, neuron: Neuron) -> jax.Array:
 
 
 def _spike_count_forward(u, neuron):
-    slope = surrogate_slope(_potential_in_counts(u, neuron), neuron.levels, neuron.surrogate)
-    if neuron.surrogate == "straight_through":
-        slope = slope.astype(jnp.bool_)  # One byte an element is all the backward pass keeps.
-    return spike_count(u, neuron), slope
+    """Counts, and all that the backward pass keeps: one byte a neuron, count and gate, for D up to 127.
+
+    The gate says whether 0 < v < D. Other surrogates than "straight_through" keep their real slope as well.
+    The counts that go on are read from that byte, so a program that keeps values of the name `KEPT` alone
+    computes nothing before the neuron again, and no rounding there can move a spike (`layers.remat`).
+    """
+    v = _potential_in_counts(u, neuron)
+    slope = surrogate_slope(v, neuron.levels, neuron.surrogate)
+    gated = neuron.surrogate == "straight_through"
+    dtype = np.min_scalar_type(2 * neuron.levels + 1)
+    kept = 2 * spike_count(u, neuron).astype(dtype) + (slope.astype(dtype) if gated else 0)
+    kept = checkpoint_name(kept, KEPT)
+    return (kept // 2).astype(u.dtype), (kept, None if gated else checkpoint_name(slope, KEPT))
 
 
-def _spike_count_backward(neuron, slope, grad):
+def _spike_count_backward(neuron, residuals, grad):
     """The gradient of u from that of c, with v = scale * u - (threshold - 1/2).
 
     c(v) is a staircase, whose derivative is a sum of deltas. `core.surrogates` puts bumps in their place:
     dc/dv := slope(v), kept by the forward pass;  dv/du = scale.  So  dL/du = dL/dc slope(v) scale.
     With s = c step and step = 1 / scale, the straight-through slope gives ds/du = 1 for 0 < v < D, else 0.
     """
+    kept, slope = residuals
+    slope = kept % 2 if slope is None else slope
     return (grad * slope.astype(grad.dtype) * neuron.scale,)
 
 

@@ -1,5 +1,6 @@
 """The backbone: four stages of conv blocks and spike-driven transformer blocks."""
 
+import functools
 from typing import Literal, get_args
 
 import jax
@@ -49,8 +50,9 @@ class Backbone(nn.Module):
       drop_path: probability at the last block, rising linearly from 0 at the first.
       norm_group: images per group of batch-norm statistics, 0 for the whole batch.
       freeze_statistics: see `layers.numerics.Numerics`.
-      remat: "none", or "blocks" for a training that keeps of each block its input alone and computes what is
-        inside again in the backward pass: less memory, more time, the same numbers to rounding.
+      remat: what a training keeps for the backward pass, which computes the rest again: less memory, more
+        time, the same numbers to rounding. "none" computes nothing again, "blocks" keeps of each block and of
+        each downsampling its input alone, "spikes" of each neuron one byte and nothing else.
       exact_evaluation, dtype, param_dtype, spike_dtype: see `layers.numerics.Numerics`.
     """
 
@@ -185,21 +187,22 @@ class Backbone(nn.Module):
         """
         x = self.frames(images)
         valid = None if sizes is None else self._valid(sizes, x.shape[1:3])
-        x = call_block(self.remat, self.conv_block1_1, self.downsample1_1(x, train), train)
-        stem = x
-        x = call_block(self.remat, self.conv_block1_2, self.downsample1_2(x, train), train)
-        stage1 = x
-        x = self.downsample2(x, train)
+        call = functools.partial(call_block, self.remat)
+        x = call(self.downsample1_1, x, train)
+        stem = x = call(self.conv_block1_1, x, train)
+        x = call(self.downsample1_2, x, train)
+        stage1 = x = call(self.conv_block1_2, x, train)
+        x = call(self.downsample2, x, train)
         for block in (self.conv_block2_1, self.conv_block2_2):
-            x = call_block(self.remat, block, x, train)
+            x = call(block, x, train)
         stage2 = x
-        x = self.downsample3(x, train)
+        x = call(self.downsample3, x, train)
         for block in self.block3:
-            x = call_block(self.remat, block, x, train, valid)
+            x = call(block, x, train, valid)
         stage3 = x
-        x = self.downsample4(x, train)
+        x = call(self.downsample4, x, train)
         for block in self.block4:
-            x = call_block(self.remat, block, x, train, valid)
+            x = call(block, x, train, valid)
         return {"stem": stem, "stage1": stage1, "stage2": stage2, "stage3": stage3, "stage4": x}
 
     def _valid(self, sizes: jax.Array, pixels: tuple[int, ...]) -> jax.Array:

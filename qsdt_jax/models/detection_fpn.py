@@ -27,7 +27,7 @@ class DetectionFPN(nn.Module):
       numerics: shared numerical choices.
       neuron_input_gain: of every neuron, see `models.detector.MaskRCNN`.
       geometry: "true" or "published".
-      remat: "blocks" computes each unit again in the backward pass.
+      remat: of each unit, see `layers.remat`.
     """
 
     features: int

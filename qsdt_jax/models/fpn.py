@@ -21,7 +21,7 @@ class FPN(nn.Module):
       features: channels of the results.
       numerics: shared numerical choices.
       input_gain: of every neuron, see `layers.spiking.SpikingNeuron`.
-      remat: "blocks" computes each unit again in the backward pass.
+      remat: of each unit, see `layers.remat`.
     """
 
     features: int

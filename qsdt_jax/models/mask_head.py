@@ -25,7 +25,7 @@ class MaskHead(nn.Module):
       features: channels in between.
       numerics: shared numerical choices.
       neuron_input_gain: of every neuron, see `models.detector.MaskRCNN`.
-      remat: "blocks" computes each 3x3 convolution again in the backward pass.
+      remat: of each 3x3 convolution, see `layers.remat`.
     """
 
     num_classes: int

@@ -23,7 +23,7 @@ class RPN(nn.Module):
       features: channels in between.
       numerics: shared numerical choices.
       neuron_input_gain: of every neuron, see `models.detector.MaskRCNN`.
-      remat: "blocks" computes the 3x3 convolution again in the backward pass.
+      remat: of the 3x3 convolution, see `layers.remat`.
     """
 
     features: int

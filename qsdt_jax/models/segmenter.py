@@ -36,7 +36,7 @@ class SemanticHead(nn.Module):
       features: channels of the branches.
       numerics: shared numerical choices.
       input_gain: of every neuron, see `layers.spiking.SpikingNeuron`.
-      remat: "blocks" computes each unit again in the backward pass.
+      remat: of each unit, see `layers.remat`.
     """
 
     num_classes: int

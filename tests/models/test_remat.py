@@ -1,6 +1,8 @@
 """Blocks that are computed again in the backward pass: less memory, the same network."""
 
 import functools
+import math
+import re
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.losses.classification import cross_entropy
 from qsdt_jax.tasks.teacher import is_projection
 from tests.golden.network import images, network, variables_of
@@ -41,12 +44,13 @@ def gradients(remat: str, variables: dict[str, Any]):
 
 
 @pytest.mark.slow
-def test_names_values_and_gradients_are_equal():
+@pytest.mark.parametrize("remat", ["blocks", "spikes"])
+def test_names_values_and_gradients_are_equal(remat):
     """To rounding, and the drop path drops the same branches; what a teacher sees is seen too."""
-    plain, variables = (variables_of(network(remat=remat)) for remat in ("none", "blocks"))
+    plain, variables = (variables_of(network(remat=name)) for name in ("none", remat))
     assert jax.tree.structure(plain) == jax.tree.structure(variables)
     jax.tree.map(np.testing.assert_array_equal, plain, variables)
-    ((loss, updates), grads), expected = (gradients(remat, plain) for remat in ("blocks", "none"))
+    ((loss, updates), grads), expected = (gradients(name, plain) for name in (remat, "none"))
     (expected_loss, expected_updates), expected_grads = expected
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
     assert len(jax.tree.leaves(updates["intermediates"])) == 3 * 3
@@ -59,13 +63,43 @@ def test_names_values_and_gradients_are_equal():
     )  # The others' branch was dropped for all images.
 
 
-@pytest.mark.parametrize("remat", ["none", "blocks"])
+@pytest.mark.parametrize("remat", ["none", "blocks", "spikes"])
 def test_what_is_computed_again(remat):
-    """Each block of a training step stands under a checkpoint, of an evaluation none."""
+    """Each block and downsampling of a training step stands under a checkpoint, of an evaluation none."""
     model = network(remat=remat)
     variables = jax.eval_shape(model.init, jax.random.key(0), images())
     rngs = {"drop_path": jax.random.key(9)}
-    for train, blocks in ((True, 4 + 3 if remat == "blocks" else 0), (False, 0)):
+    for train, blocks in ((True, 0 if remat == "none" else 5 + 4 + 3), (False, 0)):
         apply = functools.partial(model.apply, train=train, mutable=["batch_stats"], rngs=rngs)
         program = jax.make_jaxpr(apply)(variables, images())
         assert sum(equation.primitive.name == "remat2" for equation in program.eqns) == blocks
+
+
+@pytest.mark.parametrize("changes", [{}, {"timesteps": 2, "neuron": "i_lif", "reset": "hard"}])
+def test_of_spikes_a_byte_is_kept_and_nothing_else(changes, capsys):
+    """Of all that is between the images and the last map of a backbone."""
+    model = network(remat="spikes", **changes).backbone.clone(parent=None, name=None)
+    init = functools.partial(model.init, method="features")
+    variables = jax.eval_shape(functools.partial(init, train=False), jax.random.key(0), images())
+    apply = functools.partial(model.apply, method="features", rngs={"drop_path": jax.random.key(9)})
+
+    def loss(params, statistics, images):
+        variables = {"params": params, "batch_stats": statistics}
+        stages, _ = apply(variables, images, True, mutable=["batch_stats"])
+        return jnp.sum(stages["stage4"])
+
+    arguments = variables["params"], variables["batch_stats"], images()
+    jax.ad_checkpoint.print_saved_residuals(loss, *arguments)
+    kept = [line for line in capsys.readouterr().out.splitlines() if "from the argument" not in line]
+    bytes_kept = [re.match(r"u8\[([\d,]+)\] named 'spikes'", line) for line in kept]
+    others = [line for line, found in zip(kept, bytes_kept, strict=True) if not found]
+    assert all(re.match(r"key|f64\[\] |f64\[\d+,32,32,3\] .*frames", line) for line in others), others
+
+    is_neuron = lambda module, _: isinstance(module, SpikingNeuron)  # noqa: E731
+    spikes = jax.eval_shape(
+        functools.partial(apply, train=True, capture_intermediates=is_neuron, mutable=True),
+        variables,
+        images(),
+    )[1]["intermediates"]
+    shapes = [tuple(map(int, found[1].split(","))) for found in bytes_kept if found]
+    assert sum(map(math.prod, shapes)) == sum(leaf.size for leaf in jax.tree.leaves(spikes))

@@ -79,12 +79,12 @@ def test_time_steps_are_averaged_after_the_last_layer(variables):
     np.testing.assert_array_equal(apply(tiny(timesteps=2, **neuron), variables, x, sizes), one)
 
 
-@pytest.mark.parametrize("remat", ["none", "blocks"])
+@pytest.mark.parametrize("remat", ["none", "blocks", "spikes"])
 def test_what_is_computed_again(remat):
     model = tiny(remat=remat)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images())
     sizes = jnp.array([[32, 48], [20, 33]])
-    for train, blocks in ((True, 4 + 2 + 8 + 7 if remat == "blocks" else 0), (False, 0)):
+    for train, blocks in ((True, 0 if remat == "none" else 5 + 4 + 2 + 8 + 7), (False, 0)):
         run = functools.partial(model.apply, train=train, mutable=["batch_stats"])
         program = jax.make_jaxpr(lambda v, x, run=run: run(v, x, sizes=sizes))(shapes, images())
         assert sum(equation.primitive.name == "remat2" for equation in program.eqns) == blocks

@@ -90,7 +90,7 @@ def test_step_sizes_follow_the_bits_of_the_part():
     [
         ({"neuron": "relu", "timesteps": 2}, "a relu has no time steps: timesteps must be 1, got 2"),
         ({"attention": "linear"}, "attention must be one of spiking, softmax; got 'linear'"),
-        ({"remat": "all"}, "remat must be one of none, blocks; got 'all'"),
+        ({"remat": "all"}, "remat must be one of none, blocks, spikes; got 'all'"),
         ({"bits_rules": (HEAD, BitsRule(pattern="neck", bits=8))}, "'neck' of a bits rule matches no layer"),
         ({"bits_rules": (HEAD, HEAD)}, "'head' matches only layers that earlier bits rules match"),
         ({"bits_rules": (HEAD,), "spike_dtype": jnp.int4}, "too few for 8-bit weights"),
