@@ -6,7 +6,7 @@ A path here is the one of a leaf below its collection, such as ("block3_0", "mlp
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -152,7 +152,7 @@ def from_torch(
         raise UserError(
             f"{label} holds a {found}, but the network described by the configuration is a {kind}"
         )
-    expected: Mapping[Path, Any] = flatten_dict(variable_shapes(model))
+    expected = cast(Mapping[Path, Any], flatten_dict(variable_shapes(model)))
     leaves = {name: (path, expected[path]) for name, path in _torch_names(expected).items()}
     arrays = {
         name: np.asarray(value)

@@ -7,7 +7,7 @@ and 24.8 G for S, M and L at 224x224.
 import dataclasses
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal, cast
 
 import jax
 from flax import linen as nn
@@ -65,7 +65,7 @@ def layer_operations(
     Raises:
       ValueError: the image does not fit the network.
     """
-    return list(_layer_operations(model, image_size))
+    return list(_layer_operations(cast(Any, model), image_size))  # A module is hashable; its type does not say so.
 
 
 @functools.lru_cache(maxsize=4)  # A run asks for those of its network several times.
