@@ -65,7 +65,7 @@ def layer_operations(
     Raises:
       ValueError: the image does not fit the network.
     """
-    return list(_layer_operations(cast(Any, model), image_size))  # A module is hashable; its type does not say so.
+    return list(_layer_operations(cast(Any, model), image_size))  # It is hashable, which its type hides.
 
 
 @functools.lru_cache(maxsize=4)  # A run asks for those of its network several times.
