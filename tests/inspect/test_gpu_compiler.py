@@ -12,11 +12,18 @@ import jax.numpy as jnp
 import pytest
 
 from launch import inspect as verb
+from qsdt_jax.assemble.build import build_parallel
+from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.cuda_plugin import allow_without_driver
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect import gpu_compiler
 from qsdt_jax.inspect.gpu_compiler import compiled_for, compiler_is_installed, devices_of
+from qsdt_jax.inspect.lowered import as_bytes, lowered_inference
+from qsdt_jax.inspect.report import report
 from qsdt_jax.inspect.targets import H100, TARGETS
+from qsdt_jax.tasks.task import variable_shapes
+from tests.configs.tiny import get_config
 from tests.launch.tiny import launch
 
 ROOT = Path(__file__).parents[2]
@@ -107,3 +114,32 @@ def test_what_the_compiler_refuses_is_one_line(capsys):
         "XLA's compiler fails on the train step for NVIDIA H100 80GB HBM3: INTERNAL: no tiles"
     )
     assert capsys.readouterr().err.startswith("compiling the train step for NVIDIA H100 80GB HBM3 ...\n")
+
+
+@installed
+@pytest.mark.slow
+def test_inference_of_a_network_on_two_gpus():
+    """What it multiplies in which types: counts as bytes or widened in the kernel, no operand in float32."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    config = get_config()
+    config.model.dtype = "bfloat16"
+    task, normalization = build_task(config, tuple("abcdef")), build_preprocess(config).normalization
+    batch = as_bytes(task.batch_shapes(16), normalization)
+    parallel = build_parallel(config, devices_of(H100, 2))
+    lowered = lowered_inference(task, variable_shapes(task), batch, normalization, parallel)
+    compiled = compiled_for(H100, "inference", lowered)
+    rows = report(compiled, H100, 16, 2)
+    told = {name: value for name, value in rows if name}
+    assert list(told) == ["memory per device", "bytes moved", "kernels", "products", "sent", "roofline"]
+    assert "fits into 84.9 GB" in told["memory per device"] and told["sent"] == "nothing"
+    assert 100 < int(told["kernels"]) < 250
+    types = [re.match(r"([\d,]+) (.* -> \w+): ", value) for name, value in rows if "->" in value]
+    assert {match[2]: int(match[1]) for match in types if match} == {
+        "matrix products bf16 x bf16 -> f32": 25,
+        "convolutions s8 x s8 -> f32": 16,
+    }
+    variables = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(variable_shapes(task)))
+    memory = compiled.memory_analysis()
+    # All variables but those that evaluation does not read, and half of the images, as bytes.
+    assert memory is not None
+    assert 0.9 * variables < memory.argument_size_in_bytes - 8 * 16 * 16 * 3 < 1.1 * variables
