@@ -57,11 +57,12 @@ def memory_rows(parts: dict[str, int], peak: int, target: Target, images: float)
 def kernel_rows(kernels: list[Kernel], target: Target, images: float, devices: int) -> Rows:
     """Of one device, with `images` on it: bytes, kernels, products, communication and the roofline."""
     moved = {phase: _moved(kernel for kernel in kernels if kernel.phase == phase) for phase in PHASES}
-    phases = ", ".join(f"{size / 1e6 / images:,.0f} MB {phase}" for phase, size in moved.items() if size)
+    phases = [f"{size / 1e6 / images:,.0f} MB {phase}" for phase, size in moved.items() if size]
+    told = f": {', '.join(phases)}" if len(phases) > 1 else ""
     seconds = _seconds(kernels, target)
     sent = ", ".join(f"{size / 1e6:,.2f} MB {kind}" for kind, size in sent_by_kind(kernels).items())
     return [
-        ("bytes moved", f"{_moved(kernels) / 1e6 / images:,.0f} MB an image: {phases}"),
+        ("bytes moved", f"{_moved(kernels) / 1e6 / images:,.0f} MB an image{told}"),
         ("kernels", f"{_count(kernels):,}"),
         *(("", line) for line in _by_kind(kernels, target, images)),
         ("products", ""),
