@@ -1,0 +1,43 @@
+"""Study 7, detection in scenes of digits: what pre-training adds, and what the neuron does.
+
+Before    python -m launch prepare digit-scenes --out data/digit_scenes
+          python -m launch --config configs/digits.py --config.model.neuron=i_lif --workdir runs/digits_i_lif
+Command   python -m launch ablate --config configs/ablations/scenes_det.py --workdir runs/scenes_det_study
+Data      3,000 scenes to train and 200 to test, see configs/digit_scenes_det.py
+Result    docs/detection.md
+
+All rows have equal steps, a sixth of those of the config. The second one starts from one network, whatever
+the seed.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.digit_scenes_det import get_config as digit_scenes_det
+
+SEEDS = 3
+ROWS = (
+    ("I-LIF, from scratch", {}),
+    (
+        "I-LIF, from the digits",
+        # As many tokens as its images of 32x32 had.
+        {"start_from": "runs/digits_i_lif", "model.attention_tokens": 4},
+    ),
+    ("I-LIF, D = 1", {"model.levels": 1}),
+    (
+        "float twin",
+        {
+            "model.bits": 32,
+            "model.neuron": "relu",
+            "model.neuron_input_gain": 1.0,
+            "model.attention": "softmax",
+            "model.attention_tokens": 0,
+        },
+    ),
+)
+
+
+def get_config() -> ConfigDict:
+    """The first row."""
+    config = digit_scenes_det()
+    config.steps //= 6
+    return config
