@@ -1,9 +1,10 @@
 """parameters, operations and memory of a configuration, without training and without data."""
 
 import functools
+import itertools
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import jax
 import ml_collections
@@ -17,19 +18,21 @@ from qsdt_jax.assemble.examples import ANNOTATED, LABELLED, OBJECTS
 from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.shapes import largest_input
 from qsdt_jax.assemble.tasks import build_task, task_factory
-from qsdt_jax.assemble.told import amount, weights_told
+from qsdt_jax.assemble.told import weights_told
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.activations import kept_bytes, largest_activation
+from qsdt_jax.inspect.gpu_compiler import compiled_for, compiler_is_installed, devices_of
+from qsdt_jax.inspect.lowered import as_bytes, lowered_inference, lowered_train_step
+from qsdt_jax.inspect.modules import COLUMNS, MEGABYTE, block_rows, layer_rows, totals
 from qsdt_jax.inspect.plan import force_devices, on_devices
-from qsdt_jax.models.classifier import HEADS
-from qsdt_jax.models.detector import OUTPUT_LAYERS as DETECTOR_OUTPUTS
+from qsdt_jax.inspect.report import report
+from qsdt_jax.inspect.targets import H100, TARGETS, Target
 from qsdt_jax.models.operations import LayerOperations, layer_operations
-from qsdt_jax.models.segmenter import OUTPUT_LAYER as SEGMENTER_OUTPUT
 from qsdt_jax.tasks.operations import macs_of, operations_of
 from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.train.parallel import Parallel
-from qsdt_jax.train.state import TrainState, parameter_count
+from qsdt_jax.train.state import TrainState
 from qsdt_jax.train.step import initial_state, train_step
 
 CONFIG = define_config()
@@ -53,29 +56,39 @@ LAYERS = flags.DEFINE_bool("layers", False, "lists every layer and not only the 
 COMPILE = flags.DEFINE_bool(
     "compile", False, "compiles both steps for the memory that they take (minutes)", **DEFINED_OFTEN
 )
+TARGET = flags.DEFINE_enum(
+    "target",
+    None,
+    list(TARGETS),
+    "compiles inference and train step for that GPU, which does not have to be there (minutes)",
+    **DEFINED_OFTEN,
+)
 DEVICES = flags.DEFINE_integer(
     "devices",
     None,
-    "compiles the train step for that many devices, none of which has to be there (minutes)",
+    "compiles for that many devices, none of which has to be there (minutes): for H100s unless --target "
+    "says otherwise, by an estimate of the CPU's compiler where that of GPUs is not installed",
     lower_bound=1,
     upper_bound=bounds.WORKERS,
     **DEFINED_OFTEN,
 )
 MEMORY_GB = flags.DEFINE_float(
-    "memory_gb", 80.0, "of one device, with --devices", lower_bound=0.0, **DEFINED_OFTEN
+    "memory_gb",
+    None,
+    "of one device: asks for the estimate, by default with 80",
+    lower_bound=0.0,
+    **DEFINED_OFTEN,
 )
 PEAK_TFLOPS = flags.DEFINE_float(
     "peak_tflops",
-    989.0,
-    "of one device in the dtype of the products, with --devices (NVIDIA says 989 of an H100 SXM in bfloat16)",
+    None,
+    "of one device in the dtype of the products: asks for the estimate, by default with 989 (NVIDIA says so "
+    "of an H100 SXM in bfloat16)",
     lower_bound=0.0,
     **DEFINED_OFTEN,
 )
 
 ASSUMED_CLASSES = {LABELLED: 1000, ANNOTATED: 150, OBJECTS: 80}
-MEGABYTE = 1e6
-OUTPUT_LAYERS = (*HEADS, SEGMENTER_OUTPUT, *DETECTOR_OUTPUTS)
-COLUMNS = ("module", "output", "parameters", "bits", "MACs (M)", "input")
 
 
 def main() -> None:
@@ -88,7 +101,8 @@ def main() -> None:
     if BATCH.value is not None:
         config.batch_size = BATCH.value
     batch, remarks = config.batch_size, fit_step(config)
-    parallel = _parallel(config)  # Before all that takes seconds.
+    target = _target()
+    parallel = _parallel(config, target)  # Before all that takes seconds.
     classes, origin = _class_count(config)
     task = build_task(config, None if classes is None else numbers(classes))
     require_backbone(task.model, "the configuration")
@@ -107,21 +121,24 @@ def main() -> None:
     rows = layer_rows(layers, state.variables) if LAYERS.value else block_rows(layers, state.variables)
     print(_aligned([COLUMNS, *rows]) + "\n")
     print(_aligned(totals(layers, state.variables, batch, training_macs)) + "\n")
+    if parallel is not None and target is not None:
+        for text in itertools.chain(remarks, _reports(config, task, state, parallel, target)):
+            print(text, flush=True)
+        return
     if parallel is not None:
         print(
             f"train step on {len(parallel.devices)} devices, batch {batch}, mode {config.parallel.mode}",
             *remarks,
             sep="\n",
         )
-        step, data = _train_step(config, task), task.batch_shapes(batch)
         rows = on_devices(
-            step,
+            _train_step(config, task),
             state,
-            data,
+            task.batch_shapes(batch),
             parallel,
             6 * training_macs,
-            memory_gb=MEMORY_GB.value,
-            peak_tflops=PEAK_TFLOPS.value,
+            memory_gb=MEMORY_GB.value or 80.0,
+            peak_tflops=PEAK_TFLOPS.value or 989.0,
         )
         print(_aligned(rows))
         return
@@ -129,86 +146,51 @@ def main() -> None:
     print(_aligned(_memory(config, task, state, layers, batch)))
 
 
-def _parallel(config: ml_collections.ConfigDict) -> Parallel | None:
+def _target() -> Target | None:
+    """The GPU to compile for, if there is one."""
+    described = MEMORY_GB.value is not None or PEAK_TFLOPS.value is not None
+    if TARGET.value is not None:
+        if described:
+            raise UserError(
+                f"--target={TARGET.value} has its memory and peak; leave --memory_gb, --peak_tflops"
+            )
+        return TARGETS[TARGET.value]
+    return H100 if DEVICES.value is not None and compiler_is_installed() and not described else None
+
+
+def _parallel(config: ml_collections.ConfigDict, target: Target | None) -> Parallel | None:
     """The devices to compile for, if they are given."""
-    if DEVICES.value is None:
+    if DEVICES.value is None and target is None:
         return None
     if COMPILE.value:
-        raise UserError("--devices compiles the train step already; leave --compile, which is for one device")
-    force_devices(DEVICES.value)
+        flag = "devices" if target is None or TARGET.value is None else "target"
+        raise UserError(f"--{flag} compiles the train step already; leave --compile, which is for one device")
+    count = DEVICES.value or 1
+    if target is not None:
+        return build_parallel(config, devices_of(target, count))
+    force_devices(count)
     return build_parallel(config)
 
 
-def block_rows(layers: list[LayerOperations], variables: Variables) -> list[tuple[str, ...]]:
-    """A row of `COLUMNS` for each block of the network, parameters of its batch norms included."""
-    blocks: dict[str, list[LayerOperations]] = {}
-    for layer in layers:
-        blocks.setdefault(layer.name.split("/")[0], []).append(layer)
-    return [
-        _row(name, own, parameter_count({"params": variables["params"][name]}))
-        for name, own in blocks.items()
-    ]
-
-
-def layer_rows(layers: list[LayerOperations], variables: Variables) -> list[tuple[str, ...]]:
-    """A row of `COLUMNS` for each layer, and one for the parameters of all batch norms and layer scales."""
-    counts = []
-    for layer in layers:
-        own = variables["params"]
-        for name in layer.name.split("/") if layer.weights else ():
-            own = own[name]
-        counts.append(parameter_count({"params": own}) if layer.weights else 0)
-    rows = [_row(layer.name, [layer], count) for layer, count in zip(layers, counts, strict=True)]
-    rest = parameter_count(variables) - sum(counts)
-    return [*rows, ("batch norms, layer scales", "", f"{rest:,}", "32", "", "")]
-
-
-def _row(name: str, layers: list[LayerOperations], parameters: int) -> tuple[str, ...]:
-    macs = sum(layer.macs for layer in layers)
-    shape = "x".join(map(str, layers[-1].output_shape))  # A block ends with a layer of its own shape.
-    bits = "/".join(sorted({str(layer.bits) for layer in layers if layer.weights})) or "-"
-    share = sum(layer.macs for layer in layers if layer.spike_input) / macs
-    source = {0.0: "real", 1.0: "spikes"}.get(share, f"{100 * share:.0f} % spikes")
-    return name, shape, f"{parameters:,}", bits, f"{macs / 1e6:,.1f}", source
-
-
-def totals(
-    layers: list[LayerOperations], variables: Variables, batch: int, training_macs: int
-) -> list[tuple[str, str]]:
-    """Rows (what, value) over the whole network; the MACs of an image in training are given."""
-    live = parameter_count(variables)
-    weights = sum(layer.weights for layer in layers)
-    stored, real = stored_bytes(layers, variables)
-    macs = sum(layer.macs for layer in layers)
-    attention = sum(layer.macs for layer in layers if layer.kind == "attention")
-    spikes = sum(layer.macs for layer in layers if layer.spike_input)
-    words = sum(layer.weights * layer.bits / 32 for layer in layers if layer.name not in OUTPUT_LAYERS)
-    statistics = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
-    return [
-        ("live parameters", f"{live:,}, and {statistics:,} running statistics"),
-        ("quantised weights", f"{weights:,} in {sum(layer.weights > 0 for layer in layers)} layers"),
-        ("stored", f"{stored / MEGABYTE:.2f} MB: weights packed, all other parameters float32"),
-        ("unquantised", f"{real / MEGABYTE:.2f} MB: all float32, no step sizes; {real / stored:.2f} times"),
-        ("paper's Param (M)", f"{words / 1e6:.2f}: 32-bit words of the weights without classifier"),
-        ("MACs per image", f"{amount(macs)}, of these {amount(attention)} in attention products"),
-        ("MACs on spikes", f"{100 * spikes / macs:.1f} %"),
-        ("FLOPs per train step", f"about {amount(6 * training_macs * batch)}: 2 x 3 x MACs x batch {batch}"),
-    ]
-
-
-def stored_bytes(layers: list[LayerOperations], variables: Variables) -> tuple[int, int]:
-    """Bytes of the quantised network, and of the same network in float32.
-
-    Quantised: weights packed, one float32 scale per output channel, biases, batch-norm affines and layer
-    scales float32. Float32: no scales. Running statistics are left out of both: they fold into the affines.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
-    steps = sum(leaf.size for path, leaf in leaves if path[-1].key == "step_size")
-    weights = sum(layer.weights for layer in layers)
-    rest = parameter_count(variables) - steps - weights
-    packed = sum(-(-layer.weights * layer.bits // 8) for layer in layers)
-    scales = sum(layer.output_shape[-1] for layer in layers if layer.weights and layer.bits < 32)
-    return packed + 4 * (scales + rest), 4 * (weights + rest)
+def _reports(
+    config: ml_collections.ConfigDict, task: Task, state: TrainState, parallel: Parallel, target: Target
+) -> Iterator[str]:
+    """What the compiler makes of inference and train step, each as soon as it is known."""
+    batch, preprocess = config.batch_size, build_preprocess(config)
+    normalization, data = preprocess.normalization, task.batch_shapes(config.batch_size)
+    image, count = data["image"], len(parallel.devices)
+    shape = largest_input(image.shape[1:], preprocess)
+    evaluated = {**data, "image": jax.ShapeDtypeStruct((batch, *shape), image.dtype)}
+    step = functools.partial(_train_step(config, task), normalization=normalization)
+    programs = {
+        "inference": lambda: lowered_inference(
+            task, state.variables, as_bytes(evaluated, normalization), normalization, parallel
+        ),
+        "train step": lambda: lowered_train_step(step, state, as_bytes(data, normalization), parallel),
+    }
+    for name, lower in programs.items():
+        rows = report(compiled_for(target, name, lower()), target, batch, count)
+        yield f"{name} on {count} x {target.title}, batch {batch}\n{_aligned(rows)}\n"
 
 
 def _memory(

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from qsdt_jax.cuda_plugin import allow_without_driver
 from qsdt_jax.errors import UserError
 
 OURS = ("launch", "qsdt_jax", "configs")
@@ -29,6 +30,7 @@ def prepare_surroundings() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     os.environ["MPLBACKEND"] = "agg"  # Pictures become files; what a notebook has set may not be here.
+    allow_without_driver()
     _leave_out_a_cache_that_cannot_be_written()
     _check_xla_flags()
     logging.getLogger("jax._src.xla_bridge").addFilter(_in_one_line)

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from qsdt_jax.cuda_plugin import allow_without_driver
+
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 # A program compiled by one test is there for the next, in other processes and in later runs too.
 # In the environment, so that the processes that tests start have it as well.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+allow_without_driver()
 # Nearly all that is made while a network is traced lives on: collecting so often is a sixth of that time.
 GARBAGE = 100_000, 50, 100
 gc.set_threshold(*GARBAGE)

@@ -136,10 +136,14 @@ def _require_keys(config: ml_collections.ConfigDict, task: Task, example: Exampl
         )
 
 
-def build_parallel(config: ml_collections.ConfigDict) -> Parallel:
-    """The devices and how they share a batch; raises UserError where it does not divide over them."""
+def build_parallel(config: ml_collections.ConfigDict, devices: tuple[Any, ...] = ()) -> Parallel:
+    """The devices, all there are unless given, and how they share a batch.
+
+    Raises:
+      UserError: the batch does not divide over them.
+    """
     with _told_by_key():
-        parallel = Parallel(mode=config.parallel.mode, fsdp=config.parallel.fsdp)
+        parallel = Parallel(mode=config.parallel.mode, fsdp=config.parallel.fsdp, devices=devices)
         parallel.check_batch(config.batch_size, config.accumulate, config.model.norm_group)
         return parallel
 

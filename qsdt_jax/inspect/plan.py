@@ -1,8 +1,9 @@
-"""The train step compiled ahead of time for devices that need not be there: what it takes and moves."""
+"""The train step compiled by the CPU's compiler for several devices: an estimate of what it takes and sends.
+
+For where the compiler of GPUs (`gpu_compiler`) is not installed, and for accelerators that it does not know.
+"""
 
 import functools
-import math
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,18 +11,14 @@ from typing import Any
 import jax
 
 from qsdt_jax.errors import UserError
+from qsdt_jax.inspect.hlo import read_program
+from qsdt_jax.inspect.kernels import kernels_of, sent_by_kind
+from qsdt_jax.inspect.lowered import lowered_train_step
 from qsdt_jax.layers.lowering import as_on_accelerators
 from qsdt_jax.progress import tell
 from qsdt_jax.train.parallel import Parallel
 
 UTILIZATIONS = (0.2, 0.4, 0.6)
-COLLECTIVE = re.compile(
-    r" = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-)
-COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
-CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.-]+)")
-TRIPS = re.compile(r"known_trip_count\W+n\W+(\d+)")
-ARRAY = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
 
 
 def force_devices(count: int) -> None:
@@ -62,11 +59,8 @@ def on_devices(
     tell(f"compiling for {len(parallel.devices)} devices ...")
     start = time.monotonic()
     images = next(iter(batch.values())).shape[0]
-    state, batch = parallel.state_like(state), parallel.batch_like(batch)
-    step = functools.partial(step, shards=parallel.shards_in_step)  # Task and seed are in it already.
-    spread = parallel.train_step(lambda state, batch, task, seed: step(state, batch), state)
     with as_on_accelerators():
-        compiled = spread.lower(state, batch, None, None).compile()
+        compiled = lowered_train_step(step, state, batch, parallel).compile()
     tell(f"compiled in {time.monotonic() - start:.0f} s")
 
     stats, devices = compiled.memory_analysis(), len(parallel.devices)
@@ -79,7 +73,7 @@ def on_devices(
         "output": made,
     }
     needed = sum(parts.values()) / 1e9
-    sent = collective_bytes(compiled.as_text() or "")
+    sent = sent_by_kind(kernels_of(read_program(compiled.as_text() or "")))
     rates = [
         f"{100 * u:.0f} %: {u * peak_tflops * 1e12 * devices / flops_per_image:,.0f}" for u in UTILIZATIONS
     ]
@@ -106,37 +100,3 @@ def on_devices(
         ),
         ("", "its temporaries otherwise"),
     ]
-
-
-def collective_bytes(program: str) -> dict[str, int]:
-    """Bytes of the results of each kind of communication in one run of a compiled program, on one device.
-
-    Args:
-      program: HLO as text. A loop whose number of rounds the compiler does not know counts once.
-    """
-    lines: dict[str, list[str]] = {}
-    name = entry = ""
-    for line in program.splitlines():
-        if match := COMPUTATION.match(line):
-            name = match[2]
-            entry = name if match[1] else entry
-        lines.setdefault(name, []).append(line)
-
-    def total(computation: str) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for line in lines.get(computation, ()):
-            if match := COLLECTIVE.search(line):
-                found[match[2]] = found.get(match[2], 0) + sum(map(_array_bytes, ARRAY.findall(match[1])))
-                continue
-            trips = TRIPS.search(line)
-            for called in CALLED.findall(line):
-                for kind, size in total(called).items():
-                    found[kind] = found.get(kind, 0) + size * (int(trips[1]) if trips else 1)
-        return found
-
-    return total(entry)
-
-
-def _array_bytes(array: tuple[str, str, str]) -> int:
-    _, bits, shape = array
-    return math.prod(map(int, filter(None, shape.split(",")))) * int(bits) // 8

@@ -7,23 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qsdt_jax.inspect.plan import collective_bytes
-
 ROOT = Path(__file__).parents[2]
-PROGRAM = """HloModule step
-%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
-  %r = f32[4]{0} all-reduce(f32[4]{0} %x), channel_id=1, to_apply=%add
-}
-%add (a: f32[], b: f32[]) -> f32[] {
-  ROOT %s = f32[] add(%a, %b)
-}
-ENTRY %main (p: f32[8]) -> f32[8] {
-  %w = (s32[], f32[4]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
-  %g = (bf16[8,2]{1,0}, s32[]) all-gather(%p, %q), channel_id=2, dimensions={0}
-  %u = f32[2]{0} add(%p, %p)
-}
-"""
-
 SCRIPT = """
 import functools, json, jax, jax.numpy as jnp, numpy as np, optax
 from qsdt_jax.inspect.plan import force_devices, on_devices
@@ -40,11 +24,6 @@ bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.variables))
 rows = on_devices(step, state, batch, Parallel(), 1000, memory_gb=1e-6, peak_tflops=1.0)
 print(json.dumps({"rows": rows, "bytes": bytes}))
 """
-
-
-def test_bytes_of_collectives():
-    """Those of a loop count with its rounds, those of a pair together."""
-    assert collective_bytes(PROGRAM) == {"all-reduce": 3 * 16, "all-gather": 8 * 2 * 2 + 4}
 
 
 @pytest.mark.slow

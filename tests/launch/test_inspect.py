@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from configs import imagenet_l, imagenet_m, imagenet_s
-from launch.inspect import _class_count, block_rows, layer_rows, stored_bytes
+from launch.inspect import _class_count
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.core.exact import Whole
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.activations import kept_bytes
+from qsdt_jax.inspect.modules import block_rows, layer_rows, stored_bytes
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.product import scaled_convolution
 from qsdt_jax.models import SIZES

@@ -1,46 +1,30 @@
-"""What XLA's GPU compiler makes of the layers, on a machine without a GPU.
-
-Needs the compiler beside jax: `pip install --no-deps jax-cuda13-plugin==V jax-cuda13-pjrt==V nvidia-cuda-nvcc
-nvidia-nvvm nvidia-nvjitlink`, V the version of jax; 1 GB, so an environment of its own. There it runs with
-`JAX_PLATFORMS=cpu JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 python -m pytest -o addopts= tests/layers/test_h100.py`.
-"""
-
-import os
-import re
+"""What XLA's GPU compiler makes of the layers, on a machine without a GPU."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import topologies
 
 from qsdt_jax.core.exact import Whole
+from qsdt_jax.inspect.gpu_compiler import compiler_is_installed, devices_of
+from qsdt_jax.inspect.hlo import read_program
+from qsdt_jax.inspect.kernels import kernels_of
+from qsdt_jax.inspect.products import CONVOLUTION
+from qsdt_jax.inspect.targets import H100
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.product import scaled_convolution
 from qsdt_jax.layers.transformer_block import TransformerBlock
 
-pytest.importorskip("jax_cuda13_plugin", reason="XLA's compiler for GPUs is not installed (see this file)")
-if os.environ.get("JAX_SKIP_CUDA_CONSTRAINTS_CHECK") != "1":
-    pytest.skip("JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 is not set (see this file)", allow_module_level=True)
-
-H100 = """
-gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: 84929347584 shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536 registers_per_block_limit: 65536 }
-platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 }
-runtime_version { major: 13 minor: 0 patch: 0 } device_description_str: "NVIDIA H100 80GB HBM3"
-"""
-CALL = re.compile(r"= \(?(\w+)\[.*custom-call\(%([\w.-]+), %([\w.-]+).*cudnn\$conv")
-MADE = re.compile(r"%([\w.-]+) = \(?(\w+)\[")
+needs_compiler = pytest.mark.skipif(
+    not compiler_is_installed(),
+    reason="XLA's compiler for GPUs is not installed: pip install '.[gpu-compile]'",
+)
+pytestmark = needs_compiler
 
 
 def compiled(function, *arguments) -> str:
-    devices = topologies.get_topology_desc("H100", "cuda", target_config=H100, topology="1x1x1").devices
-    mesh = jax.sharding.Mesh(np.array(devices).reshape(1), ("data",))
+    mesh = jax.sharding.Mesh(np.array(devices_of(H100, 1)), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     arguments = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tuple(arguments)
@@ -49,9 +33,9 @@ def compiled(function, *arguments) -> str:
 
 
 def convolutions(program: str) -> list[tuple[str, str, str]]:
-    """Types of operands and result of cuDNN's convolutions."""
-    types = dict(MADE.findall(program))
-    return [(types[left], types[right], result) for result, left, right in CALL.findall(program)]
+    """Types of operands and result of all convolutions, in their order."""
+    products = [product for kernel in kernels_of(read_program(program)) for product in kernel.products]
+    return [(p.left, p.right, p.result) for p in products if p.operation == CONVOLUTION]
 
 
 def gradients_of(shape, kernel, geometry, dtype=jnp.bfloat16):
