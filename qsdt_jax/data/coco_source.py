@@ -61,7 +61,8 @@ def find_split(root: Path, split: SplitName) -> CocoSplit:
     images = [image for image in content.images if image.file_name in files]
     missing = [image.file_name for image in content.images if image.file_name not in files]
     if missing:
-        told.append(f"{file}: {len(missing):,} images are not in {folder}, left out ({missing[0]} for one)")
+        lost = f"{_counted(len(missing))} whose file is not in {folder}"
+        told.append(f"{file}: {lost}, left out ({missing[0]} for one)")
     if split == "train":
         images, empty = learnable(images)
         if empty:
@@ -78,8 +79,9 @@ def learnable(images: Sequence[ListedImage]) -> tuple[list[ListedImage], str | N
     """The images with an object that can be learnt, and a line about the others."""
     usable = [image for image in images if image.usable]
     others = len(images) - len(usable)
-    line = f"{others:,} images without an object that can be learnt, left out of training" if others else None
-    return usable, line
+    if not others:
+        return usable, None
+    return usable, f"{_counted(others)} without an object that can be learnt, left out of training"
 
 
 def has_split(root: Path, split: SplitName) -> bool:
@@ -187,3 +189,7 @@ def _files(folder: Path, parts: set[str]) -> set[str]:
             within = "" if part == "." else f"{part}/"
             found |= {within + entry.name for entry in scan(inner) if entry.is_file}
     return found
+
+
+def _counted(images: int) -> str:
+    return f"{images:,} image{'s' * (images > 1)}"

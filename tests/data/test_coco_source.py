@@ -96,7 +96,7 @@ def test_training_leaves_out_what_nothing_can_be_learnt_from(tmp_path, caplog):
     file = tmp_path / "annotations" / "instances_train.json"
     assert [record.getMessage() for record in caplog.records] == [
         f"{file}: 1 annotation with boxes or masks smaller than a pixel, not learnt (3 for one)",
-        f"{file}: 1 images are not in {tmp_path / 'train'}, left out (0050.jpg for one)",
+        f"{file}: 1 image whose file is not in {tmp_path / 'train'}, left out (0050.jpg for one)",
         f"{file}: 3 images without an object that can be learnt, left out of training",
     ]
     evaluation = read_coco_split(tmp_path, "test")

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import pytest
 
 from qsdt_jax.assemble.examples import OBJECTS
@@ -40,11 +41,12 @@ TOLD = [
     "1 annotation of images that it does not list, left out (7 for one)",
     "1 annotation with a mask without a polygon of three points, left out (8 for one)",
     "1 annotation with a mask of another size than its image, left out (9 for one)",
-    "1 images are not in {folder}, left out (0040.jpg for one)",
+    "1 image whose file is not in {folder}, left out (0040.jpg for one)",
 ]
-NOT_LEARNT = "1 images without an object that can be learnt, left out of training"
+NOT_LEARNT = "1 image without an object that can be learnt, left out of training"
 
 
+@jax.tree_util.register_static
 class Same(SameObjects):
     """Learns nothing, and finds the same in images of any source."""
 
@@ -78,7 +80,7 @@ def nothing_was_told():
 @pytest.fixture
 def root(tmp_path) -> Path:
     """Both splits have all of it."""
-    small = [annotation(1000 + i, 50, (i % 30, i % 20, 2 + i % 4, 2)) for i in range(MANY)]
+    small = [annotation(1000 + i, 50, (i % 29, i % 19, 4 + i % 4, 4)) for i in range(MANY)]
     value = content([image(number) for number in (50, 10, 20, 30, 40)], [*ODD.values(), *small])
     for split in ("train", "val"):
         write_json(tmp_path / "coco" / "annotations" / f"instances_{split}2017.json", value)

@@ -234,7 +234,7 @@ def test_coco(tmp_path, capsys):
     words = ["prepare", "coco", "--source", tmp_path / "source", "--out", tmp_path / "out"]
     assert launch(*words) == 0
     told = capsys.readouterr()
-    assert "1 images are not in" in told.err and "left out (0010.jpg for one)" in told.err
+    assert "1 image whose file is not in" in told.err and "left out (0010.jpg for one)" in told.err
     assert re.search("^classes   2: cat, dog$", told.out, re.MULTILINE)
     assert "--config.data.source=tfds" in told.out
     assert launch(*words) == 0  # Finished already.

@@ -204,7 +204,7 @@ def test_voc(voc, tmp_path, capsys):
         f"{root}: there are no masks; all of a box is taken for that of its object",
         f"{root}: 1 names of the train split have no image or no annotation, left out (missing for one)",
         f"{root}: 1 objects with boxes without area, left out",
-        f"{root}: 1 images without an object that can be learnt, left out of training",
+        f"{root}: 1 image without an object that can be learnt, left out of training",
     ]
     directory = prepare(dataset, tmp_path / "out").directory
     training, evaluation = TfdsSource(directory, "train"), TfdsSource(directory, "test")
