@@ -15,6 +15,7 @@ from qsdt_jax.deploy.interpreter import Arithmetic
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.detection.inference import Settings
 from qsdt_jax.energy.counted import counted, neurons_of
+from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.split import MASK, Scored, evaluate_split, over_devices
 from qsdt_jax.tasks.task import Scorer
 
@@ -62,6 +63,9 @@ def measure_activity(
       arithmetic: the integer form, unless given.
       truth: what the split's source has besides its batches, see `tasks.task.Scorer.summarize`.
       settings: of a detector.
+
+    Raises:
+      UserError: a detector found no object, so its mask head saw nothing.
     """
     step = jax.jit(functools.partial(_scored, arithmetic or IntegerArithmetic(), settings, scorer))
     histograms: dict[str, np.ndarray] = {}
@@ -76,6 +80,11 @@ def measure_activity(
         return found
 
     metrics = evaluate_split(scored, batches, lambda total: scorer.summarize(total, truth))
+    if unused := [name for name in neurons_of(program) if not histograms[name].sum()]:
+        raise UserError(
+            f"expected regions with an object; found none in {images:,} images, "
+            f"so {unused[0]} has no firing rate"
+        )
     return Activity({name: histograms[name] for name in neurons_of(program)}, metrics, images)
 
 

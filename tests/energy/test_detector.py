@@ -1,5 +1,9 @@
 """The energy of a detector: its region proposal network on every map, its heads for every region."""
 
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +14,9 @@ from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.detection.inference import Settings
 from qsdt_jax.energy.counted import counted, neurons_of
 from qsdt_jax.energy.operations import layers_of
+from qsdt_jax.energy.rates import measure_activity
+from qsdt_jax.errors import UserError
+from qsdt_jax.evaluate.split import Scored
 from tests.deploy.nets import draw_images, draw_variables, tiny_detector
 
 SETTINGS = Settings(anchor_scale=4.0, proposals=(24, 10), score_threshold=0.2, detections=6)
@@ -46,3 +53,13 @@ def test_counts_are_those_of_the_forms_and_regions_not_in_use_are_told():
     used = np.asarray(counts["mask_head/neuron2"].valid).reshape(2, 6)
     np.testing.assert_array_equal(used, np.asarray(objects["categories"]) >= 0)
     np.testing.assert_array_equal(found["category"], objects["categories"])
+
+
+@pytest.mark.slow
+def test_a_detector_that_finds_nothing_has_no_rates():
+    detector = fold_detector(MODEL, draw_variables(MODEL))
+    batch = {"image": draw_images(1, 32, 48, 3), "size": np.array([[32, 48]], np.int32), "mask": np.ones(1)}
+    nothing: Any = SimpleNamespace(score=lambda outputs, batch: Scored({}, {}), summarize=lambda *_: {})
+    settings = dataclasses.replace(SETTINGS, score_threshold=1.0)
+    with pytest.raises(UserError, match="found none in 1 images, so mask_head/conv0/neuron has no"):
+        measure_activity(detector, [batch], nothing, settings=settings)
