@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from qsdt_jax.evaluate.comparison import FEWEST_SEEDS, Row, difference, markdown
+from qsdt_jax.metric import Metric
 from qsdt_jax.tasks.classification import Classification
+from qsdt_jax.tasks.detection import Detection
+from qsdt_jax.tasks.semantic import SemanticSegmentation
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "ablations.md").read_text()
@@ -21,9 +24,16 @@ STUDIES = {
     "modules": "modules",
     "modules_10_seeds": "modules",
     "surrogates": "surrogates",
+    "scenes": "scenes",
+    "scenes_det": "scenes_det",
 }
+TASKS = {"scenes": SemanticSegmentation, "scenes_det": Detection}  # All others classify.
 SHORTER = {"straight through, layer scale 0.1, attention scale 0.25": "straight through"}
-TABLE = re.compile(r"^\| row \| test top-1 .*\n(?:\|.*\n)+", re.MULTILINE)
+TABLE = re.compile(r"^\| row \| test .*\n(?:\|.*\n)+", re.MULTILINE)
+
+
+def metric_of(file: str) -> Metric:
+    return TASKS.get(STUDIES[file], Classification).metrics[0]
 
 
 def records(file: str) -> list[dict[str, str]]:
@@ -34,7 +44,7 @@ def records(file: str) -> list[dict[str, str]]:
 def rows(file: str) -> dict[str, Row]:
     scores: dict[str, dict[int, float]] = {}
     for line in records(file):
-        scores.setdefault(line["row"], {})[int(line["seed"])] = float(line["top1"])
+        scores.setdefault(line["row"], {})[int(line["seed"])] = float(line[metric_of(file).name])
     return {name: Row(name=name, scores=found) for name, found in scores.items()}
 
 
@@ -46,7 +56,7 @@ def cells(table: str) -> list[list[str]]:
 def test_table_is_that_of_the_file(file):
     """All columns of scores and comparisons; speeds and spikes stand behind them."""
     against = getattr(importlib.import_module(f"configs.ablations.{STUDIES[file]}"), "AGAINST", {})
-    table = markdown(list(rows(file).values()), f"test {Classification.metrics[0].label}", against=against)
+    table = markdown(list(rows(file).values()), f"test {metric_of(file).label}", against=against)
     expected = cells(table.partition("\n\n")[0])
     found = cells(TABLE.findall(TEXT)[list(STUDIES).index(file)])
     assert [line[: len(expected[0])] for line in found] == expected
