@@ -4,7 +4,7 @@ Before    python -m launch prepare digit-scenes --out data/digit_scenes
 Command   python -m launch --config configs/digit_scenes_det.py --workdir runs/scenes_det
 Variant   configs/digit_scenes_det.py:twin, the float twin (ReLU, softmax attention)
 Data      3,000 scenes to train and 200 to test, 112 to 160 pixels a side, in COCO's own format; 10 categories
-Expected  the aim is 75 % box mAP50 and 65 % mask mAP50 in 20 minutes on two cores, not measured yet
+Expected  91.5 % box mAP50 and 89.8 % mask mAP50; 21 minutes on two busy cores, see docs/detection.md
 """
 
 from ml_collections import ConfigDict

@@ -39,5 +39,6 @@ def largest_activation(backbone: Backbone, layers: Sequence[LayerOperations], im
     if backbone.exact_evaluation and backbone.bits != 32:
         # Real inputs are cut in two; behind the stem they are what the layer before has given.
         pairs = itertools.pairwise(layers)
-        largest += 2 * max(math.prod(one.output_shape) for one, two in pairs if not two.spike_input)
+        real_inputs = [math.prod(one.output_shape) for one, two in pairs if not two.spike_input]
+        largest += 2 * max(real_inputs, default=0)
     return largest * real * backbone.timesteps * images

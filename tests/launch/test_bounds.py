@@ -26,6 +26,7 @@ ELSEWHERE = {
     *("seed", "ema_decay", "loss.label_smoothing", "model.drop_path", "model.bits"),
     *("data.crop_area", "data.crop_aspect", "data.randaugment_magnitude", "data.randaugment_std"),
     *("data.resize_ratio", "data.largest_share", "data.crop_sides", "detection.score_threshold"),
+    "optimizer.drops",
     *("data.erase_probability", "data.eval_crop_ratio", "data.roll", "data.digits_noise"),
     *("data.corrupt_limit", "eval.every_epochs", "optimizer.warmup_epochs", "log.every_steps"),
     *("checkpoint.every_steps", "checkpoint.keep_latest", "checkpoint.keep_best"),
