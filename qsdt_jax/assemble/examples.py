@@ -7,11 +7,11 @@ from typing import get_args
 import ml_collections
 
 from qsdt_jax.assemble.rules import OneOf, Rule, Within
-from qsdt_jax.assemble.shapes import image_size
 from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.data.detection import DetectionPreprocess, ObjectsAugmentation
 from qsdt_jax.data.fake_objects import FakeObjects
 from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess
+from qsdt_jax.data.geometry import Size
 from qsdt_jax.data.images import MODES
 from qsdt_jax.data.preprocess import Augmentation, Preprocess, Preprocessing
 from qsdt_jax.data.segmentation import AnnotatedAugmentation, SegmentationPreprocess
@@ -49,7 +49,7 @@ def _preprocess_labelled(config: ml_collections.ConfigDict) -> Preprocessing:
     if data.randaugment_magnitude and data.channels not in MODES:
         raise UserError(f"RandAugment takes 1 or 3 channels, but config.data.channels={data.channels}")
     return Preprocess(
-        size=image_size(config),
+        size=_size(config),
         mean=tuple(data.mean),
         std=tuple(data.std),
         augmentation=data.augmentation,
@@ -64,7 +64,7 @@ def _preprocess_labelled(config: ml_collections.ConfigDict) -> Preprocessing:
 
 def _build_event_preprocess(config: ml_collections.ConfigDict) -> EventPreprocess:
     data = config.data
-    size = image_size(config)
+    size = _size(config)
     _require(config, "augmentation", OneOf(get_args(EventAugmentation)))
     _require(config, "roll", Within(0, min(size)))
     if data.channels != POLARITIES:
@@ -91,7 +91,7 @@ def _preprocess_annotated(config: ml_collections.ConfigDict) -> Preprocessing:
     _require(config, "augmentation", OneOf(get_args(AnnotatedAugmentation)))
     _require_whole_images(config)
     return SegmentationPreprocess(
-        size=image_size(config),
+        size=_size(config),
         mean=tuple(data.mean),
         std=tuple(data.std),
         buckets=_buckets(config, annotated=True),
@@ -117,7 +117,7 @@ def _preprocess_objects(config: ml_collections.ConfigDict) -> Preprocessing:
     _require(config, "augmentation", OneOf(get_args(ObjectsAugmentation)))
     _require_whole_images(config)
     return DetectionPreprocess(
-        size=image_size(config),
+        size=_size(config),
         mean=tuple(data.mean),
         std=tuple(data.std),
         buckets=_buckets(config, annotated=False),
@@ -142,7 +142,7 @@ def _buckets(config: ml_collections.ConfigDict, *, annotated: bool) -> Buckets:
         short_side=data.short_side,
         long_side=data.long_side,
         sizes=tuple((height, width) for height, width in data.buckets),
-        grid=grid_of(image_size(config)),
+        grid=grid_of(_size(config)),
         annotated=annotated,
     )
 
@@ -169,6 +169,12 @@ def _require_not_labelled(config: ml_collections.ConfigDict, examples: str) -> N
 def _require_no_portrait(config: ml_collections.ConfigDict) -> None:
     if config.data.portrait:
         raise UserError("config.data.portrait=True is for images with objects; expected False")
+
+
+def _size(config: ml_collections.ConfigDict) -> Size:
+    """Height and width of an input in pixels."""
+    height, width = config.data.image_size
+    return height, width
 
 
 def _require_channels(config: ml_collections.ConfigDict) -> None:
