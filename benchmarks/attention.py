@@ -17,7 +17,7 @@ import numpy as np
 from qsdt_jax.cuda_plugin import allow_without_driver
 from qsdt_jax.inspect.gpu_compiler import compiled_for, devices_of
 from qsdt_jax.inspect.hlo import read_program
-from qsdt_jax.inspect.kernels import kernels_of
+from qsdt_jax.inspect.kernels import kernels_of, total_moved
 from qsdt_jax.inspect.targets import H100
 from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.numerics import Numerics
@@ -55,9 +55,8 @@ def plan(layer: QSDSA, x: jax.ShapeDtypeStruct) -> dict[str, tuple[float, float]
     for name, function in programs(layer).items():
         compiled = compiled_for(H100, f"{name}, {x.shape}", jax.jit(function).lower(*shapes))
         memory, kernels = compiled.memory_analysis(), kernels_of(read_program(compiled.as_text() or ""))
-        moved = sum(kernel.times * kernel.moved for kernel in kernels)
         temporaries = 0 if memory is None else memory.temp_size_in_bytes
-        found[name] = temporaries / 1e6 / IMAGES, moved / 1e6 / IMAGES
+        found[name] = temporaries / 1e6 / IMAGES, total_moved(kernels) / 1e6 / IMAGES
     return found
 
 

@@ -137,8 +137,8 @@ def main() -> None:
             task.batch_shapes(batch),
             parallel,
             6 * training_macs,
-            memory_gb=MEMORY_GB.value or 80.0,
-            peak_tflops=PEAK_TFLOPS.value or 989.0,
+            memory_gb=80.0 if MEMORY_GB.value is None else MEMORY_GB.value,
+            peak_tflops=989.0 if PEAK_TFLOPS.value is None else PEAK_TFLOPS.value,
         )
         print(_aligned(rows))
         return

@@ -72,6 +72,11 @@ def kernels_of(program: Program) -> list[Kernel]:
     return list(_kernels(program, program.entry, 1))
 
 
+def total_moved(kernels: Iterable[Kernel]) -> float:
+    """Bytes that kernels read and write in one run."""
+    return sum(kernel.times * kernel.moved for kernel in kernels)
+
+
 def sent_by_kind(kernels: Iterable[Kernel]) -> dict[str, float]:
     """Bytes of the results of each kind of communication in one run, on one device."""
     sent: dict[str, float] = {}
@@ -91,7 +96,7 @@ def _kernels(program: Program, name: str, times: int) -> Iterator[Kernel]:
                 yield from _kernels(program, called, times * operation.rounds)
         elif operation.opcode == "conditional":
             branches = [list(_kernels(program, called, times)) for called in operation.called]
-            yield from max(branches, key=lambda kernels: sum(k.moved for k in kernels), default=[])
+            yield from max(branches, key=total_moved, default=[])
         else:
             yield from _kernel(operation, computation, program, times)
 

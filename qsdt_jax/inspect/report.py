@@ -7,7 +7,7 @@ import jax
 
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.hlo import read_program
-from qsdt_jax.inspect.kernels import Kernel, Phase, kernels_of, sent_by_kind
+from qsdt_jax.inspect.kernels import Kernel, Phase, kernels_of, sent_by_kind, total_moved
 from qsdt_jax.inspect.products import Product
 from qsdt_jax.inspect.targets import Target
 
@@ -56,13 +56,13 @@ def memory_rows(parts: dict[str, int], peak: int, target: Target, images: float)
 
 def kernel_rows(kernels: list[Kernel], target: Target, images: float, devices: int) -> Rows:
     """Of one device, with `images` on it: bytes, kernels, products, communication and the roofline."""
-    moved = {phase: _moved(kernel for kernel in kernels if kernel.phase == phase) for phase in PHASES}
+    moved = {phase: total_moved(kernel for kernel in kernels if kernel.phase == phase) for phase in PHASES}
     phases = [f"{size / 1e6 / images:,.0f} MB {phase}" for phase, size in moved.items() if size]
     told = f": {', '.join(phases)}" if len(phases) > 1 else ""
     seconds = _seconds(kernels, target)
     sent = ", ".join(f"{size / 1e6:,.2f} MB {kind}" for kind, size in sent_by_kind(kernels).items())
     return [
-        ("bytes moved", f"{_moved(kernels) / 1e6 / images:,.0f} MB an image{told}"),
+        ("bytes moved", f"{total_moved(kernels) / 1e6 / images:,.0f} MB an image{told}"),
         ("kernels", f"{_count(kernels):,}"),
         *(("", line) for line in _by_kind(kernels, target, images)),
         ("products", ""),
@@ -80,7 +80,7 @@ def _by_kind(kernels: list[Kernel], target: Target, images: float) -> list[str]:
     """A line for each kind of kernels, what bounds most first."""
     kinds = {kernel.kind: [other for other in kernels if other.kind == kernel.kind] for kernel in kernels}
     return [
-        f"{_count(own):,} {kind}: {_moved(own) / 1e6 / images:,.1f} MB an image, "
+        f"{_count(own):,} {kind}: {total_moved(own) / 1e6 / images:,.1f} MB an image, "
         f"{1e3 * _seconds(own, target):,.2f} ms"
         for kind, own in sorted(kinds.items(), key=lambda item: -_seconds(item[1], target))
     ]
@@ -109,10 +109,6 @@ def types_told(product: Product) -> str:
 
 def _count(kernels: Iterable[Kernel]) -> int:
     return sum(kernel.times for kernel in kernels)
-
-
-def _moved(kernels: Iterable[Kernel]) -> float:
-    return sum(kernel.times * kernel.moved for kernel in kernels)
 
 
 def _seconds(kernels: Iterable[Kernel], target: Target) -> float:
