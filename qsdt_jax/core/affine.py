@@ -18,6 +18,20 @@ from flax import struct
 from qsdt_jax.core.exact import rounded
 
 
+class Normalized(struct.PyTreeNode):
+    """What batch norms one behind the other were given in training, so that the next can take their place.
+
+    Attributes:
+      values: (..., C), before the first of them.
+      scales: (C,) of each.
+      bias: (C,) of the last, the mean of what it gave.
+    """
+
+    values: Any
+    scales: tuple[Any, ...]
+    bias: Any
+
+
 class Affine(struct.PyTreeNode):
     """What a layer gives: values * scale + shift, not computed yet; or final values.
 
@@ -26,11 +40,13 @@ class Affine(struct.PyTreeNode):
     Attributes:
       values: (..., C), the product z as it comes.
       scale, shift: (C,); None, both, where the values are final.
+      normalized: where the values are what a batch norm gave in training.
     """
 
     values: Any
     scale: Any = None
     shift: Any = None
+    normalized: Normalized | None = None
 
     def __add__(self, offset: jax.Array) -> "Affine":
         if self.scale is None:

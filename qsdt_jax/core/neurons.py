@@ -25,16 +25,15 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from qsdt_jax.core.exact import rounded
-from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.core.spikes import Spikes, decoded, encoded, gates
 from qsdt_jax.core.surrogates import Surrogate, surrogate_slope
 
 NeuronKind = Literal["ie_lif", "i_lif", "lif", "quantized_relu"]
 Reset = Literal["soft", "hard"]
-KEPT = "spikes"  # Name of what the backward pass keeps of a neuron, for policies of `jax.checkpoint`.
+KEPT = "kept"  # Name of what the backward pass keeps of neurons and batch norms, see `layers.remat`.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,11 +129,11 @@ def fire(x: jax.Array, neuron: Neuron) -> Spikes:
     Raises:
       ValueError: the leading axis is not a multiple of T.
     """
-    counts = spike_count(x, neuron) if neuron.timesteps == 1 else _fire_over_time(x, neuron)
-    return Spikes(counts=counts, step=neuron.step, levels=neuron.levels)
+    counts, codes = _count(x, neuron) if neuron.timesteps == 1 else _fire_over_time(x, neuron)
+    return Spikes(counts=counts, step=neuron.step, levels=neuron.levels, codes=codes)
 
 
-def _fire_over_time(x: jax.Array, neuron: Neuron) -> jax.Array:
+def _fire_over_time(x: jax.Array, neuron: Neuron) -> tuple[jax.Array, jax.Array]:
     if x.shape[0] % neuron.timesteps:
         raise ValueError(f"the leading axis {x.shape[0]} is not a multiple of {neuron.timesteps} time steps")
     currents = x.reshape(-1, neuron.timesteps, *x.shape[1:])
@@ -142,10 +141,11 @@ def _fire_over_time(x: jax.Array, neuron: Neuron) -> jax.Array:
     emitted = []
     for t in range(neuron.timesteps):
         membrane = membrane + currents[:, t]
-        counts = spike_count(membrane, neuron)
-        emitted.append(counts)
+        counts, codes = _count(membrane, neuron)
+        emitted.append((counts, codes))
         membrane = rounded(neuron.decay * _reset(membrane, jax.lax.stop_gradient(counts), neuron))
-    return jnp.stack(emitted, axis=1).reshape(x.shape)
+    counts, codes = (jnp.stack(steps, axis=1).reshape(x.shape) for steps in zip(*emitted, strict=True))
+    return counts, codes
 
 
 def _reset(membrane: jax.Array, counts: jax.Array, neuron: Neuron) -> jax.Array:
@@ -170,37 +170,45 @@ def spike_count(u: jax.Array, neuron: Neuron) -> jax.Array:
     Returns:
       Integers 0..D in u's dtype.
     """
-    return jnp.floor(jnp.clip(_potential_in_counts(u, neuron), 0, neuron.levels) + 0.5)
+    return _count(u, neuron)[0]
 
 
-def _spike_count_forward(u, neuron):
-    """Counts, and all that the backward pass keeps: one byte a neuron, count and gate, for D up to 127.
+def _count(u: jax.Array, neuron: Neuron) -> tuple[jax.Array, jax.Array]:
+    """Spike counts, and their codes, which have no gradient."""
+    v = _potential_in_counts(u, neuron)
+    counts = jnp.floor(jnp.clip(v, 0, neuron.levels) + 0.5)
+    gated = neuron.surrogate == "straight_through"
+    is_open = surrogate_slope(v, neuron.levels, neuron.surrogate) > 0 if gated else None
+    return counts, encoded(counts, is_open, neuron.levels)
+
+
+def _count_forward(u, neuron):
+    """Counts, and all that the backward pass keeps: their codes, one byte a neuron for D up to 127.
 
     The gate says whether 0 < v < D. Other surrogates than "straight_through" keep their real slope as well.
-    The counts that go on are read from that byte, so a program that keeps values of the name `KEPT` alone
+    The counts that go on are read from the codes, so a program that keeps values of the name `KEPT` alone
     computes nothing before the neuron again, and no rounding there can move a spike (`layers.remat`).
     """
-    v = _potential_in_counts(u, neuron)
-    slope = surrogate_slope(v, neuron.levels, neuron.surrogate)
-    gated = neuron.surrogate == "straight_through"
-    dtype = np.min_scalar_type(2 * neuron.levels + 1)
-    kept = 2 * spike_count(u, neuron).astype(dtype) + (slope.astype(dtype) if gated else 0)
-    kept = checkpoint_name(kept, KEPT)
-    return (kept // 2).astype(u.dtype), (kept, None if gated else checkpoint_name(slope, KEPT))
+    codes = checkpoint_name(_count(u, neuron)[1], KEPT)
+    slope = None
+    if neuron.surrogate != "straight_through":
+        slope = surrogate_slope(_potential_in_counts(u, neuron), neuron.levels, neuron.surrogate)
+        slope = checkpoint_name(slope, KEPT)
+    return (decoded(codes, u.dtype), codes), (codes, slope)
 
 
-def _spike_count_backward(neuron, residuals, grad):
+def _count_backward(neuron, residuals, grads):
     """The gradient of u from that of c, with v = scale * u - (threshold - 1/2).
 
     c(v) is a staircase, whose derivative is a sum of deltas. `core.surrogates` puts bumps in their place:
     dc/dv := slope(v), kept by the forward pass;  dv/du = scale.  So  dL/du = dL/dc slope(v) scale.
     With s = c step and step = 1 / scale, the straight-through slope gives ds/du = 1 for 0 < v < D, else 0.
     """
-    kept, slope = residuals
-    slope = kept % 2 if slope is None else slope
+    (codes, slope), (grad, _) = residuals, grads
+    slope = gates(codes, grad.dtype) if slope is None else slope
     return (grad * slope.astype(grad.dtype) * neuron.scale,)
 
 
 # Not as a decorator, under which type checkers lose the signature.
-spike_count = jax.custom_vjp(spike_count, nondiff_argnums=(1,))
-spike_count.defvjp(_spike_count_forward, _spike_count_backward)
+_count = jax.custom_vjp(_count, nondiff_argnums=(1,))
+_count.defvjp(_count_forward, _count_backward)

@@ -1,7 +1,14 @@
-"""A value of spikes as a type: integer counts and the step that one spike is worth."""
+"""A value of spikes as a type: integer counts and the step that one spike is worth.
+
+What a training keeps of a neuron is its code, one byte for D up to 127: the count c if the neuron's gate is
+open, so that a gradient passes, and -1 - c if it is closed.
+"""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import struct
+from jax.typing import DTypeLike
 
 
 class Spikes(struct.PyTreeNode):
@@ -16,11 +23,13 @@ class Spikes(struct.PyTreeNode):
         in a floating dtype in training, because gradients flow through them.
       step: value of one spike; the tensor's real value is `counts * step`.
       levels: largest possible count, D in the paper.
+      codes: of counts and gates, of the counts' shape; None where no neuron has made them.
     """
 
     counts: jax.Array
     step: float = struct.field(pytree_node=False)
     levels: int = struct.field(pytree_node=False)
+    codes: jax.Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -30,6 +39,22 @@ class Spikes(struct.PyTreeNode):
     def values(self) -> jax.Array:
         """The real values s = counts * step, in the dtype of the counts."""
         return self.counts * self.step
+
+
+def encoded(counts: jax.Array, is_open: jax.Array | None, levels: int) -> jax.Array:
+    """Codes of counts up to `levels` and gates; without gates all are open."""
+    dtype = np.min_scalar_type(-1 - levels)
+    return (counts if is_open is None else jnp.where(is_open, counts, -1 - counts)).astype(dtype)
+
+
+def decoded(codes: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Counts in a float type that holds them, by operations that XLA fuses into products on GPUs."""
+    return jnp.abs(codes.astype(dtype) + 0.5) - 0.5
+
+
+def gates(codes: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """1 where a gate is open, 0 where it is closed."""
+    return (codes >= 0).astype(dtype)
 
 
 def values_of(x: Spikes | jax.Array) -> jax.Array:

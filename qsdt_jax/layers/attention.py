@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.exact import attention_sum, check_sums, rounded
@@ -30,6 +31,7 @@ def spike_attention(
     *,
     reference: int = 0,
     valid: jax.Array | None = None,
+    gradient_dtype: DTypeLike = jnp.float32,
 ) -> jax.Array:
     """scale * q (k^T v), heads apart, no softmax.
 
@@ -45,6 +47,7 @@ def spike_attention(
       reference: the number of tokens that the scale is meant for: an image with n valid tokens has
         scale * reference / n. 0 for the same scale everywhere.
       valid: (N, L) booleans, the tokens that belong to the image; no other is summed. None for all.
+      gradient_dtype: operand type of the products of the backward pass.
 
     Returns:
       (N, L, C) real values.
@@ -54,7 +57,12 @@ def spike_attention(
         k = _only(k, valid)
     if isinstance(q, Spikes) and isinstance(k, Spikes) and isinstance(v, Spikes):
         levels = max(q.levels, k.levels, v.levels)
-        y = lowering.count_attention(q.counts, k.counts, v.counts, num_heads, levels)
+        codes = tuple(x.codes for x in (q, k, v) if x.codes is not None)
+        narrow = jnp.dtype(gradient_dtype).itemsize < 4 and len(codes) == 3
+        counts = (x.counts for x in (q, k, v))
+        y = lowering.count_attention(
+            *counts, num_heads, levels, gradient_dtype, codes if narrow else None
+        )
         scale *= q.step * k.step * v.step
     else:
         y = lowering.real_attention(values_of(q), values_of(k), values_of(v), num_heads)
@@ -144,7 +152,7 @@ class QSDSA(nn.Module):
         """The attention of q, k and v, (N, L, C) spikes or real values, to valid tokens (N, L)."""
         if self.attention == "softmax":
             return softmax_attention(q, k, v, self.num_heads, valid)
-        return spike_attention(q, k, v, self.num_heads, self.scale, reference=self.reference, valid=valid)
+        return spike_attention(q, k, v, self.num_heads, self.scale, reference=self.reference, valid=valid, gradient_dtype=self.numerics.dtype)
 
     def _project(self, spikes: Spikes | jax.Array, name: str, train: bool) -> Spikes | jax.Array:
         """q, k or v: (N, L, C) spikes."""

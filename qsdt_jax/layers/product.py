@@ -33,6 +33,8 @@ def scaled_convolution(
     operand_dtype: DTypeLike,
     gradient_dtype: DTypeLike,
     whole: Whole | None = None,
+    stored: DTypeLike | None = None,
+    codes: jax.Array | None = None,
 ) -> jax.Array:
     """conv(x, integers) * scale.
 
@@ -48,24 +50,24 @@ def scaled_convolution(
     Returns:
       (N, H', W', O) in x's dtype.
     """
-    y = lowering.convolve(x.astype(operand_dtype), integers.astype(operand_dtype), geometry, x.dtype, whole)
+    y = lowering.convolve(x.astype(operand_dtype), integers.astype(operand_dtype), geometry, x.dtype, whole, stored, codes)
     return y * scale
 
 
-def _forward(x, integers, scale, geometry, operand_dtype, gradient_dtype, whole):
-    y = scaled_convolution(x, integers, scale, geometry, operand_dtype, gradient_dtype, whole)
-    return y, (x.astype(_kept_dtype(operand_dtype, gradient_dtype, whole)), integers, scale)
+def _forward(x, integers, scale, geometry, operand_dtype, gradient_dtype, whole, stored, codes):
+    y = scaled_convolution(x, integers, scale, geometry, operand_dtype, gradient_dtype, whole, stored, codes)
+    return y, (_kept(x, operand_dtype, gradient_dtype, whole, codes), integers, scale)
 
 
-def _kept_dtype(operand_dtype: DTypeLike, gradient_dtype: DTypeLike, whole: Whole | None) -> DTypeLike:
-    """Type in which the backward pass keeps x: a narrow one. Counts are exact in any of them."""
+def _kept(x, operand_dtype: DTypeLike, gradient_dtype: DTypeLike, whole: Whole | None, codes):
+    """x as the backward pass keeps it: of counts a byte, in programs that multiply in narrow types."""
     narrow = jnp.dtype(gradient_dtype).itemsize < 4
     if narrow and whole is not None and whole.left <= jnp.iinfo(jnp.int8).max:
-        return jnp.int8
-    return min(gradient_dtype, operand_dtype, key=lambda dtype: jnp.dtype(dtype).itemsize)
+        return x.astype(jnp.int8) if codes is None else codes
+    return x.astype(min(gradient_dtype, operand_dtype, key=lambda dtype: jnp.dtype(dtype).itemsize))
 
 
-def _backward(geometry, operand_dtype, gradient_dtype, whole, residuals, dy):
+def _backward(geometry, operand_dtype, gradient_dtype, whole, stored, residuals, dy):
     """Gradients of x, the integers n and the scale, with z = conv(x, n) and y = z * scale.
 
     dL/dz = dy * scale, and a convolution is linear in x and in n:
@@ -77,15 +79,14 @@ def _backward(geometry, operand_dtype, gradient_dtype, whole, residuals, dy):
     real = dy.dtype
     dz = (dy * scale).astype(gradient_dtype)
     grad_x = lowering.input_gradient(dz, integers.astype(gradient_dtype), x.shape, geometry, real)
-    grad_integers = lowering.weight_gradient(
-        x.astype(gradient_dtype), dz, integers.shape, geometry, real
-    ).astype(integers.dtype)
+    x = x if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(gradient_dtype)
+    grad_integers = lowering.weight_gradient(x, dz, integers.shape, geometry, real).astype(integers.dtype)
     grad_scale = jnp.sum(integers * grad_integers, axis=(0, 1, 2)) / scale
-    return grad_x, grad_integers, grad_scale.astype(scale.dtype)
+    return grad_x, grad_integers, grad_scale.astype(scale.dtype), None
 
 
 # Not as a decorator, under which type checkers lose the signature.
-scaled_convolution = jax.custom_vjp(scaled_convolution, nondiff_argnums=(3, 4, 5, 6))
+scaled_convolution = jax.custom_vjp(scaled_convolution, nondiff_argnums=(3, 4, 5, 6, 7))
 scaled_convolution.defvjp(_forward, _backward)
 
 

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jax.nn.initializers import Initializer
 
 from qsdt_jax.core.affine import Affine, real
@@ -113,7 +114,7 @@ def _multiply(
     scale = weight.scale.astype(numerics.real_dtype)
     if isinstance(x, Spikes):
         scale = scale * x.step
-    return Affine(_convolve(x, weight.integers, scale, geometry, numerics))
+    return Affine(_convolve(x, weight.integers, scale, geometry, numerics, numerics.dtype))
 
 
 def _multiply_unscaled(
@@ -140,7 +141,12 @@ def _multiply_unscaled(
 
 
 def _convolve(
-    x: Spikes | jax.Array, integers: jax.Array, scale: jax.Array, geometry: ConvGeometry, numerics: Numerics
+    x: Spikes | jax.Array,
+    integers: jax.Array,
+    scale: jax.Array,
+    geometry: ConvGeometry,
+    numerics: Numerics,
+    stored: DTypeLike | None = None,
 ) -> jax.Array:
     """conv(counts or real values, integers) * scale.
 
@@ -152,7 +158,8 @@ def _convolve(
         check_sums(f"a layer of {integers.shape}", whole.sum_of(math.prod(integers.shape[:3])))
     operand_dtype = numerics.dtype if whole is None else numerics.spike_operand_dtype
     values = _values_of(x).astype(numerics.real_dtype)
-    return scaled_convolution(values, integers, scale, geometry, operand_dtype, numerics.dtype, whole)
+    codes = x.codes if whole is not None and stored is not None and isinstance(x, Spikes) else None
+    return scaled_convolution(values, integers, scale, geometry, operand_dtype, numerics.dtype, whole, stored, codes)
 
 
 def _sizes(x: Spikes | jax.Array, numerics: Numerics) -> Whole | None:

@@ -13,8 +13,9 @@ Remat = Literal["none", "blocks", "spikes"]
 def call_block(remat: Remat, block: nn.Module, x: jax.Array, train: bool, *others: Any) -> Any:
     """block(x, train, *others), of which a training keeps less than all.
 
-    With "blocks" it keeps what goes in, x and others. With "spikes" it keeps the byte of each neuron and
-    computes again what is between two neurons: products and batch norms, no spike.
+    With "blocks" it keeps what goes in, x and others. With "spikes" it keeps the byte of each neuron and the
+    statistics of each batch norm, and computes again what is between two neurons: products and their
+    normalisation, no spike.
     """
     if not train or remat == "none":
         return block(x, train, *others)  # pyright: ignore[reportCallIssue]

@@ -6,7 +6,7 @@ the largest relative error of one rounding to bfloat16. An error is uniform betw
 2-norm is 1/sqrt(3) of the largest for a mantissa of 1 and half of that for one of 2: 0.42 for normal numbers.
 Roundings are independent and add up by their squares, so n of them give an error of sqrt(n) * 0.42.
 
-    dx     dz is rounded, and the result of a dense convolution           n = 1 or 2
+    dx     dz is rounded, and the result                                  n = 2
     dw     dz is rounded, x if it is real, and the result of all but 1x1  n = 1 to 3
     scale  a sum of integers * dw that can cancel: dy * z summed up; measured up to twice that of dw
 """
@@ -27,7 +27,7 @@ from tests.deploy.nets import draw_images, draw_variables, short_net, tiny_net
 UNIT = 2.0**-8
 PER_ROUNDING = 0.42
 
-# (x, kernel, geometry, roundings of the results of dx and dw).
+# (x, kernel, geometry, roundings of the results of y of real x, and of dw).
 PRODUCTS = {
     "1x1": ((8, 14, 14, 32), (1, 1, 32, 24), ConvGeometry(), 0, 0),
     "3x3": ((8, 14, 14, 16), (3, 3, 16, 24), ConvGeometry(1, 1), 1, 1),
@@ -67,10 +67,9 @@ def test_each_rounding_of_a_product_is_accounted_for(case, spikes):
     with lowering.as_on("cuda"):
         found = product_and_gradients(case, jnp.bfloat16, spikes=spikes)
     y, dx, dw, scale = map(error, found, exact)
-    *_, of_dx, of_dw = case
-    dense = of_dx == 1
-    expected_y = 0 if spikes else PER_ROUNDING * np.sqrt(1 + dense)
-    expected_dx = PER_ROUNDING * np.sqrt(1 + of_dx)
+    *_, of_y, of_dw = case
+    expected_y = 0 if spikes else PER_ROUNDING * np.sqrt(1 + of_y)
+    expected_dx = PER_ROUNDING * np.sqrt(2)
     expected_dw = PER_ROUNDING * np.sqrt((1 if spikes else 2) + of_dw)
     # At least most of it too: a rounding that does not happen is not what runs on a GPU.
     assert 0.9 * expected_y <= y <= 1.1 * expected_y + 1e-4  # The scale of a spike product is float32.

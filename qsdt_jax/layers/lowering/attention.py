@@ -12,6 +12,7 @@ On GPUs both go through the tensor cores in bfloat16, which holds counts, and k^
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from qsdt_jax.core.exact import LARGEST_INT32, attention_sum, largest_exact
+from qsdt_jax.core.spikes import decoded
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE
 from qsdt_jax.layers.lowering.platform import by_platform
 
@@ -26,13 +28,23 @@ PIECE_BITS = 9
 LARGEST_PIECE = 2 ** (PIECE_BITS - 1)  # With its sign, bfloat16 holds what is not larger.
 
 
-def count_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int, levels: int) -> jax.Array:
+def count_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    heads: int,
+    levels: int,
+    gradient_dtype: DTypeLike = jnp.float32,
+    codes: Sequence[jax.Array] | None = None,
+) -> jax.Array:
     """q (k^T v) for each head.
 
     Args:
       q, k, v: (N, L, C) counts 0..levels, in a float type.
       heads: that share the C channels evenly.
       levels: D, the largest count.
+      gradient_dtype: operand type of the products of the backward pass.
+      codes: of q, k and v (`core.spikes`), which the backward pass keeps in their place.
 
     Returns:
       (N, L, C) in float32, or in float64 if the counts are.
@@ -51,23 +63,43 @@ def count_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int, levels
     return by_platform(q, k, v, cuda=whole, default=real)
 
 
-def _forward(q, k, v, heads, levels):
-    return count_attention(q, k, v, heads, levels), (q, k, v)
+def _forward(q, k, v, heads, levels, gradient_dtype, codes):
+    y = count_attention(q, k, v, heads, levels, gradient_dtype, codes)
+    return y, (q, k, v) if codes is None else tuple(codes)
 
 
-def _backward(heads, levels, residuals, dy):
+def _backward(heads, levels, gradient_dtype, residuals, dy):
     """Gradients of q, k and v, with M = k^T v (d x d, a head) and y = q M.
 
     dL/dq = dy M^T  and  dL/dM = q^T dy.  M is linear in k and in v:
     dL/dk = v (dL/dM)^T  and  dL/dv = k dL/dM.
-    The products with dy are real: float32 of full precision everywhere, since M is one operand. They are
-    those of `real_attention`, whose value is the same, so autodiff of that writes them down.
+    The products with dy are real. In a float32 program they are of full precision, since M is one operand. In
+    a narrow type dy, M and dL/dM are rounded to it, and sums are float32.
     """
-    return jax.vjp(functools.partial(real_attention, heads=heads), *residuals)[1](dy)
+    real = dy.dtype
+    narrow = jnp.dtype(gradient_dtype).itemsize < 4
+    operand = gradient_dtype if narrow else real
+    precision = None if narrow else lax.Precision.HIGHEST
+    product = functools.partial(jnp.einsum, precision=precision, preferred_element_type=real)
+    shape = (*dy.shape[:2], heads, -1)
+    integer = jnp.issubdtype(residuals[0].dtype, jnp.integer)
+    q, k, v = (decoded(x, operand) if integer else x.astype(operand) for x in residuals)
+    q, k, v, dy = (x.reshape(shape) for x in (q, k, v, dy.astype(operand)))
+    kv = product("nlhc,nlhd->nhcd", k, v).astype(operand)
+    grad_kv = product("nlhc,nlhd->nhcd", q, dy).astype(operand)
+    grads = (
+        product("nlhd,nhcd->nlhc", dy, kv),
+        product("nlhd,nhcd->nlhc", v, grad_kv),
+        product("nlhc,nhcd->nlhd", k, grad_kv),
+    )
+    grads = (grad.reshape(*grad.shape[:2], -1) for grad in grads)
+    if narrow:
+        grads = (lax.optimization_barrier(grad.astype(operand)).astype(real) for grad in grads)
+    return *grads, None
 
 
 # Not as a decorator, under which type checkers lose the signature.
-count_attention = jax.custom_vjp(count_attention, nondiff_argnums=(3, 4))
+count_attention = jax.custom_vjp(count_attention, nondiff_argnums=(3, 4, 5))
 count_attention.defvjp(_forward, _backward)
 
 

@@ -38,7 +38,7 @@ def convolve(x, kernel, geometry: ConvGeometry, accumulate: DTypeLike) -> jax.Ar
 
 def input_gradient(dy, kernel, x_shape, geometry: ConvGeometry, dtype) -> jax.Array:
     if is_depthwise(kernel.shape, geometry):
-        return depthwise_input_gradient(dy, kernel, x_shape, geometry, dtype)
+        return depthwise_input_gradient(dy, kernel, x_shape, geometry, dtype, dtype)
     if is_pointwise(kernel.shape, geometry) and geometry.stride == 1:
         return pointwise(dy, kernel[0, 0].T, dtype)
     return xla.input_gradient(dy, kernel, x_shape, geometry, dtype)

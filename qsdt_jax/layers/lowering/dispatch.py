@@ -19,6 +19,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from qsdt_jax.core.exact import LARGEST_FLOAT32, LARGEST_INT32, Whole, largest_exact
+from qsdt_jax.core.spikes import decoded
 from qsdt_jax.layers.lowering import cpu, gpu, xla
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE, in_bytes, joined
 from qsdt_jax.layers.lowering.geometry import ConvGeometry
@@ -29,13 +30,15 @@ INT8 = Whole(left=128, right=128)
 LARGEST_IN_DEFAULT = 256
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
 def convolve(
     x: jax.Array,
     kernel: jax.Array,
     geometry: ConvGeometry,
     dtype: DTypeLike,
     whole: Whole | None = None,
+    stored: DTypeLike | None = None,
+    codes: jax.Array | None = None,
 ) -> jax.Array:
     """Convolution of x (N, H, W, I) with kernel (kh, kw, I / groups, O).
 
@@ -47,6 +50,8 @@ def convolve(
       geometry: stride, padding, groups.
       dtype: of the result; float32, float64, or int32 for whole numbers.
       whole: the largest sizes of both operands, which are whole numbers; None for real values.
+      stored: type in which a GPU may write the result to memory, in training; None for `dtype`.
+      codes: of x (`core.spikes`), which a GPU reads in its place.
     """
     if whole is None and jnp.issubdtype(x.dtype, jnp.integer):
         whole = INT8
@@ -63,9 +68,12 @@ def convolve(
         return cpu.convolve(x, kernel, geometry, accumulate).astype(dtype)
 
     def on_cuda(x, kernel):
+        result = dtype if stored is None else stored
         if whole is not None and jnp.dtype(dtype) != jnp.float64:
+            if codes is not None and codes.dtype == jnp.int8:
+                return gpu.convolve_codes(codes, kernel, geometry, result).astype(dtype)
             return gpu.convolve_whole(x, kernel, geometry, dtype, whole)
-        return gpu.convolve(x, kernel, geometry, dtype, precision)
+        return gpu.convolve(x, kernel, geometry, result, precision).astype(dtype)
 
     def on_rocm(x, kernel):
         # Not tried. Integer convolutions were unsupported there; 8-bit integers are exact in float32.
@@ -111,16 +119,18 @@ def weight_gradient(
 ) -> jax.Array:
     """Gradient of `convolve` with respect to the kernel, of kernel_shape, accumulated in `dtype` (see `gpu`).
 
-    x and dy are floats of one type, the operands of the product.
+    dy is a float, the operand type of the product, and so is x, or int8: codes of spike counts.
     """
 
     def on_cpu(x, dy):
+        x = _operand(x, dy.dtype)
         return cpu.weight_gradient(_widen(x, dtype), _widen(dy, dtype), kernel_shape, geometry, dtype)
 
     def on_cuda(x, dy):
         return gpu.weight_gradient(x, dy, kernel_shape, geometry, dtype)
 
     def elsewhere(x, dy):
+        x = _operand(x, dy.dtype)
         return xla.weight_gradient(x, dy, kernel_shape, geometry, dtype)
 
     return by_platform(x, dy, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
@@ -144,6 +154,11 @@ def _in_int32(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, whole: Wh
         return functools.reduce(jnp.add, sums)
 
     return joined([product(piece) for piece in in_bytes(x, whole.left)])
+
+
+def _operand(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """x in `dtype`; of codes the counts."""
+    return decoded(x, dtype) if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(dtype)
 
 
 def _widen(x: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -31,12 +31,15 @@ A NaN that is cast to int8 becomes some count, so the loss may stay finite. The 
 makes the gradients NaN in the same step, and the training loop looks at these too.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
 from qsdt_jax.core.exact import Whole
+from qsdt_jax.core.spikes import decoded
 from qsdt_jax.layers.lowering import xla
 from qsdt_jax.layers.lowering.bytes import in_bytes, joined
 from qsdt_jax.layers.lowering.geometry import ConvGeometry, is_depthwise, is_pointwise
@@ -49,6 +52,21 @@ def convolve_whole(
     """The convolution of whole numbers in `dtype`, float32 or int32: exact while sums stay below 2^24."""
     kernel = kernel.astype(jnp.int8)
     return joined([_convolve_bytes(piece, kernel, geometry, dtype) for piece in in_bytes(x, whole.left)])
+
+
+def convolve_codes(codes: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike) -> jax.Array:
+    """The convolution of spike counts, read from their codes (int8), with whole numbers, as in training."""
+    kernel = kernel.astype(jnp.int8)
+    if is_depthwise(kernel.shape, geometry):
+        counts = functools.partial(decoded, dtype=jnp.float32)
+        return depthwise(pad(codes, geometry.padding), kernel, geometry.stride, jnp.float32, counts).astype(dtype)
+    if is_pointwise(kernel.shape, geometry):
+        rows = decoded(_rows(codes[:, :: geometry.stride, :: geometry.stride]), jnp.bfloat16)
+        y = _product(rows, kernel[0, 0].astype(jnp.bfloat16), dtype)
+        return y.reshape(*codes.shape[:1], *(-(-side // geometry.stride) for side in codes.shape[1:3]), -1)
+    if dtype == jnp.bfloat16:
+        return xla.convolve(decoded(codes, dtype), kernel.astype(dtype), geometry, dtype)
+    return _convolve_bytes(decoded(codes, jnp.float32).astype(jnp.int8), kernel, geometry, dtype)
 
 
 def convolve(
@@ -67,9 +85,9 @@ def input_gradient(
 ) -> jax.Array:
     """The gradient of a convolution with respect to x, in `dtype`."""
     if is_depthwise(kernel.shape, geometry):
-        return depthwise_input_gradient(dy, kernel, x_shape, geometry, dtype)
+        return depthwise_input_gradient(dy, kernel, x_shape, geometry, dtype, _result(dy, dtype)).astype(dtype)
     if is_pointwise(kernel.shape, geometry) and geometry.stride == 1:
-        return _pointwise(dy, kernel[0, 0].T, dtype)
+        return _pointwise(dy, kernel[0, 0].T, _result(dy, dtype)).astype(dtype)
     return xla.input_gradient(dy, kernel, x_shape, geometry, _result(dy, dtype)).astype(dtype)
 
 
@@ -81,9 +99,12 @@ def weight_gradient(
     dtype: DTypeLike,
 ) -> jax.Array:
     """The gradient of a convolution with respect to its kernel, in `dtype`."""
+    codes = jnp.issubdtype(x.dtype, jnp.integer)
     if is_pointwise(kernel_shape, geometry):
         pixels = _rows(x[:, :: geometry.stride, :: geometry.stride])
+        pixels = decoded(pixels, dy.dtype) if codes else pixels
         return jnp.einsum("ni,no->io", pixels, _rows(dy), preferred_element_type=dtype)[None, None]
+    x = decoded(x, dy.dtype) if codes else x
     return xla.weight_gradient(x, dy, kernel_shape, geometry, _result(dy, dtype)).astype(dtype)
 
 
@@ -106,8 +127,14 @@ def _pointwise(x: jax.Array, matrix: jax.Array, dtype: DTypeLike) -> jax.Array:
     rows = _rows(x)
     if x.dtype == jnp.int8 and jnp.issubdtype(dtype, jnp.floating):
         rows, matrix = rows.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16)
+    return _product(rows, matrix, dtype).reshape(*x.shape[:-1], -1)
+
+
+def _product(rows: jax.Array, matrix: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """A matrix product that is written to memory in `dtype`."""
     y = jnp.dot(rows, matrix, preferred_element_type=dtype)
-    return y.reshape(*x.shape[:-1], -1)
+    # Without the barrier XLA takes what widens y into the kernel, which then writes it as float32.
+    return lax.optimization_barrier(y) if dtype == jnp.bfloat16 else y
 
 
 def _rows(x: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,22 @@ def pointwise(x: jax.Array, matrix: jax.Array, accumulate: DTypeLike) -> jax.Arr
     return y.reshape(*x.shape[:-1], -1)
 
 
-def depthwise(padded: jax.Array, kernel: jax.Array, stride: int, accumulate: DTypeLike) -> jax.Array:
-    """Depthwise convolution without padding as a sum of shifted products, multiplied in `accumulate`."""
+def depthwise(
+    padded: jax.Array,
+    kernel: jax.Array,
+    stride: int,
+    accumulate: DTypeLike,
+    read: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+    """Depthwise convolution without padding as a sum of shifted products, multiplied in `accumulate`.
+
+    `read` makes values of `accumulate` out of what lies in memory, where that is no type conversion.
+    """
     kh, kw = kernel.shape[:2]
     height, width = padded.shape[1] - kh + 1, padded.shape[2] - kw + 1
     # The barrier keeps the padding out of the fused sum, which would test each tap for it.
-    padded = lax.optimization_barrier(padded).astype(accumulate)
+    padded = lax.optimization_barrier(padded)
+    padded = padded.astype(accumulate) if read is None else read(padded)
     taps = kernel[:, :, 0].astype(accumulate)
     shifted = (
         padded[:, i : i + height : stride, j : j + width : stride] * taps[i, j]
@@ -38,11 +49,16 @@ def depthwise(padded: jax.Array, kernel: jax.Array, stride: int, accumulate: DTy
 
 
 def depthwise_input_gradient(
-    dy: jax.Array, kernel: jax.Array, x_shape: tuple[int, ...], geometry: ConvGeometry, accumulate: DTypeLike
+    dy: jax.Array,
+    kernel: jax.Array,
+    x_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    accumulate: DTypeLike,
+    result: DTypeLike,
 ) -> jax.Array:
     """The gradient of `depthwise` with respect to x before its padding, of shape x_shape."""
     rows, columns = dilated_padding(dy.shape, kernel.shape, x_shape, geometry)
     gap = geometry.stride - 1
     dilated = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), (*rows, gap), (*columns, gap), (0, 0, 0)))
     # The barrier keeps XLA from computing the sum again in each reader: batch norm's gradient has three.
-    return lax.optimization_barrier(depthwise(dilated, kernel[::-1, ::-1], 1, accumulate))
+    return lax.optimization_barrier(depthwise(dilated, kernel[::-1, ::-1], 1, accumulate).astype(result))
