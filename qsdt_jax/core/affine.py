@@ -19,15 +19,17 @@ from qsdt_jax.core.exact import rounded
 
 
 class Normalized(struct.PyTreeNode):
-    """What batch norms one behind the other were given in training, so that the next can take their place.
+    """What batch norms, one behind the other, were given in training: one more can be computed with them.
 
     Attributes:
       values: (..., C), before the first of them.
+      near: (C,), about their mean.
       scales: (C,) of each.
       bias: (C,) of the last, the mean of what it gave.
     """
 
     values: Any
+    near: Any
     scales: tuple[Any, ...]
     bias: Any
 

@@ -2,7 +2,7 @@
 
 from qsdt_jax.inspect.hlo import Computation, Operation, Program, bytes_of
 
-PARTS_READ = ("dynamic-slice", "gather")
+PARTS_READ = ("slice", "dynamic-slice", "gather")
 PARTS_WRITTEN = {"dynamic-update-slice": 1, "scatter": 2}  # By the place of what is written among operands.
 
 

@@ -60,9 +60,7 @@ def spike_attention(
         codes = tuple(x.codes for x in (q, k, v) if x.codes is not None)
         narrow = jnp.dtype(gradient_dtype).itemsize < 4 and len(codes) == 3
         counts = (x.counts for x in (q, k, v))
-        y = lowering.count_attention(
-            *counts, num_heads, levels, gradient_dtype, codes if narrow else None
-        )
+        y = lowering.count_attention(*counts, num_heads, levels, gradient_dtype, codes if narrow else None)
         scale *= q.step * k.step * v.step
     else:
         y = lowering.real_attention(values_of(q), values_of(k), values_of(v), num_heads)
@@ -152,7 +150,16 @@ class QSDSA(nn.Module):
         """The attention of q, k and v, (N, L, C) spikes or real values, to valid tokens (N, L)."""
         if self.attention == "softmax":
             return softmax_attention(q, k, v, self.num_heads, valid)
-        return spike_attention(q, k, v, self.num_heads, self.scale, reference=self.reference, valid=valid, gradient_dtype=self.numerics.dtype)
+        return spike_attention(
+            q,
+            k,
+            v,
+            self.num_heads,
+            self.scale,
+            reference=self.reference,
+            valid=valid,
+            gradient_dtype=self.numerics.dtype,
+        )
 
     def _project(self, spikes: Spikes | jax.Array, name: str, train: bool) -> Spikes | jax.Array:
         """q, k or v: (N, L, C) spikes."""

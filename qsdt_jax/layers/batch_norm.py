@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
-from jax.typing import DTypeLike
 
 from qsdt_jax.core.affine import Affine, Normalized
 from qsdt_jax.core.exact import rounded
@@ -28,6 +27,9 @@ class BatchNorm(nn.Module):
     it alone would leave; the running statistics kept are their mean over the groups.
     With `norm_group = 0` the whole batch is one group, on whatever devices it lies. In a pmapped step the
     mean over groups is that of this device's groups, and the step takes the mean over devices.
+
+    Directly behind another batch norm it needs no pass over its input: the mean is the other's bias, and the
+    variance follows from the other's. Both are computed as one, from what the first was given.
 
     In evaluation it is an affine map per channel and is composed with what is before and behind it: of a
     product that is not yet scaled it makes another one, whose border is the product's zeros. With
@@ -72,24 +74,27 @@ class BatchNorm(nn.Module):
             return self._evaluate(x, *(jnp.repeat(v, self.shared) for v in vectors))
 
         before = x.normalized if self.shared == 1 else None
-        scales = (scale,) if before is None else (*before.scales, scale)
-        values = x.real if before is None else before.values
+        if before is None:
+            values, near, scales = x.real, running_mean.value, (scale,)
+        else:
+            values, near, scales = before.values, before.near, (*before.scales, scale)
         per_group = (self._group_count(x.shape[0]), -1, *x.shape[1:-1])
-        groups = values.reshape(*per_group, *features, self.shared)
+        groups = values.reshape(*per_group, *features, self.shared).swapaxes(-1, -2)
         everywhere = not self.numerics.norm_group
-        y, mean, var = _normalize_by_batch(groups.swapaxes(-1, -2), scales, bias, running_mean.value, everywhere)
+        y, mean, var = _normalize_by_batch(groups, scales, bias, near, everywhere)
         y = y.swapaxes(-1, -2).reshape(x.shape)
-        if before is not None:  # It has given each pixel's mean and variance.
+        if before is not None:
             mean = jnp.broadcast_to(before.bias, mean.shape)
         # What each group alone would leave as running statistics, (G, C).
-        count = groups[0, ..., 0, :].size * (device_count() if everywhere else 1)
+        count = groups[0, ..., 0].size * (device_count() if everywhere else 1)
         group_mean = _moved(running_mean.value, mean)
         group_var = _moved(running_var.value, var * (count / max(count - 1, 1)))
         if not self.is_initializing():
             running_mean.value = jnp.mean(group_mean, 0)
             running_var.value = jnp.mean(group_var, 0)
         if not self.border:
-            return Affine(y, normalized=Normalized(values, scales, bias) if self.shared == 1 else None)
+            given = Normalized(values, near, scales, bias) if self.shared == 1 else None
+            return Affine(y, normalized=given)
         zero = bias - group_mean * (jax.lax.rsqrt(group_var + EPSILON) * scale)
         return Affine(_pad(y, jax.lax.stop_gradient(zero), self.border))
 
@@ -129,11 +134,11 @@ def _normalize_by_batch(
 
     Each has a scale of `scales`, and only the last one's bias matters: what the others add, the next takes
     away. The mean is that of x, the biased variance that of what the last one is given.
-    The statistics are those of all devices' pixels where `everywhere`, else of this device's.
+    `near` (C,) is about the mean, see `_statistics`. The statistics are those of all devices' pixels where
+    `everywhere`, else of this device's.
 
-    The gradient in closed form reads x and dy twice and keeps x alone, in the type `kept` if that is
-    narrower; what autodiff makes of the forward pass keeps a quarter more memory and takes 1.1 to 1.15 times
-    as long on CPU.
+    The gradient in closed form reads x and dy twice and keeps x alone; what autodiff makes of the forward
+    pass keeps a quarter more memory and takes 1.1 to 1.15 times as long on CPU.
     """
     return _normalize_forward(x, scales, bias, near, everywhere)[0]
 

@@ -46,11 +46,15 @@ def scaled_convolution(
       operand_dtype: type in which x and integers are multiplied.
       gradient_dtype: operand type of the two products of the backward pass.
       whole: sizes of x and integers where both are whole numbers, whose sums shall be exact; else None.
+      stored: narrower type to which a GPU may round conv(x, integers), in training; None for x's.
+      codes: of counts x (`core.spikes`): what the backward pass keeps of them if `gradient_dtype` is narrow.
 
     Returns:
       (N, H', W', O) in x's dtype.
     """
-    y = lowering.convolve(x.astype(operand_dtype), integers.astype(operand_dtype), geometry, x.dtype, whole, stored, codes)
+    y = lowering.convolve(
+        x.astype(operand_dtype), integers.astype(operand_dtype), geometry, x.dtype, whole, stored, codes
+    )
     return y * scale
 
 

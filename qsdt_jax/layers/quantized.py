@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
 
 from qsdt_jax.core.affine import Affine, real
 from qsdt_jax.core.exact import Whole, check_sums, rounded
@@ -159,7 +159,9 @@ def _convolve(
     operand_dtype = numerics.dtype if whole is None else numerics.spike_operand_dtype
     values = _values_of(x).astype(numerics.real_dtype)
     codes = x.codes if whole is not None and stored is not None and isinstance(x, Spikes) else None
-    return scaled_convolution(values, integers, scale, geometry, operand_dtype, numerics.dtype, whole, stored, codes)
+    return scaled_convolution(
+        values, integers, scale, geometry, operand_dtype, numerics.dtype, whole, stored, codes
+    )
 
 
 def _sizes(x: Spikes | jax.Array, numerics: Numerics) -> Whole | None:

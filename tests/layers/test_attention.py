@@ -8,7 +8,7 @@ import pytest
 from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.exact import attention_sum, check_sums
 from qsdt_jax.core.neurons import make_neuron
-from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.core.spikes import Spikes, encoded
 from qsdt_jax.layers import lowering
 from qsdt_jax.layers.attention import QSDSA, spike_attention
 from qsdt_jax.layers.numerics import Numerics
@@ -123,6 +123,27 @@ def test_gradients_are_the_same_on_both_sides_of_the_bound():
         ours = gradients(lambda *a, levels=levels: lowering.count_attention(*a, 2, levels))
         for mine, theirs in zip(ours, naive, strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("codes", [False, True])
+def test_gradients_in_bfloat16_round_each_operand_once(codes):
+    """Of dy, of k^T v or its gradient, and of the result; each is off by 0.42 units of 2^-8 (2-norm)."""
+    counts = [draw_counts((4, 50, 32), seed) for seed in range(3)]
+    weights = np.random.default_rng(3).standard_normal((4, 50, 32))
+    given = tuple(encoded(jnp.float32(x), jnp.asarray(x > 1), 4) for x in counts) if codes else None
+
+    def gradients(gradient_dtype, given=None):
+        def loss(q, k, v):
+            y = lowering.count_attention(q, k, v, 4, 4, gradient_dtype, given)
+            return jnp.sum(y * weights)
+
+        gradient = jax.jit(jax.grad(loss, (0, 1, 2)), compiler_options={"xla_allow_excess_precision": False})
+        return gradient(*(jnp.float32(x) for x in counts))
+
+    for found, exact in zip(gradients(jnp.bfloat16, given), gradients(jnp.float32), strict=True):
+        assert found.dtype == jnp.float32
+        error = np.linalg.norm(found - exact) / np.linalg.norm(exact) * 2**8
+        assert 0.42 * np.sqrt(2) < error < 1.1 * 0.42 * np.sqrt(3)
 
 
 def test_what_nothing_holds_is_refused_where_it_has_to_be_exact():

@@ -77,6 +77,51 @@ def test_groups_of_images_are_like_devices(timesteps):
         assert np.allclose(after[name], expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("norm_group", [0, 3])
+def test_one_behind_another_is_computed_as_one(norm_group):
+    """Outputs, running statistics of both and all gradients are those of the two, one after the other."""
+    numerics = Numerics(**NUMERICS, norm_group=norm_group)
+    inner, outer = BatchNorm(numerics), BatchNorm(numerics)
+    second = jax.tree.map(lambda leaf: jnp.asarray(leaf[::-1] + 0.1), VARIABLES)
+    weights = np.random.default_rng(1).standard_normal(X.shape)
+
+    def run(params, x, apart):
+        first, second_params = params
+        y, of_inner = inner.apply({**VARIABLES, "params": first}, Affine(x), True, mutable=["batch_stats"])
+        y = Affine(y.real) if apart else y  # Which does not tell where it comes from.
+        assert (y.normalized is None) == apart
+        z, of_outer = outer.apply({**second, "params": second_params}, y, True, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(z.real) * weights), (z.real, of_inner, of_outer)
+
+    params = VARIABLES["params"], second["params"]
+    found, expected = (
+        jax.value_and_grad(run, (0, 1), has_aux=True)(params, jnp.asarray(X), apart)
+        for apart in (False, True)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), found, expected)
+    gradient_of_the_first_bias = found[1][0][0]["bias"]
+    assert not np.any(gradient_of_the_first_bias)  # The second takes away what it adds.
+
+
+@pytest.mark.parametrize("distance", [0, 3, 100])
+def test_variances_in_one_pass_are_off_by_units_of_the_distance_squared(distance):
+    """In float32, of values `distance` standard deviations away from the running mean."""
+    x = np.random.default_rng(2).standard_normal((64, 14, 14, 3)) + distance
+    layer = BatchNorm(Numerics())
+    variables = layer.init(jax.random.key(0), Affine(jnp.float32(x)), train=True)
+    y, _ = layer.apply(variables, Affine(jnp.float32(x)), train=True, mutable=["batch_stats"])
+    unit = np.finfo(np.float32).eps
+    assert abs(np.var(np.float64(y.real)) - 1) < 1e-5 + 4 * (1 + distance**2) * unit
+
+
+def test_a_channel_without_variance_gives_its_bias():
+    layer = BatchNorm(Numerics())
+    x = jnp.full((4, 3, 3, 2), 7.3)
+    variables = layer.init(jax.random.key(0), Affine(x), train=True)
+    y, _ = layer.apply(variables, Affine(x), train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y.real, 0, atol=0.01)
+
+
 def test_border_has_no_gradient():
     layer = BatchNorm(Numerics(**NUMERICS), border=1)
 

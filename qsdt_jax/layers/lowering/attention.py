@@ -77,14 +77,36 @@ def _backward(heads, levels, gradient_dtype, residuals, dy):
     a narrow type dy, M and dL/dM are rounded to it, and sums are float32.
     """
     real = dy.dtype
-    narrow = jnp.dtype(gradient_dtype).itemsize < 4
-    operand = gradient_dtype if narrow else real
-    precision = None if narrow else lax.Precision.HIGHEST
-    product = functools.partial(jnp.einsum, precision=precision, preferred_element_type=real)
-    shape = (*dy.shape[:2], heads, -1)
+    if jnp.dtype(gradient_dtype).itemsize >= 4:
+        return *_gradients(*residuals, dy, heads, real, real), None
     integer = jnp.issubdtype(residuals[0].dtype, jnp.integer)
-    q, k, v = (decoded(x, operand) if integer else x.astype(operand) for x in residuals)
-    q, k, v, dy = (x.reshape(shape) for x in (q, k, v, dy.astype(operand)))
+    q, k, v = (decoded(x, gradient_dtype) if integer else x.astype(gradient_dtype) for x in residuals)
+    gradients = functools.partial(_gradients, heads=heads, rounded=gradient_dtype)
+    wide = functools.partial(gradients, operand=real)
+    grads = by_platform(
+        q,
+        k,
+        v,
+        dy.astype(gradient_dtype),
+        cuda=functools.partial(gradients, operand=gradient_dtype),
+        default=wide,
+    )
+    return *(grad.astype(real) for grad in grads), None
+
+
+def _gradients(q, k, v, dy, heads: int, rounded: DTypeLike, operand: DTypeLike) -> tuple[jax.Array, ...]:
+    """Gradients in the type `rounded`, as their operands are, which are multiplied in `operand`."""
+    q, k, v, dy = (x.astype(operand).reshape(*x.shape[:2], heads, -1) for x in (q, k, v, dy))
+    real = jnp.promote_types(rounded, jnp.float32)
+    precision = lax.Precision.HIGHEST if operand == real else None
+
+    def product(equation, left, right):
+        y = jnp.einsum(equation, left, right, precision=precision, preferred_element_type=real).astype(
+            rounded
+        )
+        # Without the barrier XLA takes what widens y into the kernel, which then writes it as float32.
+        return y if rounded == real else lax.optimization_barrier(y)
+
     kv = product("nlhc,nlhd->nhcd", k, v).astype(operand)
     grad_kv = product("nlhc,nlhd->nhcd", q, dy).astype(operand)
     grads = (
@@ -92,10 +114,7 @@ def _backward(heads, levels, gradient_dtype, residuals, dy):
         product("nlhd,nhcd->nlhc", v, grad_kv),
         product("nlhc,nhcd->nlhd", k, grad_kv),
     )
-    grads = (grad.reshape(*grad.shape[:2], -1) for grad in grads)
-    if narrow:
-        grads = (lax.optimization_barrier(grad.astype(operand)).astype(real) for grad in grads)
-    return *grads, None
+    return tuple(grad.reshape(*grad.shape[:2], -1) for grad in grads)
 
 
 # Not as a decorator, under which type checkers lose the signature.

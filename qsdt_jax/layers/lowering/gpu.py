@@ -6,21 +6,26 @@ bfloat16. Asked for bfloat16 operands and a float32 result, XLA converts both op
 float32. A matrix product has no such limits: it sums operands of any type in float32, and their conversion is
 fused into it. So these are the choices, by kernel and operands:
 
-    1x1                        a matrix product with float32 sums and results. Whole numbers lie in memory as
-                               int8 and are widened to bfloat16 inside; real operands are bfloat16.
+    1x1                        a matrix product with float32 sums. Whole numbers lie in memory as int8 and are
+                               widened to bfloat16 inside; real operands are bfloat16.
     depthwise, forward and     shifted sums in float32. cuDNN refuses int8 with groups, and has no float32
     with respect to x          result of bfloat16.
     other, whole operands      int8 x int8 -> float32, exact: cuDNN adds up in int32 and converts at the end.
     other, real operands       bfloat16 x bfloat16 -> bfloat16: cuDNN adds up in float32, rounds the result.
-                               These are the stem in training, and both gradients of dense convolutions.
     depthwise weights          the same. A result is a sum over all pixels.
+
+A step of a training is bound by the memory that it moves, so bfloat16 programs write what a batch norm or a
+neuron reads as bfloat16: the products of a training and all gradients of x. The sums are float32 and, of
+whole numbers, exact; they are rounded once, at their end. For the same reason dense convolutions of spikes
+take bfloat16 in a training, where int8 x int8 has a result of four bytes. Evaluation rounds no sum of whole
+numbers.
 
 What that does to a gradient: operands rounded to bfloat16 are off by up to 2^-8 of their size, on every
 platform. A rounded result is off by up to 2^-8 of its size once more, after the sum. So the gradient of an
 array has an error of 0.0017 times the root of the number of its roundings (2-norm): one to three, where other
 platforms have one or two. That of a step size sums up a rounded weight gradient, where it can cancel. Its
 error was up to 0.004 (`tests/layers/test_gradient_rounding.py`, against float64). float16 has too small a
-range for such results without a loss scale; its convolutions stay what XLA makes of them.
+range for such results without a loss scale; its products stay what XLA makes of them.
 
 Whole numbers go as int8 whatever operand type is asked for, and as several int8 pieces beyond 127. float8 is
 no way for them: Hopper adds up its products with about 14 bits. In float32 programs they go as int8 too: they
@@ -54,12 +59,16 @@ def convolve_whole(
     return joined([_convolve_bytes(piece, kernel, geometry, dtype) for piece in in_bytes(x, whole.left)])
 
 
-def convolve_codes(codes: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike) -> jax.Array:
+def convolve_codes(
+    codes: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike
+) -> jax.Array:
     """The convolution of spike counts, read from their codes (int8), with whole numbers, as in training."""
     kernel = kernel.astype(jnp.int8)
     if is_depthwise(kernel.shape, geometry):
         counts = functools.partial(decoded, dtype=jnp.float32)
-        return depthwise(pad(codes, geometry.padding), kernel, geometry.stride, jnp.float32, counts).astype(dtype)
+        return depthwise(pad(codes, geometry.padding), kernel, geometry.stride, jnp.float32, counts).astype(
+            dtype
+        )
     if is_pointwise(kernel.shape, geometry):
         rows = decoded(_rows(codes[:, :: geometry.stride, :: geometry.stride]), jnp.bfloat16)
         y = _product(rows, kernel[0, 0].astype(jnp.bfloat16), dtype)
@@ -85,7 +94,9 @@ def input_gradient(
 ) -> jax.Array:
     """The gradient of a convolution with respect to x, in `dtype`."""
     if is_depthwise(kernel.shape, geometry):
-        return depthwise_input_gradient(dy, kernel, x_shape, geometry, dtype, _result(dy, dtype)).astype(dtype)
+        return depthwise_input_gradient(dy, kernel, x_shape, geometry, dtype, _result(dy, dtype)).astype(
+            dtype
+        )
     if is_pointwise(kernel.shape, geometry) and geometry.stride == 1:
         return _pointwise(dy, kernel[0, 0].T, _result(dy, dtype)).astype(dtype)
     return xla.input_gradient(dy, kernel, x_shape, geometry, _result(dy, dtype)).astype(dtype)

@@ -56,7 +56,7 @@ def depthwise_input_gradient(
     accumulate: DTypeLike,
     result: DTypeLike,
 ) -> jax.Array:
-    """The gradient of `depthwise` with respect to x before its padding, of shape x_shape."""
+    """The gradient of `depthwise` with respect to x before its padding, of shape x_shape, in `result`."""
     rows, columns = dilated_padding(dy.shape, kernel.shape, x_shape, geometry)
     gap = geometry.stride - 1
     dilated = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), (*rows, gap), (*columns, gap), (0, 0, 0)))

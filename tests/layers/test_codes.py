@@ -1,0 +1,79 @@
+"""Products that read spike counts from their codes, in the GPU's way: the same numbers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qsdt_jax.core.exact import Whole
+from qsdt_jax.core.spikes import encoded
+from qsdt_jax.layers import lowering
+from qsdt_jax.layers.lowering import ConvGeometry
+from qsdt_jax.layers.product import scaled_convolution
+
+LEVELS = 4
+PRODUCTS = {
+    "1x1": ((2, 6, 6, 64), (1, 1, 64, 12), ConvGeometry()),
+    "1x1 stride 2": ((2, 7, 6, 64), (1, 1, 64, 12), ConvGeometry(2)),
+    "3x3": ((2, 6, 6, 32), (3, 3, 32, 12), ConvGeometry(1, 1)),
+    "3x3 stride 2": ((2, 6, 6, 32), (3, 3, 32, 12), ConvGeometry(2, 1)),
+    "depthwise": ((2, 9, 9, 8), (7, 7, 1, 8), ConvGeometry(1, 3, 8)),
+}
+
+
+def product_and_gradients(case, dtype, stored, *, with_codes: bool):
+    x_shape, kernel_shape, geometry = case
+    rng = np.random.default_rng(0)
+    counts, integers = rng.integers(0, LEVELS + 1, x_shape), rng.integers(-8, 8, kernel_shape)
+    codes = encoded(jnp.float32(counts), jnp.asarray(rng.random(x_shape) < 0.5), LEVELS)
+    scale = rng.uniform(0.05, 0.2, kernel_shape[-1])
+
+    @functools.partial(jax.jit, compiler_options={"xla_allow_excess_precision": False})
+    def run(x, w, scale):
+        product = functools.partial(
+            scaled_convolution,
+            geometry=geometry,
+            operand_dtype=dtype,
+            gradient_dtype=dtype,
+            whole=Whole(left=LEVELS, right=8),
+            stored=stored,
+            codes=codes if with_codes else None,
+        )
+        y, vjp = jax.vjp(product, x, w, scale)
+        return y, *vjp(jnp.asarray(np.random.default_rng(1).standard_normal(y.shape), y.dtype))
+
+    with lowering.as_on("cuda"):
+        return run(*(jnp.float32(a) for a in (counts, integers, scale)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("case", PRODUCTS.values(), ids=PRODUCTS.keys())
+def test_codes_give_the_products_and_gradients_of_counts(case, dtype):
+    found = product_and_gradients(case, dtype, None, with_codes=True)
+    expected = product_and_gradients(case, dtype, None, with_codes=False)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("case", PRODUCTS.values(), ids=PRODUCTS.keys())
+def test_a_stored_product_is_the_exact_sum_rounded_once(case):
+    rng = np.random.default_rng(0)
+    x_shape, kernel_shape, geometry = case
+    counts, integers = rng.integers(0, LEVELS + 1, x_shape), rng.integers(-8, 8, kernel_shape)
+    x, w = jnp.float32(counts), jnp.float32(integers)
+    codes, whole = encoded(x, None, LEVELS), Whole(left=LEVELS, right=8)
+    exact = lowering.convolve(x, w, geometry, jnp.float32, whole)
+    with lowering.as_on("cuda"):
+        stored = functools.partial(
+            lowering.convolve,
+            geometry=geometry,
+            dtype=jnp.float32,
+            whole=whole,
+            stored=jnp.bfloat16,
+            codes=codes,
+        )
+        y = jax.jit(stored, compiler_options={"xla_allow_excess_precision": False})(x, w)
+    assert y.dtype == jnp.float32 and np.any(y != exact)
+    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16).astype(jnp.float32))
