@@ -84,6 +84,7 @@ def test_steps_and_moving_averages_are_chosen(network, workdir, images):
     assert not np.array_equal(average.predict(images).logits, network.predict(images).logits)
 
 
+@pytest.mark.slow
 def test_a_bundle_predicts_the_same(network, workdir, images, tmp_path):
     write_bundle(tmp_path / "model.qsdt", bundle_of(load_trained(workdir)))
     bundle = qsdt_jax.load(tmp_path / "model.qsdt")

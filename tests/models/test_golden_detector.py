@@ -40,6 +40,7 @@ def assert_digests_met(maps: dict[str, Any]):
         assert_met(digest(name, np.asarray(found)), golden()[name], name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", GAINS)
 def test_features_pyramid_and_proposals(weights, variant):
     """In training, with batch statistics."""

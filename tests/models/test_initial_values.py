@@ -188,6 +188,7 @@ def test_a_run_starts_with_them():
         check_all(flattened(variables), {"layer_scale_init": 0.1})
 
 
+@pytest.mark.slow
 def test_every_tensor_of_a_segmenter_starts_as_stated():
     model = Segmenter(Backbone(channels=(8, 8, 16, 24), depth=2, bits=1), num_classes=150, fpn_channels=24)
     tensors = flattened(jit_once(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))

@@ -64,6 +64,7 @@ def test_neck_and_head_may_have_bits_of_their_own():
     assert {bits[name] for name in bits.keys() - dense - attention} == {4}
 
 
+@pytest.mark.slow
 def test_sizes_of_whole_images_change_nothing(variables):
     x = images()
     logits = apply(tiny(), variables, x)

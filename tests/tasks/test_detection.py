@@ -73,6 +73,7 @@ def gradients(task: Detection, variables: Any, batch: Any, key: jax.Array = KEY)
     return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 
 
+@pytest.mark.slow
 def test_shapes_of_a_batch_and_of_detections():
     task, batch = tiny(), rectangles()
     assert jax.tree.map(lambda x: (x.shape, x.dtype), task.batch_shapes(2)) == jax.tree.map(
@@ -139,6 +140,7 @@ def test_without_objects_losses_and_gradients_are_finite():
             assert losses["loss_rpn_box"] == losses["loss_box"] == losses["loss_mask"] == 0
 
 
+@pytest.mark.slow
 def test_anchors_and_proposals_keep_to_the_image(monkeypatch):
     task, batch = tiny(), rectangles()
     sizes = jnp.array([[SIDE, SIDE], [40, 25]])

@@ -41,6 +41,7 @@ def case():
     return task, variables, batch, np.asarray(logits)
 
 
+@pytest.mark.slow
 def test_every_pixel_of_every_image_counts_once_at_its_own_size():
     task, variables, batch, logits = case()
     found = jax.jit(evaluation_step, static_argnames="task")(variables, batch, task=task)
@@ -63,6 +64,7 @@ def test_every_pixel_of_every_image_counts_once_at_its_own_size():
     assert metrics["aacc"] == pytest.approx(100 * np.trace(confusion) / confusion.sum(), abs=0.1)
 
 
+@pytest.mark.slow
 def test_an_image_without_sizes_of_its_annotation_is_scored_as_the_network_saw_it():
     task, variables, batch, _ = case()
     small = {**batch, "annotation": batch["annotation"][:, :32, :48]}
@@ -73,6 +75,7 @@ def test_an_image_without_sizes_of_its_annotation_is_scored_as_the_network_saw_i
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_loss_is_that_of_labelled_pixels_alone():
     """An image that is wholly ignored moves no weight through the loss, and the mean is over all pixels."""
     task, variables, batch, _ = case()
