@@ -110,7 +110,10 @@ def test_gradients_are_written_in_the_type_of_their_operands(shape, dtype):
 
 @accelerators
 def test_digits_are_multiplied_in_full(platform):
-    """They have 12 bits. A TPU rounds operands to 8 unless told; a GPU gets them in two bytes."""
+    """They have 12 bits. A TPU rounds operands to 8 unless told; a GPU gets them in two bytes, or float16."""
+    (x, kernel, _), geometry = arguments(SHAPES["1x1"])
+    pointwise = exported(lambda x, w: exact_convolution(x, w, geometry, 4), x, kernel, platform="cuda")
+    assert list(products_of(pointwise)) == [("dot_general", ("f16", "f16", "f32"), False)]
     (x, kernel, _), geometry = arguments(SHAPES["3x3"])
     program = exported(lambda x, w: exact_convolution(x, w, geometry, 4), x, kernel, platform=platform)
     # One function, called for each of two digits.

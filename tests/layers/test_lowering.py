@@ -141,7 +141,7 @@ def test_the_gpus_way_agrees_too(case):
 @cases
 @pytest.mark.parametrize("largest", [4, 127, 2048], ids=["D = 4", "D = 127", "digits"])
 def test_whole_numbers_in_the_gpus_way(case, largest):
-    """Int8 x int8 -> float32, which the CPU's XLA takes as well; 2048 goes as two bytes."""
+    """Int8 x int8 -> float32, which the CPU's XLA takes as well; 2048 goes as two bytes, or as float16."""
     *shape, geometry = case
     n, height, width, inputs, outputs, size = shape
     rng = np.random.default_rng(6)

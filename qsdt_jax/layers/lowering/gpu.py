@@ -27,7 +27,8 @@ platforms have one or two. That of a step size sums up a rounded weight gradient
 error was up to 0.004 (`tests/layers/test_gradient_rounding.py`, against float64). float16 has too small a
 range for such results without a loss scale; its products stay what XLA makes of them.
 
-Whole numbers go as int8 whatever operand type is asked for, and as several int8 pieces beyond 127. float8 is
+Whole numbers go as int8 whatever operand type is asked for. Beyond 127 they go as several int8 pieces, or up
+to 2048, which are the digits of exact evaluation, as float16 into matrix products and shifted sums. float8 is
 no way for them: Hopper adds up its products with about 14 bits. In float32 programs they go as int8 too: they
 are the same numbers there. XLA multiplies the real products of float32 programs as TF32 (11 bits) by default,
 which `jax_default_matmul_precision` changes. float64 stays float64.
@@ -46,15 +47,20 @@ from jax.typing import DTypeLike
 from qsdt_jax.core.exact import Whole
 from qsdt_jax.core.spikes import decoded
 from qsdt_jax.layers.lowering import xla
-from qsdt_jax.layers.lowering.bytes import in_bytes, joined
+from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE, in_bytes, joined
 from qsdt_jax.layers.lowering.geometry import ConvGeometry, is_depthwise, is_pointwise
 from qsdt_jax.layers.lowering.rewritten import depthwise, depthwise_input_gradient, pad
+
+LARGEST_HALF = 2**11  # float16 holds all whole numbers up to it.
 
 
 def convolve_whole(
     x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike, whole: Whole
 ) -> jax.Array:
     """The convolution of whole numbers in `dtype`, float32 or int32: exact while sums stay below 2^24."""
+    small = is_pointwise(kernel.shape, geometry) or is_depthwise(kernel.shape, geometry)
+    if small and LARGEST_BYTE < whole.left <= LARGEST_HALF and jnp.issubdtype(dtype, jnp.floating):
+        return convolve(x.astype(jnp.float16), kernel.astype(jnp.float16), geometry, dtype, None)
     kernel = kernel.astype(jnp.int8)
     return joined([_convolve_bytes(piece, kernel, geometry, dtype) for piece in in_bytes(x, whole.left)])
 
