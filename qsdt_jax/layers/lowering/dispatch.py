@@ -71,7 +71,7 @@ def convolve(
         result = dtype if stored is None else stored
         if whole is not None and jnp.dtype(dtype) != jnp.float64:
             if codes is not None and codes.dtype == jnp.int8:
-                return gpu.convolve_codes(codes, kernel, geometry, result).astype(dtype)
+                return gpu.convolve_codes(codes, kernel, geometry, result, whole).astype(dtype)
             return gpu.convolve_whole(x, kernel, geometry, dtype, whole)
         return gpu.convolve(x, kernel, geometry, result, precision).astype(dtype)
 

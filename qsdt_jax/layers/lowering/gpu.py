@@ -18,7 +18,8 @@ A step of a training is bound by the memory that it moves, so bfloat16 programs 
 neuron reads as bfloat16: the products of a training and all gradients of x. The sums are float32 and, of
 whole numbers, exact; they are rounded once, at their end. For the same reason dense convolutions of spikes
 take bfloat16 in a training, where int8 x int8 has a result of four bytes. Evaluation rounds no sum of whole
-numbers.
+numbers. 1x1 products of whole numbers that int16 holds (of 4-bit weights and D = 4 those of up to 1,023
+channels) are written as int16, in training and evaluation, and rounded by neither.
 
 What that does to a gradient: operands rounded to bfloat16 are off by up to 2^-8 of their size, on every
 platform. A rounded result is off by up to 2^-8 of its size once more, after the sum. So the gradient of an
@@ -38,6 +39,7 @@ makes the gradients NaN in the same step, and the training loop looks at these t
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +54,7 @@ from qsdt_jax.layers.lowering.geometry import ConvGeometry, is_depthwise, is_poi
 from qsdt_jax.layers.lowering.rewritten import depthwise, depthwise_input_gradient, pad
 
 LARGEST_HALF = 2**11  # float16 holds all whole numbers up to it.
+LARGEST_INT16 = 2**15 - 1
 
 
 def convolve_whole(
@@ -62,26 +65,32 @@ def convolve_whole(
     if small and LARGEST_BYTE < whole.left <= LARGEST_HALF and jnp.issubdtype(dtype, jnp.floating):
         return convolve(x.astype(jnp.float16), kernel.astype(jnp.float16), geometry, dtype, None)
     kernel = kernel.astype(jnp.int8)
-    return joined([_convolve_bytes(piece, kernel, geometry, dtype) for piece in in_bytes(x, whole.left)])
+    pieces = in_bytes(x, whole.left)
+    of_a_piece = Whole(left=min(whole.left, LARGEST_BYTE), right=whole.right)
+    largest = of_a_piece.sum_of(math.prod(kernel.shape[:3]))
+    return joined([_convolve_bytes(piece, kernel, geometry, dtype, largest) for piece in pieces])
 
 
 def convolve_codes(
-    codes: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike
+    codes: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike, whole: Whole
 ) -> jax.Array:
-    """The convolution of spike counts, read from their codes (int8), with whole numbers, as in training."""
+    """The convolution of spike counts, read from their codes (int8), with whole numbers, as in training.
+
+    The sums are rounded to `dtype`, once, but for those that lie in memory as int16.
+    """
     kernel = kernel.astype(jnp.int8)
     if is_depthwise(kernel.shape, geometry):
         counts = functools.partial(decoded, dtype=jnp.float32)
-        return depthwise(pad(codes, geometry.padding), kernel, geometry.stride, jnp.float32, counts).astype(
-            dtype
-        )
+        y = depthwise(pad(codes, geometry.padding), kernel, geometry.stride, jnp.float32, counts)
+        return y.astype(dtype)
     if is_pointwise(kernel.shape, geometry):
-        rows = decoded(_rows(codes[:, :: geometry.stride, :: geometry.stride]), jnp.bfloat16)
-        y = _product(rows, kernel[0, 0].astype(jnp.bfloat16), dtype)
-        return y.reshape(*codes.shape[:1], *(-(-side // geometry.stride) for side in codes.shape[1:3]), -1)
+        pixels = codes[:, :: geometry.stride, :: geometry.stride]
+        rows, matrix = _apart(_rows(pixels), kernel[0, 0])
+        y = _whole_product(decoded(rows, jnp.bfloat16), matrix, dtype, whole.sum_of(kernel.shape[2]))
+        return y.reshape(*pixels.shape[:-1], -1)
     if dtype == jnp.bfloat16:
         return xla.convolve(decoded(codes, dtype), kernel.astype(dtype), geometry, dtype)
-    return _convolve_bytes(decoded(codes, jnp.float32).astype(jnp.int8), kernel, geometry, dtype)
+    return xla.convolve(decoded(codes, jnp.float32).astype(jnp.int8), kernel, geometry, jnp.float32)
 
 
 def convolve(
@@ -125,12 +134,20 @@ def weight_gradient(
     return xla.weight_gradient(x, dy, kernel_shape, geometry, _result(dy, dtype)).astype(dtype)
 
 
-def _convolve_bytes(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike) -> jax.Array:
-    """The convolution of int8 operands in `dtype`."""
+def _convolve_bytes(
+    x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike, largest: int
+) -> jax.Array:
+    """The convolution of int8 operands in `dtype`, whose sums do not exceed `largest`."""
     if is_depthwise(kernel.shape, geometry):
         y = depthwise(pad(x, geometry.padding), kernel, geometry.stride, jnp.float32)
     elif is_pointwise(kernel.shape, geometry):
-        y = _pointwise(x[:, :: geometry.stride, :: geometry.stride], kernel[0, 0], dtype)
+        pixels = x[:, :: geometry.stride, :: geometry.stride]
+        rows, matrix = _apart(_rows(pixels), kernel[0, 0])
+        if jnp.issubdtype(dtype, jnp.integer):  # Exact beyond 2^24.
+            y = _product(rows, matrix, dtype)
+        else:
+            y = _whole_product(rows.astype(jnp.bfloat16), matrix, dtype, largest)
+        y = y.reshape(*pixels.shape[:-1], -1)
     elif geometry.groups > 1:
         # No network here has such groups; int8 is exact in float32, even where it multiplies as TF32.
         y = xla.convolve(x.astype(jnp.float32), kernel.astype(jnp.float32), geometry, jnp.float32)
@@ -139,12 +156,17 @@ def _convolve_bytes(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dty
     return y.astype(dtype)
 
 
+def _whole_product(rows: jax.Array, matrix: jax.Array, dtype: DTypeLike, largest: int) -> jax.Array:
+    """A product of whole numbers, rows in bfloat16, written in `dtype`, or in int16 if that holds it."""
+    if largest > LARGEST_INT16:
+        return _product(rows, matrix.astype(rows.dtype), dtype)
+    y = jnp.dot(rows, matrix.astype(rows.dtype), preferred_element_type=jnp.float32)
+    return lax.optimization_barrier(y.astype(jnp.int16)).astype(dtype)
+
+
 def _pointwise(x: jax.Array, matrix: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """(..., I) times (I, O) in `dtype`; in int32 it is exact beyond 2^24."""
-    rows = _rows(x)
-    if x.dtype == jnp.int8 and jnp.issubdtype(dtype, jnp.floating):
-        rows, matrix = rows.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16)
-    return _product(rows, matrix, dtype).reshape(*x.shape[:-1], -1)
+    """(..., I) times (I, O) of real values, in `dtype`."""
+    return _product(_rows(x), matrix, dtype).reshape(*x.shape[:-1], -1)
 
 
 def _product(rows: jax.Array, matrix: jax.Array, dtype: DTypeLike) -> jax.Array:
@@ -161,6 +183,14 @@ def _rows(x: jax.Array) -> jax.Array:
     the product, and can fail to compile that: "Couldn't find output tile sizes" behind attention.
     """
     return lax.optimization_barrier(x.reshape(-1, x.shape[-1]))
+
+
+def _apart(rows: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The operands of a product that XLA does not join with others of the same rows, as those of q, k and v.
+
+    What it joins it writes as float32, and cuts it apart by kernels of their own.
+    """
+    return lax.optimization_barrier((rows, matrix))
 
 
 def _result(operand: jax.Array, dtype: DTypeLike) -> DTypeLike:
