@@ -90,8 +90,8 @@ class Parallel:
     def flat_in_step(self) -> bool:
         """Whether the train step joins the tensors of the state in a few arrays, its argument `flat`.
 
-        On GPUs it does; a CPU takes longer then (docs/benchmarks.md). Tensors that are cut over devices would
-        have to be gathered.
+        On GPUs it does; a CPU takes longer then (docs/benchmarks.md), and others were not looked at. Tensors
+        that are cut over devices would have to be gathered.
         """
         return self.fsdp == 1 and self.devices[0].platform == "gpu"
 
