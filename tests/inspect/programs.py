@@ -61,7 +61,7 @@ ENTRY %main (x: bf16[8,14,14,64], dy: bf16[8,14,14,64]) -> f32[64,16] {
 }
 """  # noqa: E501
 
-# Of %a three and five elements, of %b three of ten of hundred, of %c all, since it is joined to something.
+# Of %a three and five elements, of %b three of ten of hundred, of %c all, since it is joined, once.
 PARTS = """HloModule jit_step, is_scheduled=true
 
 %parts (a: f32[100], b: f32[100], c: f32[8]) -> (f32[3], f32[5]) {
@@ -74,7 +74,9 @@ PARTS = """HloModule jit_step, is_scheduled=true
   %first = f32[3]{0} slice(%root), slice={[0:3]}
   %more = f32[5]{0} slice(%root), slice={[50:55]}
   %joined = f32[16]{0} concatenate(%c, %c), dimensions={0}
-  %last = f32[5]{0} slice(%joined), slice={[0:5]}
+  %some = f32[5]{0} slice(%joined), slice={[0:5]}
+  %again = f32[5]{0} slice(%c), slice={[0:5]}
+  %last = f32[5]{0} add(%some, %again)
   %x = f32[3]{0} add(%first, %three)
   %y = f32[5]{0} multiply(%more, %last)
   ROOT %both = (f32[3]{0}, f32[5]{0}) tuple(%x, %y)
