@@ -71,6 +71,8 @@ def train_step(
         result = _accumulated(task, state.variables, micro, key, state.step, normalization, form)
     grads, batch_stats, metrics = mean_over_devices(result)
 
+    if flat:  # Else XLA may join the tensors of the state before the forward pass, and keep that in memory.
+        state, grads = jax.lax.optimization_barrier((state, grads))
     state = form(state)
     params = state.variables["params"]
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
