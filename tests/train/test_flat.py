@@ -200,6 +200,7 @@ class Given:
         return nothing(variables["params"]), ({}, {})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not compiler_is_installed(),
     reason="XLA's compiler for GPUs is not installed: pip install '.[gpu-compile]'",
