@@ -71,13 +71,12 @@ def train_step(
         result = _accumulated(task, state.variables, micro, key, state.step, normalization, form)
     grads, batch_stats, metrics = mean_over_devices(result)
 
+    kept = state.variables["params"], state.opt_state, state.ema
     if flat:  # Else XLA may join the tensors of the state before the forward pass, and keep that in memory.
-        state, grads = jax.lax.optimization_barrier((state, grads))
-    state = form(state)
-    params = state.variables["params"]
-    updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        kept, grads = jax.lax.optimization_barrier((kept, grads))
+    params, opt_state, ema = form(kept)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
     variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
-    ema = state.ema
     if ema is not None:
         ema = jax.tree.map(lambda e, v: ema_decay * e + (1 - ema_decay) * v, ema, variables)
     new_state = TrainState(step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
