@@ -19,9 +19,10 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 def lowered_train_step(
     step: functools.partial, state: Any, batch: Shapes, parallel: Parallel
 ) -> jax.stages.Lowered:
-    """`train_step` over the devices; `step` has all of its arguments but state, batch and `shards`."""
+    """`train_step` over the devices; `step` has its arguments but state, batch, `shards` and `flat`."""
     state = parallel.state_like(state)
-    step = functools.partial(step, shards=parallel.shards_in_step)  # Task and seed are in it already.
+    # Task and seed are in it already.
+    step = functools.partial(step, shards=parallel.shards_in_step, flat=parallel.flat_in_step)
     spread = parallel.train_step(lambda state, batch, task, seed: step(state, batch), state)
     return spread.lower(state, parallel.batch_like(batch), None, None)
 

@@ -4,6 +4,40 @@ from qsdt_jax.inspect.hlo import Computation, Operation, Program, bytes_of
 
 PARTS_READ = ("slice", "dynamic-slice", "gather")
 PARTS_WRITTEN = {"dynamic-update-slice": 1, "scatter": 2}  # By the place of what is written among operands.
+# Of each operand they take what is taken of their result.
+BY_ELEMENT = {
+    "abs",
+    "add",
+    "and",
+    "bitcast",
+    "ceil",
+    "clamp",
+    "compare",
+    "convert",
+    "copy",
+    "cosine",
+    "divide",
+    "exponential",
+    "exponential-minus-one",
+    "floor",
+    "log",
+    "log-plus-one",
+    "maximum",
+    "minimum",
+    "multiply",
+    "negate",
+    "not",
+    "or",
+    "power",
+    "rsqrt",
+    "select",
+    "sign",
+    "sine",
+    "sqrt",
+    "subtract",
+    "tanh",
+    "xor",
+}
 
 
 def moved_bytes(operation: Operation, computation: Computation, program: Program) -> float:
@@ -15,8 +49,9 @@ def moved_bytes(operation: Operation, computation: Computation, program: Program
     if operation.opcode == "fusion":
         called = program.computations[operation.called[0]]
         parameters = {int(p.argument): p for p in called.values() if p.opcode == "parameter"}
+        taken: dict[str, float] = {}
         read = sum(
-            _read(parameters[place], called, bytes_of(computation.type_of(name)))
+            bytes_of(computation.type_of(name)) * _share_taken(parameters[place], called, taken)
             for place, name in enumerate(operation.operands)
         )
         return read + _written(called.root, called)
@@ -29,20 +64,26 @@ def moved_bytes(operation: Operation, computation: Computation, program: Program
     return sum(sizes) + result
 
 
-def _read(value: Operation, computation: Computation, size: float) -> float:
-    """Bytes that a fusion reads of a parameter of `size` bytes, or of another name for it."""
-    total = 0.0
-    for user in computation.users[value.name]:
-        first = user.operands[0] == value.name and value.name not in user.operands[1:]
-        if user.opcode == "bitcast":
-            total += _read(user, computation, size)
-        elif first and user.opcode in PARTS_READ:
-            total += bytes_of(user.type)
-        elif first and user.opcode == "scatter":
-            total += bytes_of(computation.type_of(user.operands[PARTS_WRITTEN["scatter"]]))
-        elif not (first and user.opcode == "dynamic-update-slice"):
-            return size
-    return min(total, size)
+def _share_taken(value: Operation, computation: Computation, known: dict[str, float]) -> float:
+    """The share of a value of a fusion that the others take of it; `known` are those of other values."""
+    if value.name not in known:
+        parts = (_share_of_user(value, user, computation, known) for user in computation.users[value.name])
+        known[value.name] = 1.0 if value.is_root else min(sum(parts), 1.0)
+    return known[value.name]
+
+
+def _share_of_user(
+    value: Operation, user: Operation, computation: Computation, known: dict[str, float]
+) -> float:
+    first = user.operands[0] == value.name and value.name not in user.operands[1:]
+    if user.opcode in BY_ELEMENT:
+        return _share_taken(user, computation, known)
+    size = bytes_of(value.type)
+    if first and user.opcode in PARTS_READ:
+        return bytes_of(user.type) / size * _share_taken(user, computation, known)
+    if first and user.opcode == "scatter":
+        return bytes_of(computation.type_of(user.operands[PARTS_WRITTEN["scatter"]])) / size
+    return 0.0 if first and user.opcode == "dynamic-update-slice" else 1.0
 
 
 def _written(value: Operation, computation: Computation) -> float:

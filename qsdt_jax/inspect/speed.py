@@ -238,6 +238,7 @@ class Bench:
             shards=parallel.shards_in_step,
             ema_decay=config.ema_decay,
             normalization=self.preprocess.normalization,
+            flat=parallel.flat_in_step,
         )
         state = parallel.state_like(jax.eval_shape(self._initial_state))
         spread = parallel.train_step(function, state)

@@ -226,6 +226,7 @@ class _Session:
             shards=run.parallel.shards_in_step,
             ema_decay=run.ema_decay,
             normalization=run.normalization,
+            flat=run.parallel.flat_in_step,
         )
         arguments = self.state, batch, *self._arguments
         return self._training.compiled(

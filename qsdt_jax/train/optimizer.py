@@ -1,4 +1,4 @@
-"""Optimisers of the published recipes, composed from optax."""
+"""Optimisers of the published recipes, composed from optax, for trees and for what `train.flat` makes."""
 
 import re
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from qsdt_jax.errors import UserError
+from qsdt_jax.train.flat import axes, norms, paths, per_tensor, scaled
 
 RateRule = tuple[str, float]
 """A regular expression that a whole path such as "seg_head/classifier/kernel" matches, and a factor."""
@@ -16,7 +17,7 @@ RateRule = tuple[str, float]
 
 def decay_mask(params: Any) -> Any:
     """True for the tensors that decay: two or more axes (published code of the classifier)."""
-    return jax.tree.map(lambda p: p.ndim >= 2, params)
+    return jax.tree.map(lambda count: count >= 2, axes(params))
 
 
 def lamb(
@@ -73,10 +74,6 @@ def scale_by_rate_rules(rules: Sequence[RateRule]) -> optax.GradientTransformati
       UserError: when its state is made, a pattern that matches no tensor.
     """
 
-    def paths(tree: Any) -> list[str]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-
     def init(params: Any) -> optax.EmptyState:
         names = paths(params)
         for pattern, _ in rules:
@@ -87,9 +84,7 @@ def scale_by_rate_rules(rules: Sequence[RateRule]) -> optax.GradientTransformati
     def update(updates: Any, state: Any, params: Any = None):
         del params
         factors = [next((f for p, f in rules if re.fullmatch(p, name)), 1.0) for name in paths(updates)]
-        leaves, structure = jax.tree.flatten(updates)
-        scaled = [leaf * factor for leaf, factor in zip(leaves, factors, strict=True)]
-        return jax.tree.unflatten(structure, scaled), state
+        return scaled(updates, per_tensor(updates, factors)), state
 
     return optax.GradientTransformation(init, update)
 
@@ -97,13 +92,11 @@ def scale_by_rate_rules(rules: Sequence[RateRule]) -> optax.GradientTransformati
 def scale_by_clipped_trust_ratio() -> optax.GradientTransformation:
     """Scales each tensor's update by min(|w| / |update|, 1), and by 1 where either norm is 0."""
 
-    def update(updates, state, params):
-        def scale(u, p):
-            weight_norm, update_norm = jnp.linalg.norm(p), jnp.linalg.norm(u)
-            usable = (weight_norm > 0) & (update_norm > 0)
-            ratio = weight_norm / jnp.where(usable, update_norm, 1)
-            return u * jnp.where(usable, jnp.minimum(ratio, 1), 1)
+    def ratio(weight_norm: jax.Array, update_norm: jax.Array) -> jax.Array:
+        usable = (weight_norm > 0) & (update_norm > 0)
+        return jnp.where(usable, jnp.minimum(weight_norm / jnp.where(usable, update_norm, 1), 1), 1)
 
-        return jax.tree.map(scale, updates, params), state
+    def update(updates, state, params):
+        return scaled(updates, jax.tree.map(ratio, norms(params), norms(updates))), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)

@@ -87,6 +87,15 @@ class Parallel:
         return 1 if self.mode == "pmap" else len(self.devices)
 
     @property
+    def flat_in_step(self) -> bool:
+        """Whether the train step joins the tensors of the state in a few arrays, its argument `flat`.
+
+        On GPUs it does; a CPU takes longer then (docs/benchmarks.md), and others were not looked at. Tensors
+        that are cut over devices would have to be gathered.
+        """
+        return self.fsdp == 1 and self.devices[0].platform == "gpu"
+
+    @property
     def everywhere(self) -> NamedSharding:
         """A whole copy on each device."""
         return NamedSharding(self.mesh, PartitionSpec())

@@ -26,7 +26,7 @@ class Run:
     Attributes:
       config: the configuration as plain data, stored in the workdir and compared on resume.
       task: model, loss, evaluation.
-      optimizer: applied to the gradients.
+      optimizer: applied to the gradients, as `train_step` says.
       schedule: the optimiser's learning rate by step, for the log.
       training_data: batches from a given step on.
       evaluation_data: the splits that are evaluated by their names, each time anew. The metrics of the first

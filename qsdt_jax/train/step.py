@@ -1,5 +1,9 @@
 """The state before the first step, one training step and one evaluation step, as pure functions."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,6 +14,7 @@ from qsdt_jax.devices import mean_over_devices
 from qsdt_jax.evaluate.split import MASK, Scored, over_devices
 from qsdt_jax.randomness import Purpose, key_for
 from qsdt_jax.tasks.task import Batch, Task, Variables
+from qsdt_jax.train.flat import flatten_parts, unflatten
 from qsdt_jax.train.state import TrainState, create_state
 
 
@@ -33,6 +38,7 @@ def train_step(
     shards: int = 1,
     ema_decay: float = 0.0,
     normalization: Normalization | None = None,
+    flat: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update.
 
@@ -40,7 +46,8 @@ def train_step(
       state: before the step.
       batch: arrays of B leading rows, which become inputs here, see `data.inputs`.
       task: gives the loss.
-      optimizer: applied to the mean gradient.
+      optimizer: applied to the mean gradient. It works element by element, or by tensor as those of
+        `train.optimizer` do, through the functions of `train.flat`.
       seed: of the run; the step's randomness follows from it and `state.step`.
       accumulate: micro-batches that B is cut into; each is a batch-norm group of its own, and the result is
         that of the whole batch with such groups.
@@ -48,27 +55,36 @@ def train_step(
         `Parallel.rows` arranges them.
       ema_decay: of the moving average, where the state has one.
       normalization: of images in bytes.
+      flat: what has a value for each parameter is a few arrays until the state after the step, see
+        `train.flat`. No tensor of the state may be cut over devices then.
 
     Returns:
       The state after the step, and metrics of the step: "loss", those of the task and "grad_norm", the global
       norm before clipping.
     """
     key = key_for(seed, Purpose.STEP, state.step)
+    form = functools.partial(flatten_parts, like=state.variables["params"]) if flat else _as_it_is
     if accumulate == 1:
-        result = _gradients(task, state.variables, batch, key, state.step, normalization)
+        result = _gradients(task, state.variables, batch, key, state.step, normalization, form)
     else:
         micro = _micro_batches(batch, accumulate, shards)
-        result = _accumulated(task, state.variables, micro, key, state.step, normalization)
+        result = _accumulated(task, state.variables, micro, key, state.step, normalization, form)
     grads, batch_stats, metrics = mean_over_devices(result)
 
-    params = state.variables["params"]
-    updates, opt_state = optimizer.update(grads, state.opt_state, params)
+    kept = state.variables["params"], state.opt_state, state.ema
+    if flat:  # Else XLA may join the tensors of the state before the forward pass, and keep that in memory.
+        kept, grads = jax.lax.optimization_barrier((kept, grads))
+    params, opt_state, ema = form(kept)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
     variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
-    ema = state.ema
     if ema is not None:
         ema = jax.tree.map(lambda e, v: ema_decay * e + (1 - ema_decay) * v, ema, variables)
     new_state = TrainState(step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
-    return new_state, {**metrics, "grad_norm": optax.tree.norm(grads)}
+    return unflatten(new_state), {**metrics, "grad_norm": optax.tree.norm(grads)}
+
+
+def _as_it_is(tree: Any) -> Any:
+    return tree
 
 
 def _gradients(
@@ -78,14 +94,16 @@ def _gradients(
     key: jax.Array,
     step: jax.Array,
     normalization: Normalization | None,
+    form: Callable[[Any], Any],
 ):
+    """Gradients and statistics as `form` makes them, and metrics."""
     inputs = to_inputs(batch, normalization)
 
     def loss(params):
         return task.loss({**variables, "params": params}, inputs, key, step)
 
     (value, (batch_stats, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-    return grads, batch_stats, {"loss": value, **metrics}
+    return *form((grads, batch_stats)), {"loss": value, **metrics}
 
 
 def _micro_batches(batch: Batch, parts: int, shards: int) -> Batch:
@@ -104,6 +122,7 @@ def _accumulated(
     key: jax.Array,
     step: jax.Array,
     normalization: Normalization | None,
+    form: Callable[[Any], Any],
 ):
     """Mean over micro-batches (parts, rows, ...), one after the other in the memory of one."""
     parts = jax.tree.leaves(micro)[0].shape[0]
@@ -111,11 +130,11 @@ def _accumulated(
     def add(total, part):
         rows, i = part
         key_of_part = jax.random.fold_in(key, i)
-        *result, metrics = _gradients(task, variables, rows, key_of_part, step, normalization)
+        *result, metrics = _gradients(task, variables, rows, key_of_part, step, normalization, form)
         return jax.tree.map(lambda t, r: t + r / parts, total, result), metrics
 
     # Written out and not asked of `_gradients`, whose tracing takes seconds.
-    zeros = jax.tree.map(jnp.zeros_like, [variables["params"], variables["batch_stats"]])
+    zeros = jax.tree.map(jnp.zeros_like, form([variables["params"], variables["batch_stats"]]))
     (grads, batch_stats), metrics = jax.lax.scan(add, zeros, (micro, jnp.arange(parts)))
     return grads, batch_stats, jax.tree.map(lambda values: jnp.mean(values, 0), metrics)
 

@@ -60,3 +60,32 @@ ENTRY %main (x: bf16[8,14,14,64], dy: bf16[8,14,14,64]) -> f32[64,16] {
   ROOT %out = f32[64,16]{1,0} bitcast(%y)
 }
 """  # noqa: E501
+
+# Of %a three and five elements, of %b three of ten of hundred, of %c all, since it is joined, once.
+PARTS = """HloModule jit_step, is_scheduled=true
+
+%parts (a: f32[100], b: f32[100], c: f32[8]) -> (f32[3], f32[5]) {
+  %a = f32[100]{0} parameter(0)
+  %b = f32[100]{0} parameter(1)
+  %c = f32[8]{0} parameter(2)
+  %root = f32[100]{0} sqrt(%a)
+  %ten = f32[10]{0} slice(%b), slice={[20:30]}
+  %three = f32[3]{0} slice(%ten), slice={[0:3]}
+  %first = f32[3]{0} slice(%root), slice={[0:3]}
+  %more = f32[5]{0} slice(%root), slice={[50:55]}
+  %joined = f32[16]{0} concatenate(%c, %c), dimensions={0}
+  %some = f32[5]{0} slice(%joined), slice={[0:5]}
+  %again = f32[5]{0} slice(%c), slice={[0:5]}
+  %last = f32[5]{0} add(%some, %again)
+  %x = f32[3]{0} add(%first, %three)
+  %y = f32[5]{0} multiply(%more, %last)
+  ROOT %both = (f32[3]{0}, f32[5]{0}) tuple(%x, %y)
+}
+
+ENTRY %main (a: f32[100], b: f32[100], c: f32[8]) -> (f32[3], f32[5]) {
+  %a = f32[100]{0} parameter(0)
+  %b = f32[100]{0} parameter(1)
+  %c = f32[8]{0} parameter(2)
+  ROOT %f = (f32[3]{0}, f32[5]{0}) fusion(%a, %b, %c), kind=kLoop, calls=%parts
+}
+"""

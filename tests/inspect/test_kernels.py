@@ -11,7 +11,7 @@ from qsdt_jax.inspect.kernels import Kernel, kernels_of, sent_by_kind
 from qsdt_jax.inspect.products import Product
 from qsdt_jax.inspect.report import kernel_rows, memory_rows
 from qsdt_jax.inspect.targets import A100, H100, TARGETS
-from tests.inspect.programs import GPU, LOOP
+from tests.inspect.programs import GPU, LOOP, PARTS
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +75,15 @@ def test_bytes_moved(kernels):
         "z": 2 * 64 * 16 * 4 + 64 * 8 * 4,
         "r": 2 * 8 * 4 + 2 * 4 + 2 * 8 * 4,  # Two rows of the table, not all of it.
         "u": 8 * 4 + 4 + 8 * 4,  # The row that is written, and where.
-        "row": 2 * 8 * 4,  # What it takes, and that once more.
+        "row": 8 * 4 + 8 * 4,  # As much as is taken.
         "e": 2 * 100 * 8 * 4,
     }
+
+
+def test_what_a_fusion_takes_in_part():
+    """Through arithmetic and several steps: of a value that is taken twice both parts, and at most all."""
+    [kernel] = kernels_of(read_program(PARTS))
+    assert kernel.moved == (3 + 5) * 4 + 3 * 4 + 8 * 4 + 3 * 4 + 5 * 4
 
 
 def test_a_program_of_this_machine():

@@ -109,6 +109,7 @@ def trained(
     norm_group: int = 0,
     accumulate: int = 1,
     drawn: bool = True,
+    flat: bool = False,
 ) -> dict[str, np.ndarray]:
     """All of the state after some steps, and the metrics of the last."""
     learned = task(norm_group, drawn=drawn)
@@ -124,6 +125,7 @@ def trained(
             accumulate=accumulate,
             shards=parallel.shards_in_step,
             ema_decay=0.9,
+            flat=flat,
         )
 
     state = parallel.jit_initial(create)()
@@ -194,11 +196,12 @@ def main(file: str) -> None:
     }
     found = {}
     for name, way in ways.items():
-        found[f"global/{name}"] = trained(way, lamb(0.05))
+        flat = name in ("jit", "pmap")  # As on GPUs; on one device and with fsdp tensor by tensor.
+        found[f"global/{name}"] = trained(way, lamb(0.05), flat=flat)
         if name != "fsdp":
             # The images of one device in one micro-batch have their own statistics.
             own = BATCH // DEVICES // 2
-            found[f"device/{name}"] = trained(way, optax.sgd(0.05), norm_group=own, accumulate=2)
+            found[f"device/{name}"] = trained(way, optax.sgd(0.05), norm_group=own, accumulate=2, flat=flat)
     three = Parallel(devices=tuple(everyone[:3]))
     for name, way in {"one": ways["one"], "pmap": ways["pmap"], "three": three}.items():
         found[f"evaluation/{name}"] = evaluated(way)

@@ -21,7 +21,10 @@ from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.evaluate.split import Scored
 from qsdt_jax.metric import Metric
 from qsdt_jax.train import loop
+from qsdt_jax.train.flat import Flat
 from qsdt_jax.train.loop import train
+from qsdt_jax.train.optimizer import adamw
+from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.run import Run
 from qsdt_jax.workdir import stored
 from qsdt_jax.workdir.checkpoint import Checkpointer, restore_raw
@@ -109,6 +112,31 @@ def slow_saves(monkeypatch):
         rename(old, new)
 
     monkeypatch.setattr("os.rename", late)
+
+
+def test_what_few_arrays_began_goes_on_with_tensors(tmp_path, monkeypatch):
+    """As where a run of a GPU is resumed with fsdp, or on a CPU; checkpoints are the same."""
+    seen: list[bool] = []
+
+    def look(updates, params):
+        seen.append(isinstance(updates, Flat) and isinstance(params, Flat))
+        return updates
+
+    optimizer = optax.chain(optax.stateless(look), adamw(0.25))
+
+    def state_after(folder: str, steps: int) -> Any:
+        once = dataclasses.replace(run(OneWeight(), total_steps=steps, ema_decay=0.5), optimizer=optimizer)
+        train(once, tmp_path / folder)
+        return restore_raw(tmp_path / folder / CHECKPOINT_FOLDER)[1]
+
+    expected = state_after("tensors", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Parallel, "flat_in_step", True)
+        state_after("both", 2)
+    found = state_after("both", 4)
+    assert seen == [False, True, False]
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -99,6 +100,21 @@ def test_evaluation_is_the_same_on_any_number_of_devices(found, way):
 def on(count: int, **options) -> Parallel:
     """As if there were several devices."""
     return Parallel(devices=tuple(jax.devices()[:1]) * count, **options)
+
+
+@pytest.mark.parametrize(
+    ("platform", "options", "flat"),
+    [
+        ("gpu", {}, True),
+        ("gpu", {"mode": "pmap"}, True),
+        ("gpu", {"fsdp": 2}, False),
+        ("cpu", {}, False),
+        ("tpu", {}, False),
+    ],
+)
+def test_where_a_step_joins_tensors(platform, options, flat):
+    devices = (SimpleNamespace(platform=platform),) * 2
+    assert Parallel(devices=devices, **options).flat_in_step == flat
 
 
 def test_rows_of_a_batch():
