@@ -161,7 +161,7 @@ def _whole_product(rows: jax.Array, matrix: jax.Array, dtype: DTypeLike, largest
     if largest > LARGEST_INT16:
         return _product(rows, matrix.astype(rows.dtype), dtype)
     y = jnp.dot(rows, matrix.astype(rows.dtype), preferred_element_type=jnp.float32)
-    return lax.optimization_barrier(y.astype(jnp.int16)).astype(dtype)
+    return lax.optimization_barrier(y.astype(jnp.int16)).astype(jnp.float32)
 
 
 def _pointwise(x: jax.Array, matrix: jax.Array, dtype: DTypeLike) -> jax.Array:
