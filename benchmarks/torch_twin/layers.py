@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class Quantize(torch.autograd.Function):
-    """w -> alpha * round(clip(w / alpha, Qn, Qp)), alpha (O,) for the output channels, with LSQ's gradients."""
+    """w -> alpha * round(clip(w / alpha, Qn, Qp)), alpha (O,) of output channels, with LSQ's gradients."""
 
     @staticmethod
     def forward(ctx, w: Tensor, alpha: Tensor, bits: int) -> Tensor:
