@@ -19,14 +19,16 @@ from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.speed import LEARNING_RATE, Bench, Result
 from qsdt_jax.interop import to_torch
+from qsdt_jax.memory import peak_of_device
 from qsdt_jax.progress import tell
 from qsdt_jax.tasks.classification import Classification
 
 MODES = ("inference", "train")
 OURS, EAGER, CHANNELS_LAST, COMPILED = "qsdt_jax", "eager", "channels_last", "torch.compile"
 WARM_UP_STEPS = 2
-# Of float32: spikes near a threshold differ between two orders of summation, more of them in each block.
-LARGEST_DEVIATION = {"float32": 0.1, "float64": 1e-6}
+# Where float32 rounds otherwise, spikes near a threshold differ, and what follows from them: 0.2 in size S.
+# Networks that have nothing in common differ by 1.4. What bfloat16 does to the twin is only told.
+LARGEST_DEVIATION = {"float32": 0.5, "float64": 1e-6}
 # What both can do: LAMB, a moving average and the like are not in torch.
 SIMPLE: dict[str, Any] = {
     "optimizer.name": "adamw",
@@ -94,7 +96,7 @@ def _timed(bench: Bench, mode: str, matmul: float, remarks: list[str]) -> Result
     """All ways of one mode."""
     rivals = Rivals(bench, mode)
     own, facts, expected = _ours(bench, mode)
-    ways, about = {OURS: own}, {OURS: {**facts, "peak_bytes": _peak_of_jax()}}
+    ways, about = {OURS: own}, {OURS: {**facts, "peak_bytes": peak_of_device()}}
     for name in (EAGER, CHANNELS_LAST, COMPILED):
         tell(f"preparing {name} ...")
         start = time.perf_counter()
@@ -141,11 +143,6 @@ def _ours(bench: Bench, mode: str) -> tuple[Way, Result, np.ndarray]:
 def _variables(bench: Bench) -> Any:
     """Of an inference: drawn ones, with which all blocks have a say in the logits."""
     return jax.device_put(drawn_variables(bench.task.model, np.random.default_rng(0)))
-
-
-def _peak_of_jax() -> int | None:
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("peak_bytes_in_use")
 
 
 class Rivals:

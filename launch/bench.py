@@ -197,6 +197,8 @@ def network_table(result: Result) -> str:
             if r["memory_bytes"] is not None:
                 total = sum(r["memory_bytes"].values())
                 lines[-1] += f", {total / 1e6:,.0f} MB"
+            if r["peak_bytes"] is not None:
+                lines[-1] += f", {r['peak_bytes'] / 1e6:,.0f} MB in use at the most by now"
     for name, r in result.get("input", {}).items():
         lines.append(f"{'input':<10} {r['images_per_second']:>10,.1f} images/s  {name} data")
     if "loop" in result:

@@ -37,7 +37,7 @@ from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.detection.inference import find_objects
 from qsdt_jax.errors import UserError
 from qsdt_jax.jit_once import jit_once
-from qsdt_jax.memory import require_memory
+from qsdt_jax.memory import peak_of_device, require_memory
 from qsdt_jax.models import Classifier, Segmenter
 from qsdt_jax.models.operations import layer_operations
 from qsdt_jax.processes.preemption import Background
@@ -67,10 +67,13 @@ class Bench:
 
     Raises:
       UserError: a value of the configuration that is out of range.
+
+    Attributes:
+      programs: what has been compiled, by name.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, steps: int):
-        self.config, self.steps, self.remarks = config, steps, []
+        self.config, self.steps, self.remarks, self.programs = config, steps, [], {}
         data = config.data
         self.sources = {"fake": skipping(config, fake_source(config))}
         if data.source != "fake":
@@ -177,7 +180,7 @@ class Bench:
 
     def _forward(self, name: str, function: Callable, weights: Any) -> Compiled:
         inputs = self.inputs
-        compiled, facts = _compile(name, jax.jit(function), weights, *inputs)
+        compiled, facts = self._compile(name, jax.jit(function), weights, *inputs)
         return lambda: compiled(weights, *inputs), facts
 
     def train(self) -> Result:
@@ -255,7 +258,7 @@ class Bench:
         state = parallel.state_like(jax.eval_shape(self.initial_state))
         spread = parallel.train_step(function, state)
         given = self.task, np.int32(config.seed)
-        compiled, facts = _compile("train step", spread, state, parallel.place(self.batch), *given)
+        compiled, facts = self._compile("train step", spread, state, parallel.place(self.batch), *given)
         return (lambda state, batch: compiled(state, batch, *given)), facts
 
     def _spread_state(self) -> TrainState:
@@ -291,8 +294,24 @@ class Bench:
             groups=self.sources[name].groups,
         )
 
+    def _compile(self, name: str, function, *arguments) -> tuple[jax.stages.Compiled, Result]:
+        """Compiles ahead of time; with the seconds and, where the backend tells, the program's memory."""
+        tell(f"compiling the {name} ...")
+        start = time.perf_counter()
+        compiled = self.programs[name] = function.lower(*arguments).compile()
+        facts: Result = {"compile_seconds": time.perf_counter() - start, "memory_bytes": None}
+        stats = compiled.memory_analysis()
+        if stats is not None:
+            facts["memory_bytes"] = {
+                "arguments": stats.argument_size_in_bytes,
+                "temporaries": stats.temp_size_in_bytes,
+                "new_output": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+            }
+        return compiled, facts
+
     def _timed(self, step: Callable[[], Any], facts: Result, flops_per_image: int) -> Result:
-        return {**self.rates(_seconds_per_step(step, self.steps), flops_per_image), **facts}
+        seconds = _seconds_per_step(step, self.steps)
+        return {**self.rates(seconds, flops_per_image), **facts, "peak_bytes": peak_of_device()}
 
     def rates(self, seconds: list[float], flops_per_image: int) -> Result:
         """What follows from the seconds of some steps."""
@@ -326,19 +345,3 @@ def _seconds_per_step(step: Callable[[], Any], steps: int) -> list[float]:
         jax.block_until_ready(last)
         seconds.append((time.perf_counter() - start) / len(group))
     return seconds
-
-
-def _compile(name: str, function, *arguments) -> tuple[Callable, Result]:
-    """Compiles ahead of time; with the seconds and, where the backend tells, the memory of the program."""
-    tell(f"compiling the {name} ...")
-    start = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
-    facts: Result = {"compile_seconds": time.perf_counter() - start, "memory_bytes": None}
-    stats = compiled.memory_analysis()
-    if stats is not None:
-        facts["memory_bytes"] = {
-            "arguments": stats.argument_size_in_bytes,
-            "temporaries": stats.temp_size_in_bytes,
-            "new_output": stats.output_size_in_bytes - stats.alias_size_in_bytes,
-        }
-    return compiled, facts
