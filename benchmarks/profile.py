@@ -8,8 +8,11 @@ time on several threads, so their seconds add up to more than a step takes.
 
 import argparse
 import collections
+import itertools
 import json
 import re
+import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from qsdt_jax.models import SIZES
 
 STEPS, TOP = 3, 25
 PROGRAMS = {"inference": "inference", "train": "train step"}
+# Lines of a GPU's trace that are made from the events of its streams, which are counted.
+DERIVED = ("XLA Ops", "XLA Modules", "Steps", "Source code", "Framework Ops")
 CONTAINERS = {"while", "call", "conditional"}  # What they run has events of its own.
 # What an operation is for, by a part of the name that the traced code has given it; the first that fits.
 PURPOSES = (
@@ -60,9 +65,12 @@ def purpose_of(op_name: str) -> str:
 
 
 def layer_of(op_name: str) -> str:
-    """The block that an operation belongs to."""
-    found = re.search(r"/(downsample\w+|conv_block\w+|block\d_\d+|head\w*)/", op_name)
-    return found[1] if found else ""
+    """The layer that an operation belongs to, the same name for those of all blocks: "conv_block/conv1"."""
+    found = re.search(r"/(downsample|conv_block|block|head)[\d_]*/(.*)/", op_name)
+    if found is None:
+        return ""
+    inside = itertools.takewhile(lambda name: "(" not in name, found[2].split("/"))
+    return "/".join([found[1], *(re.sub("^[qkv]_", "qkv_", name) for name in inside if "." not in name)])
 
 
 def traced_seconds(events: Iterable[tuple[str, float]], operations: dict[str, Any]) -> dict[str, float]:
@@ -76,16 +84,27 @@ def traced_seconds(events: Iterable[tuple[str, float]], operations: dict[str, An
 
 
 def events_of(folder: Path) -> Iterator[tuple[str, float]]:
-    """(operation, nanoseconds) of all events of a trace that belong to operations."""
+    """(operation, nanoseconds) of all events of a trace that belong to operations.
+
+    On CPUs the event of a matrix product ends when its parts are handed to other threads. When these are done
+    there is another one, "end: NAME", which consumes what the first one produces.
+    """
+    begun: dict[int, tuple[str, float, float]] = {}
+    ended: dict[int, float] = {}
     for file in folder.rglob("*.xplane.pb"):
         for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
             for line in plane.lines:
-                if line.name in ("XLA Ops", "XLA Modules", "Steps", "Source code", "Framework Ops"):
-                    continue  # On GPUs made from the streams' events, which are counted.
+                if line.name in DERIVED:
+                    continue
                 for event in line.events:
-                    operation = dict(event.stats).get("hlo_op")
-                    if operation and not event.name.startswith("end: "):
-                        yield str(operation), event.duration_ns
+                    stats = dict(event.stats)
+                    if event.name.startswith("end: "):
+                        ended[stats.get("_c")] = event.start_ns
+                    elif (operation := stats.get("hlo_op")) is not None:
+                        key = stats.get("_p", -1 - len(begun))
+                        begun[key] = str(operation), event.start_ns, event.duration_ns
+    for key, (operation, start, duration) in begun.items():
+        yield operation, max(duration, ended.get(key, start) - start)
 
 
 def summed(seconds: dict[str, float], operations: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -113,7 +132,7 @@ def summed(seconds: dict[str, float], operations: dict[str, Any], steps: int) ->
     return {
         "milliseconds": 1e3 * total / steps,
         "purposes": rows(lambda name: purpose_of(names[name])),
-        "layers": rows(lambda name: f"{layer_of(names[name])}: {purpose_of(names[name])}")[:TOP],
+        "layers": rows(lambda name: f"{purpose_of(names[name])}: {layer_of(names[name])}")[:TOP],
         "operations": rows(lambda name: f"{name} {operations[name].type[:60]} {names[name][-110:]}")[:TOP],
     }
 
@@ -132,18 +151,20 @@ def main(words: list[str] | None = None) -> None:
     step, _ = bench.training_step() if given.mode == "train" else bench.inference_step(exact=False)
     for _ in range(WARM_UP_STEPS):
         jax.block_until_ready(step())
-    given.out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(given.out / "plugins", ignore_errors=True)  # Older traces.
     with jax.profiler.trace(str(given.out)):
+        start = time.perf_counter()
         for _ in range(STEPS):
             jax.block_until_ready(step())
+        wall = 1e3 * (time.perf_counter() - start) / STEPS
     program = read_program(bench.programs[PROGRAMS[given.mode]].as_text() or "")
     operations = {name: op for each in program.computations.values() for name, op in each.items()}
     seconds = traced_seconds(events_of(given.out), operations)
     if not seconds:
         raise UserError(f"the trace in {given.out} names no operation of the program")
-    result = summed(seconds, operations, STEPS)
+    result = {"wall_milliseconds": wall, **summed(seconds, operations, STEPS)}
     (given.out / "profile.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{result['milliseconds']:,.1f} ms of operations a step")
+    print(f"{wall:,.1f} ms a step, traced; {result['milliseconds']:,.1f} ms of operations")
     for title in ("purposes", "layers", "operations"):
         print(f"\n{title}")
         for row in result[title]:

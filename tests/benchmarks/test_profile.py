@@ -14,10 +14,19 @@ def operation(opcode: str, op_name: str):
 @pytest.mark.parametrize(
     ("name", "purpose", "layer"),
     [
-        (BACKWARD, "weight gradients", "conv_block1_1"),
-        ("jit(step)/jvp(C)/block3_0/attn/neuron/mul", "neurons", "block3_0"),
-        ("jit(step)/jvp(C)/downsample2/bn/jit(_normalize_forward)/sub", "batch norm, forward", "downsample2"),
-        ("jit(step)/jvp(C)/head/bias/add", "others", "head"),
+        (BACKWARD, "weight gradients", "conv_block/sepconv/dwconv"),
+        ("jit(step)/jvp(C)/block3_0/attn/neuron/mul", "neurons", "block/attn/neuron"),
+        (
+            "jit(step)/jvp(C)/downsample2/bn/jit(_normalize_forward)/sub",
+            "batch norm, forward",
+            "downsample/bn",
+        ),
+        ("jit(step)/jvp(C)/head/bias/add", "others", "head/bias"),
+        (
+            "jit(step)/jvp(C)/C.f/block4_1/attn/attn._project/v_repconv/bn1/jit(_pad)/pad",
+            "batch norm, border and statistics",
+            "block/attn/qkv_repconv/bn1",
+        ),
         ("jit(step)/mul", "optimiser and others", ""),
     ],
 )
