@@ -1,12 +1,15 @@
 """Our network beside its PyTorch twin: compared, then timed in turn (`launch bench --beside torch`)."""
 
 import contextlib
+import functools
 import itertools
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ from torch.nn import functional as F
 from benchmarks.in_turn import Way, ratio, seconds_in_turn
 from benchmarks.torch_twin.agreement import drawn_variables, require_equal, twin_of
 from qsdt_jax.assemble.keys import value_of
+from qsdt_jax.assemble.network import DTYPES
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.speed import LEARNING_RATE, Bench, Result
@@ -25,6 +29,7 @@ from qsdt_jax.tasks.classification import Classification
 
 MODES = ("inference", "train")
 OURS, EAGER, CHANNELS_LAST, COMPILED = "qsdt_jax", "eager", "channels_last", "torch.compile"
+MATMUL, MATMUL_SIZE = "matrix product", 2048
 WARM_UP_STEPS = 2
 # Where float32 rounds otherwise, spikes near a threshold differ, and what follows from them: 0.2 in size S.
 # Networks that have nothing in common differ by 1.4. What bfloat16 does to the twin is only told.
@@ -51,8 +56,9 @@ def measure(config: ml_collections.ConfigDict, steps: int, modes: Sequence[str])
       modes: of `MODES`.
 
     Returns:
-      For each mode and way what `Bench` says of it; besides "share_of_matmul", "peak_bytes" (None on CPUs),
-      "deviation" of the logits or the first loss from ours, and "ratio", see `in_turn.ratio`.
+      For each mode and way what `Bench` says of it; besides "share_of_matmul", of a matrix product in the
+      same turns, "peak_bytes" (None on CPUs), "deviation" of the logits or the first loss from ours, and
+      "ratio", see `in_turn.ratio`.
 
     Raises:
       UserError: the network has something that the twin lacks, or they do not agree.
@@ -68,7 +74,7 @@ def measure(config: ml_collections.ConfigDict, steps: int, modes: Sequence[str])
     agreement = require_equal(bench.task)
     result: Result = {"setting": {**setting, "remarks": remarks + bench.remarks}, "agreement": agreement}
     for mode in modes:
-        result[mode] = _timed(bench, mode, setting["matmul_gflops_per_second"], result["setting"]["remarks"])
+        result[mode] = _timed(bench, mode, result["setting"]["remarks"])
     return result
 
 
@@ -92,7 +98,7 @@ def _prepared_torch() -> Result:
     return {"torch": torch.__version__, "torch_device": device, "torch_threads": torch.get_num_threads()}
 
 
-def _timed(bench: Bench, mode: str, matmul: float, remarks: list[str]) -> Result:
+def _timed(bench: Bench, mode: str, remarks: list[str]) -> Result:
     """All ways of one mode."""
     rivals = Rivals(bench, mode)
     own, facts, expected = _ours(bench, mode)
@@ -115,16 +121,25 @@ def _timed(bench: Bench, mode: str, matmul: float, remarks: list[str]) -> Result
         seconds = time.perf_counter() - start
         ways[name] = way
         about[name] = {"compile_seconds": seconds, "peak_bytes": peak, "deviation": deviation}
-    seconds = seconds_in_turn(ways, bench.steps)
+    seconds = seconds_in_turn({**ways, MATMUL: _matmul(bench)}, bench.steps)
+    peak = 2 * MATMUL_SIZE**3 / statistics.median(seconds.pop(MATMUL)) / 1e9
     flops = 2 * bench.macs if mode == "inference" else 6 * bench.training_macs
     result = {}
     for name, own_seconds in seconds.items():
         rates = bench.rates(own_seconds, flops)
-        share = rates["model_gflops_per_second"] / matmul
+        share = rates["model_gflops_per_second"] / peak
         result[name] = {**rates, "share_of_matmul": share, **about[name]}
         if name != OURS:
             result[name]["ratio"] = ratio(seconds[OURS], own_seconds)
     return result
+
+
+def _matmul(bench: Bench) -> Way:
+    """A large matrix product in the same turns: at the same pace of the machine."""
+    a = jnp.ones((MATMUL_SIZE, MATMUL_SIZE), DTYPES[bench.config.model.dtype])
+    step = functools.partial(jax.jit(jnp.matmul), a, a)
+    jax.block_until_ready(step())
+    return Way(step, jax.block_until_ready)
 
 
 def _ours(bench: Bench, mode: str) -> tuple[Way, Result, np.ndarray]:
@@ -228,8 +243,7 @@ def table(result: Result) -> str:
     height, width = setting["image_size"]
     lines = [
         f"{height}x{width}, batch {setting['batch']}, {setting['dtype']} on {setting['backend']}; "
-        f"torch {setting['torch']} on {setting['torch_device']}, {setting['torch_threads']} threads; "
-        f"matrix product {setting['matmul_gflops_per_second']:,.0f} GFLOP/s",
+        f"torch {setting['torch']} on {setting['torch_device']}, {setting['torch_threads']} threads",
         f"equal in float64: no array of a training step differs by more than {result['agreement']:.1e}",
         *setting["remarks"],
     ]
