@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,20 +59,33 @@ CHOSEN = flags.DEFINE_list(
 DTYPE = flags.DEFINE_enum(
     "dtype", None, list(DTYPES), "operands of the products, instead of the config's", **DEFINED_OFTEN
 )
+BESIDE = flags.DEFINE_enum(
+    "beside",
+    None,
+    ["torch"],
+    "compares inference and training with a twin of the network in PyTorch, which has to be installed, and "
+    "times both in turn; --steps: turns of each",
+    **DEFINED_OFTEN,
+)
 JSON = define_path("json", "file for the JSON, instead of stdout")
 
 
 def main() -> None:
     """Times what the flags say and prints the result."""
+    result: Result
     if WHAT.value not in ([], ["input"]):
         raise UserError(f"bench {' '.join(WHAT.value)}: expected nothing or input")
     if not CHOSEN.value or set(CHOSEN.value) - set(MODES):
         raise UserError(f"--modes={','.join(CHOSEN.value)}: the modes are {', '.join(MODES)}")
     if JSON.value is not None:
         require_writable("json", JSON.value)
-    if WHAT.value:
+    if WHAT.value and BESIDE.value:
+        raise UserError("bench input has nothing to compare; leave --beside")
+    if BESIDE.value:
+        result, lines = _measure_beside_torch()
+    elif WHAT.value:
         config = CONFIG.value or imagenet_s("published")
-        result: Result = {"setting": {"config": _config_file()}, **measure_input(config)}
+        result = {"setting": {"config": _config_file()}, **measure_input(config)}
         lines = input_table(result)
     else:
         result = _measure_modes()
@@ -121,6 +135,25 @@ def _measure_modes() -> Result:
     return result
 
 
+def _measure_beside_torch() -> tuple[Result, str]:
+    """The result, and the same for people."""
+    chosen = [mode for mode in ("inference", "train") if mode in CHOSEN.value]
+    if not chosen:
+        raise UserError(f"--modes={','.join(CHOSEN.value)}: --beside times inference and train")
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(
+            "--beside=torch: PyTorch is not installed; pip install -r benchmarks/torch_twin/requirements.txt"
+        )
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Two frameworks share the memory.
+    from benchmarks import beside_torch  # Here alone, since it imports torch.
+
+    config, remarks = _config()
+    result = beside_torch.measure(config, STEPS.value, chosen)
+    result["setting"]["config"] = _config_file()
+    result["setting"]["remarks"][:0] = remarks
+    return result, beside_torch.table(result)
+
+
 def _config_file() -> str | None:
     return GIVEN_CONFIG.name if CONFIG.value else None
 
@@ -164,6 +197,8 @@ def network_table(result: Result) -> str:
             if r["memory_bytes"] is not None:
                 total = sum(r["memory_bytes"].values())
                 lines[-1] += f", {total / 1e6:,.0f} MB"
+            if r["peak_bytes"] is not None:
+                lines[-1] += f", {r['peak_bytes'] / 1e6:,.0f} MB in use at the most by now"
     for name, r in result.get("input", {}).items():
         lines.append(f"{'input':<10} {r['images_per_second']:>10,.1f} images/s  {name} data")
     if "loop" in result:

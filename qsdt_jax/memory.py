@@ -33,6 +33,14 @@ def memory_of_this_machine() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_of_device() -> int | None:
+    """The most bytes that this process has held at once on its first device; None where that is not told."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use")
+
+
 def _memory_of_accelerators() -> int:
     """Bytes of all devices that tell; a CPU has none of its own."""
     import jax

@@ -37,7 +37,7 @@ from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.detection.inference import find_objects
 from qsdt_jax.errors import UserError
 from qsdt_jax.jit_once import jit_once
-from qsdt_jax.memory import require_memory
+from qsdt_jax.memory import peak_of_device, require_memory
 from qsdt_jax.models import Classifier, Segmenter
 from qsdt_jax.models.operations import layer_operations
 from qsdt_jax.processes.preemption import Background
@@ -55,6 +55,7 @@ WARM_UP_STEPS = 2
 LEARNING_RATE = 1e-6  # On random labels, where no loss may run away.
 
 Result = dict[str, Any]
+Compiled = tuple[Callable[[], Any], Result]  # A step to be timed, and the facts of its compilation.
 
 
 class Bench:
@@ -66,10 +67,13 @@ class Bench:
 
     Raises:
       UserError: a value of the configuration that is out of range.
+
+    Attributes:
+      programs: what has been compiled, by name.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, steps: int):
-        self.config, self.steps, self.remarks = config, steps, []
+        self.config, self.steps, self.remarks, self.programs = config, steps, [], {}
         data = config.data
         self.sources = {"fake": skipping(config, fake_source(config))}
         if data.source != "fake":
@@ -115,9 +119,17 @@ class Bench:
         }
 
     def inference(self, *, exact: bool) -> Result:
-        """The jitted network on a batch that is on one device already; `exact`: see `exact_evaluation`.
+        """The network on one device; see `inference_step`."""
+        return self._timed(*self.inference_step(exact=exact), 2 * self.macs)
+
+    def inference_step(self, *, exact: bool, variables: Any = None) -> Compiled:
+        """The jitted network on a batch that is on one device already.
 
         Of a detector, all from images to objects with masks.
+
+        Args:
+          exact: see `exact_evaluation`.
+          variables: of the network; those before the first step unless given.
         """
         task, model = self.task, self.task.model
         model = model.clone(backbone=model.backbone.clone(exact_evaluation=exact))
@@ -129,7 +141,7 @@ class Bench:
                 return dataclasses.replace(task, model=model).outputs(variables, batch)
             return model.apply(variables, images, **({} if sizes is None else {"sizes": sizes}))
 
-        return self._forward(name, infer, self._initial_state().variables)
+        return self._forward(name, infer, self.initial_state().variables if variables is None else variables)
 
     def integer(self) -> Result:
         """The integer form of the network, as a bundle runs; of a detector, its parts in one program.
@@ -137,22 +149,24 @@ class Bench:
         Raises:
           UserError: weights are float, or class and box of a detector take real values.
         """
-        task, variables = self.task, self._initial_state().variables
+        task, variables = self.task, self.initial_state().variables
         if not isinstance(task, Detection):
-            return self._forward("integer form", integer_forward, fold(task.model, variables))
+            step = self._forward("integer form", integer_forward, fold(task.model, variables))
+            return self._timed(*step, 2 * self.macs)
 
         def infer(detector, images, sizes):
             networks = networks_of_detector(detector, runner(IntegerArithmetic()))
             return find_objects(networks, task.settings, images, sizes)
 
-        return self._forward("integer form", infer, fold_detector(task.model, variables))
+        step = self._forward("integer form", infer, fold_detector(task.model, variables))
+        return self._timed(*step, 2 * self.macs)
 
     def onnx(self) -> Result:
         """The integer form in ONNX Runtime on the CPU, on as many threads as there are CPUs."""
         import onnxruntime
 
-        program = fold(self.task.model, self._initial_state().variables)
-        images, timesteps = np.asarray(self._inputs[0]), program.neuron.timesteps
+        program = fold(self.task.model, self.initial_state().variables)
+        images, timesteps = np.asarray(self.inputs[0]), program.neuron.timesteps
         if timesteps > 1 and images.ndim == 4:
             images = np.repeat(images[:, None], timesteps, axis=1)
         options = onnxruntime.SessionOptions()
@@ -162,26 +176,28 @@ class Bench:
         model = export_onnx(program, images.shape[-3:-1])
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         facts = {"compile_seconds": time.perf_counter() - start, "memory_bytes": None}
-        seconds = _seconds_per_step(lambda: session.run(None, {"images": images}), self.steps)
-        return {**self._rates(seconds, 2 * self.macs), **facts}
+        return self._timed(lambda: session.run(None, {"images": images}), facts, 2 * self.macs)
 
-    def _forward(self, name: str, function: Callable, weights: Any) -> Result:
-        inputs = self._inputs
-        compiled, facts = _compile(name, jax.jit(function), weights, *inputs)
-        seconds = _seconds_per_step(lambda: compiled(weights, *inputs), self.steps)
-        return {**self._rates(seconds, 2 * self.macs), **facts}
+    def _forward(self, name: str, function: Callable, weights: Any) -> Compiled:
+        inputs = self.inputs
+        compiled, facts = self._compile(name, jax.jit(function), weights, *inputs)
+        return lambda: compiled(weights, *inputs), facts
 
     def train(self) -> Result:
+        """The train step over all devices; see `training_step`."""
+        return self._timed(*self.training_step(), 6 * self.training_macs)
+
+    def training_step(self) -> Compiled:
         """The train step over all devices, its state donated, on a batch that is on them already."""
         update, facts = self._update
-        state, batch = self._spread_state(), self.parallel.place(self._batch)
+        state, batch = self._spread_state(), self.parallel.place(self.batch)
 
         def step():
             nonlocal state
             state, metrics = update(state, batch)
             return metrics
 
-        return {**self._rates(_seconds_per_step(step, self.steps), 6 * self.training_macs), **facts}
+        return step, facts
 
     def input(self) -> Result:
         """The pipeline alone, for each source of data: the rate at which batches come."""
@@ -240,18 +256,18 @@ class Bench:
             normalization=self.preprocess.normalization,
             flat=parallel.flat_in_step,
         )
-        state = parallel.state_like(jax.eval_shape(self._initial_state))
+        state = parallel.state_like(jax.eval_shape(self.initial_state))
         spread = parallel.train_step(function, state)
         given = self.task, np.int32(config.seed)
-        compiled, facts = _compile("train step", spread, state, parallel.place(self._batch), *given)
+        compiled, facts = self._compile("train step", spread, state, parallel.place(self.batch), *given)
         return (lambda state, batch: compiled(state, batch, *given)), facts
 
     def _spread_state(self) -> TrainState:
         """The state before the first step on all devices, in memory that may be donated."""
-        return self.parallel.put_state(self._initial_state())
+        return self.parallel.put_state(self.initial_state())
 
     @functools.cached_property
-    def _initial_state(self) -> Callable[[], TrainState]:
+    def initial_state(self) -> Callable[[], TrainState]:
         """Makes the state before the first step, anew with each call."""
         config = self.config
         return jit_once(
@@ -259,14 +275,14 @@ class Bench:
         )
 
     @functools.cached_property
-    def _batch(self) -> HostBatch:
+    def batch(self) -> HostBatch:
         """The first batch of the data."""
         return next(self._batches(self.data, workers=0))
 
     @functools.cached_property
-    def _inputs(self) -> tuple[jax.Array, ...]:
+    def inputs(self) -> tuple[jax.Array, ...]:
         """The images of that batch on one device, and where they have them their sizes."""
-        batch = to_inputs(self._batch, self.preprocess.normalization)
+        batch = to_inputs(self.batch, self.preprocess.normalization)
         return tuple(batch[name] for name in ("image", SIZE) if name in batch)
 
     def _batches(self, name: str, workers: int | None = None) -> Iterator[HostBatch]:
@@ -279,7 +295,27 @@ class Bench:
             groups=self.sources[name].groups,
         )
 
-    def _rates(self, seconds: list[float], flops_per_image: int) -> Result:
+    def _compile(self, name: str, function, *arguments) -> tuple[jax.stages.Compiled, Result]:
+        """Compiles ahead of time; with the seconds and, where the backend tells, the program's memory."""
+        tell(f"compiling the {name} ...")
+        start = time.perf_counter()
+        compiled = self.programs[name] = function.lower(*arguments).compile()
+        facts: Result = {"compile_seconds": time.perf_counter() - start, "memory_bytes": None}
+        stats = compiled.memory_analysis()
+        if stats is not None:
+            facts["memory_bytes"] = {
+                "arguments": stats.argument_size_in_bytes,
+                "temporaries": stats.temp_size_in_bytes,
+                "new_output": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+            }
+        return compiled, facts
+
+    def _timed(self, step: Callable[[], Any], facts: Result, flops_per_image: int) -> Result:
+        seconds = _seconds_per_step(step, self.steps)
+        return {**self.rates(seconds, flops_per_image), **facts, "peak_bytes": peak_of_device()}
+
+    def rates(self, seconds: list[float], flops_per_image: int) -> Result:
+        """What follows from the seconds of some steps."""
         median = statistics.median(seconds)
         rate = self.config.batch_size / median
         return {
@@ -310,19 +346,3 @@ def _seconds_per_step(step: Callable[[], Any], steps: int) -> list[float]:
         jax.block_until_ready(last)
         seconds.append((time.perf_counter() - start) / len(group))
     return seconds
-
-
-def _compile(name: str, function, *arguments) -> tuple[Callable, Result]:
-    """Compiles ahead of time; with the seconds and, where the backend tells, the memory of the program."""
-    tell(f"compiling the {name} ...")
-    start = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
-    facts: Result = {"compile_seconds": time.perf_counter() - start, "memory_bytes": None}
-    stats = compiled.memory_analysis()
-    if stats is not None:
-        facts["memory_bytes"] = {
-            "arguments": stats.argument_size_in_bytes,
-            "temporaries": stats.temp_size_in_bytes,
-            "new_output": stats.output_size_in_bytes - stats.alias_size_in_bytes,
-        }
-    return compiled, facts
