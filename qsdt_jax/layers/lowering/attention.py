@@ -76,10 +76,10 @@ def _backward(heads, levels, gradient_dtype, residuals, dy):
     The products with dy are real. In a float32 program they are of full precision, since M is one operand. In
     a narrow type dy, M and dL/dM are rounded to it, and sums are float32.
     """
-    real = dy.dtype
+    (q, k, v), real = residuals, dy.dtype
     if jnp.dtype(gradient_dtype).itemsize >= 4:
-        return *_gradients(*residuals, dy, heads, real, real), None
-    integer = jnp.issubdtype(residuals[0].dtype, jnp.integer)
+        return *_gradients(q, k, v, dy, heads, real, real), None
+    integer = jnp.issubdtype(q.dtype, jnp.integer)
     q, k, v = (decoded(x, gradient_dtype) if integer else x.astype(gradient_dtype) for x in residuals)
     gradients = functools.partial(_gradients, heads=heads, rounded=gradient_dtype)
     wide = functools.partial(gradients, operand=real)
