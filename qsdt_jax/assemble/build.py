@@ -26,7 +26,7 @@ from qsdt_jax.data.sources import Example
 from qsdt_jax.errors import OutOfRange, UserError
 from qsdt_jax.memory import require_memory
 from qsdt_jax.tasks.task import Task
-from qsdt_jax.train.optimizer import RateRule, adamw, lamb, scale_by_rate_rules
+from qsdt_jax.train.optimizer import RateRule, adamw, chained, lamb, scale_by_rate_rules
 from qsdt_jax.train.parallel import Parallel, check_parts
 from qsdt_jax.train.run import Run
 from qsdt_jax.train.schedules import warmup_cosine, warmup_multistep, warmup_polynomial, warmup_within
@@ -216,7 +216,7 @@ def _optimizer(
             raise UserError(f"config.optimizer.decay_vectors=True needs adamw, not {name}")
         fields["decay_vectors"] = True
     optimizer = OPTIMIZERS[name](schedule, **fields)
-    return optax.chain(optimizer, scale_by_rate_rules(rate_rules)) if rate_rules else optimizer
+    return chained(optimizer, scale_by_rate_rules(rate_rules)) if rate_rules else optimizer
 
 
 def _rate_rules(rules: Sequence[Any]) -> tuple[RateRule, ...]:

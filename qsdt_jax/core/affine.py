@@ -23,13 +23,11 @@ class Normalized(struct.PyTreeNode):
 
     Attributes:
       values: (..., C), before the first of them.
-      near: (C,), about their mean.
       scales: (C,) of each.
       bias: (C,) of the last, the mean of what it gave.
     """
 
     values: Any
-    near: Any
     scales: tuple[Any, ...]
     bias: Any
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from qsdt_jax.core.exact import rounded
-from qsdt_jax.core.spikes import Spikes, decoded, encoded, gates
+from qsdt_jax.core.spikes import Spikes, codes_of, counts_of, gates_of
 from qsdt_jax.core.surrogates import Surrogate, surrogate_slope
 
 NeuronKind = Literal["ie_lif", "i_lif", "lif", "quantized_relu"]
@@ -179,11 +179,13 @@ def _count(u: jax.Array, neuron: Neuron) -> tuple[jax.Array, jax.Array]:
     counts = jnp.floor(jnp.clip(v, 0, neuron.levels) + 0.5)
     gated = neuron.surrogate == "straight_through"
     is_open = surrogate_slope(v, neuron.levels, neuron.surrogate) > 0 if gated else None
-    return counts, encoded(counts, is_open, neuron.levels)
+    return counts, codes_of(counts, is_open, neuron.levels)
 
 
 def _count_forward(u, neuron):
-    """Counts, and all that the backward pass keeps: their codes, one byte a neuron for D up to 127.
+    """Counts, and what the backward pass of the neuron keeps: their codes, a byte each for D up to 127.
+
+    Products that multiply in bfloat16 keep the same bytes, those of float32 programs their own counts.
 
     The gate says whether 0 < v < D. Other surrogates than "straight_through" keep their real slope as well.
     The counts that go on are read from the codes, so a program that keeps values of the name `KEPT` alone
@@ -194,7 +196,7 @@ def _count_forward(u, neuron):
     if neuron.surrogate != "straight_through":
         slope = surrogate_slope(_potential_in_counts(u, neuron), neuron.levels, neuron.surrogate)
         slope = checkpoint_name(slope, KEPT)
-    return (decoded(codes, u.dtype), codes), (codes, slope)
+    return (counts_of(codes, u.dtype), codes), (codes, slope)
 
 
 def _count_backward(neuron, residuals, grads):
@@ -205,7 +207,7 @@ def _count_backward(neuron, residuals, grads):
     With s = c step and step = 1 / scale, the straight-through slope gives ds/du = 1 for 0 < v < D, else 0.
     """
     (codes, slope), (grad, _) = residuals, grads
-    slope = gates(codes, grad.dtype) if slope is None else slope
+    slope = gates_of(codes, grad.dtype) if slope is None else slope
     return (grad * slope.astype(grad.dtype) * neuron.scale,)
 
 

@@ -23,7 +23,8 @@ class Spikes(struct.PyTreeNode):
         in a floating dtype in training, because gradients flow through them.
       step: value of one spike; the tensor's real value is `counts * step`.
       levels: largest possible count, D in the paper.
-      codes: of counts and gates, of the counts' shape; None where no neuron has made them.
+      codes: of counts and gates, of the counts' shape; None where no neuron has made them. A GPU reads them
+        in the place of counts, so whoever replaces counts replaces codes too, by None for example.
     """
 
     counts: jax.Array
@@ -41,18 +42,18 @@ class Spikes(struct.PyTreeNode):
         return self.counts * self.step
 
 
-def encoded(counts: jax.Array, is_open: jax.Array | None, levels: int) -> jax.Array:
+def codes_of(counts: jax.Array, is_open: jax.Array | None, levels: int) -> jax.Array:
     """Codes of counts up to `levels` and gates; without gates all are open."""
     dtype = np.min_scalar_type(-1 - levels)
     return (counts if is_open is None else jnp.where(is_open, counts, -1 - counts)).astype(dtype)
 
 
-def decoded(codes: jax.Array, dtype: DTypeLike) -> jax.Array:
+def counts_of(codes: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Counts in a float type that holds them, by operations that XLA fuses into products on GPUs."""
     return jnp.abs(codes.astype(dtype) + 0.5) - 0.5
 
 
-def gates(codes: jax.Array, dtype: DTypeLike) -> jax.Array:
+def gates_of(codes: jax.Array, dtype: DTypeLike) -> jax.Array:
     """1 where a gate is open, 0 where it is closed."""
     return (codes >= 0).astype(dtype)
 

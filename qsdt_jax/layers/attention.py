@@ -57,10 +57,8 @@ def spike_attention(
         k = _only(k, valid)
     if isinstance(q, Spikes) and isinstance(k, Spikes) and isinstance(v, Spikes):
         levels = max(q.levels, k.levels, v.levels)
-        # In a narrow type the backward pass keeps a byte of each, see `lowering.attention`.
-        codes = [x.codes for x in (q, k, v) if x.codes is not None and x.codes.dtype == jnp.int8]
-        kept = codes if len(codes) == 3 and jnp.dtype(gradient_dtype).itemsize < 4 else None
-        y = lowering.count_attention(q.counts, k.counts, v.counts, num_heads, levels, gradient_dtype, kept)
+        codes = [x.codes for x in (q, k, v)]
+        y = lowering.count_attention(q.counts, k.counts, v.counts, num_heads, levels, gradient_dtype, codes)
         scale *= q.step * k.step * v.step
     else:
         y = lowering.real_attention(values_of(q), values_of(k), values_of(v), num_heads)

@@ -23,7 +23,8 @@ class Numerics:
       neuron: the spiking neuron; None for the ReLU of a float network.
       dtype: operand type of the matrix products. Everything between them (membranes, residual stream,
         normalisation) is computed in `real_dtype`, and sums of products of spikes are exact. In a training in
-        bfloat16 GPUs write such a sum to memory rounded to it, see `layers.lowering.gpu`.
+        bfloat16 GPUs write those of dense convolutions, and 1x1 sums that int16 does not hold, to memory
+        rounded to it (`layers.lowering.gpu`).
       param_dtype: type in which parameters and statistics are stored.
       spike_dtype: operand type of products of spikes with integer weights, where it shall differ from
         `dtype` (int8, float8_e4m3fn); their result is the same, exactly.

@@ -5,7 +5,8 @@
 Where x are spike counts, both operands are small integers: exact in float32, bfloat16, float8_e4m3 and
 int8. Their sums are at most D * 2^(b-1) times the number of terms. Up to 2^24 they are exact in float32,
 above that they are added up in int32 (`Whole`). So y does not depend on the operand type, the order of
-summation, the batch size or the number of devices.
+summation, the batch size or the number of devices. (In a training in bfloat16 a GPU rounds some of these sums
+when it writes them, see `lowering.gpu`; they still depend on nothing else.)
 
 Where x is real, training multiplies and accumulates as any network does. Evaluation, which has to agree with
 the deployed network to the bit, cuts x into digits, short whole numbers again (`exact_convolution`). Float
@@ -39,7 +40,7 @@ def scaled_convolution(
     """conv(x, integers) * scale.
 
     Args:
-      x: (N, H, W, I) spike counts or real values, in the dtype of the result.
+      x: (N, H, W, I) spike counts, which are not negative, or real values, in the dtype of the result.
       integers: (kh, kw, I / groups, O) weights on their integer grid.
       scale: (O,) positive.
       geometry: stride, padding, groups.

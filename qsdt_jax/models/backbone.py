@@ -52,7 +52,8 @@ class Backbone(nn.Module):
       freeze_statistics: see `layers.numerics.Numerics`.
       remat: what a training keeps for the backward pass, which computes the rest again: less memory, more
         time, the same numbers to rounding. "none" computes nothing again, "blocks" keeps of each block and of
-        each downsampling its input alone, "spikes" of each neuron one byte and nothing else.
+        each downsampling its input alone, "spikes" of each neuron one byte and of each batch norm the vectors
+        of its statistics.
       exact_evaluation, dtype, param_dtype, spike_dtype: see `layers.numerics.Numerics`.
     """
 

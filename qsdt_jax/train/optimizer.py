@@ -15,6 +15,16 @@ RateRule = tuple[str, float]
 """A regular expression that a whole path such as "seg_head/classifier/kernel" matches, and a factor."""
 
 
+class FlatTransformation(optax.GradientTransformation):
+    """One that takes what `train.flat` makes and gives the same updates of it as of a tree."""
+
+
+def chained(*transformations: optax.GradientTransformation) -> FlatTransformation:
+    """`optax.chain` of transformations that each take what `train.flat` makes."""
+    chain = optax.chain(*transformations)
+    return FlatTransformation(chain.init, chain.update)
+
+
 def decay_mask(params: Any) -> Any:
     """True for the tensors that decay: two or more axes (published code of the classifier)."""
     return jax.tree.map(lambda count: count >= 2, axes(params))
@@ -28,13 +38,13 @@ def lamb(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-6,
-) -> optax.GradientTransformation:
+) -> FlatTransformation:
     """LAMB as timm has it with `trust_clip` (You et al. 2020; published code).
 
     It differs from `optax.lamb`: gradients are clipped to a global norm first, and the trust ratio
     |w| / |update| applies to decayed tensors only and never exceeds 1.
     """
-    return optax.chain(
+    return chained(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.scale_by_adam(b1, b2, eps),
         optax.add_decayed_weights(weight_decay, decay_mask),
@@ -52,10 +62,10 @@ def adamw(
     b2: float = 0.999,
     eps: float = 1e-8,
     decay_vectors: bool = False,
-) -> optax.GradientTransformation:
+) -> FlatTransformation:
     """AdamW on gradients clipped to a global norm, decaying tensors of two or more axes, or all of them."""
     mask = None if decay_vectors else decay_mask
-    return optax.chain(
+    return chained(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask),
     )

@@ -15,6 +15,7 @@ from qsdt_jax.evaluate.split import MASK, Scored, over_devices
 from qsdt_jax.randomness import Purpose, key_for
 from qsdt_jax.tasks.task import Batch, Task, Variables
 from qsdt_jax.train.flat import flatten_parts, unflatten
+from qsdt_jax.train.optimizer import FlatTransformation
 from qsdt_jax.train.state import TrainState, create_state
 
 
@@ -46,8 +47,7 @@ def train_step(
       state: before the step.
       batch: arrays of B leading rows, which become inputs here, see `data.inputs`.
       task: gives the loss.
-      optimizer: applied to the mean gradient. It works element by element, or by tensor as those of
-        `train.optimizer` do, through the functions of `train.flat`.
+      optimizer: applied to the mean gradient.
       seed: of the run; the step's randomness follows from it and `state.step`.
       accumulate: micro-batches that B is cut into; each is a batch-norm group of its own, and the result is
         that of the whole batch with such groups.
@@ -55,14 +55,16 @@ def train_step(
         `Parallel.rows` arranges them.
       ema_decay: of the moving average, where the state has one.
       normalization: of images in bytes.
-      flat: what has a value for each parameter is a few arrays until the state after the step, see
-        `train.flat`. No tensor of the state may be cut over devices then.
+      flat: of optimisers that take it (`train.optimizer.FlatTransformation`), what has a value for each
+        parameter is a few arrays until the state after the step, see `train.flat`. No tensor of the state may
+        be cut over devices then.
 
     Returns:
       The state after the step, and metrics of the step: "loss", those of the task and "grad_norm", the global
       norm before clipping.
     """
     key = key_for(seed, Purpose.STEP, state.step)
+    flat = flat and isinstance(optimizer, FlatTransformation)
     form = functools.partial(flatten_parts, like=state.variables["params"]) if flat else _as_it_is
     if accumulate == 1:
         result = _gradients(task, state.variables, batch, key, state.step, normalization, form)

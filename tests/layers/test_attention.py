@@ -8,7 +8,7 @@ import pytest
 from qsdt_jax.core.affine import Affine
 from qsdt_jax.core.exact import attention_sum, check_sums
 from qsdt_jax.core.neurons import make_neuron
-from qsdt_jax.core.spikes import Spikes, encoded
+from qsdt_jax.core.spikes import Spikes, codes_of
 from qsdt_jax.layers import lowering
 from qsdt_jax.layers.attention import QSDSA, spike_attention
 from qsdt_jax.layers.numerics import Numerics
@@ -130,7 +130,7 @@ def test_gradients_in_bfloat16_round_each_operand_once(codes):
     """Of dy, of k^T v or its gradient, and of the result; each is off by 0.42 units of 2^-8 (2-norm)."""
     counts = [draw_counts((4, 50, 32), seed) for seed in range(3)]
     weights = np.random.default_rng(3).standard_normal((4, 50, 32))
-    given = tuple(encoded(jnp.float32(x), jnp.asarray(x > 1), 4) for x in counts) if codes else None
+    given = tuple(codes_of(jnp.float32(x), jnp.asarray(x > 1), 4) for x in counts) if codes else None
 
     def gradients(gradient_dtype, given=None):
         def loss(q, k, v):
@@ -144,6 +144,20 @@ def test_gradients_in_bfloat16_round_each_operand_once(codes):
         assert found.dtype == jnp.float32
         error = np.linalg.norm(found - exact) / np.linalg.norm(exact) * 2**8
         assert 0.42 * np.sqrt(2) < error < 1.1 * 0.42 * np.sqrt(3)
+
+
+@pytest.mark.parametrize(("levels", "dtype"), [(4, jnp.float32), (200, jnp.bfloat16)])
+def test_codes_change_no_gradient(levels, dtype):
+    """Neither in float32 nor of counts that take two bytes."""
+    q, k, v = (np.random.default_rng(seed).integers(0, levels + 1, (1, 20, 8)) for seed in range(3))
+    codes = [codes_of(jnp.float32(x), jnp.asarray(x % 2 == 0), levels) for x in (q, k, v)]
+
+    def gradients(codes):
+        product = lambda *a: lowering.count_attention(*a, 2, levels, dtype, codes)  # noqa: E731
+        return jax.grad(lambda *a: jnp.sum(jnp.sin(product(*a))), (0, 1, 2))(*map(jnp.float32, (q, k, v)))
+
+    for found, expected in zip(gradients(codes), gradients(None), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_what_nothing_holds_is_refused_where_it_has_to_be_exact():

@@ -30,7 +30,7 @@ from qsdt_jax.train.flat import (
     scaled,
     unflatten,
 )
-from qsdt_jax.train.optimizer import adamw, decay_mask, lamb, scale_by_rate_rules
+from qsdt_jax.train.optimizer import adamw, chained, decay_mask, lamb, scale_by_rate_rules
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.state import create_state
 from qsdt_jax.train.step import train_step
@@ -145,10 +145,10 @@ class Linear:
 BATCHES = [size * np.array([1.0, -0.4, 0.3, 0.7]) for size in (1e-4, 1.0, -0.5, 1e-3, 2.0)]
 RULES = (("b/.*", 3.0), (".*/bias", 0.25), ("a/scalar", 0.0))
 OPTIMIZERS = {
-    "lamb, rules": optax.chain(lamb(0.1), scale_by_rate_rules(RULES)),
+    "lamb, rules": chained(lamb(0.1), scale_by_rate_rules(RULES)),
     "lamb without decay": lamb(0.1, weight_decay=0.0, clip_norm=0.0),
     "adamw": adamw(optax.linear_schedule(0.1, 0.01, 5)),
-    "adamw of all, rules": optax.chain(
+    "adamw of all, rules": chained(
         adamw(0.1, weight_decay=0.7, decay_vectors=True), scale_by_rate_rules(RULES)
     ),
 }
@@ -174,6 +174,14 @@ def test_steps_are_those_of_the_tensors(name):
     for path, old, new in zip(paths(before), jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         stays = new.size == 0 or (path == "params/a/scalar" and "rules" in name)
         assert np.array_equal(old, new) == stays, path
+
+
+@pytest.mark.parametrize("optimizer", [optax.lamb(0.1), optax.adafactor(0.1)], ids=["lamb", "adafactor"])
+def test_an_optimiser_of_others_gets_tensors(optimizer):
+    """Its norms are those of tensors, and it may look at their shapes."""
+    initial = create_state({"params": draw(), "batch_stats": {"mean": jnp.ones(3)}}, optimizer, ema=False)
+    step = functools.partial(train_step, initial, {"x": jnp.ones(4)}, task=Linear(), optimizer=optimizer)
+    assert_same(step(flat=True)[0], step(flat=False)[0], rtol=0)
 
 
 # For a GPU

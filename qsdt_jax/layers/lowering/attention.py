@@ -20,7 +20,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from qsdt_jax.core.exact import LARGEST_INT32, attention_sum, largest_exact
-from qsdt_jax.core.spikes import decoded
+from qsdt_jax.core.spikes import counts_of
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE
 from qsdt_jax.layers.lowering.platform import by_platform
 
@@ -35,7 +35,7 @@ def count_attention(
     heads: int,
     levels: int,
     gradient_dtype: DTypeLike = jnp.float32,
-    codes: Sequence[jax.Array] | None = None,
+    codes: Sequence[jax.Array | None] | None = None,
 ) -> jax.Array:
     """q (k^T v) for each head.
 
@@ -44,7 +44,8 @@ def count_attention(
       heads: that share the C channels evenly.
       levels: D, the largest count.
       gradient_dtype: operand type of the products of the backward pass.
-      codes: of q, k and v (`core.spikes`), which the backward pass keeps in their place.
+      codes: of q, k and v (`core.spikes`), which the backward pass keeps in their place if it multiplies in a
+        narrow type and they are bytes.
 
     Returns:
       (N, L, C) in float32, or in float64 if the counts are.
@@ -65,7 +66,9 @@ def count_attention(
 
 def _forward(q, k, v, heads, levels, gradient_dtype, codes):
     y = count_attention(q, k, v, heads, levels, gradient_dtype, codes)
-    return y, (q, k, v) if codes is None else tuple(codes)
+    narrow = jnp.dtype(gradient_dtype).itemsize < 4
+    bytes_of_each = [x for x in codes or () if x is not None and x.dtype == jnp.int8]
+    return y, tuple(bytes_of_each) if narrow and len(bytes_of_each) == 3 else (q, k, v)
 
 
 def _backward(heads, levels, gradient_dtype, residuals, dy):
@@ -80,7 +83,7 @@ def _backward(heads, levels, gradient_dtype, residuals, dy):
     if jnp.dtype(gradient_dtype).itemsize >= 4:
         return *_gradients(q, k, v, dy, heads, real, real), None
     integer = jnp.issubdtype(q.dtype, jnp.integer)
-    q, k, v = (decoded(x, gradient_dtype) if integer else x.astype(gradient_dtype) for x in residuals)
+    q, k, v = (counts_of(x, gradient_dtype) if integer else x.astype(gradient_dtype) for x in residuals)
     gradients = functools.partial(_gradients, heads=heads, rounded=gradient_dtype)
     wide = functools.partial(gradients, operand=real)
     grads = by_platform(
@@ -98,7 +101,7 @@ def _gradients(q, k, v, dy, heads: int, rounded: DTypeLike, operand: DTypeLike) 
     """Gradients in the type `rounded`, as their operands are, which are multiplied in `operand`."""
     q, k, v, dy = (x.astype(operand).reshape(*x.shape[:2], heads, -1) for x in (q, k, v, dy))
     real = jnp.promote_types(rounded, jnp.float32)
-    precision = lax.Precision.HIGHEST if operand == real else None
+    precision = lax.Precision.HIGHEST if rounded == real else None
 
     def product(equation, left, right):
         y = jnp.einsum(equation, left, right, precision=precision, preferred_element_type=real).astype(

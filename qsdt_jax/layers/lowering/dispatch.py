@@ -19,7 +19,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from qsdt_jax.core.exact import LARGEST_FLOAT32, LARGEST_INT32, Whole, largest_exact
-from qsdt_jax.core.spikes import decoded
+from qsdt_jax.core.spikes import counts_of
 from qsdt_jax.layers.lowering import cpu, gpu, xla
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE, in_bytes, joined
 from qsdt_jax.layers.lowering.geometry import ConvGeometry
@@ -158,7 +158,7 @@ def _in_int32(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, whole: Wh
 
 def _operand(x: jax.Array, dtype: DTypeLike) -> jax.Array:
     """x in `dtype`; of codes the counts."""
-    return decoded(x, dtype) if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(dtype)
+    return counts_of(x, dtype) if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(dtype)
 
 
 def _widen(x: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -15,10 +15,10 @@ fused into it. So these are the choices, by kernel and operands:
     depthwise weights          the same. A result is a sum over all pixels.
 
 A step of a training is bound by the memory that it moves, so bfloat16 programs write what a batch norm or a
-neuron reads as bfloat16: the products of a training and all gradients of x. The sums are float32 and, of
-whole numbers, exact; they are rounded once, at their end. For the same reason dense convolutions of spikes
-take bfloat16 in a training, where int8 x int8 has a result of four bytes. Evaluation rounds no sum of whole
-numbers. 1x1 products of whole numbers that int16 holds (of 4-bit weights and D = 4 those of up to 1,023
+neuron reads as bfloat16: dense and 1x1 products of a training and all gradients of x. The sums are float32
+and, of whole numbers, exact; they are rounded once, at their end. For the same reason dense convolutions of
+spikes take bfloat16 in a training, where int8 x int8 has a result of four bytes. Evaluation rounds no sum of
+whole numbers. 1x1 products of whole numbers that int16 holds (of 4-bit weights and D = 4 those of up to 1,023
 channels) are written as int16, in training and evaluation, and rounded by neither.
 
 What that does to a gradient: operands rounded to bfloat16 are off by up to 2^-8 of their size, on every
@@ -47,7 +47,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from qsdt_jax.core.exact import Whole
-from qsdt_jax.core.spikes import decoded
+from qsdt_jax.core.spikes import counts_of
 from qsdt_jax.layers.lowering import xla
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE, in_bytes, joined
 from qsdt_jax.layers.lowering.geometry import ConvGeometry, is_depthwise, is_pointwise
@@ -62,12 +62,13 @@ def convolve_whole(
 ) -> jax.Array:
     """The convolution of whole numbers in `dtype`, float32 or int32: exact while sums stay below 2^24."""
     small = is_pointwise(kernel.shape, geometry) or is_depthwise(kernel.shape, geometry)
-    if small and LARGEST_BYTE < whole.left <= LARGEST_HALF and jnp.issubdtype(dtype, jnp.floating):
+    beyond_bytes = x.dtype != jnp.int8 and LARGEST_BYTE < whole.left <= LARGEST_HALF
+    if small and beyond_bytes and jnp.issubdtype(dtype, jnp.floating):
         return convolve(x.astype(jnp.float16), kernel.astype(jnp.float16), geometry, dtype, None)
     kernel = kernel.astype(jnp.int8)
     pieces = in_bytes(x, whole.left)
-    of_a_piece = Whole(left=min(whole.left, LARGEST_BYTE), right=whole.right)
-    largest = of_a_piece.sum_of(math.prod(kernel.shape[:3]))
+    left = whole.left if len(pieces) == 1 else LARGEST_BYTE
+    largest = Whole(left=left, right=whole.right).sum_of(math.prod(kernel.shape[:3]))
     return joined([_convolve_bytes(piece, kernel, geometry, dtype, largest) for piece in pieces])
 
 
@@ -76,29 +77,30 @@ def convolve_codes(
 ) -> jax.Array:
     """The convolution of spike counts, read from their codes (int8), with whole numbers, as in training.
 
-    The sums are rounded to `dtype`, once, but for those that lie in memory as int16.
+    The sums are rounded to `dtype`, once, but for those that lie in memory as int16 and those of depthwise
+    kernels, which their reader computes.
     """
     kernel = kernel.astype(jnp.int8)
     if is_depthwise(kernel.shape, geometry):
-        counts = functools.partial(decoded, dtype=jnp.float32)
-        y = depthwise(pad(codes, geometry.padding), kernel, geometry.stride, jnp.float32, counts)
-        return y.astype(dtype)
+        counts = functools.partial(counts_of, dtype=jnp.float32)
+        return depthwise(pad(codes, geometry.padding), kernel, geometry.stride, jnp.float32, counts)
     if is_pointwise(kernel.shape, geometry):
         pixels = codes[:, :: geometry.stride, :: geometry.stride]
         rows, matrix = _apart(_rows(pixels), kernel[0, 0])
-        y = _whole_product(decoded(rows, jnp.bfloat16), matrix, dtype, whole.sum_of(kernel.shape[2]))
+        y = _whole_product(counts_of(rows, jnp.bfloat16), matrix, dtype, whole.sum_of(kernel.shape[2]))
         return y.reshape(*pixels.shape[:-1], -1)
     if dtype == jnp.bfloat16:
-        return xla.convolve(decoded(codes, dtype), kernel.astype(dtype), geometry, dtype)
-    return xla.convolve(decoded(codes, jnp.float32).astype(jnp.int8), kernel, geometry, jnp.float32)
+        return xla.convolve(counts_of(codes, dtype), kernel.astype(dtype), geometry, dtype)
+    return xla.convolve(counts_of(codes, jnp.float32).astype(jnp.int8), kernel, geometry, jnp.float32)
 
 
 def convolve(
     x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, dtype: DTypeLike, precision: lax.Precision | None
 ) -> jax.Array:
-    """The convolution of real values in `dtype`."""
+    """The convolution of real values in `dtype`; of depthwise kernels the sums as they are."""
     if is_depthwise(kernel.shape, geometry):
-        return depthwise(pad(x, geometry.padding), kernel, geometry.stride, dtype)
+        accumulate = jnp.promote_types(dtype, jnp.float32)
+        return depthwise(pad(x, geometry.padding), kernel, geometry.stride, accumulate)
     if is_pointwise(kernel.shape, geometry):
         return _pointwise(x[:, :: geometry.stride, :: geometry.stride], kernel[0, 0], dtype)
     return xla.convolve(x, kernel, geometry, _result(x, dtype), precision).astype(dtype)
@@ -128,9 +130,9 @@ def weight_gradient(
     codes = jnp.issubdtype(x.dtype, jnp.integer)
     if is_pointwise(kernel_shape, geometry):
         pixels = _rows(x[:, :: geometry.stride, :: geometry.stride])
-        pixels = decoded(pixels, dy.dtype) if codes else pixels
+        pixels = counts_of(pixels, dy.dtype) if codes else pixels
         return jnp.einsum("ni,no->io", pixels, _rows(dy), preferred_element_type=dtype)[None, None]
-    x = decoded(x, dy.dtype) if codes else x
+    x = counts_of(x, dy.dtype) if codes else x
     return xla.weight_gradient(x, dy, kernel_shape, geometry, _result(dy, dtype)).astype(dtype)
 
 
@@ -157,7 +159,7 @@ def _convolve_bytes(
 
 
 def _whole_product(rows: jax.Array, matrix: jax.Array, dtype: DTypeLike, largest: int) -> jax.Array:
-    """A product of whole numbers, rows in bfloat16, written in `dtype`, or in int16 if that holds it."""
+    """A product of whole numbers, rows in bfloat16: written in int16 and given in float32, or in `dtype`."""
     if largest > LARGEST_INT16:
         return _product(rows, matrix.astype(rows.dtype), dtype)
     y = jnp.dot(rows, matrix.astype(rows.dtype), preferred_element_type=jnp.float32)
