@@ -31,9 +31,13 @@ MODES = ("inference", "train")
 OURS, EAGER, CHANNELS_LAST, COMPILED = "qsdt_jax", "eager", "channels_last", "torch.compile"
 MATMUL, MATMUL_SIZE = "matrix product", 2048
 WARM_UP_STEPS = 2
-# Where float32 rounds otherwise, spikes near a threshold differ, and what follows from them: 0.2 in size S.
-# Networks that have nothing in common differ by 1.4. What bfloat16 does to the twin is only told.
-LARGEST_DEVIATION = {"float32": 0.5, "float64": 1e-6}
+# Where float32 rounds otherwise, spikes near a threshold differ, and what follows from them: logits by 0.2 in
+# size S, where those of networks that have nothing in common differ by 1.4. The first loss hardly differs: it
+# is near log(classes) whatever the network. What bfloat16 does to the twin is only told.
+LARGEST_DEVIATION = {
+    "inference": {"float32": 0.5, "float64": 1e-6},
+    "train": {"float32": 1e-2, "float64": 1e-6},
+}
 # What both can do: LAMB, a moving average and the like are not in torch.
 SIMPLE: dict[str, Any] = {
     "optimizer.name": "adamw",
@@ -116,7 +120,7 @@ def _timed(bench: Bench, mode: str, remarks: list[str]) -> Result:
             continue
         deviation = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
         dtype = bench.config.model.dtype
-        if not deviation <= LARGEST_DEVIATION.get(dtype, np.inf):
+        if not deviation <= LARGEST_DEVIATION[mode].get(dtype, np.inf):
             raise UserError(f"{mode}: {name} differs by {deviation:.1e} in {dtype}: not timed")
         seconds = time.perf_counter() - start
         ways[name] = way
