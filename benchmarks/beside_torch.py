@@ -1,7 +1,6 @@
 """Our network beside its PyTorch twin: compared, then timed in turn (`launch bench --beside torch`)."""
 
 import contextlib
-import functools
 import itertools
 import statistics
 import time
@@ -9,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import torch
@@ -21,7 +19,7 @@ from qsdt_jax.assemble.keys import value_of
 from qsdt_jax.assemble.network import DTYPES
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
-from qsdt_jax.inspect.speed import LEARNING_RATE, Bench, Result
+from qsdt_jax.inspect.speed import LEARNING_RATE, Bench, Result, large_product
 from qsdt_jax.interop import to_torch
 from qsdt_jax.memory import peak_of_device
 from qsdt_jax.progress import tell
@@ -29,7 +27,7 @@ from qsdt_jax.tasks.classification import Classification
 
 MODES = ("inference", "train")
 OURS, EAGER, CHANNELS_LAST, COMPILED = "qsdt_jax", "eager", "channels_last", "torch.compile"
-MATMUL, MATMUL_SIZE = "matrix product", 2048
+MATMUL = "matrix product"
 WARM_UP_STEPS = 2
 # Where float32 rounds otherwise, spikes near a threshold differ, and what follows from them: logits by 0.2 in
 # size S, where those of networks that have nothing in common differ by 1.4. The first loss hardly differs: it
@@ -99,6 +97,7 @@ def _prepared_torch() -> Result:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(f"jax runs on {jax.default_backend()}, but torch {torch.__version__} sees no GPU")
     torch.backends.cuda.matmul.allow_tf32 = True  # As XLA does, and cuDNN under torch.
+    torch.backends.cudnn.benchmark = device == "cuda"  # As XLA times ways to convolve and takes the fastest.
     return {"torch": torch.__version__, "torch_device": device, "torch_threads": torch.get_num_threads()}
 
 
@@ -125,8 +124,11 @@ def _timed(bench: Bench, mode: str, remarks: list[str]) -> Result:
         seconds = time.perf_counter() - start
         ways[name] = way
         about[name] = {"compile_seconds": seconds, "peak_bytes": peak, "deviation": deviation}
-    seconds = seconds_in_turn({**ways, MATMUL: _matmul(bench)}, bench.steps)
-    peak = 2 * MATMUL_SIZE**3 / statistics.median(seconds.pop(MATMUL)) / 1e9
+    product, flops = large_product(DTYPES[bench.config.model.dtype])
+    jax.block_until_ready(product())
+    # In the same turns: at the same pace of the machine.
+    seconds = seconds_in_turn({**ways, MATMUL: Way(product, jax.block_until_ready)}, bench.steps)
+    peak = flops / statistics.median(seconds.pop(MATMUL)) / 1e9
     flops = 2 * bench.macs if mode == "inference" else 6 * bench.training_macs
     result = {}
     for name, own_seconds in seconds.items():
@@ -136,14 +138,6 @@ def _timed(bench: Bench, mode: str, remarks: list[str]) -> Result:
         if name != OURS:
             result[name]["ratio"] = ratio(seconds[OURS], own_seconds)
     return result
-
-
-def _matmul(bench: Bench) -> Way:
-    """A large matrix product in the same turns: at the same pace of the machine."""
-    a = jnp.ones((MATMUL_SIZE, MATMUL_SIZE), DTYPES[bench.config.model.dtype])
-    step = functools.partial(jax.jit(jnp.matmul), a, a)
-    jax.block_until_ready(step())
-    return Way(step, jax.block_until_ready)
 
 
 def _ours(bench: Bench, mode: str) -> tuple[Way, Result, np.ndarray]:
