@@ -60,8 +60,8 @@ def measure(config: ml_collections.ConfigDict, steps: int, modes: Sequence[str])
     Returns:
       For each mode and way what `Bench` says of it; besides "share_of_matmul", of a matrix product in the
       same turns, "peak_bytes" (what a process that runs this way alone would hold at the most; None on CPUs,
-      and of ours where something earlier has held more), "deviation" of the logits or the first loss from ours, and
-      "ratio", see `in_turn.ratio`.
+      and of ours where something earlier has held more), "deviation" of the logits or the first loss from
+      ours, and "ratio", see `in_turn.ratio`.
 
     Raises:
       UserError: the network has something that the twin lacks, or they do not agree.
@@ -126,11 +126,11 @@ def _timed(bench: Bench, mode: str, remarks: list[str]) -> Result:
         seconds = time.perf_counter() - start
         ways[name] = way
         about[name] = {"compile_seconds": seconds, "peak_bytes": peak, "deviation": deviation}
-    product, flops = large_product(DTYPES[bench.config.model.dtype])
+    product, product_flops = large_product(DTYPES[bench.config.model.dtype])
     jax.block_until_ready(product())
     # In the same turns: at the same pace of the machine.
     seconds = seconds_in_turn({**ways, MATMUL: Way(product, jax.block_until_ready)}, bench.steps)
-    peak = flops / statistics.median(seconds.pop(MATMUL)) / 1e9
+    peak = product_flops / statistics.median(seconds.pop(MATMUL)) / 1e9
     flops = 2 * bench.macs if mode == "inference" else 6 * bench.training_macs
     result = {}
     for name, own_seconds in seconds.items():

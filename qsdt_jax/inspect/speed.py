@@ -328,7 +328,7 @@ class Bench:
 
 def large_product(dtype: DTypeLike) -> tuple[Callable[[], jax.Array], int]:
     """A matrix product that shows what the device can give, and its floating-point operations."""
-    size = 2048 if jax.default_backend() == "cpu" else 8192  # Milliseconds: calls have to cost little of that.
+    size = 2048 if jax.default_backend() == "cpu" else 8192  # Milliseconds, so that calls do not count.
     a = jnp.ones((size, size), dtype)
     return functools.partial(jax.jit(jnp.matmul), a, a), 2 * size**3
 
