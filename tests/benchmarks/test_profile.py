@@ -60,10 +60,10 @@ def test_events_end_where_what_they_produce_is_consumed(tmp_path):
     """Numbers of what is produced are any; an event without one shares none."""
     events = [
         event("add", 0, 5, hlo_op="add"),
-        event("dot", 10, 1, hlo_op="dot", _p=-2),
+        event("dot", 10, 1, hlo_op="dot", _p=-3),
         event("mul", 20, 7, hlo_op="mul"),
         event("sub", 30, 8, hlo_op="sub"),
-        event("end: dot", 50, 1, _c=-2),
+        event("end: dot", 50, 1, _c=-3),
         event("a thread's own", 60, 1),
     ]
     trace = SimpleNamespace(planes=[SimpleNamespace(lines=[SimpleNamespace(name="thread", events=events)])])
