@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.sizes import SETTINGS
 from benchmarks.steps import Step, run_all
 
-SECONDS = 480.0
-SIZES, MODES = ("S", "M", "L"), ("inference", "train")
-BATCH = 64
+SECONDS = 480.0  # Of all steps together; what one leaves, later ones may take.
+LIMITS = {"inference": 25, "train": 50}
+COMPARED, LIMITS_COMPARED = "S", {"inference": 30, "train": 40}  # Ours has been compiled before.
 # Where an accelerator's own products and programs are compared with what they have to be.
 TESTS = ("tests/layers/test_product.py", "tests/layers/test_attention.py", "tests/layers/test_lowering.py")
 MORE_TESTS = (
@@ -22,62 +23,44 @@ MORE_TESTS = (
     "tests/deploy/test_forms.py::test_an_image_is_classified_alike_alone_and_among_others",
     "tests/deploy/test_forms.py::test_operand_types_of_training_change_no_bit_of_evaluation",
 )
+MODES = "inference", "train"  # Of the tiny network, in a dry run.
 # Of a dry run, which says nothing of speed: compilation takes a third of the time.
 DRY = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-DEVICE = """
-import json, pathlib, subprocess, sys, jax
-from qsdt_jax.workdir.provenance import provenance
-asked = "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit"
-smi = ["nvidia-smi", asked, "--format=csv,noheader"]
-gpu = jax.default_backend() != "cpu"
-found = {
-    "backend": jax.default_backend(),
-    "devices": [device.device_kind for device in jax.devices()],
-    "memory": jax.devices()[0].memory_stats(),
-    "nvidia_smi": subprocess.run(smi, capture_output=True, text=True).stdout.strip() if gpu else None,
-    "provenance": provenance(),
-}
-pathlib.Path(sys.argv[1]).write_text(json.dumps(found))
-sys.exit(0 if gpu or "--dry-run" in sys.argv else "jax sees no GPU")
-"""
 
 
 def steps_of(folder: Path, *, dry: bool, beside: bool) -> list[Step]:
     """All steps, the most important ones first; `beside`: torch is there to be compared with."""
-    python = [sys.executable]
-    device = folder / "device.json"
-    pytest = [*python, "-m", "pytest", "-n0", "-p", "no:cacheprovider"]
+    device, traced = folder / "device.json", folder / "profile"
+    settings = {"tiny": MODES} if dry else {name: setting.modes for name, setting in SETTINGS.items()}
+    compared = "tiny" if dry else COMPARED
     tests = [TESTS[0], "-k", "naive and pointwise"] if dry else [*TESTS, *MORE_TESTS]
     steps = [
-        Step("device", [*python, "-c", DEVICE, str(device), *(["--dry-run"] if dry else [])], 30, device),
-        Step("tests", [*pytest, *tests], 120),
+        Step("device", _module("benchmarks.device", device, *(["--dry-run"] if dry else [])), 20, device)
     ]
-    for size in ("tiny",) if dry else SIZES:
-        for mode in MODES:
-            name, output = f"bench {size} {mode}", folder / f"bench_{size}_{mode}.json"
-            command = [
-                *python,
-                "-m",
-                "launch",
-                "bench",
-                *_network(size),
-                f"--modes={mode}",
-                f"--json={output}",
-            ]
-            limit = {"inference": 60, "train": 120}[mode]
-            steps.append(Step(name, command + (["--beside=torch"] if beside else []), limit, output))
-        if size in ("tiny", "S"):
-            traced, batch = folder / "profile", ["--batch", str(BATCH), "--dtype", "bfloat16"]
-            command = [*python, "-m", "benchmarks.profile", "--size", size, "--out", str(traced)]
-            command += ["--mode", MODES[-1]]
-            steps.append(Step("profile", command + ([] if dry else batch), 60, traced / "profile.json"))
-    return steps
+    for name, modes in settings.items():
+        steps += [_bench(folder, name, mode) for mode in modes]
+    if beside:
+        steps += [_bench(folder, compared, mode, beside=True) for mode in settings[compared]]
+    profile = _module("benchmarks.profile", "--setting", compared, "--out", traced)
+    steps.append(Step("profile", profile, 20, traced / "profile.json"))
+    pytest = _module("pytest", "-n0", "-p", "no:cacheprovider", *tests)
+    return [*steps, Step("tests", pytest, SECONDS - sum(step.limit for step in steps))]
 
 
-def _network(size: str) -> list[str]:
-    if size == "tiny":
-        return ["--config=benchmarks/tiny.py", "--steps=1"]
-    return [f"--size={size}", f"--batch={BATCH}", "--dtype=bfloat16"]
+def _module(name: str, *words: object) -> list[str]:
+    return [sys.executable, "-m", name, *map(str, words)]
+
+
+def _bench(folder: Path, setting: str, mode: str, *, beside: bool = False) -> Step:
+    """One mode, so that its numbers are there whatever happens later."""
+    name = f"{setting} {mode}" + (" beside torch" if beside else "")
+    output = folder / f"bench_{name.replace(' ', '_')}.json"
+    config = ["--config=benchmarks/tiny.py", "--steps=1"]
+    if setting != "tiny":
+        config = [f"--config=benchmarks/sizes.py:{setting}"]
+    words = [*config, f"--modes={mode}", f"--json={output}", *(["--beside=torch"] if beside else [])]
+    limits = LIMITS_COMPARED if beside else LIMITS
+    return Step(f"bench {name}", _module("launch", "bench", *words), limits[mode], output)
 
 
 def page(found: Sequence[dict[str, Any]], plan: dict[str, Any] | None) -> str:
@@ -87,7 +70,7 @@ def page(found: Sequence[dict[str, Any]], plan: dict[str, Any] | None) -> str:
     benches = {
         name.removeprefix("bench "): step["result"][mode]
         for name, step in by_name.items()
-        if name.startswith("bench ") and (mode := name.split()[-1]) in (step["result"] or {})
+        if name.startswith("bench ") and (mode := name.split()[2]) in (step["result"] or {})
     }
     profile = by_name.get("profile", {}).get("result")
     parts = [
@@ -184,7 +167,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
     beside = importlib.util.find_spec("torch") is not None
     steps = steps_of(given.folder, dry=given.dry_run, beside=beside)
-    found = run_all(steps, SECONDS, given.folder, env, write)
+    found = run_all(steps, given.folder, env, write)
     sys.exit(any(step["status"] != "done" for step in found))
 
 

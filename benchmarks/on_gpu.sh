@@ -6,7 +6,7 @@
 # Needs the project's requirements, jax[cuda13], pytest, and for the comparison torch
 # (benchmarks/torch_twin/requirements.txt). PLAN.json is made beforehand, on any machine:
 #
-#     python -m benchmarks.plan --target h100 --out PLAN.json
+#     python -m benchmarks.plan --out PLAN.json
 #
 # --dry-run does the same with a tiny network on a CPU.
 set -euo pipefail

@@ -1,8 +1,9 @@
-"""What XLA's compiler for a GPU promises of the published sizes, beforehand, for `on_gpu.sh --plan`.
+"""What XLA's compiler for a GPU promises of what `on_gpu.sh` measures, beforehand, for its --plan.
 
-    python -m benchmarks.plan [--target h100] [--sizes S,M,L] [--batch 64] [--dtype bfloat16] --out PLAN.json
+    python -m benchmarks.plan [--target h100] [--settings S,M,...] --out PLAN.json
 
-Needs `pip install '.[gpu-compile]'` and no GPU; minutes a size. Writes for each "SIZE MODE" the bytes of one
+Needs `pip install '.[gpu-compile]'` and no GPU; minutes a setting, of `benchmarks/sizes.py`. Writes for each
+"SETTING MODE" the bytes of one
 device ("bytes": arguments, temporaries and output; "temporaries"; "peak"), bytes moved, kernels, and the
 roofline's bound on images/s.
 """
@@ -15,7 +16,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.profile import config_of
+from benchmarks.sizes import SETTINGS, get_config
 from qsdt_jax.assemble.build import build_optimizer, build_parallel
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.tasks import build_task
@@ -30,24 +31,25 @@ from qsdt_jax.inspect.targets import TARGETS, Target
 from qsdt_jax.train.step import initial_state, train_step
 
 
-def promises(size: str, target: Target, batch: int, dtype: str) -> dict[str, dict[str, Any]]:
-    """Of inference and training of one size."""
-    config = config_of(size, 224, batch, dtype)
+def promises(setting: str, target: Target) -> dict[str, dict[str, Any]]:
+    """Of the modes of one setting."""
+    config = get_config(setting)
     config.model.exact_evaluation = False  # As `bench` times the inference.
     parallel, preprocess = build_parallel(config, devices_of(target, 1)), build_preprocess(config)
     task, optimizer = build_task(config, numbers(1000)), build_optimizer(config, lambda step: LEARNING_RATE)
     state = jax.eval_shape(lambda: initial_state(task, optimizer))
     normalization = preprocess.normalization
-    data = as_bytes(task.batch_shapes(batch), normalization)
+    data = as_bytes(task.batch_shapes(config.batch_size), normalization)
     step = functools.partial(train_step, task=task, optimizer=optimizer, normalization=normalization)
     lowered = {
-        "inference": lowered_inference(task, state.variables, data, normalization, parallel),
-        "train": lowered_train_step(step, state, data, parallel),
+        "inference": lambda: lowered_inference(task, state.variables, data, normalization, parallel),
+        "train": lambda: lowered_train_step(step, state, data, parallel),
     }
-    return {
-        f"{size} {mode}": _promised(compiled_for(target, f"{mode} of {size}", program), target, batch)
-        for mode, program in lowered.items()
-    }
+    found = {}
+    for mode in SETTINGS[setting].modes:
+        compiled = compiled_for(target, f"{mode} of {setting}", lowered[mode]())
+        found[f"{setting} {mode}"] = _promised(compiled, target, config.batch_size)
+    return found
 
 
 def _promised(compiled: jax.stages.Compiled, target: Target, batch: int) -> dict[str, Any]:
@@ -65,18 +67,16 @@ def _promised(compiled: jax.stages.Compiled, target: Target, batch: int) -> dict
 
 
 def main() -> None:
-    """Compiles and writes, size by size."""
+    """Compiles and writes, setting by setting."""
     allow_without_driver()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--target", default="h100", choices=list(TARGETS))
-    parser.add_argument("--sizes", default="S,M,L")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     found: dict[str, Any] = {}
-    for size in given.sizes.split(","):
-        found |= promises(size, TARGETS[given.target], given.batch, given.dtype)
+    for setting in given.settings.split(","):
+        found |= promises(setting, TARGETS[given.target])
         given.out.write_text(json.dumps(found, indent=2) + "\n")
 
 

@@ -1,7 +1,8 @@
 """Where the time of a step goes: a trace of some steps, added up by kernel, kind and layer.
 
-    python -m benchmarks.profile [--size S] [--batch 4] [--dtype float32] [--mode train] --out DIR
+    python -m benchmarks.profile [--setting S-spikes] [--batch 4] [--dtype float32] [--mode train] --out DIR
 
+The setting is of `benchmarks/sizes.py`, or tiny; --side, --batch and --dtype change it.
 Writes DIR/profile.json beside the trace itself, for XProf. On CPUs operations of one program run at the same
 time on several threads, so their seconds add up to more than a step takes.
 """
@@ -19,12 +20,10 @@ from typing import Any
 
 import jax
 
-from benchmarks.tiny import get_config
-from qsdt_jax.assemble.defaults import base_config
+from benchmarks import sizes, tiny
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.hlo import read_program
 from qsdt_jax.inspect.speed import WARM_UP_STEPS, Bench
-from qsdt_jax.models import SIZES
 
 STEPS, TOP = 3, 25
 PROGRAMS = {"inference": "inference", "train": "train step"}
@@ -43,17 +42,6 @@ PURPOSES = (
     ("neurons", "neuron"),
     ("batch norm, border and statistics", r"/\w*bn\d?/"),
 )
-
-
-def config_of(size: str, side: int, batch: int, dtype: str) -> Any:
-    """A published size on drawn images, with AdamW as in `beside_torch`; or "tiny", see `tiny`."""
-    if size == "tiny":
-        return get_config()
-    config = base_config()
-    config.data.source, config.data.image_size, config.batch_size = "fake", (side, side), batch
-    config.model.update({**SIZES[size], "dtype": dtype})
-    config.optimizer.name = "adamw"
-    return config
 
 
 def purpose_of(op_name: str) -> str:
@@ -89,6 +77,7 @@ def events_of(folder: Path) -> Iterator[tuple[str, float]]:
     On CPUs the event of a matrix product ends when its parts are handed to other threads. When these are done
     there is another one, "end: NAME", which consumes what the first one produces.
     """
+    others: list[tuple[str, float]] = []  # Those that produce nothing: no other event ends them.
     begun: dict[int, tuple[str, float, float]] = {}
     ended: dict[int, float] = {}
     for file in folder.rglob("*.xplane.pb"):
@@ -101,8 +90,11 @@ def events_of(folder: Path) -> Iterator[tuple[str, float]]:
                     if event.name.startswith("end: "):
                         ended[stats.get("_c")] = event.start_ns
                     elif (operation := stats.get("hlo_op")) is not None:
-                        key = stats.get("_p", -1 - len(begun))
-                        begun[key] = str(operation), event.start_ns, event.duration_ns
+                        if "_p" in stats:
+                            begun[stats["_p"]] = str(operation), event.start_ns, event.duration_ns
+                        else:
+                            others.append((str(operation), event.duration_ns))
+    yield from others
     for key, (operation, start, duration) in begun.items():
         yield operation, max(duration, ended.get(key, start) - start)
 
@@ -140,14 +132,18 @@ def summed(seconds: dict[str, float], operations: dict[str, Any], steps: int) ->
 def main(words: list[str] | None = None) -> None:
     """Traces and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--size", default="S", choices=[*SIZES, "tiny"])
-    parser.add_argument("--side", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--setting", default="S", choices=[*sizes.SETTINGS, "tiny"])
+    parser.add_argument("--side", type=int)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--dtype")
     parser.add_argument("--mode", default="train", choices=list(PROGRAMS))
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(words)
-    bench = Bench(config_of(given.size, given.side, given.batch, given.dtype), STEPS)
+    config = tiny.get_config() if given.setting == "tiny" else sizes.get_config(given.setting)
+    side = given.side and (given.side, given.side)
+    others = {"data.image_size": side, "batch_size": given.batch, "model.dtype": given.dtype}
+    config.update_from_flattened_dict({key: value for key, value in others.items() if value})
+    bench = Bench(config, STEPS)
     step, _ = bench.training_step() if given.mode == "train" else bench.inference_step(exact=False)
     for _ in range(WARM_UP_STEPS):
         jax.block_until_ready(step())

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 TOLD_LINES = 30
-SHORTEST = 5.0  # Seconds without which a step is not begun.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Step:
     Attributes:
       name: of what it finds out.
       command: its words.
-      limit: seconds that it may take.
+      limit: seconds that it may take, besides what the steps before it have left of theirs.
       output: the JSON that it writes.
     """
 
@@ -34,21 +33,20 @@ class Step:
 
 def run_all(
     steps: Sequence[Step],
-    limit: float,
     folder: Path,
     env: dict[str, str],
     after: Callable[[list[dict]], None],
 ) -> list[dict[str, Any]]:
-    """Runs the steps in at most `limit` seconds; `after` sees what is known after each of them.
+    """Runs the steps, together as long as their limits; `after` sees what is known after each of them.
 
     Returns:
-      For each step "name", "command", "limit", "seconds", "status" (done, failed, timed out, or skipped where
-      no time was left), "told" (the last lines of its output) and "result", what stands in its JSON, or None.
+      For each step "name", "command", "limit", "seconds", "status" (done, failed or timed out), "told" (the
+      last lines of its output) and "result", what stands in its JSON, or None.
     """
-    end, found = time.monotonic() + limit, []
+    end, found = time.monotonic(), []
     for step in steps:
-        left = end - time.monotonic()
-        found.append(_skipped(step) if left < SHORTEST else _run(step, min(left, step.limit), folder, env))
+        end += step.limit
+        found.append(_run(step, end - time.monotonic(), folder, env))
         after(found)
     return found
 
@@ -62,8 +60,15 @@ def _run(step: Step, limit: float, folder: Path, env: dict[str, str]) -> dict[st
             status = "failed"
             file.write(str(error).encode())
     told = log.read_text(errors="replace").splitlines()[-TOLD_LINES:]
-    seconds = time.monotonic() - start
-    return {**_about(step, limit), "seconds": seconds, "status": status, "told": told, "result": _read(step)}
+    return {
+        "name": step.name,
+        "command": " ".join(step.command),
+        "limit": limit,
+        "seconds": time.monotonic() - start,
+        "status": status,
+        "told": told,
+        "result": _read(step),
+    }
 
 
 def _status(command: Sequence[str], limit: float, file: BinaryIO, env: dict[str, str]) -> str:
@@ -84,14 +89,6 @@ def _end(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _skipped(step: Step) -> dict[str, Any]:
-    return {**_about(step, step.limit), "seconds": 0.0, "status": "skipped", "told": [], "result": None}
-
-
-def _about(step: Step, limit: float) -> dict[str, Any]:
-    return {"name": step.name, "command": " ".join(step.command), "limit": limit}
 
 
 def _read(step: Step) -> Any:

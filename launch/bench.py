@@ -1,9 +1,10 @@
 """step time, images/s and input wait, or how fast JPEGs become inputs; JSON on stdout, a table on stderr."""
 
+import contextlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -25,6 +26,7 @@ from qsdt_jax.progress import tell
 from qsdt_jax.workdir.provenance import provenance
 
 CPU_BATCH, ACCELERATOR_BATCH = 4, 64
+COMPARED = ("inference", "train")  # What --beside times.
 
 WHAT = flags.DEFINE_list(
     POSITIONAL,
@@ -81,15 +83,16 @@ def main() -> None:
         require_writable("json", JSON.value)
     if WHAT.value and BESIDE.value:
         raise UserError("bench input has nothing to compare; leave --beside")
-    if BESIDE.value:
-        result, lines = _measure_beside_torch()
-    elif WHAT.value:
+    if WHAT.value:
         config = CONFIG.value or imagenet_s("published")
         result = {"setting": {"config": _config_file()}, **measure_input(config)}
         lines = input_table(result)
     else:
-        result = _measure_modes()
-        lines = network_table(result)
+        if BESIDE.value:
+            _prepare_torch()
+        config, remarks = _config()
+        with _arithmetic_and_memory(config):
+            result, lines = (_measure_beside_torch if BESIDE.value else _measure_modes)(config, remarks)
     result["provenance"] = {**provenance(), "cpus": usable_cpus()}
     tell("\n" + lines)
     text = json.dumps(result, indent=2) + "\n"
@@ -99,10 +102,23 @@ def main() -> None:
         Path(JSON.value).write_text(text)
 
 
-def _measure_modes() -> Result:
-    config, remarks = _config()
-    if config.model.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
+@contextlib.contextmanager
+def _arithmetic_and_memory(config: ml_collections.ConfigDict) -> Iterator[None]:
+    """Lets jax have float64 where the configuration asks for it, and says in a line what memory lacks."""
+    before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_enable_x64", before or config.model.dtype == "float64")
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(f"out of memory with {config.batch_size} images per step; lower --batch") from None
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def _measure_modes(config: ml_collections.ConfigDict, remarks: list[str]) -> tuple[Result, str]:
+    """The result, and the same for people."""
     bench = Bench(config, STEPS.value)
     timings: dict[str, Callable[[], Result]] = {
         "inference": lambda: bench.inference(exact=False),
@@ -115,40 +131,37 @@ def _measure_modes() -> Result:
     result: Result = {
         "setting": {"config": _config_file(), **bench.setting(), "remarks": remarks + bench.remarks}
     }
-    try:
-        for mode in MODES:
-            if mode not in CHOSEN.value:
-                continue
-            try:
-                result[mode] = timings[mode]()
-            except UserError as error:
-                if mode != "integer" or len(CHOSEN.value) == 1:
-                    raise
-                result["setting"]["remarks"].append(f"the integer form is not timed: {error}")
-                continue
-            if mode == "integer" and bench.has_logits and importlib.util.find_spec("onnxruntime"):
-                result["onnx"] = bench.onnx()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(f"out of memory with {config.batch_size} images per step; lower --batch") from None
-    return result
+    for mode in MODES:
+        if mode not in CHOSEN.value:
+            continue
+        try:
+            result[mode] = timings[mode]()
+        except UserError as error:
+            if mode != "integer" or len(CHOSEN.value) == 1:
+                raise
+            result["setting"]["remarks"].append(f"the integer form is not timed: {error}")
+            continue
+        if mode == "integer" and bench.has_logits and importlib.util.find_spec("onnxruntime"):
+            result["onnx"] = bench.onnx()
+    return result, network_table(result)
 
 
-def _measure_beside_torch() -> tuple[Result, str]:
-    """The result, and the same for people."""
-    chosen = [mode for mode in ("inference", "train") if mode in CHOSEN.value]
-    if not chosen:
-        raise UserError(f"--modes={','.join(CHOSEN.value)}: --beside times inference and train")
+def _prepare_torch() -> None:
+    """Before jax takes the device."""
+    if not set(COMPARED) & set(CHOSEN.value):
+        raise UserError(f"--modes={','.join(CHOSEN.value)}: --beside times {' and '.join(COMPARED)}")
     if importlib.util.find_spec("torch") is None:
         raise UserError(
             "--beside=torch: PyTorch is not installed; pip install -r benchmarks/torch_twin/requirements.txt"
         )
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Two frameworks share the memory.
+
+
+def _measure_beside_torch(config: ml_collections.ConfigDict, remarks: list[str]) -> tuple[Result, str]:
+    """The result, and the same for people."""
     from benchmarks import beside_torch  # Here alone, since it imports torch.
 
-    config, remarks = _config()
-    result = beside_torch.measure(config, STEPS.value, chosen)
+    result = beside_torch.measure(config, STEPS.value, [mode for mode in COMPARED if mode in CHOSEN.value])
     result["setting"]["config"] = _config_file()
     result["setting"]["remarks"][:0] = remarks
     return result, beside_torch.table(result)

@@ -326,12 +326,17 @@ class Bench:
         }
 
 
-def _matmul_rate(dtype: DTypeLike) -> float:
-    """GFLOP/s of a large matrix product: what the device can give."""
-    size = 2048
+def large_product(dtype: DTypeLike) -> tuple[Callable[[], jax.Array], int]:
+    """A matrix product that shows what the device can give, and its floating-point operations."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192  # Milliseconds, so that calls do not count.
     a = jnp.ones((size, size), dtype)
-    seconds = _seconds_per_step(functools.partial(jax.jit(jnp.matmul), a, a), REPEATS)
-    return 2 * size**3 / min(seconds) / 1e9
+    return functools.partial(jax.jit(jnp.matmul), a, a), 2 * size**3
+
+
+def _matmul_rate(dtype: DTypeLike) -> float:
+    """GFLOP/s of a large matrix product."""
+    step, flops = large_product(dtype)
+    return flops / min(_seconds_per_step(step, REPEATS)) / 1e9
 
 
 def _seconds_per_step(step: Callable[[], Any], steps: int) -> list[float]:

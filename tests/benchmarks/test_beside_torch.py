@@ -2,10 +2,15 @@
 
 import importlib.util
 import json
+import sys
+from types import SimpleNamespace
 from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from qsdt_jax.interop import to_torch
 from tests.launch.tiny import launch
 
 CONFIG = """
@@ -52,6 +57,40 @@ def test_mistakes_are_one_line(words, told, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ") and told in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [(), ("--beside=torch",)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_either_way_has_the_types_and_tells_what_memory_lacks(words, dtype, config, capsys, monkeypatch):
+    had = []
+
+    def exhausted(*_):
+        had.append(jnp.zeros((), dtype).dtype.name)
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "torch" or find(name))
+    monkeypatch.setattr("launch.bench.Bench", exhausted)
+    monkeypatch.setitem(sys.modules, "benchmarks.beside_torch", SimpleNamespace(measure=exhausted))
+    monkeypatch.delattr("benchmarks.beside_torch", raising=False)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    assert launch("bench", config, f"--dtype={dtype}", *words) == 2
+    assert capsys.readouterr().err == "error: out of memory with 2 images per step; lower --batch\n"
+    assert had == [dtype] and jnp.zeros(()).dtype == "float32"
+
+
+@pytest.mark.slow
+def test_a_twin_of_another_loss_is_not_timed(config, capsys, monkeypatch):
+    """A head ten times as large, which the comparison in float64 does not see."""
+    pytest.importorskip("torch", reason="pip install -r benchmarks/torch_twin/requirements.txt")
+    from benchmarks import beside_torch
+
+    def other(variables):
+        return {name: 10 * a if name.startswith("head") else a for name, a in to_torch(variables).items()}
+
+    monkeypatch.setattr(beside_torch, "to_torch", other)
+    assert launch("bench", config, "--beside=torch", "--steps=1", "--modes=train") == 2
+    assert "train: eager differs by" in capsys.readouterr().err
 
 
 @pytest.mark.slow

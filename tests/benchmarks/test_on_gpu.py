@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import on_gpu
+from benchmarks import on_gpu, plan
 from benchmarks.on_gpu import MORE_TESTS, SECONDS, TESTS, page, steps_of
+from launch.flags import GIVEN_CONFIG
+from qsdt_jax.assemble.build import fit_step
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "on_gpu.sh"
@@ -22,20 +24,62 @@ def script(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_chosen_tests_exist():
-    for name in (*TESTS, *MORE_TESTS):
-        file, _, function = name.partition("::")
-        assert f"def {function}" in (ROOT / file).read_text()
+    """Of each file and function pytest collects at least one."""
+    chosen = [*TESTS, *MORE_TESTS]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n0",
+        "-p",
+        "no:cacheprovider",
+        "--collect-only",
+        *chosen,
+    ]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert told.returncode == 0, told.stdout[-1000:]
+    collected = [line.partition("[")[0] for line in told.stdout.splitlines()]
+    for name in chosen:
+        assert any(line == name or line.startswith(f"{name}::") for line in collected), name
 
 
-def test_sizes_and_modes_are_compared_with_torch_where_it_is(tmp_path):
-    for beside in (False, True):
-        steps = steps_of(tmp_path, dry=False, beside=beside)
-        benches = [step for step in steps if step.name.startswith("bench")]
-        assert [step.name for step in benches] == [
-            f"bench {s} {m}" for s in "SML" for m in ("inference", "train")
+def benches(tmp_path, beside):
+    steps = steps_of(tmp_path, dry=False, beside=beside)
+    assert sum(step.limit for step in steps) == SECONDS and min(step.limit for step in steps) >= 20
+    return [step for step in steps if step.name.startswith("bench")]
+
+
+def test_ours_come_first_and_then_those_beside_torch_where_it_is(tmp_path):
+    ours = [f"bench {s} {m}" for s in "SML" for m in ("inference", "train")]
+    ours += ["bench S-spikes train", "bench S-spikes-256 train"]
+    assert [step.name for step in benches(tmp_path, False)] == ours
+    steps = benches(tmp_path, True)
+    others = ["bench S inference beside torch", "bench S train beside torch"]
+    assert [step.name for step in steps] == ours + others
+    assert [step.name for step in steps if "--beside=torch" in step.command] == others
+    assert len({step.output for step in steps}) == len(steps)
+
+
+def test_what_is_planned_is_what_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    settings = {}
+    for step in benches(tmp_path, True):
+        [config] = [word.removeprefix("--config=") for word in step.command if word.startswith("--config=")]
+        settings[step.name.split()[1]] = GIVEN_CONFIG.load(config)
+        assert not [
+            word for word in step.command if word.startswith(("--config.", "--size", "--batch", "--dtype"))
         ]
-        assert all(("--beside=torch" in step.command) == beside for step in benches)
-        assert all("--dtype=bfloat16" in step.command for step in benches)
+    assert list(settings) == list(plan.SETTINGS)
+    for name, config in settings.items():
+        assert fit_step(config) == [] and config == plan.get_config(name)
+    assert settings["S-spikes-256"].batch_size == 256 and settings["S-spikes-256"].model.remat == "spikes"
+
+
+def test_torch_can_follow_what_runs():
+    pytest.importorskip("torch", reason="pip install -r benchmarks/torch_twin/requirements.txt")
+    from benchmarks.beside_torch import simplified
+
+    assert [simplified(plan.get_config(name)) for name in plan.SETTINGS] == [[]] * len(plan.SETTINGS)
 
 
 RATES = {"images_per_second": 1000.0, "memory_bytes": {"a": 2e9, "b": 1e9}, "peak_bytes": 4e9}
@@ -51,8 +95,9 @@ def test_page():
     eager = {"images_per_second": 500.0, "share_of_matmul": 0.125, "peak_bytes": 5e9, "ratio": RATIO}
     found = [
         step("device", {"devices": ["H100"], "nvidia_smi": "550"}),
-        step("bench S train", {"train": {"qsdt_jax": RATES, "eager": eager}}),
-        step("bench M train", {"train": RATES}),  # Without torch.
+        step("bench S train", {"train": RATES}),
+        step("bench S train beside torch", {"train": {"qsdt_jax": RATES, "eager": eager}}),
+        step("bench M train", {"train": RATES}),
         step("bench L train", None, "timed out"),
         step("profile", {"purposes": [row], "operations": [row]}),
     ]
@@ -60,7 +105,7 @@ def test_page():
     assert "H100; 550" in text
     assert "| bench L train | 2 | timed out | a / b |" in text
     assert "| S train | qsdt_jax | 1,000.0 |  |  | 4.000 GB |" in text
-    assert "| S train | eager | 500.0 | 12.5 % | 1.50 (1.20 to 1.75) | 5.000 GB |" in text
+    assert "| S train beside torch | eager | 500.0 | 12.5 % | 1.50 (1.20 to 1.75) | 5.000 GB |" in text
     assert "| S train | 3.500 GB | 3.000 GB | 4.000 GB | 1,200 images/s | 1,000.0 |" in text
     assert "| M train | not known | 3.000 GB | 4.000 GB | not planned | 1,000.0 |" in text
     assert "| `a / b` | 3 | 2.50 | 25.0 % |" in text
@@ -81,17 +126,18 @@ def test_usage():
 def test_dry_run(tmp_path, monkeypatch, capsys):
     """Without the training, which takes most of the time."""
     monkeypatch.setattr(on_gpu, "MODES", ("inference",))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # No torch.
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as left:
         on_gpu.main([str(tmp_path), "--dry-run"])
     content = json.loads((tmp_path / "on_gpu.json").read_text())
     assert [(s["name"], s["status"]) for s in content["steps"]] == [
         ("device", "done"),
-        ("tests", "done"),
         ("bench tiny inference", "done"),
         ("profile", "done"),
+        ("tests", "done"),
     ], capsys.readouterr().out
     assert not left.value.code
-    assert content["steps"][1]["told"][-1].startswith("1 passed")
+    assert content["steps"][-1]["told"][-1].startswith("1 passed")
     text = (tmp_path / "on_gpu.md").read_text()
     assert "| tiny inference |" in text and "| `products` |" in text

@@ -1,8 +1,9 @@
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
-from benchmarks.profile import layer_of, purpose_of, summed, traced_seconds
+from benchmarks.profile import events_of, layer_of, purpose_of, summed, traced_seconds
 
 BACKWARD = "jit(step)/transpose(jvp(C))/backbone.features/conv_block1_1/sepconv/dwconv/jit(weight_gradient)/x"
 
@@ -49,3 +50,24 @@ def test_a_loop_counts_by_what_it_runs():
         {"name": "weight gradients", "operations": 1, "milliseconds": 1500.0, "share": 0.75},
         {"name": "optimiser and others", "operations": 1, "milliseconds": 500.0, "share": 0.25},
     ]
+
+
+def event(name: str, start: float, duration: float, **stats):
+    return SimpleNamespace(name=name, start_ns=start, duration_ns=duration, stats=list(stats.items()))
+
+
+def test_events_end_where_what_they_produce_is_consumed(tmp_path):
+    """Numbers of what is produced are any; an event without one shares none."""
+    events = [
+        event("add", 0, 5, hlo_op="add"),
+        event("dot", 10, 1, hlo_op="dot", _p=-3),
+        event("mul", 20, 7, hlo_op="mul"),
+        event("sub", 30, 8, hlo_op="sub"),
+        event("end: dot", 50, 1, _c=-3),
+        event("a thread's own", 60, 1),
+    ]
+    trace = SimpleNamespace(planes=[SimpleNamespace(lines=[SimpleNamespace(name="thread", events=events)])])
+    (tmp_path / "a.xplane.pb").touch()
+    with mock.patch("jax.profiler.ProfileData.from_file", lambda file: trace):
+        found = sorted(events_of(tmp_path))
+    assert found == [("add", 5), ("dot", 40), ("mul", 7), ("sub", 8)]
