@@ -3,9 +3,8 @@
     python -m benchmarks.plan [--target h100] [--settings S,M,...] --out PLAN.json
 
 Needs `pip install '.[gpu-compile]'` and no GPU; minutes a setting, of `benchmarks/sizes.py`. Writes for each
-"SETTING MODE" the bytes of one
-device ("bytes": arguments, temporaries and output; "temporaries"; "peak"), bytes moved, kernels, and the
-roofline's bound on images/s.
+"SETTING MODE" the bytes of one device ("bytes": arguments, temporaries and output; "temporaries"; "peak"),
+bytes moved, kernels, and the roofline's bound on images/s.
 """
 
 import argparse
@@ -74,8 +73,11 @@ def main() -> None:
     parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    settings = given.settings.split(",")
+    if unknown := [setting for setting in settings if setting not in SETTINGS]:
+        parser.error(f"unknown setting {unknown[0]!r}; there are {', '.join(SETTINGS)}")
     found: dict[str, Any] = {}
-    for setting in given.settings.split(","):
+    for setting in settings:
         found |= promises(setting, TARGETS[given.target])
         given.out.write_text(json.dumps(found, indent=2) + "\n")
 
