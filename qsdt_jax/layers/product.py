@@ -111,8 +111,7 @@ def exact_convolution(x: jax.Array, integers: jax.Array, geometry: ConvGeometry,
       (N, H', W', O) in x's dtype.
     """
     digits = to_digits(x, (1, 2, 3), terms=math.prod(integers.shape[:3]), largest=2 ** (bits - 1))
-    whole = Whole(left=int(digits.base) // 2, right=2 ** (bits - 1))
-    return digits.joined([lowering.convolve(d, integers, geometry, x.dtype, whole) for d in digits.digits])
+    return lowering.convolve_digits(x, digits, integers, geometry, right=2 ** (bits - 1))
 
 
 def _exact_forward(x, integers, geometry, bits):

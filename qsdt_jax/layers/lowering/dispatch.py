@@ -18,11 +18,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from qsdt_jax.core.exact import LARGEST_FLOAT32, LARGEST_INT32, Whole, largest_exact
+from qsdt_jax.core.exact import LARGEST_FLOAT32, LARGEST_INT32, Digits, Whole, largest_exact
 from qsdt_jax.core.spikes import counts_of
 from qsdt_jax.layers.lowering import cpu, gpu, xla
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE, in_bytes, joined
-from qsdt_jax.layers.lowering.geometry import ConvGeometry
+from qsdt_jax.layers.lowering.geometry import ConvGeometry, is_pointwise
+from qsdt_jax.layers.lowering.kernels.digits import can_use_digits, digit_product
 from qsdt_jax.layers.lowering.platform import by_platform
 
 INT8 = Whole(left=128, right=128)
@@ -86,6 +87,39 @@ def convolve(
         return xla.convolve(x, kernel, geometry, accumulate, precision).astype(dtype)
 
     return by_platform(x, kernel, cpu=on_cpu, cuda=on_cuda, rocm=on_rocm, default=elsewhere)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def convolve_digits(
+    x: jax.Array, digits: Digits, kernel: jax.Array, geometry: ConvGeometry, right: int
+) -> jax.Array:
+    """Convolution of real x (N, H, W, I), whose digits are given, with whole numbers, the same in any order.
+
+    Args:
+      x: float32 or float64.
+      digits: of x, with a unit for each image.
+      kernel: (kh, kw, I / groups, O) whole numbers up to `right`, in x's dtype.
+      geometry: stride, padding, groups.
+      right: see `Whole`.
+
+    Returns:
+      (N, H', W', O) in x's dtype.
+    """
+    whole = Whole(left=int(digits.base) // 2, right=right)
+
+    def elsewhere(x, digits, kernel):
+        return digits.joined([convolve(d, kernel, geometry, x.dtype, whole) for d in digits.digits])
+
+    def on_cuda(x, digits, kernel):
+        pixels = x[:, :: geometry.stride, :: geometry.stride]
+        n, height, width, channels = pixels.shape
+        rows, unit = pixels.reshape(n, -1, channels), digits.unit.reshape(n, 1)
+        matrix = kernel[0, 0].astype(jnp.int8)
+        y = digit_product(rows, unit, matrix, len(digits.digits), digits.base)
+        return y.reshape(n, height, width, -1)
+
+    in_one = is_pointwise(kernel.shape, geometry) and can_use_digits(x.dtype, x.shape[-1], digits.base)
+    return by_platform(x, digits, kernel, cuda=on_cuda if in_one else elsewhere, default=elsewhere)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
