@@ -7,12 +7,11 @@ of a network say which arithmetic is exact for it (`count_attention`):
     up to 2^31 - 1   int32; the result is rounded to float32 once, as that of the integer form is.
     above            none. float32 rounds; `core.exact.check_sums` refuses that where exactness is asked for.
 
-On GPUs both go through the tensor cores in bfloat16, which holds counts, and k^T v in pieces of 9 bits: in one
-kernel where codes of the counts are known and the shape suits it (`kernels.attention`).
+On GPUs both go through the tensor cores in bfloat16, which holds counts, and k^T v in pieces of 9 bits: in
+one kernel where codes of the counts are known and the shape suits it (`kernels.attention`).
 """
 
 import functools
-import math
 from collections.abc import Sequence
 
 import jax
@@ -65,7 +64,10 @@ def count_attention(
     if bytes_of_each is None or not can_use_attention(q.shape, heads, levels):
         return by_platform(q, k, v, cuda=whole, default=real)
     return by_platform(
-        q, k, v, *bytes_of_each,
+        q,
+        k,
+        v,
+        *bytes_of_each,
         cuda=lambda q, k, v, *codes: attention(*codes, heads, levels),
         default=lambda q, k, v, *_: real(q, k, v),
     )

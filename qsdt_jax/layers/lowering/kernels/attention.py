@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 
 from qsdt_jax.core.exact import attention_sum, largest_exact
 from qsdt_jax.core.spikes import counts_of
+from qsdt_jax.layers.lowering.kernels.available import kernels_available
 from qsdt_jax.layers.lowering.kernels.spread import by_images
 from qsdt_jax.layers.lowering.pieces import PIECE_BITS, pieces_of
 
@@ -36,6 +37,8 @@ LEAST_WIDTH = 16  # Of a product on tensor cores.
 def can_use_attention(shape: tuple[int, ...], heads: int, levels: int) -> bool:
     """Whether the kernels are for codes (int8) of the shape (N, L, C), of counts up to `levels`."""
     _, tokens, channels = shape
+    if not kernels_available():
+        return False
     exact = attention_sum(tokens, channels // heads, levels) <= largest_exact(jnp.float32)
     return exact and tokens <= MOST_TOKENS and channels // heads <= MOST_WIDTH
 

@@ -5,9 +5,8 @@
 XLA writes the digits of x (`core.exact.to_digits`) to memory, multiplies them, writes a product for each, and
 joins these in what comes next: three times the bytes.
 
-The plain version is `exact_convolution` on other platforms. Both give the same bits: of x in units the same
-whole number is taken, its digits add up to that number however they are cut, and the sum of its products is
-rounded once.
+The plain version is `dispatch.convolve_digits` on other platforms. The digits are the same and their sums are
+exact, so both give the same bits.
 """
 
 import functools
@@ -19,6 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jax.typing import DTypeLike
 
+from qsdt_jax.layers.lowering.kernels.available import kernels_available
 from qsdt_jax.layers.lowering.kernels.spread import by_images
 
 ROWS, COLUMNS, TERMS = 64, 64, 32  # A block of the result, and of the terms of its sums.
@@ -27,7 +27,9 @@ LARGEST_HALF = 2**11  # float16 holds all whole numbers up to it.
 
 
 def can_use_digits(dtype: DTypeLike, channels: int, base: float) -> bool:
-    """Whether the kernel is for values of that type, in so many channels, of digits up to `base` / 2 in size."""
+    """Whether the kernel is for values of that type, in so many channels, with digits up to `base` / 2."""
+    if not kernels_available():
+        return False
     return dtype == jnp.float32 and base / 2 <= LARGEST_HALF and channels >= FEWEST_CHANNELS
 
 
@@ -84,7 +86,9 @@ def _product(x_ref, unit_ref, matrix_ref, y_ref, *, shape, count: int, base: flo
         weights = triton.load(matrix_ref.at[at, :], mask=term[:, None] & column[None, :], other=0)
         weights = weights.astype(jnp.float16)
         digits = _digits(_rounded_to_even(x * (1 / unit)), count, base)
-        return tuple(s + triton.dot(d.astype(jnp.float16), weights) for s, d in zip(sums, digits, strict=True))
+        return tuple(
+            s + triton.dot(d.astype(jnp.float16), weights) for s, d in zip(sums, digits, strict=True)
+        )
 
     zeros = (jnp.zeros((ROWS, COLUMNS), jnp.float32),) * count
     sums = lax.fori_loop(0, pl.cdiv(terms, TERMS), add, zeros)
@@ -98,7 +102,7 @@ def _digits(rest: jax.Array, count: int, base: float) -> list[jax.Array]:
     """Whole numbers as `count` digits, the most significant first."""
     digits = []
     for i in reversed(range(1, count)):
-        digit = jnp.floor(rest * base**-i + 0.5)
+        digit = _rounded_to_even(rest * base**-i)
         rest = rest - digit * base**i
         digits.append(digit)
     return [*digits, rest]

@@ -11,8 +11,8 @@ def by_images(run: Callable, rule: str) -> Callable:
 
     Args:
       run: takes and gives arrays, and treats each image alone.
-      rule: dimensions of its arguments and results, "n l c, c o -> n l o". Those that begin with n, the images,
-        are spread as the first argument is; the others lie whole on every device.
+      rule: dimensions of its arguments and results, "n l c, c o -> n l o". Arrays of n, the images, are
+        spread as the first argument is; the others lie whole on every device.
     """
     arguments, results = ([term.split() for term in side.split(",")] for side in rule.split("->"))
 
