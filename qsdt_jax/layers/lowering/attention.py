@@ -63,14 +63,14 @@ def count_attention(
     bytes_of_each = _in_bytes(codes)
     if bytes_of_each is None or not can_use_attention(q.shape, heads, levels):
         return by_platform(q, k, v, cuda=whole, default=real)
-    return by_platform(
-        q,
-        k,
-        v,
-        *bytes_of_each,
-        cuda=lambda q, k, v, *codes: attention(*codes, heads, levels),
-        default=lambda q, k, v, *_: real(q, k, v),
-    )
+
+    def in_one_kernel(counts, codes):
+        return attention(*codes, heads=heads, levels=levels)
+
+    def plain(counts, codes):
+        return real(*counts)
+
+    return by_platform((q, k, v), bytes_of_each, cuda=in_one_kernel, default=plain)
 
 
 def _in_bytes(codes: Sequence[jax.Array | None] | None) -> tuple[jax.Array, ...] | None:

@@ -89,9 +89,9 @@ def convolve(
     return by_platform(x, kernel, cpu=on_cpu, cuda=on_cuda, rocm=on_rocm, default=elsewhere)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def convolve_digits(
-    x: jax.Array, digits: Digits, kernel: jax.Array, geometry: ConvGeometry, right: int
+    x: jax.Array, digits: Digits, kernel: jax.Array, geometry: ConvGeometry, right: int, portable: bool
 ) -> jax.Array:
     """Convolution of real x (N, H, W, I), whose digits are given, with whole numbers, the same in any order.
 
@@ -101,6 +101,7 @@ def convolve_digits(
       kernel: (kh, kw, I / groups, O) whole numbers up to `right`, in x's dtype.
       geometry: stride, padding, groups.
       right: see `Whole`.
+      portable: whether it is for programs that are exported, without kernels of this project.
 
     Returns:
       (N, H', W', O) in x's dtype.
@@ -118,8 +119,10 @@ def convolve_digits(
         y = digit_product(rows, unit, matrix, len(digits.digits), digits.base)
         return y.reshape(n, height, width, -1)
 
-    in_one = is_pointwise(kernel.shape, geometry) and can_use_digits(x.dtype, x.shape[-1], digits.base)
-    return by_platform(x, digits, kernel, cuda=on_cuda if in_one else elsewhere, default=elsewhere)
+    pointwise = is_pointwise(kernel.shape, geometry) and not portable
+    if pointwise and can_use_digits(x.dtype, x.shape[-1], digits.base):
+        return by_platform(x, digits, kernel, cuda=on_cuda, default=elsewhere)
+    return elsewhere(x, digits, kernel)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))

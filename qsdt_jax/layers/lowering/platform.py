@@ -3,7 +3,7 @@ other platforms takes theirs."""
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from jax import lax
@@ -35,7 +35,7 @@ def as_on_accelerators() -> contextlib.AbstractContextManager[None]:
     return as_on("tpu")
 
 
-def by_platform(*operands: jax.Array, default: Callable, **ways: Callable) -> jax.Array:
+def by_platform(*operands: Any, default: Callable, **ways: Callable) -> jax.Array:
     """`lax.platform_dependent`, but for `as_on`. `ways` has the functions of platforms by name."""
     if _played is not None:
         ways["cpu"] = ways.get(_played, default)
