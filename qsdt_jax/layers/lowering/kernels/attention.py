@@ -60,9 +60,9 @@ def attention(
 
     def run(q, k, v):
         kernel = functools.partial(_attention, largest=q.shape[1] * levels**2)
-        return _by_heads("attention", kernel, (q, k, v), heads, [jnp.float32], interpret)[0]
+        return _by_heads(kernel, (q, k, v), heads, [jnp.float32], interpret)[0]
 
-    return by_images(run, "n l c, n l c, n l c -> n l c")(q, k, v)
+    return by_images("attention", run, "n l c, n l c, n l c -> n l c")(q, k, v)
 
 
 def attention_gradients(
@@ -72,13 +72,13 @@ def attention_gradients(
 
     def run(q, k, v, dy):
         operands = (q, k, v, dy)
-        return _by_heads("attention_gradients", _gradients, operands, heads, [dy.dtype] * 3, interpret)
+        return _by_heads(_gradients, operands, heads, [dy.dtype] * 3, interpret)
 
-    return by_images(run, "n l c, n l c, n l c, n l c -> n l c, n l c, n l c")(q, k, v, dy)
+    rule = "n l c, n l c, n l c, n l c -> n l c, n l c, n l c"
+    return by_images("attention_gradients", run, rule)(q, k, v, dy)
 
 
 def _by_heads(
-    name: str,
     kernel: Callable,
     operands: Sequence[jax.Array],
     heads: int,
@@ -99,7 +99,6 @@ def _by_heads(
         out_specs=[part] * len(dtypes),
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
         interpret=interpret,
-        name=name,
     )(*(x.reshape(shape) for x in operands))
     return tuple(y.reshape(n, tokens, channels) for y in results)
 

@@ -67,10 +67,9 @@ def digit_product(
             out_specs=pl.BlockSpec((None, ROWS, COLUMNS), lambda n, i, j: (n, i, j)),
             compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
             interpret=interpret,
-            name="digit_product",
         )(x, unit, matrix)
 
-    return by_images(run, "n l i, n u, i o -> n l o")(x, unit, matrix)
+    return by_images("digit_product", run, "n l i, n u, i o -> n l o")(x, unit, matrix)
 
 
 def _product(x_ref, unit_ref, matrix_ref, y_ref, *, shape, count: int, base: float):

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 
+import jax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def by_images(run: Callable, rule: str) -> Callable:
+def by_images(name: str, run: Callable, rule: str) -> Callable:
     """`run`, which XLA cannot cut on its own: it would gather all images on every device.
 
     Args:
+      name: of the kernel, by which profiles and `inspect` tell of it.
       run: takes and gives arrays, and treats each image alone.
       rule: dimensions of its arguments and results, "n l c, c o -> n l o". Arrays of n, the images, are
         spread as the first argument is; the others lie whole on every device.
@@ -29,4 +31,4 @@ def by_images(run: Callable, rule: str) -> Callable:
     spread = custom_partitioning(run)
     names = dict.fromkeys(name for term in arguments for name in term if name != "n")
     spread.def_partition(partition=partition, sharding_rule=rule, need_replication_factors=tuple(names))
-    return spread
+    return jax.named_call(spread, name=name)
