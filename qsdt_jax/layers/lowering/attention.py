@@ -22,7 +22,6 @@ from jax.typing import DTypeLike
 from qsdt_jax.core.exact import LARGEST_INT32, attention_sum, largest_exact
 from qsdt_jax.core.spikes import counts_of
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE
-from qsdt_jax.layers.lowering.platform import by_platform
 
 PIECE_BITS = 9
 LARGEST_PIECE = 2 ** (PIECE_BITS - 1)  # With its sign, bfloat16 holds what is not larger.
@@ -61,7 +60,7 @@ def count_attention(
 
     if largest > largest_exact(dtype):
         return whole(q, k, v)
-    return by_platform(q, k, v, cuda=whole, default=real)
+    return lax.platform_dependent(q, k, v, cuda=whole, default=real)
 
 
 def _forward(q, k, v, heads, levels, gradient_dtype, codes):
@@ -86,7 +85,7 @@ def _backward(heads, levels, gradient_dtype, residuals, dy):
     q, k, v = (counts_of(x, gradient_dtype) if integer else x.astype(gradient_dtype) for x in residuals)
     gradients = functools.partial(_gradients, heads=heads, rounded=gradient_dtype)
     wide = functools.partial(gradients, operand=real)
-    grads = by_platform(
+    grads = lax.platform_dependent(
         q,
         k,
         v,
@@ -152,7 +151,7 @@ def integer_attention(
     exact = largest_exact(jnp.float32)
     if levels <= LARGEST_PIECE and max(tokens * levels**2, width * levels * LARGEST_PIECE) <= exact:
         on_gpu = functools.partial(_on_tensor_cores, heads=heads, levels=levels)
-    return by_platform(q, k, v, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
+    return lax.platform_dependent(q, k, v, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
 
 
 def _in_int32(q: jax.Array, k: jax.Array, v: jax.Array, heads: int, operand: DTypeLike) -> jax.Array:

@@ -23,7 +23,6 @@ from qsdt_jax.core.spikes import counts_of
 from qsdt_jax.layers.lowering import cpu, gpu, xla
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE, in_bytes, joined
 from qsdt_jax.layers.lowering.geometry import ConvGeometry
-from qsdt_jax.layers.lowering.platform import by_platform
 
 INT8 = Whole(left=128, right=128)
 # What a product of default precision multiplies exactly on any accelerator: bfloat16 has 8 bits.
@@ -85,7 +84,7 @@ def convolve(
     def elsewhere(x, kernel):
         return xla.convolve(x, kernel, geometry, accumulate, precision).astype(dtype)
 
-    return by_platform(x, kernel, cpu=on_cpu, cuda=on_cuda, rocm=on_rocm, default=elsewhere)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, cuda=on_cuda, rocm=on_rocm, default=elsewhere)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -106,7 +105,7 @@ def input_gradient(
     def elsewhere(dy, kernel):
         return xla.input_gradient(dy, kernel, x_shape, geometry, dtype)
 
-    return by_platform(dy, kernel, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
+    return lax.platform_dependent(dy, kernel, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -133,7 +132,7 @@ def weight_gradient(
         x = _operand(x, dy.dtype)
         return xla.weight_gradient(x, dy, kernel_shape, geometry, dtype)
 
-    return by_platform(x, dy, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
+    return lax.platform_dependent(x, dy, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
 
 
 def _in_int32(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, whole: Whole) -> jax.Array:
