@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from qsdt_jax.core.exact import LARGEST_INT32, attention_sum, largest_exact
+from qsdt_jax.core.exact import LARGEST_INT32, attention_sum, is_narrow, largest_exact
 from qsdt_jax.core.spikes import counts_of
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE
 
@@ -65,7 +65,7 @@ def count_attention(
 
 def _forward(q, k, v, heads, levels, gradient_dtype, codes):
     y = count_attention(q, k, v, heads, levels, gradient_dtype, codes)
-    narrow = jnp.dtype(gradient_dtype).itemsize < 4
+    narrow = is_narrow(gradient_dtype)
     bytes_of_each = [x for x in codes or () if x is not None and x.dtype == jnp.int8]
     return y, tuple(bytes_of_each) if narrow and len(bytes_of_each) == 3 else (q, k, v)
 
@@ -79,7 +79,7 @@ def _backward(heads, levels, gradient_dtype, residuals, dy):
     a narrow type dy, M and dL/dM are rounded to it, and sums are float32.
     """
     (q, k, v), real = residuals, dy.dtype
-    if jnp.dtype(gradient_dtype).itemsize >= 4:
+    if not is_narrow(gradient_dtype):
         return *_gradients(q, k, v, dy, heads, real, real), None
     integer = jnp.issubdtype(q.dtype, jnp.integer)
     q, k, v = (counts_of(x, gradient_dtype) if integer else x.astype(gradient_dtype) for x in residuals)
