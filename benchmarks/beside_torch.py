@@ -20,7 +20,8 @@ from qsdt_jax.assemble.keys import value_of
 from qsdt_jax.assemble.network import DTYPES
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
-from qsdt_jax.inspect.speed import LEARNING_RATE, Bench, Result, large_product
+from qsdt_jax.inspect.speed import LEARNING_RATE, Bench, Result
+from qsdt_jax.inspect.timing import WARM_UP_STEPS, large_product
 from qsdt_jax.interop import to_torch
 from qsdt_jax.memory import peak_of_device
 from qsdt_jax.progress import tell
@@ -29,7 +30,6 @@ from qsdt_jax.tasks.classification import Classification
 MODES = ("inference", "train")
 OURS, EAGER, CHANNELS_LAST, COMPILED = "qsdt_jax", "eager", "channels_last", "torch.compile"
 MATMUL = "matrix product"
-WARM_UP_STEPS = 2
 # Where float32 rounds otherwise, spikes near a threshold differ, and what follows from them: logits by 0.2 in
 # size S, where those of networks that have nothing in common differ by 1.4. The first loss hardly differs: it
 # is near log(classes) whatever the network. What bfloat16 does to the twin is only told.

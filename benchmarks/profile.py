@@ -23,7 +23,8 @@ import jax
 
 from benchmarks import sizes, tiny
 from qsdt_jax.inspect.hlo import read_program
-from qsdt_jax.inspect.speed import WARM_UP_STEPS, Bench
+from qsdt_jax.inspect.speed import Bench
+from qsdt_jax.inspect.timing import WARM_UP_STEPS
 
 STEPS, TOP = 3, 25
 PROGRAMS = {"inference": "inference", "train": "train step"}

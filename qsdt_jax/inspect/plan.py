@@ -14,6 +14,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.hlo import read_program
 from qsdt_jax.inspect.kernels import kernels_of, sent_by_kind
 from qsdt_jax.inspect.lowered import lowered_train_step
+from qsdt_jax.inspect.report import memory_parts
 from qsdt_jax.progress import tell
 from qsdt_jax.train.parallel import Parallel
 
@@ -65,12 +66,7 @@ def on_devices(
     stats, devices = compiled.memory_analysis(), len(parallel.devices)
     if stats is None:
         raise UserError(f"the {jax.default_backend()} backend does not report memory")
-    made = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    parts = {
-        "arguments": stats.argument_size_in_bytes,
-        "temporaries": stats.temp_size_in_bytes,
-        "output": made,
-    }
+    parts = memory_parts(stats)
     needed = sum(parts.values()) / 1e9
     sent = sent_by_kind(kernels_of(read_program(compiled.as_text() or "")))
     rates = [
