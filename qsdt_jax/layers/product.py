@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from qsdt_jax.core.exact import Digits, Whole, to_digits
+from qsdt_jax.core.exact import Digits, Whole, is_narrow, to_digits
 from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry
 
@@ -66,8 +66,7 @@ def _forward(x, integers, scale, geometry, operand_dtype, gradient_dtype, whole,
 
 def _kept(x, operand_dtype: DTypeLike, gradient_dtype: DTypeLike, whole: Whole | None, codes):
     """x as the backward pass keeps it: of counts a byte, in programs that multiply in narrow types."""
-    narrow = jnp.dtype(gradient_dtype).itemsize < 4
-    if narrow and whole is not None and whole.left <= jnp.iinfo(jnp.int8).max:
+    if is_narrow(gradient_dtype) and whole is not None and whole.left <= jnp.iinfo(jnp.int8).max:
         return x.astype(jnp.int8) if codes is None else codes
     return x.astype(min(gradient_dtype, operand_dtype, key=lambda dtype: jnp.dtype(dtype).itemsize))
 

@@ -19,12 +19,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from qsdt_jax.core.exact import LARGEST_INT32, attention_sum, largest_exact
+from qsdt_jax.core.exact import LARGEST_INT32, attention_sum, is_narrow, largest_exact
 from qsdt_jax.core.spikes import counts_of
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE
 from qsdt_jax.layers.lowering.kernels.attention import attention, attention_gradients, can_use_attention
 from qsdt_jax.layers.lowering.pieces import LARGEST_PIECE, PIECE_BITS, pieces_of
-from qsdt_jax.layers.lowering.platform import by_platform
 
 
 def count_attention(
@@ -62,7 +61,7 @@ def count_attention(
         return whole(q, k, v)
     bytes_of_each = _in_bytes(codes)
     if bytes_of_each is None or not can_use_attention(q.shape, heads, levels):
-        return by_platform(q, k, v, cuda=whole, default=real)
+        return lax.platform_dependent(q, k, v, cuda=whole, default=real)
 
     def in_one_kernel(counts, codes):
         return attention(*codes, heads=heads, levels=levels)
@@ -70,7 +69,7 @@ def count_attention(
     def plain(counts, codes):
         return real(*counts)
 
-    return by_platform((q, k, v), bytes_of_each, cuda=in_one_kernel, default=plain)
+    return lax.platform_dependent((q, k, v), bytes_of_each, cuda=in_one_kernel, default=plain)
 
 
 def _in_bytes(codes: Sequence[jax.Array | None] | None) -> tuple[jax.Array, ...] | None:
@@ -81,8 +80,7 @@ def _in_bytes(codes: Sequence[jax.Array | None] | None) -> tuple[jax.Array, ...]
 
 def _forward(q, k, v, heads, levels, gradient_dtype, codes):
     y = count_attention(q, k, v, heads, levels, gradient_dtype, codes)
-    narrow = jnp.dtype(gradient_dtype).itemsize < 4
-    return y, (narrow and _in_bytes(codes)) or (q, k, v)
+    return y, (is_narrow(gradient_dtype) and _in_bytes(codes)) or (q, k, v)
 
 
 def _backward(heads, levels, gradient_dtype, residuals, dy):
@@ -94,7 +92,7 @@ def _backward(heads, levels, gradient_dtype, residuals, dy):
     a narrow type dy, M and dL/dM are rounded to it, and sums are float32.
     """
     (q, k, v), real = residuals, dy.dtype
-    if jnp.dtype(gradient_dtype).itemsize >= 4:
+    if not is_narrow(gradient_dtype):
         return *_gradients(q, k, v, dy, heads, real, real), None
     codes = jnp.issubdtype(q.dtype, jnp.integer)
 
@@ -106,7 +104,7 @@ def _backward(heads, levels, gradient_dtype, residuals, dy):
     if codes and gradient_dtype == jnp.bfloat16 and can_use_attention(q.shape, heads, levels):
         on_gpu = functools.partial(attention_gradients, heads=heads)
     wide = functools.partial(gradients, operand=real)
-    grads = by_platform(q, k, v, dy.astype(gradient_dtype), cuda=on_gpu, default=wide)
+    grads = lax.platform_dependent(q, k, v, dy.astype(gradient_dtype), cuda=on_gpu, default=wide)
     return *(grad.astype(real) for grad in grads), None
 
 
@@ -165,7 +163,7 @@ def integer_attention(
     exact = largest_exact(jnp.float32)
     if levels <= LARGEST_PIECE and max(tokens * levels**2, width * levels * LARGEST_PIECE) <= exact:
         on_gpu = functools.partial(_on_tensor_cores, heads=heads, levels=levels)
-    return by_platform(q, k, v, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
+    return lax.platform_dependent(q, k, v, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
 
 
 def _in_int32(q: jax.Array, k: jax.Array, v: jax.Array, heads: int, operand: DTypeLike) -> jax.Array:

@@ -24,7 +24,6 @@ from qsdt_jax.layers.lowering import cpu, gpu, xla
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE, in_bytes, joined
 from qsdt_jax.layers.lowering.geometry import ConvGeometry, is_pointwise
 from qsdt_jax.layers.lowering.kernels.digits import can_use_digits, digit_product
-from qsdt_jax.layers.lowering.platform import by_platform
 
 INT8 = Whole(left=128, right=128)
 # What a product of default precision multiplies exactly on any accelerator: bfloat16 has 8 bits.
@@ -86,7 +85,7 @@ def convolve(
     def elsewhere(x, kernel):
         return xla.convolve(x, kernel, geometry, accumulate, precision).astype(dtype)
 
-    return by_platform(x, kernel, cpu=on_cpu, cuda=on_cuda, rocm=on_rocm, default=elsewhere)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, cuda=on_cuda, rocm=on_rocm, default=elsewhere)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
@@ -121,7 +120,7 @@ def convolve_digits(
 
     pointwise = is_pointwise(kernel.shape, geometry) and not portable
     if pointwise and can_use_digits(x.dtype, x.shape[-1], digits.base):
-        return by_platform(x, digits, kernel, cuda=on_cuda, default=elsewhere)
+        return lax.platform_dependent(x, digits, kernel, cuda=on_cuda, default=elsewhere)
     return elsewhere(x, digits, kernel)
 
 
@@ -143,7 +142,7 @@ def input_gradient(
     def elsewhere(dy, kernel):
         return xla.input_gradient(dy, kernel, x_shape, geometry, dtype)
 
-    return by_platform(dy, kernel, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
+    return lax.platform_dependent(dy, kernel, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -170,7 +169,7 @@ def weight_gradient(
         x = _operand(x, dy.dtype)
         return xla.weight_gradient(x, dy, kernel_shape, geometry, dtype)
 
-    return by_platform(x, dy, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
+    return lax.platform_dependent(x, dy, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
 
 
 def _in_int32(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, whole: Whole) -> jax.Array:
