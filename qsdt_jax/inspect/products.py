@@ -39,14 +39,8 @@ class Product(NamedTuple):
 def products_of(operation: Operation, computation: Computation, program: Program) -> Iterator[Product]:
     """The products that an operation of `computation` computes, of a fusion all that are in it."""
     target = operation.attribute("custom_call_target")
-    shapes = [_shape(computation.type_of(name)) for name in operation.operands]
-    match pallas_name(operation):
-        case "attention":
-            yield Product(DOT, "bf16", "bf16", "f32", False, 2 * _of_heads(shapes[0]))
-        case "attention_gradients":
-            yield Product(DOT, "bf16", "bf16", "f32", False, 5 * _of_heads(shapes[0]))
-        case "digit_product":  # Of two digits, as nearly all.
-            yield Product(DOT, "f16", "f16", "f32", False, 2 * 2 * math.prod(shapes[0]) * shapes[2][1])
+    if name := pallas_name(operation):
+        yield from _of_pallas(name, [_shape(computation.type_of(operand)) for operand in operation.operands])
     if operation.opcode in ("fusion", "call", "async-start"):
         for name in operation.called:
             called = program.computations[name]
@@ -64,9 +58,17 @@ def pallas_name(operation: Operation) -> str | None:
     return found[1] if found else None
 
 
-def _of_heads(shape: tuple[int, ...]) -> float:
-    """Operations of one product of the rows of heads (N, L, heads, d) with d x d matrices."""
-    return 2 * math.prod(shape) * shape[-1]
+def _of_pallas(name: str, shapes: list[tuple[int, ...]]) -> Iterator[Product]:
+    """Those of a kernel of `layers.lowering.kernels`, given the shapes of its operands."""
+    # Of rows of heads (N, L, heads, d) with d x d matrices.
+    of_heads = 2 * math.prod(shapes[0]) * shapes[0][-1]
+    match name:
+        case "attention":
+            yield Product(DOT, "bf16", "bf16", "f32", False, 2 * of_heads)
+        case "attention_gradients":
+            yield Product(DOT, "bf16", "bf16", "f32", False, 5 * of_heads)
+        case "digit_product":  # Of two digits, as nearly all.
+            yield Product(DOT, "f16", "f16", "f32", False, 2 * 2 * math.prod(shapes[0]) * shapes[2][1])
 
 
 def _product(kind: str, operation: Operation, computation: Computation, flops: float) -> Product:
