@@ -20,7 +20,12 @@ LIMITS = {"device": 30, "tests": 150, "inference": 60, "train": 150, "profile": 
 COMPARED = "S"
 SPARED = "S-spikes"  # Measured in the end, if there is time: with 256 images it says more.
 # Where an accelerator's own products and programs are compared with what they have to be.
-TESTS = ("tests/layers/test_product.py", "tests/layers/test_attention.py", "tests/layers/test_lowering.py")
+TESTS = (
+    "tests/layers/test_product.py",
+    "tests/layers/test_kernels.py",
+    "tests/layers/test_attention.py",
+    "tests/layers/test_lowering.py",
+)
 MORE_TESTS = (
     "tests/models/test_golden.py::test_evaluation_forward",
     "tests/models/test_golden.py::test_training_forward_and_every_gradient",

@@ -1,4 +1,4 @@
-"""The GPU kernels, run step by step: equal to NumPy, and to the plain versions, where arithmetic is exact."""
+"""The GPU kernels equal NumPy, and their plain versions, where arithmetic is exact; on a CPU step by step."""
 
 import functools
 
@@ -23,6 +23,7 @@ from qsdt_jax.layers.lowering.kernels.attention import (
 from qsdt_jax.layers.lowering.kernels.digits import can_use_digits, digit_product
 from qsdt_jax.layers.product import exact_convolution
 
+INTERPRET = jax.default_backend() != "gpu"
 # (N, L, heads, width): of sizes S and M, beyond the blocks of tokens and below their width, and one token.
 SHAPES = [(2, 196, 2, 32), (1, 49, 3, 45), (1, 65, 2, 8), (1, 1, 1, 64)]
 
@@ -44,7 +45,7 @@ def product(m, rows):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_attention_is_that_of_whole_numbers(shape, levels):
     (q, k, v), codes = draw(shape, levels, seed=levels)
-    y = attention(*codes, shape[2], levels, interpret=True)
+    y = attention(*codes, shape[2], levels, interpret=INTERPRET)
     expected = product(np.einsum("nlhc,nlhd->nhcd", k, v), q)
     assert y.dtype == jnp.float32
     np.testing.assert_array_equal(y, expected.reshape(y.shape))
@@ -55,7 +56,7 @@ def test_attention_of_the_largest_sums_it_takes():
     assert can_use_attention((1, tokens, width), 1, levels)
     assert not can_use_attention((1, tokens, width), 1, levels + 1)
     codes = jnp.full((1, tokens, width), levels, jnp.int8)
-    y = attention(codes, codes, codes, 1, levels, interpret=True)
+    y = attention(codes, codes, codes, 1, levels, interpret=INTERPRET)
     np.testing.assert_array_equal(y, np.full(y.shape, tokens * width * levels**3))
 
 
@@ -65,7 +66,7 @@ def test_gradients_of_attention_round_two_operands_alone(shape):
     (q, k, v), codes = draw(shape, 4, seed=1)
     dy = np.random.default_rng(2).integers(-3, 4, q.shape)
     gradients = attention_gradients(
-        *codes, jnp.asarray(dy.reshape(codes[0].shape), jnp.bfloat16), shape[2], interpret=True
+        *codes, jnp.asarray(dy.reshape(codes[0].shape), jnp.bfloat16), shape[2], interpret=INTERPRET
     )
     narrow = lambda x: x.astype(ml_dtypes.bfloat16)  # noqa: E731
     m = narrow(np.einsum("nlhc,nlhd->nhcd", k, v)).astype(float)
@@ -80,7 +81,7 @@ def test_attention_of_plain_numbers_is_the_same():
     (q, k, v), codes = draw(SHAPES[0], 4, seed=3)
     rows = (jnp.asarray(x.reshape(codes[0].shape), jnp.float32) for x in (q, k, v))
     plain = real_attention(*rows, heads=2)
-    np.testing.assert_array_equal(attention(*codes, 2, 4, interpret=True), plain)
+    np.testing.assert_array_equal(attention(*codes, 2, 4, interpret=INTERPRET), plain)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +111,9 @@ def test_products_of_digits_equal_the_plain_ones_bit_for_bit(pixels, channels, o
         jnp.asarray(weights[0, 0], jnp.int8),
         digits,
         of_x.base,
-        interpret=True,
+        interpret=INTERPRET,
     )
-    plain = exact_convolution(x, jnp.asarray(weights, jnp.float32), ConvGeometry(), 4)
+    plain = exact_convolution(x, jnp.asarray(weights, jnp.float32), ConvGeometry(), 4, portable=True)
     np.testing.assert_array_equal(y, plain[:, :, 0])
 
 
