@@ -143,6 +143,6 @@ def test_it_works_where_nothing_else_is_installed(built, tmp_path):
     )
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1] == (
-        "error: the package sklearn is not installed here: pip install scikit-learn, or this project with its "
-        "extra `data`"
+        "error: the package sklearn is not installed here: pip install scikit-learn, "
+        "or this project with its extra `data`"
     )
