@@ -14,6 +14,7 @@ import pytest
 
 import qsdt_jax
 from launch.surroundings import EXTRAS
+from launch.workers import PROGRAM
 from tests.assemble.conftest import CONFIG
 from tests.launch.tiny import draw_variables, write_pth
 
@@ -136,6 +137,7 @@ def test_it_works_where_nothing_else_is_installed(built, tmp_path):
     checkpoint = write_pth(tmp_path / "net.pth", draw_variables(CONFIG, 1))
     run(venv / "bin/python", "-c", LIBRARY, checkpoint, **alone)
     assert "inspect" in run(venv / "bin/qsdt", "--help", **alone)
+    assert "inspect" in run(venv / "bin/python", *PROGRAM[1:], "--help", **alone)  # Workers of a study.
     told = run(venv / "bin/qsdt", "inspect", "--config", "digits", **alone)
     assert "parameters" in told
     refused = subprocess.run(
