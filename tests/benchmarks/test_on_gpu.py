@@ -53,7 +53,7 @@ def benches(tmp_path, beside):
 def test_what_says_most_comes_first(tmp_path):
     """And those beside torch are there where it is."""
     before = ["S-spikes-256 train", *(f"{s} {m}" for s in "SML" for m in ("train", "inference"))]
-    others = ["S train beside torch", "S inference beside torch"]
+    others = ["S inference beside torch", "S train beside torch"]
     for beside, compared in ((False, []), (True, others)):
         steps = steps_of(tmp_path, dry=False, beside=beside)
         named = [step.name.removeprefix("bench ") for step in steps]
@@ -65,7 +65,7 @@ def test_what_says_most_comes_first(tmp_path):
 
 
 def test_a_step_that_takes_its_limit_leaves_time_for_several(tmp_path):
-    assert max(step.limit for step in steps_of(tmp_path, dry=False, beside=True)) <= SECONDS / 3
+    assert max(step.limit for step in steps_of(tmp_path, dry=False, beside=True)) <= SECONDS / 2
 
 
 def test_what_is_planned_is_what_runs(tmp_path, monkeypatch):
