@@ -150,6 +150,8 @@ def _prepare_torch() -> None:
     """Before jax takes the device."""
     if not set(COMPARED) & set(CHOSEN.value):
         raise UserError(f"--modes={','.join(CHOSEN.value)}: --beside times {' and '.join(COMPARED)}")
+    if importlib.util.find_spec("benchmarks") is None:
+        raise UserError("--beside=torch: the twin is in a checkout of qsdt_jax, not in what pip installs")
     if importlib.util.find_spec("torch") is None:
         raise UserError(
             "--beside=torch: PyTorch is not installed; pip install -r benchmarks/torch_twin/requirements.txt"

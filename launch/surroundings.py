@@ -45,6 +45,8 @@ def prepare_surroundings() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     os.environ["MPLBACKEND"] = "agg"  # Pictures become files; what a notebook has set may not be here.
+    # Else a cache of programs would know none with kernels again that run on several devices.
+    os.environ.setdefault("JAX_REMOVE_CUSTOM_PARTITIONING_PTR_FROM_CACHE_KEY", "true")
     allow_without_driver()
     _leave_out_a_cache_that_cannot_be_written()
     _check_xla_flags()

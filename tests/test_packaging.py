@@ -70,9 +70,14 @@ def test_every_import_is_declared():
     assert imported - set(sys.stdlib_module_names) - ours - beside <= declared
 
 
+def test_the_version_is_the_same_everywhere():
+    assert f"\nversion: {qsdt_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"{qsdt_jax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """A folder with the wheel and the source distribution, built from a copy of what git knows."""
+    """A folder with the wheel and the source distribution."""
     folder = tmp_path_factory.mktemp("dist")
     tools = folder / "tools"
     run(sys.executable, "-m", "venv", tools)

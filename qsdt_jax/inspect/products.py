@@ -11,11 +11,8 @@ CONVOLUTION, DOT = "convolution", "matrix product"
 LABELS = re.compile(r"dim_labels=\w+_(\w+)->")  # Of the axes of the kernel.
 CONTRACTED = re.compile(r'lhs_contracting_dim(?:s|ensions)\W+([\d,"\s]*)')
 FULL_PRECISION = re.compile(r"operand_precision\W+highest", re.IGNORECASE)
-
-
-PALLAS = re.compile(
-    r"(\w+)/(?:pallas_call|custom_partitioning)"
-)  # The name of a kernel of `layers.lowering.kernels`.
+# The name of a kernel of `layers.lowering.kernels`.
+PALLAS = re.compile(r"(\w+)/(?:pallas_call|custom_partitioning)")
 
 
 class Product(NamedTuple):

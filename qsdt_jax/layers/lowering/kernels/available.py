@@ -13,7 +13,8 @@ LEAST_CAPABILITY = 8.0  # That of an A100: Triton compiles for no older GPU.
 def kernels_available() -> bool:
     """Not on GPUs before the A100, and nowhere if QSDT_KERNELS=0 in the environment leaves all to XLA.
 
-    A process without a GPU compiles for those of others, and takes them to be new enough.
+    A process without a GPU compiles for those of others, and takes them to be new enough. It is asked once.
+    `jax.export` takes no kernel: set the variable before the process exports a model for GPUs.
     """
     if os.environ.get("QSDT_KERNELS", "1") == "0":
         return False
