@@ -67,6 +67,7 @@ KEYS: Mapping[str, Key] = {
     "model.timesteps": Key(1, "T, time steps", limit=bounds.TIMESTEPS),
     "model.neuron": Key("ie_lif", "ie_lif, i_lif, lif, quantized_relu; relu is none, for a float twin"),
     "model.decay": Key(None, "of the membrane per time step, 0..1; None: the neuron's own"),
+    "model.decay_input": Key(False, "the input of a neuron is multiplied by 1 - decay"),
     "model.reset": Key("soft", "of the membrane after a spike: soft, hard"),
     "model.surrogate": Key(
         "straight_through", "gradient of a spike: straight_through, rectangular, triangle, sigmoid, arctan"
@@ -74,6 +75,13 @@ KEYS: Mapping[str, Key] = {
     "model.rectify": Key("bn", "of q, k, v before they fire: bn (published code), norm"),
     "model.attention": Key("spiking", "spiking, softmax"),
     "model.attention_scale": Key(0.25, "factor on the attention product", limit=FLOAT32),
+    "model.attention_gain": Key(
+        2.0, "factor on the value of a spike of the neuron behind that product", limit=FLOAT32
+    ),
+    "model.attention_threshold": Key(
+        None, "of that neuron, in spikes; None: that of the others", limit=FLOAT32
+    ),
+    "model.layer_scale": Key(True, "transformer blocks have layer scales"),
     "model.layer_scale_init": Key(1e-6, "initial layer scale of the transformer blocks", limit=FLOAT32),
     "model.attention_tokens": Key(
         0,

@@ -16,6 +16,10 @@ and over time, with the reset path detached (siblings of the published code):
 | LIF            | 1     | 1         | 1    | D = 1, decay 0.5 (tau 2)      |
 | quantized ReLU | D     | 1/2       | 1/D  | no memory: every step is new  |
 
+With `decay_input` the input decays too: (1 - decay) x[t] is added. That is a factor on the whole potential,
+so the scale has it. A LIF neuron then has scale 1/2 and halves its input, u + (x - u) / tau with tau = 2, as
+in SDT-V2; a spike is worth 1 as before.
+
 With one time step a quantized ReLU of D + 1 levels IS the IE-LIF neuron; it is kept under its own name
 because it is the baseline against which a spiking network must justify itself.
 """
@@ -42,7 +46,7 @@ class Neuron:
 
     Attributes:
       levels: D, the largest count.
-      scale: counts per unit of membrane potential.
+      scale: counts per unit of membrane potential, u in this file.
       threshold: potential, in counts, at which the first spike fires; the others follow one apart.
       step: real value of one spike.
       timesteps: T, number of time steps that share one membrane.
@@ -67,6 +71,7 @@ def make_neuron(
     levels: int = 4,
     timesteps: int = 1,
     decay: float | None = None,
+    decay_input: bool = False,
     reset: Reset = "soft",
     surrogate: Surrogate = "straight_through",
 ) -> Neuron:
@@ -77,6 +82,7 @@ def make_neuron(
       levels: D >= 1; a "lif" neuron is binary and takes D = 1 only.
       timesteps: T >= 1.
       decay: beta in [0, 1]; None takes the kind's usual value.
+      decay_input: whether the input is multiplied by 1 - decay; the decay is then below 1.
       reset: "soft" or "hard".
       surrogate: see `core.surrogates`.
 
@@ -104,13 +110,16 @@ def make_neuron(
             scale, threshold, usual_decay, decay = float(levels), 0.5, 0.0, 0.0
         case _:
             raise ValueError(f"unknown neuron {kind!r}")
+    decay = usual_decay if decay is None else decay
+    if decay_input and decay == 1:
+        raise ValueError("decay must be below 1 where the input decays: of 1 nothing of the input is left")
     return Neuron(
         levels=levels,
-        scale=scale,
+        scale=scale * (1 - decay) if decay_input else scale,
         threshold=threshold,
         step=1.0 / scale,
         timesteps=timesteps,
-        decay=usual_decay if decay is None else decay,
+        decay=decay,
         reset=reset,
         surrogate=surrogate,
     )
@@ -151,13 +160,13 @@ def _fire_over_time(x: jax.Array, neuron: Neuron) -> tuple[jax.Array, jax.Array]
 def _reset(membrane: jax.Array, counts: jax.Array, neuron: Neuron) -> jax.Array:
     if neuron.reset == "hard":
         return jnp.where(counts > 0, 0.0, membrane)
-    # One LIF spike costs its threshold, one IE-LIF spike the 1/D it stands for.
+    # One LIF spike costs its usual threshold, one IE-LIF spike the 1/D it stands for.
     return membrane - rounded(counts * (1 / neuron.scale))
 
 
 def _potential_in_counts(u: jax.Array, neuron: Neuron) -> jax.Array:
     v = neuron.scale * u
-    return v if neuron.threshold == 0.5 else v - (neuron.threshold - 0.5)
+    return v if neuron.threshold == 0.5 else rounded(v) - (neuron.threshold - 0.5)
 
 
 def spike_count(u: jax.Array, neuron: Neuron) -> jax.Array:
@@ -204,7 +213,8 @@ def _count_backward(neuron, residuals, grads):
 
     c(v) is a staircase, whose derivative is a sum of deltas. `core.surrogates` puts bumps in their place:
     dc/dv := slope(v), kept by the forward pass;  dv/du = scale.  So  dL/du = dL/dc slope(v) scale.
-    With s = c step and step = 1 / scale, the straight-through slope gives ds/du = 1 for 0 < v < D, else 0.
+    With s = c step and step = 1 / scale, the straight-through slope gives ds/du = 1 for 0 < v < D, else 0;
+    where the input decays, ds/du = 1 - decay.
     """
     (codes, slope), (grad, _) = residuals, grads
     slope = gates_of(codes, grad.dtype) if slope is None else slope

@@ -17,8 +17,6 @@ from qsdt_jax.layers.repconv import RepConv
 from qsdt_jax.layers.spiking import HeadRectify, Rectify, SpikingNeuron
 from qsdt_jax.layers.tokens import factors_of_counts
 
-# The neuron after the attention product emits spikes worth 2/D instead of 1/D (published code).
-ATTENTION_GAIN = 2.0
 Attention = Literal["spiking", "softmax"]
 
 
@@ -112,6 +110,8 @@ class QSDSA(nn.Module):
       scale: factor on the product.
       rectify: "bn" or "norm", see `HeadRectify`.
       reference: token count that the scale is meant for, see `spike_attention`.
+      gain, threshold: of the neuron behind the product, see `SpikingNeuron`. Its spikes are worth 2/D instead
+        of 1/D in the published code.
     """
 
     numerics: Numerics
@@ -120,6 +120,8 @@ class QSDSA(nn.Module):
     scale: float = 0.25
     rectify: Rectify = "bn"
     reference: int = 0
+    gain: float = 2.0
+    threshold: float | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, valid: jax.Array | None = None) -> Affine:
@@ -140,7 +142,7 @@ class QSDSA(nn.Module):
             check_sums("/".join(self.path) or "attention", largest)
         tokens = None if valid is None else valid.reshape(n, height * width)
         y = self.product(q, k, v, tokens).reshape(n, height, width, channels)
-        spikes = SpikingNeuron(numerics, gain=ATTENTION_GAIN, name="attn_neuron")(y)
+        spikes = SpikingNeuron(numerics, self.gain, threshold=self.threshold, name="attn_neuron")(y)
         y = RepConv(numerics, name="proj_repconv")(spikes, train)
         return BatchNorm(numerics, name="proj_bn")(y, train)
 

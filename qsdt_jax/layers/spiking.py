@@ -1,5 +1,6 @@
 """The spiking neuron as a layer: rectification, firing, and the spikes made visible."""
 
+import dataclasses
 from typing import Literal
 
 import jax
@@ -24,20 +25,25 @@ class SpikingNeuron(nn.Module):
       gain: factor on the value of a spike; 2 after the attention product (published code).
       input_gain: factor on the input current; 1/4 in neck and head of the published segmenter, whose neurons
         are round(clip(x, 0, 4)) / 4, and of the published detector, whose are round(clip(x, 0, 4)), gain 4.
+      threshold: in the place of the network's, see `core.neurons.Neuron`; None for that.
     """
 
     numerics: Numerics
     gain: float = 1.0
     input_gain: float = 1.0
+    threshold: float | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array | Affine) -> Spikes | jax.Array:
         """x (N, ...) input current -> spikes of that shape; without a neuron, max(x, 0)."""
         if self.input_gain != 1:
             x = x * self.input_gain if isinstance(x, Affine) else rounded(x * self.input_gain)
-        if self.numerics.neuron is None:
+        neuron = self.numerics.neuron
+        if neuron is None:
             return jnp.maximum(real(x), 0)
-        spikes = fire(real(x), self.numerics.neuron)
+        if self.threshold is not None:
+            neuron = dataclasses.replace(neuron, threshold=self.threshold)
+        spikes = fire(real(x), neuron)
         return spikes.replace(step=self.gain * spikes.step)
 
 

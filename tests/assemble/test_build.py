@@ -190,7 +190,8 @@ def test_every_value_of_a_recipe_arrives():
     network |= {"neuron": "i_lif", "reset": "hard", "surrogate": "arctan", "rectify": "norm"}
     network |= {"attention": "softmax", "attention_scale": 0.7, "layer_scale_init": 0.01, "drop_path": 0.35}
     network |= {"distillation_head": True, "norm_group": 4, "exact_evaluation": False, "remat": "blocks"}
-    network |= {"attention_tokens": 3, "freeze_statistics": True}
+    network |= {"attention_tokens": 3, "freeze_statistics": True, "decay_input": True, "layer_scale": False}
+    network |= {"attention_gain": 1.5, "attention_threshold": 0.8}
     overrides = {f"model.{name}": value for name, value in network.items()}
     overrides |= {"loss.label_smoothing": 0.2, "data.mixup": 0.3, "data.cutmix": 0.9, "ema_decay": 0.8}
     overrides |= {"accumulate": 2, "seed": 5, "log.every_steps": 3, "checkpoint.every_steps": 6}

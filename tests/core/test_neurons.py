@@ -1,5 +1,6 @@
 """Neurons against a NumPy reference that follows the formulas one element and one step at a time."""
 
+import dataclasses
 import math
 
 import jax
@@ -85,6 +86,53 @@ def test_membrane_over_time(kind, levels, decay, reset):
     assert 0 < np.mean(counts) < levels
 
 
+def test_an_input_that_decays_with_the_membrane():
+    """u + (x - u) / tau, written out, at two thresholds; a spike at the threshold itself sets u to 0."""
+    neuron = make_neuron("lif", levels=1, timesteps=6, decay=0.75, decay_input=True, reset="hard")
+    assert neuron.step == 1  # A spike is worth what it is without.
+    currents = np.random.default_rng(2).integers(-8, 24, (50, 6)) / 4.0
+    for threshold in (1.0, 0.5):
+        expected, at_threshold = np.zeros_like(currents), 0
+        for image, spikes in zip(currents, expected, strict=True):
+            u = 0.0
+            for t, x in enumerate(image):
+                u = u + (x - u) / 4
+                spikes[t] = u >= threshold
+                at_threshold += u == threshold
+                u = 0.0 if spikes[t] else u
+        found = fire(
+            jnp.asarray(currents.reshape(-1, 1), jnp.float32),
+            dataclasses.replace(neuron, threshold=threshold),
+        )
+        assert np.array_equal(found.counts.reshape(currents.shape), expected)
+        assert at_threshold and 0.1 < expected.mean() < 0.9
+
+
+def test_gradient_where_the_input_decays():
+    """The surrogate stands at u - threshold; du[1]/dx[1] is 1/2, du[2]/dx[1] a quarter where none fired."""
+    neuron = make_neuron("lif", levels=1, timesteps=2, decay_input=True, reset="hard", surrogate="sigmoid")
+    neuron = dataclasses.replace(neuron, threshold=0.75)
+
+    def slope(z):
+        y = 1 / (1 + math.exp(-4 * z))
+        return 4 * y * (1 - y)
+
+    gradient = jax.grad(lambda x: fire(x, neuron).values[1, 0])
+    quiet, fired = gradient(jnp.array([[1.0], [0.5]])), gradient(jnp.array([[2.0], [0.5]]))
+    expected = slope(0.5 - 0.75)  # u[2] = (1 / 2 + 0.5) / 2 = 0.5.
+    assert np.allclose(quiet[:, 0], [expected / 4, expected / 2], rtol=1e-6)
+    assert np.allclose(fired[:, 0], [0, slope(0.25 - 0.75) / 2], rtol=1e-6)
+
+
+def test_a_soft_reset_takes_what_a_spike_stands_for():
+    """With D = 2 a spike of an IE-LIF neuron is worth 1/2, of which u has as much."""
+    neuron = make_neuron(levels=2, timesteps=2, decay=0.5, decay_input=True)
+    counts = fire(jnp.array([[3.0], [0.375]]), neuron).counts  # u = 1.5, of which 1 goes; 0.25 + 0.1875.
+    assert np.array_equal(counts[:, 0], [2, 1])
+    counts = fire(jnp.array([[2.0], [0.375]]), neuron).counts  # u = 1, of which all goes; 0 + 0.1875.
+    assert np.array_equal(counts[:, 0], [2, 0])
+
+
 def test_quantized_relu_is_ie_lif_without_memory():
     x = jax.random.normal(jax.random.key(0), (6, 10))
     one_step = fire(x, make_neuron("ie_lif"))
@@ -117,6 +165,7 @@ def test_reset_path_carries_no_gradient():
         ({"kind": "lif", "levels": 4}, "binary"),
         ({"kind": "izhikevich"}, "unknown neuron"),
         ({"decay": 1.5}, "decay"),
+        ({"decay": 1.0, "decay_input": True}, "decay must be below 1 where the input decays"),
         ({"reset": "none"}, "reset"),
         ({"surrogate": "step"}, "surrogate"),
     ],
