@@ -8,6 +8,8 @@ from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop.entries import LAYERS_OF_CLASSES, described, kind_of
 from qsdt_jax.interop.published import torch_name
+from qsdt_jax.models.classifier import DISTILLATION_HEAD
+from qsdt_jax.models.sdtv2 import SDTV2
 
 
 def class_count(label: str, tensors: Mapping[str, Any]) -> int:
@@ -29,7 +31,8 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `models.Backbone` that shapes tell: channels, depth, mlp_ratio, in_channels.
 
     Of a segmenter also "fpn_channels", of a detector "box_features" besides. The file says nothing of heads,
-    bits, levels and time steps.
+    bits, levels and time steps, except that a classifier without layer scales is a Spike-driven Transformer
+    V2, with all that `models.sdtv2` tells of it; "distillation_head" says of one that it has two heads.
 
     Args:
       label: what the tensors are called in errors.
@@ -54,8 +57,10 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     parts = ("downsample1_2", "downsample2", "downsample3", "downsample4")
     channels = tuple(shape(part, "conv")[0] for part in parts)
     blocks = {match[0] for name in tensors if (match := re.match(rf"{prefix}block[34]\.\d+\.", name))}
-    beside = {}
-    if kind == "segmenter":
+    beside: dict[str, Any] = {}
+    if kind == "classifier":
+        beside = _of_classifier(tensors)
+    elif kind == "segmenter":
         beside = {"fpn_channels": shape("fpn", "lateral0", "conv", prefix="")[0]}
     elif kind == "detector":
         beside = {
@@ -69,3 +74,13 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
         "mlp_ratio": shape("block3_0", "mlp", "fc1")[0] // channels[2],
         "in_channels": shape("downsample1_1", "conv")[1],
     }
+
+
+def _of_classifier(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What the names of a classifier's tensors tell besides its sizes."""
+    told: dict[str, Any] = {}
+    if not any(".layer_scale" in name for name in tensors):
+        told |= SDTV2
+    if torch_name((DISTILLATION_HEAD, "kernel")) in tensors:
+        told["distillation_head"] = True
+    return told

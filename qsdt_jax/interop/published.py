@@ -53,6 +53,7 @@ _RENAMES = (
     (r"^fpn/output(\d)/bn/", r"neck/fpn_convs/\1/1/"),
     (r"^seg_head/branch(\d)_(\d)/(conv|bn)/", lambda found: _scale_head(*found.groups())),
     (r"^seg_head/classifier/", r"decode_head/conv_seg/"),
+    (r"^head_dist/", r"head_kd/"),
     (r"^det_fpn/lateral(\d)/conv/", r"neck/lateral_convs/\1/1/0/conv/"),
     (r"^det_fpn/output(\d)/conv/", r"neck/fpn_convs/\1/1/0/conv/"),
     (r"^rpn/conv/conv/", r"rpn_head/rpn_conv/1/0/"),

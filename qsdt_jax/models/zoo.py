@@ -8,10 +8,14 @@ from qsdt_jax.layers.bits_rules import FLOAT_BITS, BitsRule
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.classifier import SIZES, Classifier, make_backbone
 from qsdt_jax.models.detector import MaskRCNN
+from qsdt_jax.models.sdtv2 import SDTV2_SIZES
 from qsdt_jax.models.segmenter import Segmenter
 from qsdt_jax.nearest import nearest
 
-CLASSIFIERS = {f"qsd_{size.lower()}": fields for size, fields in SIZES.items()}
+CLASSIFIERS = {
+    **{f"qsd_{size.lower()}": fields for size, fields in SIZES.items()},
+    **{f"sdtv2_{size.lower()}": fields for size, fields in SDTV2_SIZES.items()},
+}
 # For ADE20K, as configs/ade20k_s.py: neck and head float, the attention's factor that of an image of 224.
 ADE20K = {"bits_rules": (BitsRule(pattern="(fpn|seg_head)/.*", bits=FLOAT_BITS),), "attention_tokens": 196}
 SEGMENTERS = {f"qsd_{size.lower()}_seg": {**ADE20K, **SIZES[size]} for size in ("S", "M", "L")}
@@ -25,12 +29,15 @@ MODELS = {Classifier: CLASSIFIERS, Segmenter: SEGMENTERS, MaskRCNN: DETECTORS}
 
 
 def list_models() -> list[str]:
-    """What `create_model` takes: "qsd_s" is a classifier, "qsd_s_seg" a segmenter, "qsd_s_det" a detector."""
+    """What `create_model` takes: "qsd_s" is a classifier, "qsd_s_seg" a segmenter, "qsd_s_det" a detector.
+
+    "sdtv2_s" is a classifier too, the float Spike-driven Transformer V2.
+    """
     return [name for models in MODELS.values() for name in models]
 
 
 def create_model(name: str, **fields: Any) -> Classifier | Segmenter | MaskRCNN:
-    """A network of a published size, with 4-bit weights and D = 4 where nothing else is asked for.
+    """A network of a published size, of QSD with 4-bit weights and D = 4 where nothing else is asked for.
 
     Classifiers have the 1000 classes of ImageNet; segmenters have the 150 of ADE20K and detectors the 80 of
     COCO, with float weights in neck and heads.

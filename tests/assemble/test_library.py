@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +20,8 @@ from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.images import normalize
 from qsdt_jax.deploy.bundle import write_bundle
 from qsdt_jax.errors import UserError
+from qsdt_jax.models import create_model
+from qsdt_jax.models.shapes import variable_shapes
 from tests.assemble.conftest import CONFIG
 from tests.launch.tiny import DIGITS, draw_variables, write_pth
 
@@ -113,6 +117,27 @@ def test_a_published_file_tells_its_own_sizes(tmp_path):
         qsdt_jax.load(path, step=3)
     with pytest.raises(UserError, match=r"^bits: expected int, found 'four'$"):
         qsdt_jax.load(path, bits="four")
+
+
+def test_a_published_file_without_layer_scales_is_of_sdtv2(tmp_path):
+    """Its names tell neuron and attention; how many time steps, they do not."""
+    of_file = create_model(
+        "sdtv2_s", channels=(8, 8, 16, 16), depth=2, mlp_ratio=2, num_classes=5, distillation_head=True
+    )
+    shapes: Any = variable_shapes(of_file)
+    drawn = np.random.default_rng(3)
+    variables = jax.tree.map(lambda leaf: drawn.uniform(0.5, 1, leaf.shape).astype(leaf.dtype), shapes)
+    path = write_pth(tmp_path / "net.pth", variables)
+    for timesteps in (1, 4):
+        network = qsdt_jax.load(path, timesteps=timesteps)
+        backbone = of_file.backbone.clone(timesteps=timesteps)
+        assert network.model == of_file.clone(backbone=backbone)
+    images = drawn.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    assert np.isfinite(network.predict(images).logits).all()
+    qsdt_jax.save(network, tmp_path / "saved")
+    again = qsdt_jax.load(tmp_path / "saved")
+    assert again.model == network.model
+    np.testing.assert_array_equal(again.predict(images).logits, network.predict(images).logits)
 
 
 def test_wrong_places_are_told(saved, tmp_path):

@@ -1,6 +1,7 @@
 """Networks by name, and the variables that they start with."""
 
 import functools
+import math
 import subprocess
 import sys
 from typing import Any
@@ -17,6 +18,7 @@ from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.models import SIZES, QSDTransformer, create_model, init_variables, initial, list_models
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.initial import threefry
+from qsdt_jax.models.shapes import variable_shapes
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 SMALL: dict[str, Any] = {"channels": (16, 16, 32, 32), "depth": 2, "num_heads": 2, "mlp_ratio": 1}
@@ -25,12 +27,29 @@ SMALL: dict[str, Any] = {"channels": (16, 16, 32, 32), "depth": 2, "num_heads": 
 def test_models_by_name():
     classifiers = ["qsd_s", "qsd_m", "qsd_l", "qsd_xs", "qsd_l12", "qsd_xl"]
     others = [f"qsd_{size}_{kind}" for kind in ("seg", "det") for size in "sml"]
-    assert list_models() == [*classifiers, *others]
+    sdtv2 = [f"sdtv2_{size}" for size in ("s", "m", "l", "xl")]
+    assert list_models() == [*classifiers, *sdtv2, *others]
     for name, size in zip(classifiers, SIZES.values(), strict=True):
         assert create_model(name) == QSDTransformer(**size)
     model = create_model("qsd_l12", num_classes=10, bits=2, depth=3)
     assert (model.backbone.channels, model.backbone.depth) == (SIZES["L12"]["channels"], 3)
     assert (model.num_classes, model.backbone.bits) == (10, 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters", "second_head"),
+    [
+        ("s", 15_112_208, 361_000),
+        slow("m", 31_333_864, 481_000),
+        slow("l", 55_350_248, 641_000),
+        slow("xl", 123_741_160, 961_000),
+    ],
+)
+def test_published_sizes_of_sdtv2(size, parameters, second_head):
+    for two in (False, True):
+        shapes = variable_shapes(create_model(f"sdtv2_{size}", distillation_head=two))
+        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+        assert count == parameters + two * second_head
 
 
 @pytest.mark.parametrize(
@@ -71,6 +90,7 @@ def test_wrong_names_are_told_with_the_nearest(name, fields, told):
             ),
             id="8 bits",
         ),
+        slow(create_model("sdtv2_s", distillation_head=True, **SMALL), id="no layer scales"),
         slow(Backbone(**SMALL), id="backbone"),
     ],
 )
