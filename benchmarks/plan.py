@@ -25,6 +25,7 @@ from qsdt_jax.inspect.gpu_compiler import compiled_for, devices_of
 from qsdt_jax.inspect.hlo import read_program
 from qsdt_jax.inspect.kernels import kernels_of, total_moved
 from qsdt_jax.inspect.lowered import as_bytes, lowered_inference, lowered_train_step
+from qsdt_jax.inspect.report import bound_seconds, memory_parts
 from qsdt_jax.inspect.speed import LEARNING_RATE
 from qsdt_jax.inspect.targets import TARGETS, Target
 from qsdt_jax.train.step import initial_state, train_step
@@ -53,15 +54,15 @@ def promises(setting: str, target: Target) -> dict[str, dict[str, Any]]:
 
 def _promised(compiled: jax.stages.Compiled, target: Target, batch: int) -> dict[str, Any]:
     stats, kernels = compiled.memory_analysis(), kernels_of(read_program(compiled.as_text() or ""))
-    made = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    seconds = sum(kernel.times * target.seconds(kernel) for kernel in kernels)
+    assert stats is not None  # Of a compiler that tells.
+    memory = memory_parts(stats)
     return {
-        "bytes": stats.argument_size_in_bytes + stats.temp_size_in_bytes + made,
-        "temporaries": stats.temp_size_in_bytes,
+        "bytes": sum(memory.values()),
+        "temporaries": memory["temporaries"],
         "peak": stats.peak_memory_in_bytes,
         "moved": total_moved(kernels),
         "kernels": sum(kernel.times for kernel in kernels),
-        "images_per_second": batch / seconds,
+        "images_per_second": batch / bound_seconds(kernels, target),
     }
 
 

@@ -1,7 +1,7 @@
 """What a program compiled for a GPU takes, moves, multiplies and sends, in rows (what, value)."""
 
 from collections.abc import Iterable
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 
@@ -29,17 +29,20 @@ def report(compiled: jax.stages.Compiled, target: Target, images: int, devices: 
     stats, text = compiled.memory_analysis(), compiled.as_text()
     if stats is None or text is None:
         raise UserError("the compiler tells neither the memory nor the text of its program")
-    made = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    memory = {
-        "arguments": stats.argument_size_in_bytes,
-        "temporaries": stats.temp_size_in_bytes,
-        "output": made,
-    }
     own = images / devices
     return [
-        *memory_rows(memory, stats.peak_memory_in_bytes, target, own),
+        *memory_rows(memory_parts(stats), stats.peak_memory_in_bytes, target, own),
         *kernel_rows(kernels_of(read_program(text)), target, own, devices),
     ]
+
+
+def memory_parts(stats: Any) -> dict[str, int]:
+    """Bytes of a device by name, from `memory_analysis()`; of the output what no argument makes room for."""
+    return {
+        "arguments": stats.argument_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+        "output": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+    }
 
 
 def memory_rows(parts: dict[str, int], peak: int, target: Target, images: float) -> Rows:
@@ -59,7 +62,7 @@ def kernel_rows(kernels: list[Kernel], target: Target, images: float, devices: i
     moved = {phase: total_moved(kernel for kernel in kernels if kernel.phase == phase) for phase in PHASES}
     phases = [f"{size / 1e6 / images:,.0f} MB {phase}" for phase, size in moved.items() if size]
     told = f": {', '.join(phases)}" if len(phases) > 1 else ""
-    seconds = _seconds(kernels, target)
+    seconds = bound_seconds(kernels, target)
     sent = ", ".join(f"{size / 1e6:,.2f} MB {kind}" for kind, size in sent_by_kind(kernels).items())
     return [
         ("bytes moved", f"{total_moved(kernels) / 1e6 / images:,.0f} MB an image{told}"),
@@ -81,8 +84,8 @@ def _by_kind(kernels: list[Kernel], target: Target, images: float) -> list[str]:
     kinds = {kernel.kind: [other for other in kernels if other.kind == kernel.kind] for kernel in kernels}
     return [
         f"{_count(own):,} {kind}: {total_moved(own) / 1e6 / images:,.1f} MB an image, "
-        f"{1e3 * _seconds(own, target):,.2f} ms"
-        for kind, own in sorted(kinds.items(), key=lambda item: -_seconds(item[1], target))
+        f"{1e3 * bound_seconds(own, target):,.2f} ms"
+        for kind, own in sorted(kinds.items(), key=lambda item: -bound_seconds(item[1], target))
     ]
 
 
@@ -111,5 +114,6 @@ def _count(kernels: Iterable[Kernel]) -> int:
     return sum(kernel.times for kernel in kernels)
 
 
-def _seconds(kernels: Iterable[Kernel], target: Target) -> float:
+def bound_seconds(kernels: Iterable[Kernel], target: Target) -> float:
+    """The roofline of kernels that run one after the other."""
     return sum(kernel.times * target.seconds(kernel) for kernel in kernels)
