@@ -1,14 +1,16 @@
 """The spiking neuron as a layer: rectification, firing, and the spikes made visible."""
 
+import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from qsdt_jax.core.affine import Affine, real
 from qsdt_jax.core.exact import rounded
-from qsdt_jax.core.neurons import fire
+from qsdt_jax.core.neurons import Neuron, fire
 from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
@@ -18,6 +20,8 @@ Rectify = Literal["bn", "norm"]
 
 class SpikingNeuron(nn.Module):
     """A layer of neurons; being a module, its spikes can be captured by name (`capture_intermediates`).
+
+    Neurons of a learned decay have a parameter "w", a number, with decay = 1 - sigmoid(w).
 
     Attributes:
       numerics: shared numerical choices.
@@ -37,8 +41,17 @@ class SpikingNeuron(nn.Module):
             x = x * self.input_gain if isinstance(x, Affine) else rounded(x * self.input_gain)
         if self.numerics.neuron is None:
             return jnp.maximum(real(x), 0)
-        spikes = fire(real(x), self.numerics.neuron)
+        x = real(x)
+        spikes = fire(x, self.numerics.neuron, self._share(self.numerics.neuron, x.dtype))
         return spikes.replace(step=self.gain * spikes.step)
+
+    def _share(self, neuron: Neuron, dtype: DTypeLike) -> jax.Array | None:
+        """What of its input each neuron takes up, where that is learned."""
+        if not neuron.learned_decay:
+            return None
+        start = nn.initializers.constant(math.log((1 - neuron.decay) / neuron.decay))
+        w = self.param("w", start, (), self.numerics.param_dtype)
+        return jax.nn.sigmoid(w).astype(dtype)
 
 
 class HeadRectify(nn.Module):

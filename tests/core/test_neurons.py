@@ -85,6 +85,57 @@ def test_membrane_over_time(kind, levels, decay, reset):
     assert 0 < np.mean(counts) < levels
 
 
+def leaky_counts(currents, decay):
+    """Spikes of a binary neuron that approaches its input, u + (x - u) (1 - decay), and is reset to 0."""
+    membrane, emitted = 0.0, []
+    for current in currents:
+        membrane += (current - membrane) * (1 - decay)
+        emitted.append(int(membrane >= 1))
+        membrane *= 1 - emitted[-1]
+    return emitted
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.8])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("timesteps", [1, 6])
+def test_input_that_decays(decay, learned, timesteps):
+    """A learned decay of the same value gives the same spikes."""
+    neuron = make_neuron(
+        "lif",
+        levels=1,
+        timesteps=timesteps,
+        decay=decay,
+        decay_input=True,
+        reset="hard",
+        learned_decay=learned,
+    )
+    currents = np.random.default_rng(0).uniform(-1, 4, (3, timesteps, 40))
+    with jax.enable_x64(True):
+        share = jnp.asarray(1 - decay, jnp.float64) if learned else None
+        spikes = fire(jnp.asarray(currents.reshape(-1, 40)), neuron, share)
+    expected = [[leaky_counts(image[:, i], decay) for i in range(40)] for image in currents]
+    assert np.array_equal(spikes.counts.reshape(3, timesteps, 40), np.swapaxes(expected, 1, 2))
+    assert 0.05 < np.mean(spikes.values) < 0.95 and spikes.step == 1
+
+
+def test_gradients_of_an_input_that_decays():
+    """Of the second step, whose membrane is (1 - s) s x[1] + s x[2] with s = 1 - decay."""
+    first, second, share = 0.5, 1.2, 0.3
+    membrane = (1 - share) * share * first + share * second
+    slope = 1 / (1 + (np.pi * (membrane - 1)) ** 2)
+    options = {"levels": 1, "timesteps": 2, "decay": 1 - share, "reset": "hard", "surrogate": "arctan"}
+    fixed = make_neuron("lif", decay_input=True, **options)
+    learned = make_neuron("lif", learned_decay=True, **options)
+    with jax.enable_x64(True):
+        x = jnp.array([[first], [second]])
+        by_fixed = jax.grad(lambda x: fire(x, fixed).counts[1, 0])(x)
+        by_learned, by_share = jax.grad(lambda x, s: fire(x, learned, s).counts[1, 0], (0, 1))(x, share)
+    expected = np.array([[(1 - share) * share], [share]]) * slope
+    np.testing.assert_allclose(by_fixed, expected, rtol=1e-12)
+    np.testing.assert_allclose(by_learned, expected, rtol=1e-12)
+    np.testing.assert_allclose(by_share, ((1 - 2 * share) * first + second) * slope, rtol=1e-12)
+
+
 def test_quantized_relu_is_ie_lif_without_memory():
     x = jax.random.normal(jax.random.key(0), (6, 10))
     one_step = fire(x, make_neuron("ie_lif"))
@@ -117,6 +168,8 @@ def test_reset_path_carries_no_gradient():
         ({"kind": "lif", "levels": 4}, "binary"),
         ({"kind": "izhikevich"}, "unknown neuron"),
         ({"decay": 1.5}, "decay"),
+        ({"decay": 1.0, "decay_input": True}, "decay"),
+        ({"kind": "quantized_relu", "learned_decay": True}, "decay must be between 0 and 1"),
         ({"reset": "none"}, "reset"),
         ({"surrogate": "step"}, "surrogate"),
     ],
