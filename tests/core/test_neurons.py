@@ -109,7 +109,7 @@ def test_input_that_decays(decay, learned, timesteps):
         reset="hard",
         learned_decay=learned,
     )
-    currents = np.random.default_rng(0).uniform(-1, 4, (3, timesteps, 40))
+    currents = np.random.default_rng(0).uniform(-1, 2, (3, timesteps, 40)) / (1 - decay)
     with jax.enable_x64(True):
         share = jnp.asarray(1 - decay, jnp.float64) if learned else None
         spikes = fire(jnp.asarray(currents.reshape(-1, 40)), neuron, share)

@@ -48,7 +48,7 @@ def applied(model, variables, images, **options) -> tuple[jax.Array, dict[str, A
 
 def rates(intermediates) -> np.ndarray:
     """The share of ones of each layer of neurons, sorted by its published name."""
-    calls: Any = flatten_dict(intermediates, is_leaf=lambda path, _: path[-1] == "__call__")
+    calls: Any = flatten_dict(intermediates, is_leaf=lambda path, _: path[-1:] == ("__call__",))
     return joined({torch_name(path[:-1]): np.mean(spikes.counts) for path, (spikes,) in calls.items()})
 
 
