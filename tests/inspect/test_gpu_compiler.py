@@ -119,7 +119,7 @@ def test_what_the_compiler_refuses_is_one_line(capsys):
 @installed
 @pytest.mark.slow
 def test_inference_of_a_network_on_two_gpus():
-    """What it multiplies in which types: counts as bytes or widened in the kernel, no operand in float32."""
+    """What it multiplies in which types: counts as bytes or widened in the kernel, digits as float16."""
     jax.config.update("jax_disable_most_optimizations", False)
     config = get_config()
     config.model.dtype = "bfloat16"
@@ -135,7 +135,8 @@ def test_inference_of_a_network_on_two_gpus():
     assert 100 < int(told["kernels"]) < 250
     types = [re.match(r"([\d,]+) (.* -> \w+): ", value) for name, value in rows if "->" in value]
     assert {match[2]: int(match[1]) for match in types if match} == {
-        "matrix products bf16 x bf16 -> f32": 25,
+        "matrix products bf16 x bf16 -> f32": 17,
+        "matrix products f16 x f16 -> f32": 12,
         "convolutions s8 x s8 -> f32": 16,
     }
     variables = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(variable_shapes(task)))

@@ -49,7 +49,10 @@ def test_its_network_opens(workdir):
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "blocks"])
 def test_its_run_goes_on(workdir, remat):
-    """With any `remat`, which changes no number but in its last digits."""
+    """With any `remat`, which changes no number but in its last digits, as versions of batch norm do.
+
+    So the first steps agree to these digits; later a spike flips, of which the norm of a gradient hears more.
+    """
     (workdir.parent / "config.py").write_text(CONFIG)
     expected = [json.loads(line) for line in (workdir / "expected.jsonl").read_text().splitlines()]
     config = workdir.parent / "config.py"
@@ -57,6 +60,7 @@ def test_its_run_goes_on(workdir, remat):
     metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     found = [line for line in metrics if "train/loss" in line]
     assert [line["step"] for line in found] == [line["step"] for line in expected] == list(range(31, 41))
-    for name in ("train/loss", "train/grad_norm"):
-        values = [[line[name] for line in lines] for lines in (found, expected)]
-        np.testing.assert_allclose(*values, rtol=1e-3, err_msg=name)
+    for name, late in (("train/loss", 1e-3), ("train/grad_norm", 5e-3)):
+        ours, theirs = (np.array([line[name] for line in lines]) for lines in (found, expected))
+        np.testing.assert_allclose(ours[:3], theirs[:3], rtol=3e-6, err_msg=name)
+        np.testing.assert_allclose(ours, theirs, rtol=late, err_msg=name)

@@ -23,7 +23,7 @@ from qsdt_jax.metric import Metric
 from qsdt_jax.train import loop
 from qsdt_jax.train.flat import Flat
 from qsdt_jax.train.loop import train
-from qsdt_jax.train.optimizer import adamw
+from qsdt_jax.train.optimizer import adamw, chained
 from qsdt_jax.train.parallel import Parallel
 from qsdt_jax.train.run import Run
 from qsdt_jax.workdir import stored
@@ -122,7 +122,7 @@ def test_what_few_arrays_began_goes_on_with_tensors(tmp_path, monkeypatch):
         seen.append(isinstance(updates, Flat) and isinstance(params, Flat))
         return updates
 
-    optimizer = optax.chain(optax.stateless(look), adamw(0.25))
+    optimizer = chained(optax.stateless(look), adamw(0.25))
 
     def state_after(folder: str, steps: int) -> Any:
         once = dataclasses.replace(run(OneWeight(), total_steps=steps, ema_decay=0.5), optimizer=optimizer)
