@@ -158,7 +158,10 @@ class SpikingResformer(nn.Module):
             name="stem",
         )
         y = conv(x, train)
-        return y if self.small_images else nn.max_pool(y, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        if self.small_images:
+            return y
+        border: Any = ((1, 1), (1, 1))  # Of which Flax's annotation knows names alone.
+        return nn.max_pool(y, (3, 3), (2, 2), border)
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Class scores, averaged over the time steps.

@@ -43,12 +43,12 @@ def test_what_does_not_fit_is_refused(fields, told):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("learned", [False, True])
-def test_a_new_network_learns_a_batch_by_heart(learned):
-    model = create_model("spikingresformer_cifar", **{**TINY, "learned_decay": learned})
+def test_a_new_network_learns_a_batch_by_heart():
+    """Its time constants move too."""
+    model = create_model("spikingresformer_cifar", **TINY, learned_decay=True)
     variables = init_variables(model)
     generator = np.random.default_rng(0)
-    images = generator.standard_normal((12, 16, 16, 3)).astype(np.float32)
+    images = generator.standard_normal((12, 8, 8, 3)).astype(np.float32)
     labels = generator.integers(0, 3, 12)
     optimizer = optax.adam(1e-2)
 
@@ -72,5 +72,5 @@ def test_a_new_network_learns_a_batch_by_heart(learned):
     assert values[0] == pytest.approx(np.log(3), abs=0.05)
     assert values[-1] < 0.2
     moved = np.array([abs(float(leaf)) for leaf in jax.tree.leaves(params) if leaf.ndim == 0])
-    assert len(moved) == (3 * 6 + 2) * learned
+    assert len(moved) == 3 * 6 + 2
     assert np.all(moved > 0)
