@@ -18,7 +18,6 @@ from tests.golden.resformer import CASES, case, digest, golden, gradient_row, jo
 
 TOLERANCE = 1e-10  # Relative to the largest entry of each array.
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
-cases = pytest.mark.parametrize("name", [*(slow(name) for name in CASES[:-1]), CASES[-1]])
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +51,7 @@ def rates(intermediates) -> np.ndarray:
     return joined({torch_name(path[:-1]): np.mean(spikes.counts) for path, (spikes,) in calls.items()})
 
 
-@cases
+@pytest.mark.parametrize("name", [CASES[0], *map(slow, CASES[1:])])
 def test_evaluation_forward(name):
     net = case(name)
     model = net.model
@@ -71,7 +70,8 @@ def test_evaluation_forward(name):
         assert_met(found, golden()[f"{name}/eval/features/{stage}"], stage)
 
 
-@cases
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_training_step(name):
     """Logits, losses, every gradient and statistic, and a step whose firing rates start from zero."""
     net = case(name)
