@@ -62,6 +62,7 @@ KINDS = {
         },
     ),
 }
+_LOADED = ", ".join(f"a {kind}" for kind in KINDS)
 
 
 def of_published(
@@ -79,8 +80,10 @@ def of_published(
     """
     tensors = load(path, ema=ema)
     label = os.fspath(path)
-    found, outputs = fields_of(label, tensors), class_count(label, tensors)
-    config = published_config(str(kind_of(tensors)), {**found, **(fields or {})})
+    found, outputs, kind = fields_of(label, tensors), class_count(label, tensors), str(kind_of(tensors))
+    if kind not in KINDS:
+        raise UserError(f"{label} holds a {kind}, which no configuration describes; expected {_LOADED}")
+    config = published_config(kind, {**found, **(fields or {})})
     classes = Classes(where=f"the network in {label}", outputs=outputs, names=None)
     task = task_factory(config.task.name).build(config, classes.shown)
     return Network(

@@ -6,7 +6,8 @@ from typing import Any
 
 from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
-from qsdt_jax.interop.entries import LAYERS_OF_CLASSES, described, kind_of
+from qsdt_jax.interop import resformer
+from qsdt_jax.interop.entries import LAYERS_OF_CLASSES, TELLING, described, kind_of
 from qsdt_jax.interop.published import torch_name
 from qsdt_jax.models.classifier import DISTILLATION_HEAD
 from qsdt_jax.models.sdtv2 import SDTV2
@@ -16,11 +17,13 @@ def class_count(label: str, tensors: Mapping[str, Any]) -> int:
     """The outputs of the layer of classes; raises UserError where there is none."""
     kind = kind_of(tensors)
     if kind is None:
-        expected = " and no ".join(f"{name} of {axes} axes" for name, axes in LAYERS_OF_CLASSES.values())
+        expected = " and no ".join(f"{name} of {axes} axes" for name, axes in TELLING.values())
         raise UserError(
             f"{label} is not of this network: it has no tensor {expected}; it has {described(tensors)}"
         )
-    name, _ = LAYERS_OF_CLASSES[kind]
+    name, axes = LAYERS_OF_CLASSES[kind]
+    if name not in tensors or tensors[name].ndim != axes:
+        raise UserError(f"{label} is not of this network: it has no tensor {name} of {axes} axes")
     count = tensors[name].shape[0]
     if not 1 <= count <= bounds.CLASSES:
         raise UserError(f"{label} has {count:,} classes; expected 1 to {bounds.CLASSES:,}")
@@ -32,7 +35,8 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
 
     Of a segmenter also "fpn_channels", of a detector "box_features" besides. The file says nothing of heads,
     bits, levels and time steps, except that a classifier without layer scales is a Spike-driven Transformer
-    V2, with all that `models.sdtv2` tells of it; "distillation_head" says of one that it has two heads.
+    V2, with all that `models.sdtv2` tells of it; "distillation_head" says of one that it has two heads. Of a
+    SpikingResformer the fields are its own, see `interop.resformer`.
 
     Args:
       label: what the tensors are called in errors.
@@ -44,6 +48,8 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
 
     class_count(label, tensors)
     kind = kind_of(tensors)
+    if kind == "SpikingResformer":
+        return resformer.fields_of(label, tensors)
     prefix = "" if kind == "classifier" else "backbone."
 
     def shape(*path: str, prefix: str = prefix) -> tuple[int, ...]:

@@ -26,7 +26,10 @@ LAYERS_OF_CLASSES = {
     "classifier": ("head.weight", 2),
     "segmenter": ("decode_head.conv_seg.weight", 4),
     "detector": ("roi_head.mask_head.conv_logits.1.0.weight", 4),
+    "SpikingResformer": ("classifier.weight", 2),
 }
+# The tensor that tells the kind. Many networks have a "classifier".
+TELLING = {**LAYERS_OF_CLASSES, "SpikingResformer": ("prologue.0.weight", 4)}
 
 
 class Chosen(NamedTuple):
@@ -88,8 +91,8 @@ def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kind_of(tensors: Mapping[str, Any]) -> str | None:
-    """The kind of network that has arrays of these names: one of `LAYERS_OF_CLASSES`, or None."""
-    for kind, (name, axes) in LAYERS_OF_CLASSES.items():
+    """The kind of network that has arrays of these names: one of `TELLING`, or None."""
+    for kind, (name, axes) in TELLING.items():
         if name in tensors and tensors[name].ndim == axes:
             return kind
     return None

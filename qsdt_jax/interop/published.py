@@ -14,15 +14,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qsdt_jax.detection.regions import BOX_SIDE
 from qsdt_jax.errors import UserError
-from qsdt_jax.interop import torch_file
+from qsdt_jax.interop import resformer, torch_file
 from qsdt_jax.interop.entries import kind_of, plain_names
 from qsdt_jax.interop.fit import check_fit, first
 from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
-from qsdt_jax.models import Classifier, MaskRCNN, Segmenter
+from qsdt_jax.models import Classifier, MaskRCNN, Segmenter, SpikingResformer
 from qsdt_jax.models.shapes import variable_shapes
 
 Path = tuple[str, ...]
-Network = Classifier | Segmenter | MaskRCNN
+Network = Classifier | Segmenter | MaskRCNN | SpikingResformer
 PUBLISHED_GAIN = (
     0.25  # On the input of the neurons in neck and heads of the published segmenter and detector.
 )
@@ -104,9 +104,11 @@ def _torch_names(paths: Iterable[Path]) -> dict[str, Path]:
     """The leaf of each PyTorch name; paths with their collection.
 
     A segmenter and a detector have their backbone's tensors under "backbone.", a classifier has them beside
-    its head.
+    its head. SpikingResformer has names of its own, see `interop.resformer`.
     """
     paths = list(paths)
+    if any(path[1] == "stem" for path in paths):
+        return {resformer.torch_name(path[1:]): path for path in paths}
     dense = any(path[1] in _DENSE_PARTS for path in paths)
     return {
         ("backbone." if dense and path[1] not in _DENSE_PARTS else "") + torch_name(path[1:]): path
@@ -213,6 +215,8 @@ def _kind(model: Network) -> str:
             return "segmenter"
         case MaskRCNN():
             return "detector"
+        case SpikingResformer():
+            return "SpikingResformer"
     return "classifier"
 
 
@@ -223,7 +227,7 @@ def _is_pointwise_1d(path: Path) -> bool:
 
 def _to_published(path: Path, array: np.ndarray) -> np.ndarray:
     if path[-1] != "kernel":
-        return array
+        return resformer.to_published(path, array)
     if path[-4:-1] == _UPSAMPLE:
         array = array.reshape(array.shape[2], 2, 2, -1)
         return array.transpose(0, 3, 1, 2)  # Of a transposed convolution (I, O, 2, 2).
@@ -235,7 +239,7 @@ def _to_published(path: Path, array: np.ndarray) -> np.ndarray:
 
 def _from_published(path: Path, array: np.ndarray) -> np.ndarray:
     if path[-1] != "kernel":
-        return array
+        return resformer.from_published(path, array)
     if path[-4:-1] == _UPSAMPLE:
         return array.transpose(0, 2, 3, 1).reshape(1, 1, array.shape[0], -1)
     array = to_flax_layout(array[..., None] if _is_pointwise_1d(path) else array)

@@ -1,6 +1,7 @@
 """The spiking neuron as a layer: rectification, firing, and the spikes made visible."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
@@ -19,6 +20,8 @@ Rectify = Literal["bn", "norm"]
 
 class SpikingNeuron(nn.Module):
     """A layer of neurons; being a module, its spikes can be captured by name (`capture_intermediates`).
+
+    Neurons of a learned decay have a parameter "w", a number, with decay = 1 - sigmoid(w).
 
     Attributes:
       numerics: shared numerical choices.
@@ -43,7 +46,11 @@ class SpikingNeuron(nn.Module):
             return jnp.maximum(real(x), 0)
         if self.threshold is not None:
             neuron = dataclasses.replace(neuron, threshold=self.threshold)
-        spikes = fire(real(x), neuron)
+        x, share = real(x), None
+        if neuron.learned_decay:
+            start = nn.initializers.constant(math.log((1 - neuron.decay) / neuron.decay))
+            share = jax.nn.sigmoid(self.param("w", start, (), self.numerics.param_dtype)).astype(x.dtype)
+        spikes = fire(x, neuron, share)
         return spikes.replace(step=self.gain * spikes.step)
 
 

@@ -19,6 +19,7 @@ from qsdt_jax.layers.sepconv import ConvBlock
 from qsdt_jax.layers.spiking import Rectify
 from qsdt_jax.layers.tokens import valid_tokens
 from qsdt_jax.layers.transformer_block import TransformerBlock
+from qsdt_jax.models.frames import frames_of
 
 STRIDE = 16  # Pixels of the image per pixel of the last two stages.
 STEM = "downsample1_1"  # Name of the layer that sees the image.
@@ -225,15 +226,8 @@ class Backbone(nn.Module):
 
     def frames(self, images: jax.Array) -> jax.Array:
         """(B * T, H, W, C) in the real dtype, the time steps of an image next to each other."""
-        if images.ndim not in (4, 5):
-            raise ValueError(f"images have shape (B, H, W, C) or (B, T, H, W, C), got {images.shape}")
-        if images.ndim == 4:
-            images = jnp.repeat(images[:, None], self.timesteps, axis=1)
-        _, frames, height, width, channels = images.shape
-        if channels != self.in_channels:
-            raise ValueError(f"the network takes {self.in_channels} channels, got {channels}")
-        if frames != self.timesteps:
-            raise ValueError(f"the network takes {self.timesteps} time steps, got {frames}")
+        images = frames_of(images, self.timesteps, self.in_channels)
+        height, width = images.shape[1:3]
         if height % STRIDE or width % STRIDE or not height or not width:
             raise ValueError(f"height and width must be multiples of {STRIDE}, got {height}x{width}")
-        return images.reshape(-1, height, width, channels).astype(self.numerics.real_dtype)
+        return images.astype(self.numerics.real_dtype)

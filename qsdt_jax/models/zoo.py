@@ -8,6 +8,7 @@ from qsdt_jax.layers.bits_rules import FLOAT_BITS, BitsRule
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.classifier import SIZES, Classifier, make_backbone
 from qsdt_jax.models.detector import MaskRCNN
+from qsdt_jax.models.resformer import RESFORMERS, SpikingResformer
 from qsdt_jax.models.sdtv2 import SDTV2_SIZES
 from qsdt_jax.models.segmenter import Segmenter
 from qsdt_jax.nearest import nearest
@@ -25,26 +26,30 @@ COCO = {
     "attention_tokens": 196,
 }
 DETECTORS = {f"qsd_{size.lower()}_det": {**COCO, **SIZES[size]} for size in ("S", "M", "L")}
-MODELS = {Classifier: CLASSIFIERS, Segmenter: SEGMENTERS, MaskRCNN: DETECTORS}
+MODELS = {Classifier: CLASSIFIERS, SpikingResformer: RESFORMERS, Segmenter: SEGMENTERS, MaskRCNN: DETECTORS}
 
 
 def list_models() -> list[str]:
-    """What `create_model` takes: "qsd_s" is a classifier, "qsd_s_seg" a segmenter, "qsd_s_det" a detector.
+    """What `create_model` takes.
 
-    "sdtv2_s" is a classifier too, the float Spike-driven Transformer V2.
+    "qsd_s", "sdtv2_s" and "spikingresformer_s" are classifiers, "qsd_s_seg" is a segmenter, "qsd_s_det" a
+    detector.
     """
     return [name for models in MODELS.values() for name in models]
 
 
-def create_model(name: str, **fields: Any) -> Classifier | Segmenter | MaskRCNN:
+def create_model(name: str, **fields: Any) -> Classifier | SpikingResformer | Segmenter | MaskRCNN:
     """A network of a published size, of QSD with 4-bit weights and D = 4 where nothing else is asked for.
+
+    A SpikingResformer has float weights, binary neurons and the time steps of its publication.
 
     Classifiers have the 1000 classes of ImageNet; segmenters have the 150 of ADE20K and detectors the 80 of
     COCO, with float weights in neck and heads.
 
     Args:
       name: one of `list_models()`.
-      fields: of `Backbone` and of the network that differ, such as num_classes=10, bits=2 or timesteps=4.
+      fields: of the network that differ, and of its `Backbone` where it has one, such as num_classes=10,
+        bits=2 or timesteps=4.
 
     Raises:
       UserError: an unknown name or field, with the nearest that there is.
@@ -53,10 +58,14 @@ def create_model(name: str, **fields: Any) -> Classifier | Segmenter | MaskRCNN:
     if name not in models:
         raise UserError(f"no model {name!r}; there are {', '.join(models)}{nearest(name, models)}")
     kind, defaults = models[name]
-    own, backbone = ({field.name for field in dataclasses.fields(part)} for part in (kind, Backbone))
-    known = (own | backbone) - {"backbone", "parent", "name"}
+    own = {field.name for field in dataclasses.fields(kind)}
+    below = {field.name for field in dataclasses.fields(Backbone)} if "backbone" in own else set()
+    known = (own | below) - {"backbone", "parent", "name"}
     for field in fields:
         if field not in known:
             raise UserError(f"a network has no field {field!r}{nearest(field, sorted(known))}")
+    if kind is SpikingResformer:
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return SpikingResformer(**{**defaults, **fields})
     head = {field: fields.pop(field) for field in own & fields.keys()}
     return kind(make_backbone(**{**defaults, **fields}), **head)

@@ -20,7 +20,7 @@ from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.images import normalize
 from qsdt_jax.deploy.bundle import write_bundle
 from qsdt_jax.errors import UserError
-from qsdt_jax.models import create_model
+from qsdt_jax.models import create_model, init_variables
 from qsdt_jax.models.shapes import variable_shapes
 from tests.assemble.conftest import CONFIG
 from tests.launch.tiny import DIGITS, draw_variables, write_pth
@@ -119,6 +119,7 @@ def test_a_published_file_tells_its_own_sizes(tmp_path):
         qsdt_jax.load(path, bits="four")
 
 
+@pytest.mark.slow
 def test_a_published_file_without_layer_scales_is_of_sdtv2(tmp_path):
     """Its names tell neuron and attention; how many time steps, they do not."""
     of_file = create_model(
@@ -138,6 +139,15 @@ def test_a_published_file_without_layer_scales_is_of_sdtv2(tmp_path):
     again = qsdt_jax.load(tmp_path / "saved")
     assert again.model == network.model
     np.testing.assert_array_equal(again.predict(images).logits, network.predict(images).logits)
+
+
+def test_a_published_file_of_spikingresformer_is_refused(tmp_path):
+    of_file = create_model(
+        "spikingresformer_ti", channels=(8, 8, 8), num_heads=(1, 1, 1), group_size=8, timesteps=1
+    )
+    path = write_pth(tmp_path / "net.pth", jax.tree.map(np.asarray, init_variables(of_file)))
+    with pytest.raises(UserError, match="holds a SpikingResformer, which no configuration describes"):
+        qsdt_jax.load(path)
 
 
 def test_wrong_places_are_told(saved, tmp_path):

@@ -86,26 +86,34 @@ def test_membrane_over_time(kind, levels, decay, reset):
     assert 0 < np.mean(counts) < levels
 
 
-def test_an_input_that_decays_with_the_membrane():
-    """u + (x - u) / tau, written out, at two thresholds; a spike at the threshold itself sets u to 0."""
-    neuron = make_neuron("lif", levels=1, timesteps=6, decay=0.75, decay_input=True, reset="hard")
+def leaky_membranes(currents, decay, threshold):
+    """(T,) before the resets, of a neuron that approaches its input, u + (x - u) / tau, and goes to 0."""
+    u, membranes = 0.0, []
+    for x in currents:
+        u = u + (x - u) * (1 - decay)
+        membranes.append(u)
+        u = 0.0 if u >= threshold else u
+    return membranes
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.75])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("timesteps", [1, 6])
+@pytest.mark.parametrize("threshold", [1.0, 0.5])
+def test_an_input_that_decays_with_the_membrane(decay, learned, timesteps, threshold):
+    """A learned decay of the same value gives the same spikes; one at the threshold itself is among them."""
+    options = {"timesteps": timesteps, "decay": decay, "reset": "hard", "learned_decay": learned}
+    neuron = make_neuron("lif", levels=1, decay_input=not learned, **options)
     assert neuron.step == 1  # A spike is worth what it is without.
-    currents = np.random.default_rng(2).integers(-8, 24, (50, 6)) / 4.0
-    for threshold in (1.0, 0.5):
-        expected, at_threshold = np.zeros_like(currents), 0
-        for image, spikes in zip(currents, expected, strict=True):
-            u = 0.0
-            for t, x in enumerate(image):
-                u = u + (x - u) / 4
-                spikes[t] = u >= threshold
-                at_threshold += u == threshold
-                u = 0.0 if spikes[t] else u
-        found = fire(
-            jnp.asarray(currents.reshape(-1, 1), jnp.float32),
-            dataclasses.replace(neuron, threshold=threshold),
-        )
-        assert np.array_equal(found.counts.reshape(currents.shape), expected)
-        assert at_threshold and 0.1 < expected.mean() < 0.9
+    currents = np.random.default_rng(2).integers(-8, 24, (50, timesteps)) / 4.0
+    membranes = np.array([leaky_membranes(image, decay, threshold) for image in currents])
+    found = fire(
+        jnp.asarray(currents.reshape(-1, 1), jnp.float32),
+        dataclasses.replace(neuron, threshold=threshold),
+        jnp.float32(1 - decay) if learned else None,
+    )
+    assert np.array_equal(found.counts.reshape(currents.shape), membranes >= threshold)
+    assert np.any(membranes == threshold) and 0.1 < np.mean(membranes >= threshold) < 0.9
 
 
 def test_gradient_where_the_input_decays():
@@ -131,6 +139,24 @@ def test_a_soft_reset_takes_what_a_spike_stands_for():
     assert np.array_equal(counts[:, 0], [2, 1])
     counts = fire(jnp.array([[2.0], [0.375]]), neuron).counts  # u = 1, of which all goes; 0 + 0.1875.
     assert np.array_equal(counts[:, 0], [2, 0])
+
+
+def test_gradients_of_an_input_that_decays():
+    """Of the second step, whose membrane is (1 - s) s x[1] + s x[2] with s = 1 - decay."""
+    first, second, share = 0.5, 1.2, 0.3
+    membrane = (1 - share) * share * first + share * second
+    slope = 1 / (1 + (np.pi * (membrane - 1)) ** 2)
+    options = {"levels": 1, "timesteps": 2, "decay": 1 - share, "reset": "hard", "surrogate": "arctan"}
+    fixed = make_neuron("lif", decay_input=True, **options)
+    learned = make_neuron("lif", learned_decay=True, **options)
+    with jax.enable_x64(True):
+        x = jnp.array([[first], [second]])
+        by_fixed = jax.grad(lambda x: fire(x, fixed).counts[1, 0])(x)
+        by_learned, by_share = jax.grad(lambda x, s: fire(x, learned, s).counts[1, 0], (0, 1))(x, share)
+    expected = np.array([[(1 - share) * share], [share]]) * slope
+    np.testing.assert_allclose(by_fixed, expected, rtol=1e-12)
+    np.testing.assert_allclose(by_learned, expected, rtol=1e-12)
+    np.testing.assert_allclose(by_share, ((1 - 2 * share) * first + second) * slope, rtol=1e-12)
 
 
 def test_quantized_relu_is_ie_lif_without_memory():
@@ -166,6 +192,7 @@ def test_reset_path_carries_no_gradient():
         ({"kind": "izhikevich"}, "unknown neuron"),
         ({"decay": 1.5}, "decay"),
         ({"decay": 1.0, "decay_input": True}, "decay must be below 1 where the input decays"),
+        ({"kind": "quantized_relu", "learned_decay": True}, "decay must be between 0 and 1"),
         ({"reset": "none"}, "reset"),
         ({"surrogate": "step"}, "surrogate"),
     ],

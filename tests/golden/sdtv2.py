@@ -8,15 +8,13 @@ order in which they fire:
 * `train/logits`, `train/loss` (label smoothing 0.1) and `train/rates`, the same of training. With two heads
   `train/logits_kd` is the other one's, and the loss is half that of the labels and half the cross-entropy of
   the other head with the classes of `teacher_classes`.
-* `train/grad`, `train/after`: a row a gradient and a running statistic, sorted by name (`gradient_row`,
-  `row`).
+* `train/grad`, `train/after`: a row a gradient and a running statistic, sorted by name.
+
+Digests and rows are those of `probes` and `baselines`.
 """
 
 import dataclasses
 import functools
-import math
-import re
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +23,18 @@ import numpy as np
 from qsdt_jax.interop import to_torch
 from qsdt_jax.models import Classifier, create_model
 from qsdt_jax.models.shapes import variable_shapes
-from tests.golden import probes
+from tests.golden.baselines import drawn
 from tests.golden.recipe import FOLDER
 
 BATCH, CLASSES = 4, 10
-LARGE, EACH = 2000, 37  # Of larger gradients the file knows each 37th entry, and two sums.
-# Of vectors: pattern of the name, then bounds, or mean and standard deviation. The first that fits counts.
-SCALES = ((r"(bn2|fc2_bn|proj_conv\.1)\.weight$", 0.5, 1.5), ("", 1.0, 3.0))
-BIASES = (
-    (r"[qkv]_conv\.1\.bias$", 2.2, 0.5),
-    (r"(bn2|fc2_bn|proj_conv\.1)\.bias$", 0.0, 0.3),
-    ("", 0.5, 0.5),
-)
+RECIPE = {
+    "bn_weight": ((r"(bn2|fc2_bn|proj_conv\.1)\.weight$", 0.5, 1.5), ("", 1.0, 3.0)),
+    "bias": (
+        (r"[qkv]_conv\.1\.bias$", 2.2, 0.5),
+        (r"(bn2|fc2_bn|proj_conv\.1)\.bias$", 0.0, 0.3),
+        ("", 0.5, 0.5),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,7 @@ class Variant:
     def weights(self) -> dict[str, np.ndarray]:
         """Under their published names and in PyTorch's layout."""
         empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape), variable_shapes(self.model))
-        return {name: self._draw(name, value.shape) for name, value in to_torch(empty).items()}
+        return {name: drawn(self.seed, name, value.shape, RECIPE) for name, value in to_torch(empty).items()}
 
     def test_images(self) -> np.ndarray:
         """(B, H, W, 3)."""
@@ -85,48 +83,12 @@ class Variant:
     def _images(self, generator: np.random.Generator) -> np.ndarray:
         return generator.standard_normal((BATCH, 3, *self.image_size)).transpose(0, 2, 3, 1)
 
-    def _draw(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        generator = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-        match name.rsplit(".", 1)[-1]:
-            case "weight" if len(shape) > 1:
-                return generator.standard_normal(shape) * math.sqrt(2 / math.prod(shape[1:]))
-            case "weight":
-                return generator.uniform(*_first(SCALES, name), shape)
-            case "bias":
-                mean, deviation = _first(BIASES, name)
-                return generator.standard_normal(shape) * deviation + mean
-            case "running_mean":
-                return generator.standard_normal(shape) * 0.3
-            case "running_var":
-                return generator.uniform(0.5, 1.5, shape)
-        raise AssertionError(f"nobody has said how {name} is drawn")
-
-
-def _first(patterns: tuple[tuple[str, float, float], ...], name: str) -> tuple[float, float]:
-    return next((low, high) for pattern, low, high in patterns if re.search(pattern, name))
-
 
 VARIANTS = {
     "t1": Variant(seed=11, timesteps=1),
     "t4": Variant(seed=11, timesteps=4),
     "t2_kd": Variant(seed=12, timesteps=2, channels=(16, 24, 32, 40), image_size=(32, 48), two_heads=True),
 }
-
-
-def digest(variant: Variant, name: str, array: np.ndarray) -> np.ndarray:
-    """See `probes.digest`."""
-    return probes.digest(variant.seed, name, array)
-
-
-def row(variant: Variant, name: str, tensor: np.ndarray) -> np.ndarray:
-    """See `probes.row`."""
-    return probes.row(variant.seed, name, tensor)
-
-
-def gradient_row(variant: Variant, name: str, tensor: np.ndarray) -> np.ndarray:
-    """A row of the known entries, then sum and norm of all."""
-    known = tensor.reshape(-1)[:: EACH if tensor.size > LARGE else 1]
-    return np.concatenate([row(variant, name, known), [tensor.sum(), np.sqrt((tensor**2).sum())]])
 
 
 @functools.cache

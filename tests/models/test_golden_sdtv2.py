@@ -1,5 +1,6 @@
 """The published Spike-driven Transformer V2's own numbers, in float64 (tests/golden/sdtv2.py)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,16 @@ from qsdt_jax.core.spikes import Spikes
 from qsdt_jax.interop import from_torch, to_torch
 from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.losses.classification import cross_entropy
-from tests.golden.sdtv2 import VARIANTS, Variant, digest, golden, gradient_row, row
+from tests.golden.baselines import (
+    assert_gradient_met,
+    assert_map_met,
+    assert_met,
+    assert_tensor_met,
+    gradient_row,
+)
+from tests.golden.sdtv2 import VARIANTS, Variant, golden
 
-TOLERANCE = 1e-10  # Relative to the largest entry of each array.
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 # Before a batch norm the true gradient of a bias is zero, and that of a scale nearly: rounding is left.
 BEFORE_NORM = ("_conv.bias", ".body.2.2.bias", ".body.2.2.weight")
 
@@ -24,13 +32,6 @@ BEFORE_NORM = ("_conv.bias", ".body.2.2.bias", ".body.2.2.weight")
 def float64():
     with jax.enable_x64(True):
         yield
-
-
-def assert_met(found, expected, name, scale=None):
-    scale = np.abs(expected).max() if scale is None else scale
-    assert np.shape(found) == np.shape(expected), name
-    deviation = np.abs(np.asarray(found) - expected).max() / scale
-    assert deviation <= TOLERANCE, f"{name}: {deviation}"
 
 
 def with_rates(call: Callable[[], Any]) -> tuple[Any, jax.Array]:
@@ -56,8 +57,7 @@ def in_torch_layout(maps: jax.Array, variant: Variant) -> np.ndarray:
     return by_image.transpose(1, 0, 4, 2, 3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ["t1", slow("t4"), slow("t2_kd")])
 def test_evaluation_forward(name):
     variant = VARIANTS[name]
     variables = from_torch(variant.model, variant.weights())
@@ -75,8 +75,8 @@ def test_evaluation_forward(name):
     assert_met(rates, golden()[f"{name}/eval/rates"], "rates")
     (features,) = captured["intermediates"]["features"]
     for stage, maps in features.items():
-        found = digest(variant, f"feature/{stage}", in_torch_layout(maps, variant))
-        assert_met(found, golden()[f"{name}/eval/feature/{stage}"], stage)
+        expected = golden()[f"{name}/eval/feature/{stage}"]
+        assert_map_met(variant.seed, f"feature/{stage}", in_torch_layout(maps, variant), expected)
 
 
 @pytest.mark.slow
@@ -106,17 +106,16 @@ def test_training_forward_every_gradient_and_statistic(name):
     for logits, head in zip(by_head, ("logits", "logits_kd"), strict=False):
         assert_met(logits, golden()[f"{name}/train/{head}"], head)
     found = to_torch({"params": grads, "batch_stats": after})
-    of_kind: dict[str, Any] = {
-        "after": (sorted(tensor for tensor in found if ".running_" in tensor), row),
-        "grad": (sorted(tensor for tensor in found if ".running_" not in tensor), gradient_row),
-    }
-    for kind, (names, row_of) in of_kind.items():
-        expected = golden()[f"{name}/train/{kind}"]
-        largest = np.abs(expected[:, :4]).max()
-        for tensor, wanted in zip(names, expected, strict=True):
-            noisy = kind == "grad" and tensor.endswith(BEFORE_NORM)
-            scale = largest if noisy else None
-            assert_met(row_of(variant, tensor, found[tensor]), wanted, f"{kind} of {tensor}", scale)
+    after = sorted(tensor for tensor in found if ".running_" in tensor)
+    for tensor, expected in zip(after, golden()[f"{name}/train/after"], strict=True):
+        assert_tensor_met(variant.seed, tensor, found[tensor], expected)
+    rows = golden()[f"{name}/train/grad"]
+    largest = np.abs(rows[:, :4]).max()
+    for tensor, expected in zip(sorted(found.keys() - after), rows, strict=True):
+        if tensor.endswith(BEFORE_NORM):
+            assert_met(gradient_row(variant.seed, tensor, found[tensor]), expected, tensor, scale=largest)
+        else:
+            assert_gradient_met(variant.seed, tensor, found[tensor], expected)
 
 
 def test_names_are_the_published_ones_and_go_both_ways():
