@@ -141,7 +141,7 @@ class Folding:
         weights = weight.integers.astype(jnp.float32 if bits == FLOAT_BITS else jnp.int8)
         geometry = ConvGeometry()
         if isinstance(module, QConv):
-            groups = value.shape[-1] if module.depthwise else 1
+            groups = value.shape[-1] if module.depthwise else module.groups
             geometry = ConvGeometry(module.stride, module.padding, groups)
         else:
             # A dense layer is a convolution with one position: of one pixel, or of a map that was flattened.
