@@ -107,7 +107,7 @@ def load(
       UserError: nothing there, nothing that is known, damaged, of another network; options that do not apply.
     """
     path = Path(expanded(str(path)))
-    kind = _kind(path)
+    kind = kind_of_file(path)
     for option, value, default, kinds in (
         ("step", step, "latest", ("workdir",)),
         ("ema", ema, False, ("workdir", PUBLISHED)),
@@ -127,7 +127,7 @@ def load(
             return of_published(path, fields, ema=ema)
 
 
-def _kind(path: Path) -> str:
+def kind_of_file(path: Path) -> str:
     """What lies there, by what it contains and not by its name."""
     if path.is_dir():
         if (path / CHECKPOINT_FOLDER).is_dir():

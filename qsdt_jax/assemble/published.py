@@ -18,6 +18,7 @@ from qsdt_jax.interop.entries import kind_of
 from qsdt_jax.interop.published import PUBLISHED_GAIN
 from qsdt_jax.interop.torch_file import load
 from qsdt_jax.nearest import nearest
+from qsdt_jax.tasks.task import Task
 
 
 class Published(NamedTuple):
@@ -65,6 +66,42 @@ KINDS = {
 _LOADED = ", ".join(f"a {kind}" for kind in KINDS)
 
 
+class Described(NamedTuple):
+    """The network that the tensors of a file are said to be of.
+
+    Attributes:
+      kind: one of `KINDS`.
+      told: fields of it that names and shapes tell.
+      config, task, classes: of it.
+    """
+
+    kind: str
+    told: Mapping[str, Any]
+    config: ml_collections.ConfigDict
+    task: Task
+    classes: Classes
+
+
+def described(label: str, tensors: Mapping[str, Any], fields: Mapping[str, Any]) -> Described:
+    """The network that arrays by PyTorch name are of, by their names and shapes; nothing of it is computed.
+
+    Args:
+      label: what the tensors are called in errors.
+      tensors: of `interop.torch_file.load`.
+      fields: as of `of_published`.
+
+    Raises:
+      UserError: they are of another network, or it has no such field.
+    """
+    found, outputs, kind = fields_of(label, tensors), class_count(label, tensors), str(kind_of(tensors))
+    if kind not in KINDS:
+        raise UserError(f"{label} holds a {kind}, which no configuration describes; expected {_LOADED}")
+    config = published_config(kind, {**found, **fields})
+    classes = Classes(where=f"the network in {label}", outputs=outputs, names=None)
+    task = task_factory(config.task.name).build(config, classes.shown)
+    return Described(kind, found, config, task, classes)
+
+
 def of_published(
     path: str | os.PathLike[str], fields: Mapping[str, Any] | None = None, *, ema: bool = False
 ) -> Network:
@@ -78,20 +115,18 @@ def of_published(
     Raises:
       UserError: the file cannot be read or is of another network, or has no such field.
     """
-    tensors = load(path, ema=ema)
-    label = os.fspath(path)
-    found, outputs, kind = fields_of(label, tensors), class_count(label, tensors), str(kind_of(tensors))
-    if kind not in KINDS:
-        raise UserError(f"{label} holds a {kind}, which no configuration describes; expected {_LOADED}")
-    config = published_config(kind, {**found, **(fields or {})})
-    classes = Classes(where=f"the network in {label}", outputs=outputs, names=None)
-    task = task_factory(config.task.name).build(config, classes.shown)
+    label, tensors = os.fspath(path), load(path, ema=ema)
+    return with_weights(label, tensors, described(label, tensors, fields or {}), ema=ema)
+
+
+def with_weights(label: str, tensors: Mapping[str, Any], of: Described, *, ema: bool = False) -> Network:
+    """The described network with its weights; raises UserError where the tensors do not fit it."""
     return Network(
         where=label,
-        config=config,
-        task=task,
-        variables=from_torch(task.model, tensors, label=label),
-        classes=classes,
+        config=of.config,
+        task=of.task,
+        variables=from_torch(of.task.model, tensors, label=label),
+        classes=of.classes,
         origin={"file": os.path.basename(label), "ema": ema},
     )
 

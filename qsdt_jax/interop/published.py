@@ -16,7 +16,7 @@ from qsdt_jax.detection.regions import BOX_SIDE
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop import resformer, torch_file
 from qsdt_jax.interop.entries import kind_of, plain_names
-from qsdt_jax.interop.fit import check_fit, first
+from qsdt_jax.interop.fit import Misfits, Shape, check_fit, first, misfits_of
 from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
 from qsdt_jax.models import Classifier, MaskRCNN, Segmenter, SpikingResformer
 from qsdt_jax.models.shapes import variable_shapes
@@ -155,21 +155,24 @@ def from_torch(
         raise UserError(
             f"{label} holds a {found}, but the network described by the configuration is a {kind}"
         )
-    expected = cast(Mapping[Path, Any], flatten_dict(variable_shapes(model)))
-    leaves = {name: (path, expected[path]) for name, path in _torch_names(expected).items()}
-    arrays = {
-        name: np.asarray(value)
-        for name, value in tensors.items()
-        if name in leaves or not _is_dead(name, leaves)
-    }
-    shapes = {name: _torch_shape(path, leaf.shape) for name, (path, leaf) in leaves.items()}
-    check_fit(label, shapes, {name: array.shape for name, array in arrays.items()})
+    leaves = _leaves(model)
+    arrays = _living(leaves, tensors)
+    check_fit(label, _torch_shapes(leaves), _shapes(arrays))
     _check_step_sizes(label, arrays)
     variables = {
         path: jnp.array(_from_published(path, arrays[name]).astype(leaf.dtype))
         for name, (path, leaf) in leaves.items()
     }
     return unflatten_dict(variables)
+
+
+def misfits(model: Network, tensors: Mapping[str, Any]) -> Misfits:
+    """What is missing, unknown or of another shape in arrays by PyTorch name, as `from_torch` takes them.
+
+    Entries that compute nothing, such as counters of batches, are left out.
+    """
+    leaves = _leaves(model)
+    return misfits_of(_torch_shapes(leaves), _shapes(_living(leaves, plain_names(tensors))))
 
 
 def differences(model: Network) -> list[str]:
@@ -207,6 +210,29 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         name: np.array(_to_published(path, np.asarray(leaves[path])), order="C")
         for name, path in _torch_names(leaves).items()
     }
+
+
+def _leaves(model: Network) -> dict[str, tuple[Path, Any]]:
+    """Path, with its shape and type, of each variable of a network by PyTorch name."""
+    expected = cast(Mapping[Path, Any], flatten_dict(variable_shapes(model)))
+    return {name: (path, expected[path]) for name, path in _torch_names(expected).items()}
+
+
+def _living(leaves: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a file without those that compute nothing."""
+    return {
+        name: np.asarray(value)
+        for name, value in tensors.items()
+        if name in leaves or not _is_dead(name, leaves)
+    }
+
+
+def _torch_shapes(leaves: Mapping[str, tuple[Path, Any]]) -> dict[str, Shape]:
+    return {name: _torch_shape(path, leaf.shape) for name, (path, leaf) in leaves.items()}
+
+
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, Shape]:
+    return {name: array.shape for name, array in arrays.items()}
 
 
 def _kind(model: Network) -> str:

@@ -1,6 +1,7 @@
 """The published networks by name."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from qsdt_jax.errors import UserError
@@ -26,6 +27,8 @@ COCO = {
     "attention_tokens": 196,
 }
 DETECTORS = {f"qsd_{size.lower()}_det": {**COCO, **SIZES[size]} for size in ("S", "M", "L")}
+# What may be otherwise in a network of a name.
+FREE = {"num_classes", "in_channels", "timesteps", "distillation_head", "bits_rules", "attention_tokens"}
 MODELS = {Classifier: CLASSIFIERS, SpikingResformer: RESFORMERS, Segmenter: SEGMENTERS, MaskRCNN: DETECTORS}
 
 
@@ -36,6 +39,22 @@ def list_models() -> list[str]:
     detector.
     """
     return [name for models in MODELS.values() for name in models]
+
+
+def published_name(kind: type, fields: Mapping[str, Any]) -> str | None:
+    """The name of `list_models()` whose network has these fields, or None.
+
+    Args:
+      kind: of network, one of `MODELS`.
+      fields: of it and of its `Backbone` where it has one; those that are left out have their defaults.
+    """
+    defaults = {field.name: field.default for of in (Backbone, kind) for field in dataclasses.fields(of)}
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    for name, known in MODELS[kind].items():
+        told = (fields.keys() | known.keys()) - FREE
+        if all(fields.get(k, defaults[k]) == known.get(k, defaults[k]) for k in told):
+            return name
+    return None
 
 
 def create_model(name: str, **fields: Any) -> Classifier | SpikingResformer | Segmenter | MaskRCNN:

@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -94,13 +95,18 @@ def make_state(config: ConfigDict, variables: dict, ema: dict | None = None) -> 
 def write_pth(file: Path, variables: dict, *, without: str = "") -> Path:
     """The file that `torch.save` makes of these variables."""
     arrays = {name: array for name, array in to_torch(variables).items() if name != without}
+    return write_arrays(file, arrays)
+
+
+def write_arrays(file: Path, arrays: Mapping[str, np.ndarray], entry: str = "model") -> Path:
+    """The file that `torch.save` makes of {entry: arrays}."""
     content = {}
     with zipfile.ZipFile(file, "w") as archive:
         for key, (name, array) in enumerate(arrays.items()):
             strides = tuple(stride // array.itemsize for stride in array.strides)
             content[name] = tensor(array.shape, strides, 0, array.size, str(key))
             archive.writestr(f"made/data/{key}", np.ascontiguousarray(array, "<f4").tobytes())
-        pickled = b"\x80\x02" + opcodes({"model": content}) + b"."
+        pickled = b"\x80\x02" + opcodes({entry: content}) + b"."
         archive.writestr("made/data.pkl", pickled)
     return file
 
