@@ -54,7 +54,8 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
       begin: called when all is imported and the flags are read.
 
     Returns:
-      The exit status: 0, 1 where `verify` found that something differs, 2 for a mistake of the user's or of the machine, 130 after Ctrl-C.
+      The exit status: 0, 1 where `verify` found that something differs, 2 for a mistake of the user's or of
+      the machine, 130 after Ctrl-C.
     """
     verb, rest = "train", arguments
     if rest and not rest[0].startswith("-"):

@@ -5,7 +5,8 @@ counts before it, in which both agree. Where logits alone are known, the whole n
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -77,20 +78,18 @@ class Right:
         return frames.reshape(-1, self.program.neuron.timesteps, *frames.shape[1:])
 
     @property
-    def logits(self) -> np.ndarray:
-        return np.asarray(class_scores(self.program, dict(self.values)))
-
-
-def first_that_differs(right: Right, counts: Mapping[str, np.ndarray]) -> str | None:
-    """The first neuron whose counts are other ones, of those that are given."""
-    return next(
-        (name for name in right.neurons if name in counts and np.any(counts[name] != right.values[name])),
-        None,
-    )
+    def found(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Its logits, and its counts in the order in which neurons fire."""
+        logits = np.asarray(class_scores(self.program, dict(self.values)))
+        return logits, {name: np.asarray(self.values[name]) for name in self.neurons}
 
 
 def explain_counts(
-    right: Right, neuron: str, counts: np.ndarray, mistakes: Iterable[Mistake]
+    right: Right,
+    neuron: str,
+    counts: np.ndarray,
+    mistakes: Iterable[Mistake],
+    known: Collection[str] | None = None,
 ) -> Explanation:
     """Which mistake, in what lies between a neuron and those before it, gives its counts.
 
@@ -99,12 +98,13 @@ def explain_counts(
       neuron: the first whose counts differ.
       counts: the other ones, of the shape of its own.
       mistakes: that are tried, in this order; of equals the first is told.
+      known: neurons whose counts are known to be right; None for all before it.
     """
     own = np.asarray(right.values[neuron])
     different = np.sum(own != counts)
     best = NOTHING
     for mistake in mistakes:
-        found = np.asarray(_recomputed(right, neuron, mistake.make())[neuron])
+        found = np.asarray(_recomputed(right, neuron, mistake.make(), known)[neuron])
         left = float(np.sum(found != counts) / different)
         if left < best.left:
             best = Explanation(mistake.name, mistake.right, left)
@@ -115,29 +115,50 @@ def explain_counts(
     return best if best.left <= LEFT else NOTHING
 
 
-def explain_logits(
-    right: Right, logits: np.ndarray, mistakes: Iterable[Mistake], *, counts_agree: bool = False
-) -> Explanation:
-    """Which mistake, made in the whole network, gives its logits.
+class Attempt(NamedTuple):
+    """A way to compute logits and counts otherwise; `mistake` and `right` as of an explanation."""
 
-    Args:
-      right, mistakes: as above.
-      logits: the other ones.
-      counts_agree: all counts are right, so the mistake is behind the last neuron.
-    """
-    whole = distance(right.logits, logits)
+    mistake: str
+    right: str
+    run: Callable[[], tuple[np.ndarray, Mapping[str, np.ndarray]]]
+
+
+def attempts(right: Right, mistakes: Iterable[Mistake], *, only_output: bool = False) -> Iterator[Attempt]:
+    """Each mistake made in the whole network, or only behind the last neuron."""
     output = dict(right.program.outputs)[LOGITS]
-    best = NOTHING
-    for mistake in mistakes:
+
+    def run(mistake: Mistake) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         wrong = mistake.make()
-        if counts_agree:
+        if only_output:
             values = _recomputed(right, output, wrong)
         else:
             values = interpret(wrong.program, right.frames, wrong.arithmetic, right.sizes)
-        apart = distance(np.asarray(class_scores(wrong.program, values)), logits)
+        logits = class_scores(wrong.program, values)
+        return np.asarray(logits), {name: np.asarray(values[name]) for name in right.neurons}
+
+    for mistake in mistakes:
+        yield Attempt(mistake.name, mistake.right, functools.partial(run, mistake))
+
+
+def explain_logits(
+    own: tuple[np.ndarray, Mapping[str, np.ndarray]], logits: np.ndarray, tried: Iterable[Attempt]
+) -> Explanation:
+    """Which attempt gives these logits.
+
+    Args:
+      own: logits and counts of the network, its neurons in their order.
+      logits: the other ones.
+      tried: in this order; of equals the first is told.
+    """
+    whole = distance(own[0], logits)
+    best = NOTHING
+    for attempt in tried:
+        found, counts = attempt.run()
+        apart = distance(found, logits)
         if apart / whole < best.left:
-            first = first_that_differs(right, {name: np.asarray(values[name]) for name in right.neurons})
-            best = Explanation(mistake.name, mistake.right, apart / whole, first or output)
+            changed = (name for name, c in own[1].items() if np.any(c != counts[name]))
+            left = 0.0 if apart < SAME else apart / whole
+            best = Explanation(attempt.mistake, attempt.right, left, next(changed, "the layer of the logits"))
         if apart < SAME:
             return best
     return best if best.left <= LEFT else NOTHING
@@ -149,19 +170,26 @@ def distance(left: np.ndarray, right: np.ndarray) -> float:
     return float(np.sqrt(np.mean((left - right) ** 2)) / max(spread, np.finfo(np.float32).tiny))
 
 
-def _recomputed(right: Right, target: str, wrong: Wrong) -> dict[str, Any]:
+def _recomputed(
+    right: Right, target: str, wrong: Wrong, known: Collection[str] | None = None
+) -> dict[str, Any]:
     """All values, that of a step and what lies before it done wrongly, from counts and values that are right.
 
-    Right are the counts of all neurons before it, and the values that these have taken.
+    Right are the counts of the neurons before it, or of those that are known, and the values that these have
+    taken.
     """
     steps = {step.name: step for step in wrong.program.steps}
     names = list(steps)
-    before = [name for name in right.neurons if names.index(name) < names.index(target)]
-    known = {IMAGES, *before, *(inputs_of(steps[name])[0] for name in before)}
+    before = [
+        name
+        for name in right.neurons
+        if names.index(name) < names.index(target) and (known is None or name in known)
+    ]
+    given = {IMAGES, *before, *(inputs_of(steps[name])[0] for name in before)}
     between, ahead = set(), [target]
     while ahead:
         name = ahead.pop()
-        if name not in known and name not in between:
+        if name not in given and name not in between:
             between.add(name)
             ahead.extend(inputs_of(steps[name]))
     sizes = right.sizes

@@ -1,4 +1,4 @@
-"""Mistakes that are made when a trained network is run with binary spikes, each as a small change of a program.
+"""Mistakes that are made when a network is run with binary spikes, each a small change of its program.
 
 A network that is trained with counts 0..D and run with binary spikes is the same network only if each sum
 over the D slots is taken where it belongs, see `deploy.spike_driven`, and if neuron and batch norm are those
@@ -30,7 +30,9 @@ from qsdt_jax.models import Classifier, Segmenter
 Folded = TypeVar("Folded", Program, FoldedDetector)
 Variables = Mapping[str, Any]
 EPSILONS = (1e-3, 0.0)  # Of other libraries, and of a formula without it.
-LEVELS, BITS, HEADS = (1, 2, 4, 8), (2, 3, 4, 8), (1, 2, 4, 8, 12, 16)  # What others are trained with.
+# What others are trained with.
+LEVELS, BITS, HEADS = (1, 2, 4, 8), (2, 3, 4, 8), (1, 2, 4, 8, 12, 16)
+TIMESTEPS, SCALES = (1, 2, 4), (0.125, 0.25)
 
 
 class SlotsAlone(SpikeArithmetic):
@@ -145,25 +147,17 @@ def mistakes_in(program: Program, model: Classifier | Segmenter, variables: Vari
     def of_variables(change: Callable[[Variables], Variables]):
         return lambda: Wrong(fold(model, change(variables)), integers)
 
-    def of_fields(**fields: Any):
-        changed = model.clone(backbone=model.backbone.clone(**fields))
-        return lambda: Wrong(fold(changed, variables), integers)
-
     if neuron.levels > 1:
         once = f"they are added once, after the sum over the D = {neuron.levels} slots"
         biases = functools.partial(with_biases, layers=spiking, factor=neuron.levels)
         yield Mistake("the bias of a layer is counted in each slot", once, of_variables(biases))
-        yield Mistake(
-            "bias and batch norm are counted in each slot", once, of_program(bias_in_every_slot)
-        )
+        yield Mistake("bias and batch norm are counted in each slot", once, of_program(bias_in_every_slot))
         yield Mistake(
             "attention is run slot by slot",
             "q (k^T v) has the terms of unequal slots as well",
             lambda: Wrong(program, SlotsAlone(neuron.levels)),
         )
-        yield Mistake(
-            "counts are clamped at 1", f"counts go up to D = {neuron.levels}", of_neuron(levels=1)
-        )
+        yield Mistake("counts are clamped at 1", f"counts go up to D = {neuron.levels}", of_neuron(levels=1))
     clamp = f"counts are clamped at D = {neuron.levels}"
     yield Mistake("counts are not clamped from above", clamp, of_neuron(levels=LARGEST_COUNT))
     if neuron.threshold == 0.5:
@@ -188,14 +182,36 @@ def mistakes_in(program: Program, model: Classifier | Segmenter, variables: Vari
         "scale and shift follow the sum of whole numbers",
         of_program(scale_in_weights, FloatArithmetic()),
     )
+    for other in other_fields(model):
+        yield Mistake(
+            other.name, other.right, lambda changed=other.model: Wrong(fold(changed, variables), integers)
+        )
+
+
+class OtherFields(NamedTuple):
+    """A network with the same variables and a field of another value."""
+
+    name: str
+    right: str
+    model: Classifier | Segmenter
+
+
+def other_fields(model: Classifier | Segmenter) -> Iterator[OtherFields]:
+    """A network with what its variables do not tell otherwise, one field after the other."""
     backbone = model.backbone
-    for name, values in (("levels", LEVELS), ("bits", BITS), ("num_heads", HEADS)):
+    tried: dict[str, tuple[Any, ...]] = {"num_heads": HEADS}
+    if backbone.neuron == "lif":
+        tried |= {"decay_input": (False, True), "reset": ("hard", "soft"), "attention_threshold": (None,)}
+        tried |= {"timesteps": TIMESTEPS}
+    else:
+        tried |= {"levels": LEVELS}
+    if backbone.bits != FLOAT_BITS:
+        tried |= {"bits": BITS}
+    tried |= {"attention_scale": SCALES}
+    for name, values in tried.items():
         ours = getattr(backbone, name)
-        if name == "bits" and ours == FLOAT_BITS or name == "levels" and backbone.neuron == "lif":
-            continue
         for value in values:
-            if value == ours or name == "num_heads" and any(c % value for c in backbone.channels[2:]):
+            if value == ours or (name == "num_heads" and any(c % value for c in backbone.channels[2:])):
                 continue
-            yield Mistake(
-                f"it is run with {name}={value}", f"here it has {name}={ours}", of_fields(**{name: value})
-            )
+            changed = model.clone(backbone=backbone.clone(**{name: value}))
+            yield OtherFields(f"it is run with {name}={value}", f"here it has {name}={ours}", changed)

@@ -1,7 +1,5 @@
 """Wrong networks, made by changing the trained one while it runs, and what is told of their numbers."""
 
-import contextlib
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -16,11 +14,12 @@ from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.deploy.explanation import (
     NOTHING,
     ROUNDING,
+    Explanation,
     Right,
+    attempts,
     distance,
     explain_counts,
     explain_logits,
-    first_that_differs,
 )
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.mistakes import mistakes_in
@@ -66,6 +65,10 @@ def slots_alone(call, args, kwargs, context):
     return total * (context.module.scale * q.step * k.step * v.step)
 
 
+def unchanged(call, args, kwargs, context):
+    return call(*args, **kwargs)
+
+
 def neuron(counted: Callable):
     def fired(call, args, kwargs, context):
         module = context.module
@@ -84,9 +87,8 @@ def border_of_zeros(call, args, kwargs, context):
 
 
 def run(change) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    with nn.intercept_methods(change):
-        with jax.disable_jit():
-            outputs, counts = jax.device_get(training_form(MODEL, VARIABLES)(IMAGES))
+    with nn.intercept_methods(change), jax.disable_jit():
+        outputs, counts = jax.device_get(training_form(MODEL, VARIABLES)(IMAGES))
     return outputs["logits"], counts
 
 
@@ -100,9 +102,9 @@ WRONG = {
 }
 
 
-def explained(right: Right, counts) -> tuple[str, object]:
-    first = first_that_differs(right, shaped(right, counts))
-    assert first is not None
+def explained(right: Right, counts) -> tuple[str, Explanation]:
+    own = right.found[1]
+    first = next(name for name in own if np.any(shaped(right, counts)[name] != own[name]))
     mistakes = mistakes_in(right.program, MODEL, VARIABLES)
     return first, explain_counts(right, first, shaped(right, counts)[first], mistakes)
 
@@ -114,6 +116,74 @@ def shaped(right: Right, counts):
 @pytest.mark.parametrize("name", WRONG)
 def test_the_mistake_that_gives_these_counts_is_named(right, name):
     _, counts = run(WRONG[name])
-    first, found = explained(right, counts)
-    print(first, found)
+    _, found = explained(right, counts)
     assert (found.mistake, found.left) == (name, 0)
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 0.0])
+def test_another_epsilon_is_named(right, epsilon, monkeypatch):
+    monkeypatch.setattr(batch_norm, "EPSILON", epsilon)
+    _, counts = run(unchanged)
+    monkeypatch.undo()
+    _, found = explained(right, counts)
+    assert found.mistake == f"batch norm is folded in another way: its epsilon is {epsilon:g}"
+
+
+def test_bias_and_batch_norm_in_every_slot(right):
+    """By NumPy: the sum over the slots of all that a layer gives."""
+    first = right.found[1]["downsample2/neuron"]
+    layer = next(layer for layer in right.program.layers if layer.name == "downsample1_2/conv")
+    current = np.asarray(right.values["downsample1_2/conv"]) + (D - 1) * np.asarray(layer.shift)
+    counts = np.floor(np.clip(D * current, 0, D) + 0.5).astype(np.int8)
+    assert np.any(counts != first)
+    mistakes = mistakes_in(right.program, MODEL, VARIABLES)
+    found = explain_counts(right, "downsample2/neuron", counts, mistakes)
+    assert (found.mistake, found.left) == ("bias and batch norm are counted in each slot", 0)
+
+
+def test_other_fields_are_named(right):
+    """Here by the training form, there by another fold."""
+    other = MODEL.clone(backbone=MODEL.backbone.clone(num_heads=2))
+    logits = np.asarray(jax.jit(other.apply)(VARIABLES, IMAGES))
+    mistakes = [m for m in mistakes_in(right.program, MODEL, VARIABLES) if "num_heads" in m.name]
+    found = explain_logits(right.found, logits, attempts(right, mistakes))
+    assert found.mistake == "it is run with num_heads=2" and found.first == "block3_0/attn/attn_neuron"
+
+
+def test_counts_beside_a_threshold_are_roundings(right):
+    name = "conv_block1_1/sepconv/neuron1"
+    own = right.found[1][name]
+    potential = D * np.asarray(right.values["downsample1_1/conv"], np.float64)
+    beside = np.abs(potential + 0.5 - np.round(potential + 0.5)) < 5e-4
+    inside = beside & (own > 0) & (own < D)
+    assert inside.sum() > 2
+    mistakes = list(mistakes_in(right.program, MODEL, VARIABLES))
+    assert explain_counts(right, name, own + inside, mistakes) == ROUNDING
+    assert explain_counts(right, name, own + 2 * inside, mistakes) == NOTHING
+    far = np.argmax(~beside & (own < D) & (own > 0))
+    other = own.copy()
+    other.flat[far] += 1
+    assert explain_counts(right, name, other, mistakes) == NOTHING
+
+
+def test_a_mistake_behind_the_last_neuron(right):
+    """All counts agree, and the bias of the head is there D times."""
+    logits, counts = right.found
+    bias = np.asarray(VARIABLES["params"]["head"]["bias"])
+    mistakes = mistakes_in(right.program, MODEL, VARIABLES)
+    tried = attempts(right, mistakes, only_output=True)
+    found = explain_logits((logits, counts), logits + (D - 1) * bias, tried)
+    assert found.mistake == "the bias of a layer is counted in each slot"
+    assert (found.left, found.first) == (0, "the layer of the logits")
+
+
+def test_numbers_of_no_known_mistake(right):
+    counts = {name: np.asarray(c) for name, c in right.found[1].items()}
+    name = "block3_0/attn/attn_neuron"
+    counts[name] = np.random.default_rng(0).integers(0, D + 1, counts[name].shape)
+    assert explained(right, counts) == (name, NOTHING)
+
+
+def test_distance_is_by_the_spread_over_classes():
+    own = np.array([[1.0, 3.0], [11.0, 13.0]])
+    assert distance(own, own) == 0 and distance(own, own + 1) == 1

@@ -1,14 +1,33 @@
-"""What `verify` tells of a checkpoint: which network it is, what is wrong with it, and in which exit status."""
+"""What `verify` tells of a checkpoint: which network it is, what is wrong with it, and the exit status."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import qsdt_jax.assemble.verification
+from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax.deploy.agreement import deployed_form, training_form
+from qsdt_jax.deploy.fold import fold
+from qsdt_jax.deploy.mistakes import SlotsAlone
 from qsdt_jax.interop import to_torch
-from tests.launch.tiny import draw_variables, launch, tiny_config, write_arrays
+from qsdt_jax.models import QSDTransformer, SpikingResformer
+from qsdt_jax.models.sdtv2 import SDTV2
+from qsdt_jax.models.shapes import variable_shapes
+from tests.deploy import nets
+from tests.launch.tiny import (
+    draw,
+    draw_variables,
+    launch,
+    make_state,
+    tiny_config,
+    write_arrays,
+    write_workdir,
+)
 
 DATA = Path(__file__).parents[1] / "interop" / "data"
 CONFIG = tiny_config()
@@ -46,7 +65,17 @@ def test_a_network_is_known_by_its_tensors(arrays, tmp_path, capsys, prefix):
     assert (
         "assumed (change it with --fields): bits=4, neuron=ie_lif, levels=4, timesteps=1, num_heads=4" in out
     )
-    assert out.splitlines()[-1].startswith("verdict: ")
+    assert out.splitlines()[-1].endswith("classifier: all tensors are there")
+
+
+def test_a_spiking_resformer_is_known_and_not_run(tmp_path, capsys):
+    model = SpikingResformer(channels=(8, 16, 16), num_heads=(1, 2, 2), group_size=8, num_classes=3)
+    file = write_arrays(tmp_path / "srf.pth", to_torch(draw(variable_shapes(model), 0)))
+    out = told(capsys, 0, file)
+    assert "srf.pth: SpikingResformer, of a size without a name" in out and "timesteps=4" in out
+    assert out.splitlines()[-1].endswith(
+        "not checked: its forms: no configuration describes a SpikingResformer"
+    )
 
 
 def test_what_is_missing_extra_or_of_another_shape_is_named(arrays, tmp_path, capsys):
@@ -58,7 +87,10 @@ def test_what_is_missing_extra_or_of_another_shape_is_named(arrays, tmp_path, ca
     assert "tensors unknown (1):\n  extra.weight (2, 3)\n" in out
     assert "tensors of another shape (1):\n  block3.0.mlp.fc1_bn.bias expected (64,) found (5,)\n" in out
     last = out.splitlines()[-1]
-    assert last.startswith("verdict: ") and "1 tensors missing; 1 tensors unknown; 1 tensors of" in last
+    assert (
+        last.startswith("verdict: ")
+        and "1 tensor missing; 1 tensor unknown; 1 tensor of another shape" in last
+    )
     found = json.loads(record.read_text())
     assert found["misfits"]["reshaped"] == {"block3.0.mlp.fc1_bn.bias": [[64], [5]]}
     assert found["holds"] is False and f"verdict: {found['verdict']}" == last
@@ -123,3 +155,127 @@ def test_mistakes_of_the_command_line(arrays, tmp_path, capsys):
     assert "--fields levels: expected KEY=VALUE" in refused(capsys, file, "--fields=levels")
     assert "no field 'level'; did you mean 'levels'" in refused(capsys, file, "--fields=level=3")
     assert "has no choice of step" in refused(capsys, file, "--step=3")
+
+
+# What its numbers show
+
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+    state = make_state(CONFIG, draw_variables(CONFIG, 1), None)
+    return write_workdir(tmp_path_factory.mktemp("run"), CONFIG, {1: state})
+
+
+@pytest.fixture(scope="module")
+def right(workdir):
+    """Images, and logits and counts of the network of the workdir and of one with a mistake."""
+    trained, images = load_trained(workdir), nets.draw_images(2, 32, 32, 1)
+    program = fold(trained.classifier, trained.variables)
+    wrong = deployed_form(program, SlotsAlone(4))
+    both = training_form(trained.classifier, trained.variables)(images), wrong(images)
+    return images, *both
+
+
+@slow
+def test_forms_rates_and_energy_of_a_workdir(workdir, tmp_path, capsys):
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "a.png")
+    record, bundle = tmp_path / "a.json", tmp_path / "a.qsdt"
+    out = told(capsys, 0, workdir, tmp_path, f"--json={record}", f"--out={bundle}")
+    assert "images: 1 of 32x32 pixels, given" in out and "told by its configuration: channels" in out
+    assert f"spike-driven form, NumPy reader of {bundle} give the same" in out and "bit for bit" in out
+    assert re.search(r"^  head_neuron +\d+\.\d\d %$", out, re.M)
+    assert re.search(r"^with memory  ", out, re.M)
+    last = out.splitlines()[-1]
+    assert last.endswith("its form of binary spikes (D = 4, T = 1) is its training form")
+    found = json.loads(record.read_text())
+    assert found["holds"] is True and 0 < found["firing_rates"]["head_neuron"] < 1
+    assert found["energy_pj"]["paper"]["spiking"] > 0 and bundle.stat().st_size == found["bundle"]["bytes"]
+
+
+@slow
+def test_forms_that_differ_give_the_layer_and_the_reason(workdir, capsys, monkeypatch):
+    forms_of = qsdt_jax.assemble.verification.forms_of
+
+    def wrong_forms(model, variables, bundle, file):
+        forms = forms_of(model, variables, bundle, file)
+        return {**forms, "spike-driven form": deployed_form(bundle.program, SlotsAlone(4))}
+
+    monkeypatch.setattr(qsdt_jax.assemble.verification, "forms_of", wrong_forms)
+    out = told(capsys, 1, workdir, "--drawn=1")
+    assert "the spike-driven form differs from the training form in" in out
+    assert "first in block3_0/attn/attn_neuron" in out
+    assert "likely reason: attention is run slot by slot, which gives exactly these numbers" in out
+    assert "is not its training form, probably because attention is run slot by slot" in out.splitlines()[-1]
+
+
+def as_torch(counts):
+    """Channels before pixels, and names with dots."""
+    return {name.replace("/", "."): np.moveaxis(np.asarray(c), -1, 1) for name, c in counts.items()}
+
+
+def written(file: Path, images, found, counts=True) -> str:
+    outputs, spikes = found
+    np.savez(file, images=np.moveaxis(images, -1, 1), **outputs, **(as_torch(spikes) if counts else {}))
+    return f"--theirs={file}"
+
+
+@slow
+def test_numbers_of_another_program(workdir, right, tmp_path, capsys):
+    images, same, wrong = right
+    out = told(capsys, 0, workdir, written(tmp_path / "same.npz", images, same))
+    assert "same.npz gives the same" in out and "spike counts and 20 logits, bit for bit" in out
+    out = told(capsys, 1, workdir, written(tmp_path / "wrong.npz", images, wrong))
+    assert "block3_0/attn/attn_neuron is the first whose counts differ" in out
+    assert "theirs: likely reason: attention is run slot by slot, which gives exactly" in out
+    assert "wrong.npz is not it, probably because attention is run slot by slot" in out.splitlines()[-1]
+
+
+@slow
+def test_logits_of_another_program_are_enough(workdir, right, tmp_path, capsys):
+    images, _, wrong = right
+    out = told(capsys, 1, workdir, written(tmp_path / "wrong.npz", images, wrong, counts=False))
+    assert (
+        "likely reason: attention is run slot by slot, which gives exactly these numbers; the first " in out
+    )
+    assert "layer that it changes is block3_0/attn/attn_neuron" in out
+
+
+@slow
+def test_numbers_that_are_none_of_this_network(workdir, right, tmp_path, capsys):
+    images, (outputs, counts), _ = right
+    file, good = tmp_path / "a.npz", {"images": images, **outputs}
+    head = np.asarray(counts["head_neuron"])
+    for arrays, message in [
+        ({"logits": np.zeros((2, 10))}, "expected arrays 'images' and 'logits', found logits"),
+        ({**good, "logits": np.zeros((2, 9))}, "'logits' are (2, 9); expected (2, 10)"),
+        ({**good, "images": images[..., 0]}, "'images' are (2, 32, 32); expected (B, H, W, 1)"),
+        ({**good, "images": np.zeros((2, 32, 32, 1), int)}, "'images' are int64; expected uint8, or floats"),
+        ({**good, "head_neurn": head}, "no neuron is called 'head_neurn'; did you mean 'head_neuron'?"),
+        ({**good, "head_neuron": head / 4}, "; expected counts of spikes, 0, 1, ..."),
+        ({**good, "head_neuron": head[:1]}, "'head_neuron' is (1, 16); expected (2, 1, 1, 16)"),
+    ]:
+        np.savez(file, **arrays)
+        assert launch("verify", workdir, f"--theirs={file}") == 2
+        assert message in capsys.readouterr().err
+    file.write_bytes(b"no arrays")
+    assert "no arrays of numpy.savez" in refused(capsys, workdir, f"--theirs={file}")
+    assert "no such file" in refused(capsys, workdir, f"--theirs={tmp_path / 'none.npz'}")
+    assert "has its images; found b.png besides" in refused(capsys, workdir, "b.png", f"--theirs={file}")
+
+
+@slow
+def test_a_network_of_float_weights_has_its_training_form(tmp_path, capsys):
+    """Of SDT-V2 the reason is looked for among what its file does not tell."""
+    fields = {**nets.TINY, **SDTV2, "mlp_ratio": 4, "timesteps": 2}
+    model, images = QSDTransformer(**fields), nets.draw_images(2, 32, 32, 3)
+    variables = nets.draw_variables(model)
+    file = write_arrays(tmp_path / "sdt.pth", to_torch(variables))
+    other = model.clone(backbone=model.backbone.clone(decay_input=False))
+    wrong = written(tmp_path / "wrong.npz", images, training_form(other, variables)(images), counts=False)
+    out = told(capsys, 1, file, "--fields=num_heads=4,timesteps=2", wrong)
+    assert "sdt.pth: Spike-driven Transformer V2, classifier" in out
+    assert "not checked: its form of binary spikes, and its energy: the network has float weights" in out
+    assert "likely reason: it is run with decay_input=False, which gives exactly these numbers" in out
+    assert re.search(r"^  head_neuron +\d+\.\d\d %$", out, re.M)
