@@ -60,6 +60,7 @@ def get_config(variant: str = "l") -> ConfigDict:
         config.model.norm_group = 24
         config.optimizer.learning_rate = 2e-5
         config.optimizer.warmup_epochs = 5.0
-        config.distill.kd = 1.0  # Half the labels' loss and half the teacher's, times two.
+        config.distill.labels = 0.5
+        config.distill.kd = 0.5
         config.distill.kd_target = "hard"
     return config

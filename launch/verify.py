@@ -61,10 +61,7 @@ def main() -> int:
     told = Told({"file": path})
     _identity(found, told)
     _misfits(found, told)
-    if found.network is None:
-        if not told.faults:
-            told.leave_out(f"its forms: {found.unbuilt}")
-    elif DRAWN.value or images or theirs:
+    if found.network is not None and (DRAWN.value or images or theirs):
         _run(found.network, images, theirs, told)
     verdict = told.verdict(found.name or found.family)
     print(f"verdict: {verdict}")
@@ -157,9 +154,7 @@ def _run(network: "Network", images: "Sequence[str]", theirs: "Theirs | None", t
         told.compared("theirs", found, f"{THEIRS.value} is it", f"{THEIRS.value} is not it")
     try:
         activity = activity_of(network, bundle, batches)
-    except (
-        UserError
-    ) as error:  # Of a detector that does not fold, or finds no object.
+    except UserError as error:  # Of a detector that does not fold, or finds no object.
         told.leave_out(f"its firing rates: {error}")
     else:
         _rates(activity, bundle, told)

@@ -42,6 +42,7 @@ def twin_of(model: Classifier) -> Twin:
         "attention_tokens": 0,
         "attention_gain": 2.0,
         "attention_threshold": None,
+        "qkv_bias_init": 0.0,
         "decay_input": False,
         "layer_scale": True,
         "drop_path": 0.0,

@@ -7,14 +7,11 @@ from typing import Any
 
 import jax
 
-from qsdt_jax.assemble.network import OF_CLASSIFIER, OF_DETECTOR
 from qsdt_jax.assemble.opened import Network
 from qsdt_jax.assemble.opening import PUBLISHED, DeployedNetwork, kind_of_file, load
-from qsdt_jax.assemble.published import KINDS, described, with_weights
+from qsdt_jax.assemble.published import described, with_weights
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop import torch_file
-from qsdt_jax.interop.architecture import fields_of
-from qsdt_jax.interop.entries import kind_of
 from qsdt_jax.interop.fit import Misfits
 from qsdt_jax.interop.published import misfits
 from qsdt_jax.models import Classifier, MaskRCNN, Segmenter, SpikingResformer
@@ -24,6 +21,11 @@ from qsdt_jax.models.zoo import published_name
 
 # Fields that neither names nor shapes of tensors tell, of a network with a `Backbone`.
 UNTOLD = ("bits", "neuron", "levels", "timesteps", "num_heads", "attention_scale")
+# Fields that a size is known by, of a network of either kind.
+SIZES = (
+    *("channels", "depth", "mlp_ratio"),
+    *("num_heads", "patches", "depths", "group_size", "small_images", "learned_decay"),
+)
 NO_MISFITS = Misfits({}, {}, {})
 HEADS = {Classifier: "classifier", Segmenter: "segmenter", MaskRCNN: "detector"}
 
@@ -41,8 +43,7 @@ class Identified:
       told: its fields as the file tells them.
       assumed: fields that it does not tell, as they were given or usually are; of a workdir there are none.
       misfits: tensors of the file that are not those of the network.
-      network: with its weights; None where the tensors do not fit, or `unbuilt` says why.
-      unbuilt: why nothing more can be asked of it; "" where it can.
+      network: with its weights; None where the tensors do not fit.
     """
 
     where: str
@@ -54,7 +55,6 @@ class Identified:
     assumed: Mapping[str, Any]
     misfits: Misfits
     network: Network | None
-    unbuilt: str = ""
 
 
 def identify(
@@ -81,72 +81,54 @@ def identify(
 
 
 def _of_file(label: str, tensors: Mapping[str, Any], fields: Mapping[str, Any], ema: bool) -> Identified:
-    told, kind = fields_of(label, tensors), str(kind_of(tensors))
-    if kind not in KINDS:
-        return _of_resformer(label, tensors, told, fields)
     of = described(label, tensors, fields)
     model, found = of.task.model, misfits(of.task.model, tensors)
     return Identified(
         where=label,
         family=_family(model),
-        name=published_name(type(model), told),
+        name=published_name(type(model), of.told),
         classes=of.classes.outputs,
         parameters=_parameters(model),
-        told=told,
-        assumed={name: of.config.model[name] for name in UNTOLD if name not in told},
+        told=of.told,
+        assumed={name: of.config.model[name] for name in _untold(model) if name not in of.told},
         misfits=found,
         network=None if found else with_weights(label, tensors, of, ema=ema),
     )
 
 
-def _of_resformer(
-    label: str, tensors: Mapping[str, Any], told: Mapping[str, Any], fields: Mapping[str, Any]
-) -> Identified:
-    untold = {"timesteps": SpikingResformer.timesteps, **fields}
-    try:
-        model = SpikingResformer(**{**told, **untold})
-        found = misfits(model, tensors)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{label}: {error}") from None
-    return Identified(
-        where=label,
-        family="SpikingResformer",
-        name=published_name(SpikingResformer, told),
-        classes=told["num_classes"],
-        parameters=_parameters(model),
-        told=told,
-        assumed=untold,
-        misfits=found,
-        network=None,
-        unbuilt="no configuration describes a SpikingResformer",
-    )
-
-
 def _of_network(network: Network) -> Identified:
-    model, config = network.model, network.config.model
-    beside = (*OF_CLASSIFIER, *OF_DETECTOR)
-    fields = {k: v for k, v in config.to_dict().items() if k not in beside and k != "dtype"}
-    sizes = {name: tuple(v) if isinstance(v := fields[name], list) else v for name in ("channels", "depth")}
+    model = network.model
+    base = model if isinstance(model, SpikingResformer) else model.backbone
+    sizes = {name: getattr(base, name) for name in SIZES if hasattr(base, name)}
+    family = SDTV2 if _is_sdtv2(model) else {}
     return Identified(
         where=network.where,
         family=_family(model),
-        name=published_name(type(model), {**sizes, **(SDTV2 if _is_sdtv2(model) else {})}),
+        name=published_name(type(model), {**sizes, **family}),
         classes=network.classes.outputs,
         parameters=_parameters(model),
-        told={**sizes, **{name: fields[name] for name in UNTOLD}},
+        told={**sizes, **{name: getattr(base, name) for name in _untold(model)}},
         assumed={},
         misfits=NO_MISFITS,
         network=network,
     )
 
 
+def _untold(model: Any) -> tuple[str, ...]:
+    return ("timesteps",) if isinstance(model, SpikingResformer) else UNTOLD
+
+
 def _family(model: Any) -> str:
+    if isinstance(model, SpikingResformer):
+        return "SpikingResformer"
     name = "Spike-driven Transformer V2" if _is_sdtv2(model) else "quantized spike-driven transformer"
     return f"{name}, {HEADS[type(model)]}"
 
 
 def _is_sdtv2(model: Any) -> bool:
-    return all(getattr(model.backbone, name) == value for name, value in SDTV2.items())
+    return not isinstance(model, SpikingResformer) and all(
+        getattr(model.backbone, name) == value for name, value in SDTV2.items()
+    )
 
 
 def _parameters(model: Any) -> int:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from qsdt_jax.assemble.answers.answering import in_batches
 from qsdt_jax.assemble.data import build_preprocess
+from qsdt_jax.assemble.network import timesteps_of
 from qsdt_jax.assemble.opened import Network
 from qsdt_jax.assemble.pictures import Picture, shown
 from qsdt_jax.data.images import IMAGE_SUFFIXES
@@ -66,7 +67,7 @@ def drawn_batches(network: Network, count: int) -> list[Batch]:
     if isinstance(build_preprocess(network.config), ImagePreprocessing):
         draw = functools.partial(drawn_picture, generator, (height, width), network.channels)
         return batches_of(network, [draw() for _ in range(count)])
-    shape = (count, network.model.backbone.timesteps, height, width, network.channels)
+    shape = (count, timesteps_of(network.model), height, width, network.channels)
     return [masked({"image": jnp.asarray(generator.poisson(0.5, shape), jnp.float32)})]
 
 

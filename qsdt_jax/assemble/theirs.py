@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from qsdt_jax.assemble.network import timesteps_of
 from qsdt_jax.assemble.opened import Network
 from qsdt_jax.assemble.seen import batches_of, masked
 from qsdt_jax.errors import UserError
@@ -43,7 +44,7 @@ class Theirs:
         images, channels = self.images, network.channels
         if images.ndim >= 4 and images.shape[-1] != channels == images.shape[-3]:
             images = np.moveaxis(images, -3, -1)
-        timesteps = network.model.backbone.timesteps
+        timesteps = timesteps_of(network.model)
         fits = images.ndim == 4 or (images.ndim == 5 and images.shape[1] == timesteps)
         if not fits or images.shape[-1] != channels or not len(images):
             raise UserError(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from qsdt_jax.assemble.forms import agreed, difference, first_different, forms_of
-from qsdt_jax.assemble.network import require_logits
+from qsdt_jax.assemble.network import require_logits, timesteps_of
 from qsdt_jax.assemble.opened import Network
 from qsdt_jax.assemble.theirs import Theirs
 from qsdt_jax.deploy import agreement, explanation
@@ -20,8 +20,10 @@ from qsdt_jax.deploy.mistakes import mistakes_in, other_fields
 from qsdt_jax.deploy.program import LOGITS, Program
 from qsdt_jax.energy.rates import Activity, measure_activity
 from qsdt_jax.energy.report import Report, make_report
+from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.split import Scored
 from qsdt_jax.metric import Metric
+from qsdt_jax.models import Classifier, Segmenter, SpikingResformer
 from qsdt_jax.tasks.task import Batch
 
 
@@ -123,12 +125,12 @@ def compare_theirs(network: Network, program: Program | None, theirs: Theirs) ->
     Raises:
       UserError: they are of other images, layers or classes; a detector.
     """
-    model = require_logits(network.model, network.where)
+    model = _with_logits(network)
     inputs = _inputs(theirs.batch(network))
     right = None if program is None else Right.of(program, *inputs)
     own = _ran(model, network.variables, inputs) if right is None else right.found
     logits = theirs.logits_like(own[0])
-    counts = theirs.counts_like(own[1], model.backbone.timesteps)
+    counts = theirs.counts_like(own[1], timesteps_of(model))
     apart = explanation.distance(own[0], logits)
     first = next((name for name in own[1] if name in counts and np.any(counts[name] != own[1][name])), None)
     if first is None and apart < explanation.SAME:
@@ -145,9 +147,10 @@ def compare_theirs(network: Network, program: Program | None, theirs: Theirs) ->
             explanation.Attempt(
                 other.name, other.right, functools.partial(_ran, other.model, network.variables, inputs)
             )
-            for other in other_fields(model)
+            for other in other_fields(model, frames=inputs[0].ndim == 5)
         )
         return Difference(told, explanation.explain_logits(own, logits, tried))
+    assert not isinstance(model, SpikingResformer)
     mistakes = mistakes_in(right.program, model, network.variables)
     if first is not None:
         agreeing = set(counts) - {first}
@@ -169,6 +172,13 @@ def _ran(model: Any, variables: Any, inputs: Sequence[Any]) -> tuple[np.ndarray,
     return outputs[LOGITS], {name: counts[name] for name in agreement.firing_order(model, variables, *inputs)}
 
 
+def _with_logits(network: Network) -> Classifier | Segmenter | SpikingResformer:
+    """Its model; raises UserError for a detector, whose outputs are no logits."""
+    if isinstance(network.model, SpikingResformer):
+        return network.model
+    return require_logits(network.model, network.where)
+
+
 def _inputs(batch: Batch) -> list[jax.Array]:
     return [batch[name] for name in ("image", "size") if name in batch]
 
@@ -177,9 +187,12 @@ def activity_of(network: Network, bundle: Bundle | None, batches: Sequence[Batch
     """How a network fires: its integer form, or its training form where it has no other."""
     if bundle is not None:
         return measure_activity(bundle.program, batches, Unscored(), settings=bundle.settings)
-    levels, histograms, images = network.model.backbone.levels, {}, 0
+    model, histograms, images = _with_logits(network), {}, 0
+    base = model if isinstance(model, SpikingResformer) else model.backbone
+    if base.numerics.neuron is None:
+        raise UserError(f"{network.where} has no spiking neurons")
+    levels = base.numerics.neuron.levels
     for batch in batches:
-        model = require_logits(network.model, network.where)
         _, counts = _ran(model, network.variables, _inputs(batch))
         for name, c in counts.items():
             histogram = np.bincount(np.ravel(c).astype(np.int64), minlength=levels + 1)

@@ -25,14 +25,14 @@ from qsdt_jax.deploy.spike_driven import SpikeArithmetic, unroll
 from qsdt_jax.deploy.validity import LARGEST_COUNT
 from qsdt_jax.layers.batch_norm import EPSILON
 from qsdt_jax.layers.bits_rules import FLOAT_BITS
-from qsdt_jax.models import Classifier, Segmenter
+from qsdt_jax.models import Backbone, Classifier, Segmenter, SpikingResformer
 
 Folded = TypeVar("Folded", Program, FoldedDetector)
 Variables = Mapping[str, Any]
 EPSILONS = (1e-3, 0.0)  # Of other libraries, and of a formula without it.
 # What others are trained with.
 LEVELS, BITS, HEADS = (1, 2, 4, 8), (2, 3, 4, 8), (1, 2, 4, 8, 12, 16)
-TIMESTEPS, SCALES = (1, 2, 4), (0.125, 0.25)
+TIMESTEPS, SCALES, NOMINAL = (1, 2, 4), (0.125, 0.25), (0, 32, 64, 224)
 
 
 class SlotsAlone(SpikeArithmetic):
@@ -193,25 +193,37 @@ class OtherFields(NamedTuple):
 
     name: str
     right: str
-    model: Classifier | Segmenter
+    model: Any
 
 
-def other_fields(model: Classifier | Segmenter) -> Iterator[OtherFields]:
-    """A network with what its variables do not tell otherwise, one field after the other."""
-    backbone = model.backbone
-    tried: dict[str, tuple[Any, ...]] = {"num_heads": HEADS}
-    if backbone.neuron == "lif":
-        tried |= {"decay_input": (False, True), "reset": ("hard", "soft"), "attention_threshold": (None,)}
-        tried |= {"timesteps": TIMESTEPS}
-    else:
-        tried |= {"levels": LEVELS}
-    if backbone.bits != FLOAT_BITS:
-        tried |= {"bits": BITS}
-    tried |= {"attention_scale": SCALES}
-    for name, values in tried.items():
-        ours = getattr(backbone, name)
+def other_fields(
+    model: Classifier | Segmenter | SpikingResformer, *, frames: bool = False
+) -> Iterator[OtherFields]:
+    """A network with what its variables do not tell otherwise, one field after the other.
+
+    Args:
+      model: the network.
+      frames: it is shown frames, so the time steps are as many as these.
+    """
+    base = model if isinstance(model, SpikingResformer) else model.backbone
+    for name, values in _tried(base, frames).items():
+        ours = getattr(base, name)
         for value in values:
-            if value == ours or (name == "num_heads" and any(c % value for c in backbone.channels[2:])):
+            if value == ours or (name == "num_heads" and any(c % value for c in base.channels[2:])):
                 continue
-            changed = model.clone(backbone=backbone.clone(**{name: value}))
+            other: Any = base.clone(**{name: value})
+            changed = other if base is model else model.clone(backbone=other)
             yield OtherFields(f"it is run with {name}={value}", f"here it has {name}={ours}", changed)
+
+
+def _tried(base: Backbone | SpikingResformer, frames: bool) -> dict[str, tuple[Any, ...]]:
+    """Values of fields."""
+    steps = {} if frames else {"timesteps": TIMESTEPS}
+    if isinstance(base, SpikingResformer):
+        return {**steps, "nominal_size": NOMINAL}
+    heads, scales = {"num_heads": HEADS}, {"attention_scale": SCALES}
+    bits = {} if base.bits == FLOAT_BITS else {"bits": BITS}
+    if base.neuron != "lif":
+        return {**heads, "levels": LEVELS, **bits, **scales}
+    of_lif = {"decay_input": (False, True), "reset": ("hard", "soft"), "attention_threshold": (None,)}
+    return {**heads, **of_lif, **steps, **bits, **scales}

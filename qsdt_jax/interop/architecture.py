@@ -34,9 +34,9 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `models.Backbone` that shapes tell: channels, depth, mlp_ratio, in_channels.
 
     Of a segmenter also "fpn_channels", of a detector "box_features" besides. The file says nothing of heads,
-    bits, levels and time steps, except that a classifier without layer scales is a Spike-driven Transformer
-    V2, with all that `models.sdtv2` tells of it; "distillation_head" says of one that it has two heads. Of a
-    SpikingResformer the fields are its own, see `interop.resformer`.
+    bits, levels and time steps, except that a classifier without layer scales and step sizes is a
+    Spike-driven Transformer V2, with all that `models.sdtv2` tells of it; "distillation_head" says of one
+    that it has two heads. Of a SpikingResformer the fields are its own, see `interop.resformer`.
 
     Args:
       label: what the tensors are called in errors.
@@ -85,7 +85,7 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
 def _of_classifier(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """What the names of a classifier's tensors tell besides its sizes."""
     told: dict[str, Any] = {}
-    if not any(".layer_scale" in name for name in tensors):
+    if not any(".layer_scale" in name or name.endswith(".alpha") for name in tensors):
         told |= SDTV2
     if torch_name((DISTILLATION_HEAD, "kernel")) in tensors:
         told["distillation_head"] = True

@@ -112,6 +112,8 @@ class QSDSA(nn.Module):
       reference: token count that the scale is meant for, see `spike_attention`.
       gain, threshold: of the neuron behind the product, see `SpikingNeuron`. Its spikes are worth 2/D instead
         of 1/D in the published code.
+      qkv_bias_init: initial bias of the batch norms before the neurons of q, k and v. From 0, the published
+        value, binary neurons fire so rarely in a small network that their product is silent.
     """
 
     numerics: Numerics
@@ -122,6 +124,7 @@ class QSDSA(nn.Module):
     reference: int = 0
     gain: float = 2.0
     threshold: float | None = None
+    qkv_bias_init: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, valid: jax.Array | None = None) -> Affine:
@@ -164,7 +167,7 @@ class QSDSA(nn.Module):
     def _project(self, spikes: Spikes | jax.Array, name: str, train: bool) -> Spikes | jax.Array:
         """q, k or v: (N, L, C) spikes."""
         y = RepConv(self.numerics, name=f"{name}_repconv")(spikes, train)
-        y = BatchNorm(self.numerics, name=f"{name}_bn")(y, train)
+        y = BatchNorm(self.numerics, bias_init=self.qkv_bias_init, name=f"{name}_bn")(y, train)
         if self.rectify == "norm":
             y = HeadRectify(self.numerics, self.num_heads, name=f"{name}_rectify")(y, train)
         tokens = y.real.reshape(y.shape[0], -1, y.shape[-1])

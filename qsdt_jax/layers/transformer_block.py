@@ -43,6 +43,7 @@ class TransformerBlock(nn.Module):
       drop_path: probability of dropping each branch.
       attention_gain, attention_threshold: of the neuron behind the attention product, see `QSDSA`.
       layer_scale: whether there are layer scales.
+      qkv_bias_init: see `QSDSA`.
     """
 
     numerics: Numerics
@@ -57,6 +58,7 @@ class TransformerBlock(nn.Module):
     attention_gain: float = 2.0
     attention_threshold: float | None = None
     layer_scale: bool = True
+    qkv_bias_init: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, valid: jax.Array | None = None) -> jax.Array:
@@ -71,6 +73,7 @@ class TransformerBlock(nn.Module):
             self.attention_tokens,
             self.attention_gain,
             self.attention_threshold,
+            self.qkv_bias_init,
             name="attn",
         )
         mlp = MLP(numerics, self.mlp_ratio, name="mlp")

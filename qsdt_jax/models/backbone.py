@@ -51,6 +51,7 @@ class Backbone(nn.Module):
         image of N tokens has N0 / N times the factor. 0 for the same factor on any image (published code).
       attention_gain, attention_threshold: of the neuron behind that product: factor on the value of a spike,
         and its own threshold, None for the one of the others.
+      qkv_bias_init: initial bias of the batch norms before the neurons of q, k and v.
       layer_scale: whether transformer blocks have layer scales; layer_scale_init: their initial value.
       drop_path: probability at the last block, rising linearly from 0 at the first.
       norm_group: images per group of batch-norm statistics, 0 for the whole batch.
@@ -82,6 +83,7 @@ class Backbone(nn.Module):
     attention_tokens: int = 0
     attention_gain: float = 2.0
     attention_threshold: float | None = None
+    qkv_bias_init: float = 0.0
     layer_scale: bool = True
     layer_scale_init: float = 1e-6
     drop_path: float = 0.0
@@ -173,6 +175,7 @@ class Backbone(nn.Module):
                 self.attention_gain,
                 self.attention_threshold,
                 self.layer_scale,
+                self.qkv_bias_init,
             )
             for i in range(self.depth)
         ]

@@ -54,7 +54,7 @@ def test_a_teacher_that_fits(teacher, capsys):
 
 def test_every_weight_arrives(teacher):
     values = {"fgd": 0.3, "fgd_normalization": "cosine", "fgd_schedule": "cosine"}
-    values |= {"kd": 2.0, "kd_target": "hard", "temperature": 3.0}
+    values |= {"labels": 0.7, "kd": 2.0, "kd_target": "hard", "temperature": 3.0}
     overrides = {f"distill.{name}": value for name, value in values.items()}
     task = with_teacher(student(teacher, **overrides), TASK, STEPS)
     assert isinstance(task, Distillation)

@@ -4,16 +4,22 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-import qsdt_jax.assemble.verification
-from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax import load
+from qsdt_jax.assemble import verification
+from qsdt_jax.assemble.deployed import bundle_of_network
+from qsdt_jax.assemble.seen import masked
+from qsdt_jax.assemble.theirs import read_theirs
+from qsdt_jax.assemble.verification import compare_forms, compare_theirs
 from qsdt_jax.deploy.agreement import deployed_form, training_form
-from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.mistakes import SlotsAlone
+from qsdt_jax.errors import UserError
 from qsdt_jax.interop import to_torch
 from qsdt_jax.models import QSDTransformer, SpikingResformer
 from qsdt_jax.models.sdtv2 import SDTV2
@@ -60,22 +66,12 @@ def refused(capsys, *words: object) -> str:
 def test_a_network_is_known_by_its_tensors(arrays, tmp_path, capsys, prefix):
     named = {prefix + name: array for name, array in arrays.items()}
     out = told(capsys, 0, write_arrays(tmp_path / "a.pth", named, "state_dict"), HEADS, "--drawn=0")
-    assert "a.pth: quantized spike-driven transformer, classifier, of a size without a name, 0.0354" in out
+    assert "a.pth: quantized spike-driven transformer, classifier, of a size without a name, 0.03538 M" in out
     assert "channels=(8, 8, 16, 16), depth=2" in out
     assert (
         "assumed (change it with --fields): bits=4, neuron=ie_lif, levels=4, timesteps=1, num_heads=4" in out
     )
     assert out.splitlines()[-1].endswith("classifier: all tensors are there")
-
-
-def test_a_spiking_resformer_is_known_and_not_run(tmp_path, capsys):
-    model = SpikingResformer(channels=(8, 16, 16), num_heads=(1, 2, 2), group_size=8, num_classes=3)
-    file = write_arrays(tmp_path / "srf.pth", to_torch(draw(variable_shapes(model), 0)))
-    out = told(capsys, 0, file)
-    assert "srf.pth: SpikingResformer, of a size without a name" in out and "timesteps=4" in out
-    assert out.splitlines()[-1].endswith(
-        "not checked: its forms: no configuration describes a SpikingResformer"
-    )
 
 
 def test_what_is_missing_extra_or_of_another_shape_is_named(arrays, tmp_path, capsys):
@@ -170,12 +166,12 @@ def workdir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def right(workdir):
-    """Images, and logits and counts of the network of the workdir and of one with a mistake."""
-    trained, images = load_trained(workdir), nets.draw_images(2, 32, 32, 1)
-    program = fold(trained.classifier, trained.variables)
-    wrong = deployed_form(program, SlotsAlone(4))
-    both = training_form(trained.classifier, trained.variables)(images), wrong(images)
-    return images, *both
+    """The network of the workdir and its bundle; images, and what it and one with a mistake give for them."""
+    network, images = load(workdir), nets.draw_images(2, 32, 32, 1)
+    bundle = bundle_of_network(network)
+    wrong = deployed_form(bundle.program, SlotsAlone(4))
+    same = training_form(network.model, network.variables)
+    return network, bundle, images, same(images), wrong(images)
 
 
 @slow
@@ -195,19 +191,19 @@ def test_forms_rates_and_energy_of_a_workdir(workdir, tmp_path, capsys):
 
 
 @slow
-def test_forms_that_differ_give_the_layer_and_the_reason(workdir, capsys, monkeypatch):
-    forms_of = qsdt_jax.assemble.verification.forms_of
+def test_forms_that_differ_give_the_layer_and_the_reason(right, monkeypatch):
+    network, bundle, images, *_ = right
 
     def wrong_forms(model, variables, bundle, file):
-        forms = forms_of(model, variables, bundle, file)
-        return {**forms, "spike-driven form": deployed_form(bundle.program, SlotsAlone(4))}
+        wrong = deployed_form(bundle.program, SlotsAlone(4))
+        return {"training form": training_form(model, variables), "spike-driven form": wrong}
 
-    monkeypatch.setattr(qsdt_jax.assemble.verification, "forms_of", wrong_forms)
-    out = told(capsys, 1, workdir, "--drawn=1")
-    assert "the spike-driven form differs from the training form in" in out
-    assert "first in block3_0/attn/attn_neuron" in out
-    assert "likely reason: attention is run slot by slot, which gives exactly these numbers" in out
-    assert "is not its training form, probably because attention is run slot by slot" in out.splitlines()[-1]
+    monkeypatch.setattr(verification, "forms_of", wrong_forms)
+    found = compare_forms(network, bundle, [masked({"image": images})], None)
+    assert not isinstance(found, str)
+    assert "the spike-driven form differs from the training form in" in found.told
+    assert "first in block3_0/attn/attn_neuron" in found.told
+    assert found.cause.mistake == "attention is run slot by slot" and found.cause.left == 0
 
 
 def as_torch(counts):
@@ -223,9 +219,10 @@ def written(file: Path, images, found, counts=True) -> str:
 
 @slow
 def test_numbers_of_another_program(workdir, right, tmp_path, capsys):
-    images, same, wrong = right
-    out = told(capsys, 0, workdir, written(tmp_path / "same.npz", images, same))
-    assert "same.npz gives the same" in out and "spike counts and 20 logits, bit for bit" in out
+    network, bundle, images, same, wrong = right
+    written(tmp_path / "same.npz", images, same)
+    found = compare_theirs(network, bundle.program, read_theirs(tmp_path / "same.npz"))
+    assert re.fullmatch(r".*same.npz gives the same [\d,]+ spike counts and 20 logits, bit for bit", found)
     out = told(capsys, 1, workdir, written(tmp_path / "wrong.npz", images, wrong))
     assert "block3_0/attn/attn_neuron is the first whose counts differ" in out
     assert "theirs: likely reason: attention is run slot by slot, which gives exactly" in out
@@ -233,18 +230,18 @@ def test_numbers_of_another_program(workdir, right, tmp_path, capsys):
 
 
 @slow
-def test_logits_of_another_program_are_enough(workdir, right, tmp_path, capsys):
-    images, _, wrong = right
-    out = told(capsys, 1, workdir, written(tmp_path / "wrong.npz", images, wrong, counts=False))
-    assert (
-        "likely reason: attention is run slot by slot, which gives exactly these numbers; the first " in out
-    )
-    assert "layer that it changes is block3_0/attn/attn_neuron" in out
+def test_logits_of_another_program_are_enough(right, tmp_path):
+    network, bundle, images, _, wrong = right
+    written(tmp_path / "wrong.npz", images, wrong, counts=False)
+    found = compare_theirs(network, bundle.program, read_theirs(tmp_path / "wrong.npz"))
+    assert found.cause.mistake == "attention is run slot by slot"
+    assert found.cause.first == "block3_0/attn/attn_neuron"
+    assert "exactly these numbers; the first layer that it changes is block3_0" in found.lines[1]
 
 
 @slow
 def test_numbers_that_are_none_of_this_network(workdir, right, tmp_path, capsys):
-    images, (outputs, counts), _ = right
+    network, bundle, images, (outputs, counts), _ = right
     file, good = tmp_path / "a.npz", {"images": images, **outputs}
     head = np.asarray(counts["head_neuron"])
     for arrays, message in [
@@ -257,8 +254,8 @@ def test_numbers_that_are_none_of_this_network(workdir, right, tmp_path, capsys)
         ({**good, "head_neuron": head[:1]}, "'head_neuron' is (1, 16); expected (2, 1, 1, 16)"),
     ]:
         np.savez(file, **arrays)
-        assert launch("verify", workdir, f"--theirs={file}") == 2
-        assert message in capsys.readouterr().err
+        with pytest.raises(UserError, match=re.escape(message)):
+            compare_theirs(network, bundle.program, read_theirs(file))
     file.write_bytes(b"no arrays")
     assert "no arrays of numpy.savez" in refused(capsys, workdir, f"--theirs={file}")
     assert "no such file" in refused(capsys, workdir, f"--theirs={tmp_path / 'none.npz'}")
@@ -279,3 +276,25 @@ def test_a_network_of_float_weights_has_its_training_form(tmp_path, capsys):
     assert "not checked: its form of binary spikes, and its energy: the network has float weights" in out
     assert "likely reason: it is run with decay_input=False, which gives exactly these numbers" in out
     assert re.search(r"^  head_neuron +\d+\.\d\d %$", out, re.M)
+
+
+@slow
+def test_a_spiking_resformer_is_run_as_it_is_trained(tmp_path, capsys):
+    sizes: dict[str, Any] = {"channels": (8, 16, 16), "num_heads": (1, 2, 2), "group_size": 8}
+    model = SpikingResformer(**sizes, small_images=True, num_classes=3)
+    variables = draw(variable_shapes(model), 0)
+    for rate in ("rate_x", "rate_attn"):
+        variables = with_rates(variables, rate)
+    file, images = write_arrays(tmp_path / "srf.pth", to_torch(variables)), nets.draw_images(2, 32, 32, 3)
+    other = training_form(model.clone(timesteps=2), variables)(images)
+    out = told(capsys, 1, file, written(tmp_path / "wrong.npz", images, other, counts=False))
+    assert "srf.pth: SpikingResformer, of a size without a name" in out and "--fields): timesteps=4" in out
+    assert "not checked: its form of binary spikes, and its energy: " in out
+    assert "likely reason: it is run with timesteps=2, which gives exactly these numbers" in out
+
+
+def with_rates(variables, name: str):
+    """Firing rates as of a trained network."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: np.full_like(leaf, 0.3) if path[-1].key == name else leaf, variables
+    )

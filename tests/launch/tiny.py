@@ -4,7 +4,7 @@ import functools
 import importlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from configs.digits import get_config
 from launch.__main__ import VERBS, main
 from qsdt_jax.assemble.build import build_optimizer
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.interop import to_torch
@@ -37,6 +38,19 @@ def tiny_config(**overrides) -> ConfigDict:
     config.model.num_heads = 4
     config.eval.batch_size = 100
     config.ema_decay = 0.9
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def resformer_config(**overrides) -> ConfigDict:
+    """The digits with a SpikingResformer that compiles fast."""
+    config = tiny_config()
+    config.model.update(base_config().model.to_dict())
+    config.resformer.channels = (8, 8, 16)
+    config.resformer.num_heads = (1, 1, 2)
+    config.resformer.depths = (1, 1, 1)
+    config.resformer.group_size = 8
+    config.resformer.small_images = True
     config.update_from_flattened_dict(overrides)
     return config
 
@@ -92,9 +106,10 @@ def make_state(config: ConfigDict, variables: dict, ema: dict | None = None) -> 
     return state.replace(variables=variables, ema=ema)
 
 
-def write_pth(file: Path, variables: dict, *, without: str = "") -> Path:
-    """The file that `torch.save` makes of these variables."""
-    arrays = {name: array for name, array in to_torch(variables).items() if name != without}
+def write_pth(file: Path, variables: dict, *, without: str | Container[str] = ()) -> Path:
+    """The file that `torch.save` makes of these variables, but for tensors of some names."""
+    left_out = (without,) if isinstance(without, str) else without
+    arrays = {name: array for name, array in to_torch(variables).items() if name not in left_out}
     return write_arrays(file, arrays)
 
 

@@ -7,13 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
+from configs.imagenet_sdtv2 import get_config
 from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.data.classes import numbers
 from qsdt_jax.interop import from_torch, to_torch
 from qsdt_jax.layers.spiking import SpikingNeuron
 from qsdt_jax.losses.classification import cross_entropy
+from qsdt_jax.tasks.classification import Classification
+from qsdt_jax.tasks.distillation import Distillation, Weights
 from tests.golden.baselines import (
     assert_gradient_met,
     assert_map_met,
@@ -21,7 +26,7 @@ from tests.golden.baselines import (
     assert_tensor_met,
     gradient_row,
 )
-from tests.golden.sdtv2 import VARIANTS, Variant, golden
+from tests.golden.sdtv2 import CLASSES, VARIANTS, Variant, golden
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 # Before a batch norm the true gradient of a bias is zero, and that of a scale nearly: rounding is left.
@@ -116,6 +121,43 @@ def test_training_forward_every_gradient_and_statistic(name):
             assert_met(gradient_row(variant.seed, tensor, found[tensor]), expected, tensor, scale=largest)
         else:
             assert_gradient_met(variant.seed, tensor, found[tensor], expected)
+
+
+@pytest.mark.slow
+def test_the_second_run_has_the_published_loss_and_norm_of_its_gradient():
+    """What LAMB clips: half the loss of the labels and half that of the other head."""
+    variant = VARIANTS["t2_kd"]
+    images, labels = variant.batch()
+    distill = get_config("s_t4").distill
+    told: Any = lambda teacher, _: (teacher["choices"], ())  # noqa: E731
+    task = Distillation(
+        student=Classification(
+            model=variant.model,
+            image_shape=images.shape[1:],
+            class_names=numbers(CLASSES),
+            label_smoothing=0.1,
+        ),
+        teacher=told,
+        teacher_variables={"choices": jax.nn.one_hot(variant.teacher_classes(), CLASSES)},
+        weights=Weights(
+            labels=distill.labels, fgd=distill.fgd, kd=distill.kd, kd_target=distill.kd_target, total_steps=1
+        ),
+    )
+    variables = from_torch(variant.model, variant.weights())
+
+    @jax.jit
+    def step(params):
+        batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+        given = {**variables, "params": params}
+        (loss, _), grads = jax.value_and_grad(
+            lambda params: task.loss({**given, "params": params}, batch, jax.random.key(0)), has_aux=True
+        )(params)
+        return loss, optax.tree.norm(grads)
+
+    loss, norm = step(variables["params"])
+    assert_met(loss, golden()["t2_kd/train/loss"], "loss")
+    norms = golden()["t2_kd/train/grad"][:, -1]  # Of each tensor.
+    assert_met(norm, np.sqrt((norms**2).sum()), "norm of the gradient")
 
 
 def test_names_are_the_published_ones_and_go_both_ways():
