@@ -73,11 +73,12 @@ def drawn_batches(network: Network, count: int) -> list[Batch]:
 
 def drawn_picture(generator: np.random.Generator, size: tuple[int, int], channels: int) -> np.ndarray:
     """uint8 (H, W, channels) of smooth noise: drawings of several coarsenesses, the coarser the stronger."""
-    total = np.zeros((*size, channels))
+    height, width = size
+    total = np.zeros((height, width, channels))
     for octave in OCTAVES:
         coarse = [max(1, side // octave) for side in size]
         for channel in range(channels):
             noise = generator.standard_normal(coarse, dtype=np.float32)
-            enlarged: Any = Image.fromarray(noise).resize(size[::-1], Image.Resampling.BILINEAR)
+            enlarged: Any = Image.fromarray(noise).resize((width, height), Image.Resampling.BILINEAR)
             total[..., channel] += octave**0.5 * np.asarray(enlarged)
     return np.clip(128 + 50 * total / total.std(), 0, 255).astype(np.uint8)

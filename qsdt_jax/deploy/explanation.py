@@ -156,7 +156,7 @@ def explain_logits(
         found, counts = attempt.run()
         apart = distance(found, logits)
         if apart / whole < best.left:
-            changed = (name for name, c in own[1].items() if np.any(c != counts[name]))
+            changed = (name for name, c in own[1].items() if not np.array_equal(c, counts[name]))
             left = 0.0 if apart < SAME else apart / whole
             best = Explanation(attempt.mistake, attempt.right, left, next(changed, "the layer of the logits"))
         if apart < SAME:

@@ -169,7 +169,7 @@ def right(workdir):
     """The network of the workdir and its bundle; images, and what it and one with a mistake give for them."""
     network, images = load(workdir), nets.draw_images(2, 32, 32, 1)
     bundle = bundle_of_network(network)
-    wrong = deployed_form(bundle.program, SlotsAlone(4))
+    wrong = deployed_form(bundle.require_program("logits"), SlotsAlone(4))
     same = training_form(network.model, network.variables)
     return network, bundle, images, same(images), wrong(images)
 
@@ -213,15 +213,18 @@ def as_torch(counts):
 
 def written(file: Path, images, found, counts=True) -> str:
     outputs, spikes = found
-    np.savez(file, images=np.moveaxis(images, -1, 1), **outputs, **(as_torch(spikes) if counts else {}))
+    arrays: dict[str, Any] = {**outputs, **(as_torch(spikes) if counts else {})}
+    np.savez(file, images=np.moveaxis(images, -1, 1), **arrays)
     return f"--theirs={file}"
 
 
 @slow
 def test_numbers_of_another_program(workdir, right, tmp_path, capsys):
     network, bundle, images, same, wrong = right
+    program = bundle.require_program("logits")
     written(tmp_path / "same.npz", images, same)
-    found = compare_theirs(network, bundle.program, read_theirs(tmp_path / "same.npz"))
+    found = compare_theirs(network, program, read_theirs(tmp_path / "same.npz"))
+    assert isinstance(found, str)
     assert re.fullmatch(r".*same.npz gives the same [\d,]+ spike counts and 20 logits, bit for bit", found)
     out = told(capsys, 1, workdir, written(tmp_path / "wrong.npz", images, wrong))
     assert "block3_0/attn/attn_neuron is the first whose counts differ" in out
@@ -234,6 +237,7 @@ def test_logits_of_another_program_are_enough(right, tmp_path):
     network, bundle, images, _, wrong = right
     written(tmp_path / "wrong.npz", images, wrong, counts=False)
     found = compare_theirs(network, bundle.program, read_theirs(tmp_path / "wrong.npz"))
+    assert not isinstance(found, str)
     assert found.cause.mistake == "attention is run slot by slot"
     assert found.cause.first == "block3_0/attn/attn_neuron"
     assert "exactly these numbers; the first layer that it changes is block3_0" in found.lines[1]
