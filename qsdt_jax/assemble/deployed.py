@@ -15,7 +15,7 @@ from qsdt_jax.assemble.answers.classes import CLASSES
 from qsdt_jax.assemble.answers.maps import MAPS
 from qsdt_jax.assemble.answers.objects import OBJECTS
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.network import require_backbone
+from qsdt_jax.assemble.network import require_network
 from qsdt_jax.assemble.trained import Trained
 from qsdt_jax.data.classes import Classes, numbers
 from qsdt_jax.data.detection import DetectionPreprocess
@@ -143,7 +143,7 @@ def bundle_of(trained: Trained) -> Bundle:
     config, classes = trained.config, trained.require_classes()
     preprocess = build_preprocess(config)
     normalization = preprocess.normalization or Normalization((0.0,), (1.0,))  # Frames are taken as they are.
-    model = require_backbone(trained.task.model, str(trained.workdir))
+    model = require_network(trained.task.model, str(trained.workdir))
     if isinstance(model, MaskRCNN):
         program, settings = fold_detector(model, trained.variables), _settings(trained)
     else:
