@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qsdt_jax.assemble.theirs import Theirs
     from qsdt_jax.assemble.verification import Difference
     from qsdt_jax.deploy.bundle import Bundle
-    from qsdt_jax.energy.rates import Activity
+    from qsdt_jax.energy.report import Report
 
 FILES = flags.DEFINE_list(
     POSITIONAL, [],
@@ -100,7 +100,7 @@ class Told:
         if isinstance(found, str):
             self.holds.append(holds)
         else:
-            cause = found.cause.mistake
+            cause = found.cause and found.cause.mistake
             self.faults.append(f"{fails}" + (f", probably because {cause}" if cause else ""))
 
     def verdict(self, what: str) -> str:
@@ -125,7 +125,7 @@ def _theirs(images: "Sequence[str]") -> "Theirs | None":
 def _run(network: "Network", images: "Sequence[str]", theirs: "Theirs | None", told: Told) -> None:
     """Runs a network on images, and tells what that shows."""
     from qsdt_jax.assemble.seen import SEED, batches_of, drawn_batches, image_files
-    from qsdt_jax.assemble.verification import activity_of, compare_forms, compare_theirs
+    from qsdt_jax.assemble.verification import compare_forms, compare_theirs, energy_of
     from qsdt_jax.deploy.program import Program
 
     if theirs:
@@ -153,11 +153,11 @@ def _run(network: "Network", images: "Sequence[str]", theirs: "Theirs | None", t
         found = compare_theirs(network, program, theirs)
         told.compared("theirs", found, f"{THEIRS.value} is it", f"{THEIRS.value} is not it")
     try:
-        activity = activity_of(network, bundle, batches)
-    except UserError as error:  # Of a detector that does not fold, or finds no object.
-        told.leave_out(f"its firing rates: {error}")
+        report = energy_of(network, bundle, batches)
+    except UserError as error:
+        told.leave_out(f"its firing rates and its energy: {error}")
     else:
-        _rates(activity, bundle, told)
+        _rates(report, network.config.data.image_size, told)
 
 
 def _bundle(network: "Network", told: Told) -> "Bundle | None":
@@ -170,7 +170,7 @@ def _bundle(network: "Network", told: Told) -> "Bundle | None":
     except UserError as error:
         if OUT.value:
             raise
-        told.leave_out(f"its form of binary spikes, and its energy: {error}")
+        told.leave_out(f"its form of binary spikes: {error}")
         return None
     if OUT.value:
         size = write_bundle(OUT.value, bundle)
@@ -179,19 +179,18 @@ def _bundle(network: "Network", told: Told) -> "Bundle | None":
     return bundle
 
 
-def _rates(activity: "Activity", bundle: "Bundle | None", told: Told) -> None:
+def _rates(report: "Report", image_size: "tuple[int, int]", told: Told) -> None:
     """Prints firing rates, and what an image costs at these."""
-    from qsdt_jax.assemble.verification import energy_of, rates_by_stage
+    from qsdt_jax.assemble.verification import rates_by_stage
     from qsdt_jax.energy.report import console_table, verdicts
 
-    stages = rates_by_stage(activity)
+    stages = rates_by_stage(report.activity)
     print("firing rates, the share of slots that carry a spike:")
     print(*(f"  {stage:<16}{100 * rate:6.2f} %" for stage, rate in stages.items()), sep="\n")
     told.record["firing_rates"] = stages
-    if bundle is not None:
-        report = energy_of(bundle, activity)
-        print(console_table(report), *verdicts(report), sep="\n")
-        told.record["energy_pj"] = {name: total._asdict() for name, total in report.totals.items()}
+    print(f"energy of an image of {image_size[0]}x{image_size[1]} pixels at these rates:")
+    print(console_table(report), *verdicts(report), sep="\n")
+    told.record["energy_pj"] = {name: total._asdict() for name, total in report.totals.items()}
 
 
 def _fields() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from qsdt_jax.assemble.answers.classes import CLASSES
 from qsdt_jax.assemble.answers.maps import MAPS
 from qsdt_jax.assemble.answers.objects import OBJECTS
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.network import require_backbone
+from qsdt_jax.assemble.network import require_network
 from qsdt_jax.assemble.opened import Network
 from qsdt_jax.assemble.trained import Trained
 from qsdt_jax.data.classes import Classes, numbers
@@ -174,7 +174,7 @@ def _bundle(
 ) -> Bundle:
     preprocess = build_preprocess(config)
     normalization = preprocess.normalization or Normalization((0.0,), (1.0,))  # Frames are taken as they are.
-    model = require_backbone(task.model, where)
+    model = require_network(task.model, where)
     if isinstance(model, MaskRCNN):
         program, settings = fold_detector(model, variables), _settings(task, where)
     else:

@@ -20,6 +20,7 @@ from qsdt_jax.deploy.mistakes import mistakes_in, other_fields
 from qsdt_jax.deploy.program import LOGITS, Program
 from qsdt_jax.energy.rates import Activity, measure_activity
 from qsdt_jax.energy.report import Report, make_report
+from qsdt_jax.energy.unfolded import Unfolded, is_spiking
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.split import Scored
 from qsdt_jax.metric import Metric
@@ -47,15 +48,17 @@ class Difference:
 
     Attributes:
       told: in how many numbers, and first where.
-      cause: why.
+      cause: why; None where no reason was looked for, as of a detector.
     """
 
     told: str
-    cause: Explanation
+    cause: Explanation | None
 
     @property
     def lines(self) -> list[str]:
         """In words."""
+        if self.cause is None:
+            return [self.told]
         if self.cause.mistake is None:
             return [self.told, "likely reason: none of the mistakes that are known gives these numbers"]
         first = f"; the first layer that it changes is {self.cause.first}" if self.cause.first else ""
@@ -85,7 +88,7 @@ def compare_forms(
     found, order = agreement.compare(forms, batches), [step.name for step in program.steps]
     for name, comparison in found.items():
         if comparison.differs:
-            cause = explanation.NOTHING
+            cause = None
             if isinstance(program, Program):
                 neuron = first_different(comparison, order)
                 cause = _cause(network, program, batches, forms[name], neuron)
@@ -183,22 +186,27 @@ def _inputs(batch: Batch) -> list[jax.Array]:
     return [batch[name] for name in ("image", "size") if name in batch]
 
 
-def activity_of(network: Network, bundle: Bundle | None, batches: Sequence[Batch]) -> Activity:
-    """How a network fires: its integer form, or its training form where it has no other."""
+def energy_of(network: Network, bundle: Bundle | None, batches: Sequence[Batch]) -> Report:
+    """How a network fires on images, and what one costs at that.
+
+    Args:
+      network: trained.
+      bundle: folded of it; None where that cannot be, and it is measured as it is trained.
+      batches: of `assemble.seen`.
+
+    Raises:
+      UserError: it cannot be folded and is no classifier with spiking neurons; a detector finds no object.
+    """
+    height, width = network.config.data.image_size
     if bundle is not None:
-        return measure_activity(bundle.program, batches, Unscored(), settings=bundle.settings)
-    model, histograms, images = _with_logits(network), {}, 0
-    base = model if isinstance(model, SpikingResformer) else model.backbone
-    if base.numerics.neuron is None:
-        raise UserError(f"{network.where} has no spiking neurons")
-    levels = base.numerics.neuron.levels
-    for batch in batches:
-        _, counts = _ran(model, network.variables, _inputs(batch))
-        for name, c in counts.items():
-            histogram = np.bincount(np.ravel(c).astype(np.int64), minlength=levels + 1)
-            histograms[name] = histograms.get(name, 0) + histogram
-        images += len(batch["image"])
-    return Activity(histograms, {}, images)
+        program, settings = bundle.program, bundle.settings
+    elif is_spiking(network.model):
+        program = Unfolded(model=network.model, variables=network.variables, image_size=(height, width))
+        settings = None
+    else:
+        raise UserError(f"{network.where} cannot be folded, and is no classifier with spiking neurons")
+    activity = measure_activity(program, batches, Unscored(), settings=settings)
+    return make_report(program, (height, width), activity, settings)
 
 
 def rates_by_stage(activity: Activity) -> dict[str, float]:
@@ -209,8 +217,3 @@ def rates_by_stage(activity: Activity) -> dict[str, float]:
         totals[stage] = totals.get(stage, 0) + histogram
     whole = Activity(totals, {}, activity.images)
     return {stage: whole.firing_rate(stage) for stage in totals}
-
-
-def energy_of(bundle: Bundle, activity: Activity) -> Report:
-    """What an image costs at these rates."""
-    return make_report(bundle.program, bundle.image_size, activity, bundle.settings)

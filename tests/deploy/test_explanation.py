@@ -197,6 +197,18 @@ def test_a_mistake_behind_the_last_neuron(right):
 
 
 @slow
+def test_all_before_a_neuron_is_computed_again_where_no_counts_are_known(right):
+    _, counts = run(slots_alone)
+    last, mistakes = shaped(right, counts)["head_neuron"], list(mistakes_in(right.program, MODEL, VARIABLES))
+    assert np.any(last != right.found[1]["head_neuron"])
+    found = explain_counts(right, "head_neuron", last, mistakes, known=())
+    assert (found.mistake, found.left) == ("attention is run slot by slot", 0)
+    assert (
+        explain_counts(right, "head_neuron", last, mistakes) == NOTHING
+    )  # All before it is taken for right.
+
+
+@slow
 def test_numbers_of_no_known_mistake(right):
     counts = {name: np.asarray(c) for name, c in right.found[1].items()}
     name = "block3_0/attn/attn_neuron"
