@@ -15,11 +15,20 @@ import qsdt_jax
 from qsdt_jax.errors import UserError
 from qsdt_jax.jit_once import jit_once
 from qsdt_jax.layers.bits_rules import BitsRule
-from qsdt_jax.models import SIZES, QSDTransformer, create_model, init_variables, initial, list_models
+from qsdt_jax.models import (
+    SIZES,
+    Classifier,
+    QSDTransformer,
+    create_model,
+    init_variables,
+    initial,
+    list_models,
+)
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.initial import threefry
 from qsdt_jax.models.resformer import SpikingResformer
 from qsdt_jax.models.shapes import variable_shapes
+from qsdt_jax.models.zoo import MODELS, published_name
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 SMALL: dict[str, Any] = {"channels": (16, 16, 32, 32), "depth": 2, "num_heads": 2, "mlp_ratio": 1}
@@ -36,6 +45,13 @@ def test_models_by_name():
     model = create_model("qsd_l12", num_classes=10, bits=2, depth=3)
     assert (model.backbone.channels, model.backbone.depth) == (SIZES["L12"]["channels"], 3)
     assert (model.num_classes, model.backbone.bits) == (10, 2)
+
+
+def test_a_network_has_its_name_by_its_fields():
+    for kind, models in MODELS.items():
+        for name, fields in models.items():
+            assert published_name(kind, {**fields, "num_classes": 7}) == name
+    assert published_name(Classifier, {**SIZES["S"], "depth": 9}) is None
 
 
 @pytest.mark.parametrize(
