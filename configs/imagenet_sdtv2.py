@@ -29,6 +29,19 @@ CHANNELS = {
     "l": (128, 256, 512, 640),
     "xl": (192, 384, 768, 960),
 }
+# What differs from the quantized network, of the section model.
+NETWORK = {
+    "bits": 32,
+    "neuron": "lif",
+    "levels": 1,
+    "decay_input": True,
+    "reset": "hard",
+    "surrogate": "sigmoid",
+    "attention_scale": 0.125,
+    "attention_gain": 1.0,
+    "attention_threshold": 0.5,
+    "layer_scale": False,
+}
 VARIANTS = (*CHANNELS, *(f"{size}_t4" for size in CHANNELS))
 
 
@@ -40,16 +53,7 @@ def get_config(variant: str = "l") -> ConfigDict:
     config = imagenet(CHANNELS[size])
     config.epochs = 200
     config.batch_size = 8 * 128
-    config.model.bits = 32
-    config.model.neuron = "lif"
-    config.model.levels = 1
-    config.model.decay_input = True
-    config.model.reset = "hard"
-    config.model.surrogate = "sigmoid"
-    config.model.attention_scale = 0.125
-    config.model.attention_gain = 1.0
-    config.model.attention_threshold = 0.5
-    config.model.layer_scale = False
+    config.model.update(NETWORK)
     config.model.norm_group = 128
     config.data.erase_probability = 0.25
     if second:
