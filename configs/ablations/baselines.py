@@ -10,8 +10,8 @@ and optimiser are those of the first row; no other row was tuned. Two rows diffe
 * Spike-driven Transformer V2 has a start of its own. From the published one a network of this size cannot be
   trained: no neuron behind an attention fires, and the gradient of the first step is infinite. Here the batch
   norms before the neurons of q, k and v start with a bias of 2, at which binary neurons of one step fire.
-* SpikingResformer has one pair of blocks in each stage. Its stem, that of ImageNet, leaves 8x8 pixels: the one
-  for small images takes ten times as long on a CPU.
+* SpikingResformer has one pair of blocks in each stage. Its stem, that of ImageNet, leaves 8x8 pixels: with
+  the one for small images a step takes twenty times as long on a CPU.
 """
 
 from typing import Any

@@ -12,6 +12,7 @@ import pytest
 
 from launch.import_torch import import_torch, read_names
 from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.sources import load_start
 from qsdt_jax.assemble.trained import load_trained, stored_config
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import create_model
@@ -92,6 +93,8 @@ def test_a_spikingresformer(tmp_path):
     trained = load_trained(tmp_path / "w")
     assert_same(trained.variables, variables)
     assert trained.task.model == model
+    config.start_from = str(file)
+    assert load_start(config, None)[0].task.model == model  # T is the run's.
     told = "holds a SpikingResformer, but the network described by the configuration is a classifier"
     assert told in refusal(CONFIG, file, tmp_path / "other")
     wider = resformer_config(**{"resformer.channels": (8, 8, 32)})
