@@ -1,6 +1,7 @@
 """Our network beside its PyTorch twin: compared, then timed in turn (`launch bench --beside torch`)."""
 
 import contextlib
+import gc
 import itertools
 import statistics
 import time
@@ -19,7 +20,8 @@ from qsdt_jax.assemble.keys import value_of
 from qsdt_jax.assemble.network import DTYPES
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
-from qsdt_jax.inspect.speed import LEARNING_RATE, Bench, Result, large_product
+from qsdt_jax.inspect.speed import LEARNING_RATE, Bench, Result
+from qsdt_jax.inspect.timing import WARM_UP_STEPS, large_product
 from qsdt_jax.interop import to_torch
 from qsdt_jax.memory import peak_of_device
 from qsdt_jax.progress import tell
@@ -28,7 +30,6 @@ from qsdt_jax.tasks.classification import Classification
 MODES = ("inference", "train")
 OURS, EAGER, CHANNELS_LAST, COMPILED = "qsdt_jax", "eager", "channels_last", "torch.compile"
 MATMUL = "matrix product"
-WARM_UP_STEPS = 2
 # Where float32 rounds otherwise, spikes near a threshold differ, and what follows from them: logits by 0.2 in
 # size S, where those of networks that have nothing in common differ by 1.4. The first loss hardly differs: it
 # is near log(classes) whatever the network. What bfloat16 does to the twin is only told.
@@ -61,10 +62,10 @@ def measure(config: ml_collections.ConfigDict, steps: int, modes: Sequence[str])
       For each mode and way what `Bench` says of it; besides "share_of_matmul", of a matrix product in the
       same turns, "peak_bytes" (what a process that runs this way alone would hold at the most; None on CPUs,
       and of ours where something earlier has held more), "deviation" of the logits or the first loss from
-      ours, and "ratio", see `in_turn.ratio`.
+      ours, and "ratio", see `in_turn.ratio`. Of a way of torch's that cannot be timed here, "failed": why.
 
     Raises:
-      UserError: the network has something that the twin lacks, or they do not agree.
+      UserError: the network has something that the twin lacks, they do not agree, or memory lacks for all.
     """
     remarks = simplified(config)
     bench = Bench(config, steps)
@@ -77,7 +78,15 @@ def measure(config: ml_collections.ConfigDict, steps: int, modes: Sequence[str])
     agreement = require_equal(bench.task)
     result: Result = {"setting": {**setting, "remarks": remarks + bench.remarks}, "agreement": agreement}
     for mode in modes:
-        result[mode] = _timed(bench, mode, result["setting"]["remarks"])
+        try:
+            result[mode] = _timed(bench, mode)
+        except RuntimeError as error:
+            if not _memory_lacks(error):
+                raise
+            images = config.batch_size
+            raise UserError(
+                f"{mode}: torch is out of memory with {images} images per step; lower --batch"
+            ) from None
     return result
 
 
@@ -102,22 +111,23 @@ def _prepared_torch() -> Result:
     return {"torch": torch.__version__, "torch_device": device, "torch_threads": torch.get_num_threads()}
 
 
-def _timed(bench: Bench, mode: str, remarks: list[str]) -> Result:
+def _timed(bench: Bench, mode: str) -> Result:
     """All ways of one mode."""
     rivals, earlier = Rivals(bench, mode), peak_of_device()
     own, facts, expected = _ours(bench, mode)
     peak = peak_of_device()  # Since the process began: jax cannot be asked for less.
     ways, about = {OURS: own}, {OURS: {**facts, "peak_bytes": None if peak == earlier else peak}}
+    failed: Result = {}
     for name in (EAGER, CHANNELS_LAST, COMPILED):
         tell(f"preparing {name} ...")
         start = time.perf_counter()
         try:
             way, found, peak = rivals.warmed_up(name)
         except Exception as error:
-            if name != COMPILED:
+            if (told := _why_untimed(name, error)) is None:
                 raise
-            told = next(filter(None, str(error).splitlines()), "")
-            remarks.append(f"{mode}: {name} does not work here: {type(error).__name__}: {told[:150]}")
+            tell(f"{mode}: {name} is not timed: {told}")
+            failed[name] = {"failed": told}
             continue
         deviation = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
         dtype = bench.config.model.dtype
@@ -139,7 +149,20 @@ def _timed(bench: Bench, mode: str, remarks: list[str]) -> Result:
         result[name] = {**rates, "share_of_matmul": share, **about[name]}
         if name != OURS:
             result[name]["ratio"] = ratio(seconds[OURS], own_seconds)
-    return result
+    return result | failed
+
+
+def _why_untimed(name: str, error: Exception) -> str | None:
+    """Why a way cannot be timed on this machine, in a line; None for a bug."""
+    if _memory_lacks(error):
+        return "out of memory"
+    told = next(filter(None, str(error).splitlines()), "")
+    return f"{type(error).__name__}: {told[:150]}" if name == COMPILED else None
+
+
+def _memory_lacks(error: Exception) -> bool:
+    """Whether torch has asked for more memory than there is: of a GPU, or of this machine."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _ours(bench: Bench, mode: str) -> tuple[Way, Result, np.ndarray]:
@@ -183,6 +206,7 @@ class Rivals:
         """That way; its first logits or loss; and on a GPU what it holds at the most, its batch included."""
         on_gpu, others = self.device.type == "cuda", 0
         if on_gpu:
+            gc.collect()  # What a way that failed has left may hold itself.
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             others = torch.cuda.memory_allocated() - self.batch_bytes  # Other ways stay where they are.
@@ -250,6 +274,9 @@ def table(result: Result) -> str:
     ]
     for mode in MODES:
         for name, r in result.get(mode, {}).items():
+            if "failed" in r:
+                lines.append(f"{mode:<10} {name:<14} not timed: {r['failed']}")
+                continue
             line = (
                 f"{mode:<10} {name:<14} {r['images_per_second']:>9,.2f} images/s, "
                 f"{1e3 * r['step_seconds']['median']:,.1f} ms a step, "

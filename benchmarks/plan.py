@@ -4,12 +4,13 @@
 
 Needs `pip install '.[gpu-compile]'` and no GPU; minutes a setting, of `benchmarks/sizes.py`. Writes for each
 "SETTING MODE" the bytes of one device ("bytes": arguments, temporaries and output; "temporaries"; "peak"),
-bytes moved, kernels, and the roofline's bound on images/s.
+bytes moved, kernels, and the roofline's bound on images/s; or "failed", why that is not compiled.
 """
 
 import argparse
 import functools
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.cuda_plugin import allow_without_driver
 from qsdt_jax.data.classes import numbers
+from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.gpu_compiler import compiled_for, devices_of
 from qsdt_jax.inspect.hlo import read_program
 from qsdt_jax.inspect.kernels import kernels_of, total_moved
@@ -28,6 +30,7 @@ from qsdt_jax.inspect.lowered import as_bytes, lowered_inference, lowered_train_
 from qsdt_jax.inspect.report import bound_seconds, memory_parts
 from qsdt_jax.inspect.speed import LEARNING_RATE
 from qsdt_jax.inspect.targets import TARGETS, Target
+from qsdt_jax.progress import tell
 from qsdt_jax.train.step import initial_state, train_step
 
 
@@ -45,14 +48,21 @@ def promises(setting: str, target: Target) -> dict[str, dict[str, Any]]:
         "inference": lambda: lowered_inference(task, state.variables, data, normalization, parallel),
         "train": lambda: lowered_train_step(step, state, data, parallel),
     }
-    found = {}
-    for mode in SETTINGS[setting].modes:
-        compiled = compiled_for(target, f"{mode} of {setting}", lowered[mode]())
-        found[f"{setting} {mode}"] = _promised(compiled, target, config.batch_size)
-    return found
+    return {
+        f"{setting} {mode}": promised(f"{mode} of {setting}", lowered[mode], target, config.batch_size)
+        for mode in SETTINGS[setting].modes
+    }
 
 
-def _promised(compiled: jax.stages.Compiled, target: Target, batch: int) -> dict[str, Any]:
+def promised(
+    name: str, lower: Callable[[], jax.stages.Lowered], target: Target, batch: int
+) -> dict[str, Any]:
+    """Of one program; "failed" of one that the compiler refuses, as for want of memory: why."""
+    try:
+        compiled = compiled_for(target, name, lower())
+    except UserError as error:
+        tell(str(error))
+        return {"failed": str(error)}
     stats, kernels = compiled.memory_analysis(), kernels_of(read_program(compiled.as_text() or ""))
     assert stats is not None  # Of a compiler that tells.
     memory = memory_parts(stats)
@@ -66,17 +76,21 @@ def _promised(compiled: jax.stages.Compiled, target: Target, batch: int) -> dict
     }
 
 
-def main() -> None:
-    """Compiles and writes, setting by setting."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Compiles and writes, setting by setting; a mistake in what is given is one line."""
     allow_without_driver()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--target", default="h100", choices=list(TARGETS))
     parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     settings = given.settings.split(",")
     if unknown := [setting for setting in settings if setting not in SETTINGS]:
         parser.error(f"unknown setting {unknown[0]!r}; there are {', '.join(SETTINGS)}")
+    try:
+        devices_of(TARGETS[given.target], 1)
+    except UserError as error:
+        parser.error(str(error))
     found: dict[str, Any] = {}
     for setting in settings:
         found |= promises(setting, TARGETS[given.target])

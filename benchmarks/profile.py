@@ -13,6 +13,7 @@ import itertools
 import json
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,9 +22,9 @@ from typing import Any
 import jax
 
 from benchmarks import sizes, tiny
-from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.hlo import read_program
-from qsdt_jax.inspect.speed import WARM_UP_STEPS, Bench
+from qsdt_jax.inspect.speed import Bench
+from qsdt_jax.inspect.timing import WARM_UP_STEPS
 
 STEPS, TOP = 3, 25
 PROGRAMS = {"inference": "inference", "train": "train step"}
@@ -157,7 +158,7 @@ def main(words: list[str] | None = None) -> None:
     operations = {name: op for each in program.computations.values() for name, op in each.items()}
     seconds = traced_seconds(events_of(given.out), operations)
     if not seconds:
-        raise UserError(f"the trace in {given.out} names no operation of the program")
+        sys.exit(f"error: the trace in {given.out} names no operation of the program")
     result = {"wall_milliseconds": wall, **summed(seconds, operations, STEPS)}
     (given.out / "profile.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"{wall:,.1f} ms a step, traced; {result['milliseconds']:,.1f} ms of operations")

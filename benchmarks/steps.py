@@ -1,4 +1,4 @@
-"""Commands one after the other, each with a time limit; what fails or takes too long stops no other."""
+"""Commands one after the other within a time; what fails or takes too long stops no other."""
 
 import contextlib
 import dataclasses
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 TOLD_LINES = 30
+SHORTEST = 5.0  # Seconds in which nothing is worth to be begun.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Step:
     Attributes:
       name: of what it finds out.
       command: its words.
-      limit: seconds that it may take, besides what the steps before it have left of theirs.
+      limit: seconds that it may take: those of a slow machine, after which something is wrong.
       output: the JSON that it writes.
     """
 
@@ -33,29 +34,38 @@ class Step:
 
 def run_all(
     steps: Sequence[Step],
+    seconds: float,
     folder: Path,
     env: dict[str, str],
     after: Callable[[list[dict]], None],
 ) -> list[dict[str, Any]]:
-    """Runs the steps, together as long as their limits; `after` sees what is known after each of them.
+    """Runs the steps, the most important ones first; `after` sees what is known after each of them.
+
+    Args:
+      steps: each has its limit, or less where less is left of `seconds`.
+      seconds: of all together; what a step does not take is there for those after it.
+      folder: for the logs.
+      env: environment of the commands.
+      after: called with what is returned in the end, so far as it is known.
 
     Returns:
-      For each step "name", "command", "limit", "seconds", "status" (done, failed or timed out), "told" (the
-      last lines of its output) and "result", what stands in its JSON, or None.
+      For each step "name", "command", "limit", "seconds", "status" (done, failed, timed out or not begun, for
+      want of time), "told" (the last lines of its output) and "result", what stands in its JSON, or None.
     """
-    end, found = time.monotonic(), []
+    end, found = time.monotonic() + seconds, []
     for step in steps:
-        end += step.limit
-        found.append(_run(step, end - time.monotonic(), folder, env))
+        found.append(_run(step, min(step.limit, end - time.monotonic()), folder, env))
         after(found)
     return found
 
 
 def _run(step: Step, limit: float, folder: Path, env: dict[str, str]) -> dict[str, Any]:
     log, start = folder / f"{step.name.replace(' ', '_')}.log", time.monotonic()
+    status = "not begun"
     with log.open("wb") as file:
         try:
-            status = _status(step.command, limit, file, env)
+            if limit >= min(SHORTEST, step.limit):
+                status = _status(step.command, limit, file, env)
         except OSError as error:
             status = "failed"
             file.write(str(error).encode())

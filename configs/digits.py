@@ -10,6 +10,7 @@ Expected  98.6 to 98.9 % test top-1 (seeds 0 to 2, run here); 151 to 207 s on tw
 from ml_collections import ConfigDict
 
 from configs.base import base_config
+from configs.twin import FLOAT_TWIN
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -23,9 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.depth = 4
     config.model.layer_scale_init = 0.1
     if variant == "twin":
-        config.model.bits = 32
-        config.model.neuron = "relu"
-        config.model.attention = "softmax"
+        config.update_from_flattened_dict(FLOAT_TWIN)
     config.data.source = "digits"
     config.data.channels = 1
     config.data.mean = (0.31,)

@@ -10,6 +10,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+import configs
 from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.defaults import KEYS
 from qsdt_jax.assemble.keys import config_keys
@@ -178,11 +179,22 @@ def _meant(key: str, known: list[str]) -> str:
 
 
 def _with_path(argument: str, before: str) -> str:
-    """The file of --config as it is meant: the library that reads it knows nothing of ~."""
-    if before == "--config":
-        return expanded(argument)
+    """The file of --config as it is meant: the library that reads it knows nothing of ~ and of our names."""
     flag = "--config="
-    return flag + expanded(argument.removeprefix(flag)) if argument.startswith(flag) else argument
+    if before == "--config":
+        return _config_file(argument)
+    return flag + _config_file(argument.removeprefix(flag)) if argument.startswith(flag) else argument
+
+
+def _config_file(name: str) -> str:
+    """FILE.py[:ARGUMENT]; where there is no such file this project's, which "digits" names as well."""
+    file, colon, argument = expanded(name).partition(":")
+    given = Path(file)
+    if not given.exists():
+        parts = given.parts[1:] if given.parts[:1] == ("configs",) else given.parts
+        ours = Path(configs.__path__[0]).joinpath(*parts).with_suffix(".py")
+        file = str(ours) if ours.is_file() else file
+    return file + colon + argument
 
 
 def _value_of(name: str, arguments: list[str]) -> str | None:

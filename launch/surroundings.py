@@ -13,6 +13,21 @@ from qsdt_jax.cuda_plugin import allow_without_driver
 from qsdt_jax.errors import UserError
 
 OURS = ("launch", "qsdt_jax", "configs")
+# The extra of pyproject.toml that brings a package.
+EXTRAS = {
+    "grain": "data",
+    "tensorflow_datasets": "data",
+    "array_record": "data",
+    "importlib_resources": "data",
+    "pycocotools": "data",
+    "sklearn": "data",
+    "matplotlib": "plots",
+    "tensorboardX": "plots",
+    "flatbuffers": "stablehlo",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "tonic": "events",
+}
 # XLA ends the process that reads flags it does not know, without a chance to catch that.
 READ_XLA_FLAGS = "from jaxlib import xla_client; xla_client.make_cpu_client()"
 CACHE = "JAX_COMPILATION_CACHE_DIR"
@@ -43,7 +58,9 @@ def explained(error: BaseException) -> str | None:
             return f"out of memory; a smaller batch or image size needs less{_first_line(error)}"
         case ModuleNotFoundError() if error.name and error.name.split(".")[0] not in OURS:
             name = error.name.split(".")[0]
-            return f"the package {name} is not installed here; see requirements.txt, or: pip install {name}"
+            wanted = {"sklearn": "scikit-learn"}.get(name, name)
+            extra = f", or this project with its extra `{EXTRAS[name]}`" if name in EXTRAS else ""
+            return f"the package {name} is not installed here: pip install {wanted}{extra}"
         case ImportError() if (error.name or "").split(".")[0] not in OURS:
             return f"a package cannot be loaded here{_first_line(error)}"
         case OSError() if "usable temporary directory" in str(error):

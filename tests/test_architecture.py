@@ -6,7 +6,6 @@ import importlib
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -268,16 +267,3 @@ def test_config_is_a_claim(name):
     assert f"--config configs/{file.name} " in claims["Command"]
     assert claims["Data"]
     assert claims.get("Expected") or claims.get("Result")
-
-
-# Packaging
-
-
-def test_only_the_library_is_packaged():
-    """`pip install .` takes qsdt_jax with all its parts, and neither launch, configs nor tests."""
-    setuptools = pytest.importorskip("setuptools")
-    find = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
-    assert find.keys() == {"include"}
-    found = setuptools.find_namespace_packages(str(ROOT), include=find["include"])
-    folders = {file.parent.relative_to(ROOT).parts for file in sources(ROOT).values()}
-    assert sorted(found) == sorted(".".join(folder) for folder in folders if folder[0] == "qsdt_jax")

@@ -13,9 +13,9 @@ quantised transformer. IE-LIF with D = 1 differs from LIF with T = 1 in the thre
 from ml_collections import ConfigDict
 
 from configs.ablations.base import study_base
+from configs.twin import FLOAT_TWIN
 
 SEEDS = 5
-TWIN = {"model.neuron": "relu", "model.bits": 32, "model.attention": "softmax"}
 # The teacher of a run is the run of that row with the same seed.
 FGD = {"distill.teacher": "row:float twin", "distill.fgd": 0.1}
 ROWS = (
@@ -29,7 +29,7 @@ ROWS = (
     ("quantised ReLU", {"model.neuron": "quantized_relu"}),
     ("quantised ReLU, softmax", {"model.neuron": "quantized_relu", "model.attention": "softmax"}),
     ("LIF, T = 4", {"model.neuron": "lif", "model.levels": 1, "model.timesteps": 4}),
-    ("float twin", TWIN),
+    ("float twin", FLOAT_TWIN),
 )
 
 

@@ -12,6 +12,7 @@ the seed.
 
 from ml_collections import ConfigDict
 
+from configs.digit_scenes_seg import TWIN
 from configs.digit_scenes_seg import get_config as digit_scenes_seg
 
 SEEDS = 3
@@ -24,15 +25,7 @@ ROWS = (
     ),
     ("IE-LIF", {"model.neuron": "ie_lif"}),
     ("IE-LIF, D = 1", {"model.neuron": "ie_lif", "model.levels": 1}),
-    (
-        "float twin",
-        {
-            "model.bits": 32,
-            "model.neuron": "relu",
-            "model.attention": "softmax",
-            "model.attention_tokens": 0,
-        },
-    ),
+    ("float twin", TWIN),
 )
 
 

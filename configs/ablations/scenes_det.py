@@ -12,6 +12,7 @@ the seed.
 
 from ml_collections import ConfigDict
 
+from configs.digit_scenes_det import TWIN
 from configs.digit_scenes_det import get_config as digit_scenes_det
 
 SEEDS = 3
@@ -23,16 +24,7 @@ ROWS = (
         {"start_from": "runs/digits_i_lif", "model.attention_tokens": 4},
     ),
     ("I-LIF, D = 1", {"model.levels": 1}),
-    (
-        "float twin",
-        {
-            "model.bits": 32,
-            "model.neuron": "relu",
-            "model.neuron_input_gain": 1.0,
-            "model.attention": "softmax",
-            "model.attention_tokens": 0,
-        },
-    ),
+    ("float twin", TWIN),
 )
 
 

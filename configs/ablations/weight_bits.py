@@ -9,9 +9,9 @@ Result    docs/ablations.md
 from ml_collections import ConfigDict
 
 from configs.ablations.base import study_base
+from configs.twin import FLOAT_TWIN
 
 SEEDS = 3
-TWIN = {"model.neuron": "relu", "model.bits": 32, "model.attention": "softmax"}
 FGD = {"distill.teacher": "row:float twin", "distill.fgd": 0.1}
 ROWS = (
     ("4 bits", {"model.bits": 4}),
@@ -26,7 +26,7 @@ ROWS = (
     ("8 bits, FGD", {"model.bits": 8, **FGD}),
     ("32 bits", {"model.bits": 32}),
     ("32 bits, FGD", {"model.bits": 32, **FGD}),
-    ("float twin", TWIN),
+    ("float twin", FLOAT_TWIN),
 )
 AGAINST = {name: name.removesuffix(", FGD") for name, _ in ROWS if name.endswith(", FGD")}
 

@@ -34,6 +34,11 @@ def largest_exact(dtype: DTypeLike) -> int:
 LARGEST_FLOAT32 = largest_exact(jnp.float32)
 
 
+def is_narrow(dtype: DTypeLike) -> bool:
+    """Whether a type has fewer bits than float32, so that real operands of products are rounded to it."""
+    return jnp.dtype(dtype).itemsize < 4
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Whole:
     """Says of a product that its operands are whole numbers, and how large they are at most.

@@ -32,15 +32,14 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from qsdt_jax.core.exact import rounded
+from qsdt_jax.core.kept import kept
 from qsdt_jax.core.spikes import Spikes, codes_of, counts_of, gates_of
 from qsdt_jax.core.surrogates import Surrogate, surrogate_slope
 
 NeuronKind = Literal["ie_lif", "i_lif", "lif", "quantized_relu"]
 Reset = Literal["soft", "hard"]
-KEPT = "kept"  # Name of what the backward pass keeps of neurons and batch norms, see `layers.remat`.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,14 +210,14 @@ def _count_forward(u, neuron):
     Products that multiply in bfloat16 keep the same bytes, those of float32 programs their own counts.
 
     The gate says whether 0 < v < D. Other surrogates than "straight_through" keep their real slope as well.
-    The counts that go on are read from the codes, so a program that keeps values of the name `KEPT` alone
+    The counts that go on are read from the codes, so a program that keeps what `core.kept` names alone
     computes nothing before the neuron again, and no rounding there can move a spike (`layers.remat`).
     """
-    codes = checkpoint_name(_count(u, neuron)[1], KEPT)
+    codes = kept(_count(u, neuron)[1])
     slope = None
     if neuron.surrogate != "straight_through":
         slope = surrogate_slope(_potential_in_counts(u, neuron), neuron.levels, neuron.surrogate)
-        slope = checkpoint_name(slope, KEPT)
+        slope = kept(slope)
     return (counts_of(codes, u.dtype), codes), (codes, slope)
 
 

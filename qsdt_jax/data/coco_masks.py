@@ -1,14 +1,14 @@
 """Masks as COCO writes them, polygons and run-length codes, and the bitmaps that they mean.
 
 A run-length code counts the pixels of 0 and of 1 in turn, column after column, beginning with those of 0; it
-is a list of numbers or, compressed, a text. pycocotools decodes.
+is a list of numbers or, compressed, a text. pycocotools decodes; it is imported where it is used, since an
+installation without the extra `data` has none.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco
 
 from qsdt_jax import bounds
 from qsdt_jax.data.geometry import Size
@@ -63,6 +63,8 @@ def as_mask(segmentation: Any, size: Size) -> Mask:
 
 def encoded(mask: Mask, size: Size) -> bytes:
     """The compressed run-length code of a mask."""
+    from pycocotools import mask as coco
+
     if isinstance(mask, bytes):
         return mask
     codes = coco.frPyObjects([points.tolist() for points in mask], *size)
@@ -71,6 +73,8 @@ def encoded(mask: Mask, size: Size) -> bytes:
 
 def bitmaps(masks: Sequence[Mask], size: Size) -> np.ndarray:
     """bool (N, H, W) of N masks of an image of size (H, W)."""
+    from pycocotools import mask as coco
+
     if not masks:
         return np.zeros((0, *size), bool)
     codes: Any = [{"size": list(size), "counts": encoded(mask, size)} for mask in masks]
@@ -79,6 +83,8 @@ def bitmaps(masks: Sequence[Mask], size: Size) -> np.ndarray:
 
 def area(mask: Mask, size: Size) -> int:
     """Pixels of a mask."""
+    from pycocotools import mask as coco
+
     return int(coco.area({"size": list(size), "counts": encoded(mask, size)}))
 
 
@@ -114,6 +120,8 @@ def run_lengths(code: bytes) -> np.ndarray | None:
 
 
 def _as_code(segmentation: dict[str, Any], size: Size) -> bytes:
+    from pycocotools import mask as coco
+
     counts, of = segmentation.get("counts"), segmentation.get("size")
     if not isinstance(of, list) or len(of) != 2 or not isinstance(counts, list | str):
         raise UserError(f"has the segmentation {_short(segmentation)}; expected its size and counts")

@@ -12,9 +12,8 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
 
 from qsdt_jax.cpus import usable_cpus
@@ -23,6 +22,10 @@ from qsdt_jax.data.orientation import GroupedOrder, Groups
 from qsdt_jax.data.plan import Plan
 from qsdt_jax.data.sources import Example, Source
 from qsdt_jax.errors import UserError
+
+# It is imported where it is used: an installation without the extra `data` has none.
+if TYPE_CHECKING:
+    import grain
 
 HostBatch = dict[str, np.ndarray]
 BATCHES_AHEAD = 2
@@ -63,6 +66,8 @@ def training_batches(
       Each key of the preprocess with B rows, or as many as asked for, e.g. {"image": uint8 (B, H, W, C),
       "label": int32 (B,)}.
     """
+    import grain
+
     if groups is None:
         dataset = grain.MapDataset.source(source).seed(seed)  # pyright: ignore[reportArgumentType]
         dataset = dataset.shuffle().repeat(None)
@@ -99,6 +104,8 @@ def evaluation_batches(
       Each key of the preprocess, and "mask" int32 (B,), with B rows, or as many as asked for. All of a row of
       mask 0 is 0.
     """
+    import grain
+
     dataset = (
         grain.MapDataset.source(source)  # pyright: ignore[reportArgumentType]
         .map(preprocess)
@@ -111,13 +118,15 @@ def evaluation_batches(
 
 
 def _batches(
-    examples: grain.MapDataset, batch_size: int, *, first_step: int = 0, workers: int = 0
+    examples: "grain.MapDataset", batch_size: int, *, first_step: int = 0, workers: int = 0
 ) -> Iterator[HostBatch]:
     """Batches of consecutive examples, about `BATCHES_AHEAD` of which are read ahead.
 
     They are read in parts: many threads or processes then share one batch, and a batch can be large, while
     the cost of handing one example over is not small beside that of reading a small one.
     """
+    import grain
+
     size = math.gcd(batch_size, PART)
     parts = batch_size // size
     # Nothing remains, but without drop_remainder grain takes an endless length for a float.
@@ -170,7 +179,7 @@ def _joined(parts: Sequence[HostBatch]) -> HostBatch:
 class _ChosenRows:
     """The examples at some positions of each batch, one by one."""
 
-    examples: grain.MapDataset
+    examples: "grain.MapDataset"
     batch_size: int
     rows: Sequence[int]
 
@@ -186,7 +195,7 @@ class _ChosenRows:
 class _PlannedRows:
     """The examples at some positions of each batch of a plan, with "mask" 1; zeros of mask 0 fill it up."""
 
-    examples: grain.MapDataset
+    examples: "grain.MapDataset"
     plan: Plan
     rows: Sequence[int]
 

@@ -170,7 +170,8 @@ def _product(layer: Linear, x: jax.Array, arithmetic: Arithmetic, levels: int) -
         return digits.joined([arithmetic.product(x, layer).astype(jnp.float32) for layer in layers])
     if layer.spikes:
         return arithmetic.product(x, layer).astype(jnp.float32)
-    return exact_convolution(x, jnp.asarray(layer.weights, x.dtype), layer.geometry, layer.bits)
+    weights = jnp.asarray(layer.weights, x.dtype)
+    return exact_convolution(x, weights, layer.geometry, layer.bits, portable=True)
 
 
 def _attend(step: Attend, values: Values, arithmetic: Arithmetic, sizes: jax.Array | None) -> jax.Array:

@@ -1,5 +1,7 @@
 """COCO's scores of boxes and masks, and the results that other tools read, both by pycocotools.
 
+It is imported where it is used: an installation without the extra `data` has none.
+
 Masks are scored without their boxes. With them, pycocotools would tell small objects from large ones by the
 area of the box (as mmdetection scores).
 """
@@ -12,9 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pycocotools import mask as run_length
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from qsdt_jax.data.geometry import Size
 from qsdt_jax.errors import UserError
@@ -85,6 +84,8 @@ def scores(truth: Truth, results: Sequence[Result], of: Of, images: Sequence[Any
     Raises:
       UserError: these images have no object.
     """
+    from pycocotools.cocoeval import COCOeval
+
     images = truth.image_ids if images is None else images
     wanted = set(images)
     objects = [a for a in truth.dataset["annotations"] if a["image_id"] in wanted]
@@ -132,6 +133,8 @@ def run_lengths(part: Part, size: Size) -> dict[str, Any]:
 
     They are counted in column-major order, from the part alone: most objects are far smaller than the image.
     """
+    from pycocotools import mask
+
     height, width = size
     rows, columns = part.covered.shape
     padded = np.zeros((columns, rows + 2), np.int8)
@@ -141,7 +144,7 @@ def run_lengths(part: Part, size: Size) -> dict[str, Any]:
     # A run that ends at the lower edge goes on where one starts at the upper edge of the next column.
     places = places[(times == 1) & (places < height * width)]
     counts = np.diff(places, prepend=0, append=height * width)
-    found: Any = run_length.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    found: Any = mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     return {"size": [height, width], "counts": found["counts"].decode()}
 
 
@@ -162,12 +165,16 @@ def _scored(result: Result, of: Of) -> Result:
     if of == "bbox":
         area = result["bbox"][2] * result["bbox"][3]
     else:
-        area = float(run_length.area(result["segmentation"]))
+        from pycocotools import mask
+
+        area = float(mask.area(result["segmentation"]))
     return {**result, "area": area, "iscrowd": 0}
 
 
-def _indexed(truth: Truth, annotations: Iterable[Result]) -> COCO:
+def _indexed(truth: Truth, annotations: Iterable[Result]) -> Any:
     """pycocotools' index of annotations, which are numbered from 1: it takes number 0 for no annotation."""
+    from pycocotools.coco import COCO
+
     index: Any = COCO()
     index.dataset = {
         "images": list(truth.dataset["images"]),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from qsdt_jax.inspect.hlo import Computation, Operation, Program, bytes_of
 from qsdt_jax.inspect.moved import moved_bytes
-from qsdt_jax.inspect.products import Product, products_of
+from qsdt_jax.inspect.products import Product, pallas_name, products_of
 
 Phase = Literal["forward", "backward", "the rest"]
 # What runs nothing: it names memory, or waits.
@@ -116,6 +116,8 @@ def _kernel(operation: Operation, computation: Computation, program: Program, ti
 
 
 def _kind(opcode: str, operation: Operation, products: tuple[Product, ...]) -> str:
+    if name := pallas_name(operation):
+        return f"{name}, by Pallas"
     if products:
         return f"{products[0].operation}s"
     if opcode == "fusion":

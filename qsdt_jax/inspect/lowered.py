@@ -17,14 +17,26 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 
 def lowered_train_step(
-    step: functools.partial, state: Any, batch: Shapes, parallel: Parallel
+    step: functools.partial, state: Any, batch: Shapes, parallel: Parallel, platform: str | None = None
 ) -> jax.stages.Lowered:
-    """`train_step` over the devices; `step` has its arguments but state, batch, `shards` and `flat`."""
+    """`train_step` over the devices.
+
+    Args:
+      step: has its arguments but state, batch, `shards` and `flat`.
+      state, batch: shapes.
+      parallel: the devices.
+      platform: whose operations it takes, "cuda" or "tpu"; that of the devices unless given.
+    """
     state = parallel.state_like(state)
     # Task and seed are in it already.
     step = functools.partial(step, shards=parallel.shards_in_step, flat=parallel.flat_in_step)
     spread = parallel.train_step(lambda state, batch, task, seed: step(state, batch), state)
-    return spread.lower(state, parallel.batch_like(batch), None, None)
+    arguments = state, parallel.batch_like(batch), None, None
+    if platform is None:
+        return spread.lower(*arguments)
+    # Inside of another jit, since that of pmap lowers for its devices alone.
+    traced = jax.jit(spread, donate_argnums=0).trace(*arguments)
+    return traced.lower(lowering_platforms=(platform,))
 
 
 def lowered_inference(

@@ -14,11 +14,12 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.hlo import read_program
 from qsdt_jax.inspect.kernels import kernels_of, sent_by_kind
 from qsdt_jax.inspect.lowered import lowered_train_step
-from qsdt_jax.layers.lowering import as_on_accelerators
+from qsdt_jax.inspect.report import memory_parts
 from qsdt_jax.progress import tell
 from qsdt_jax.train.parallel import Parallel
 
 UTILIZATIONS = (0.2, 0.4, 0.6)
+ACCELERATOR = "tpu"  # Its products are one operation each, as those of all that have no way of their own.
 
 
 def force_devices(count: int) -> None:
@@ -59,19 +60,13 @@ def on_devices(
     tell(f"compiling for {len(parallel.devices)} devices ...")
     start = time.monotonic()
     images = next(iter(batch.values())).shape[0]
-    with as_on_accelerators():
-        compiled = lowered_train_step(step, state, batch, parallel).compile()
+    compiled = lowered_train_step(step, state, batch, parallel, ACCELERATOR).compile()
     tell(f"compiled in {time.monotonic() - start:.0f} s")
 
     stats, devices = compiled.memory_analysis(), len(parallel.devices)
     if stats is None:
         raise UserError(f"the {jax.default_backend()} backend does not report memory")
-    made = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    parts = {
-        "arguments": stats.argument_size_in_bytes,
-        "temporaries": stats.temp_size_in_bytes,
-        "output": made,
-    }
+    parts = memory_parts(stats)
     needed = sum(parts.values()) / 1e9
     sent = sent_by_kind(kernels_of(read_program(compiled.as_text() or "")))
     rates = [

@@ -13,6 +13,11 @@ CONTRACTED = re.compile(r'lhs_contracting_dim(?:s|ensions)\W+([\d,"\s]*)')
 FULL_PRECISION = re.compile(r"operand_precision\W+highest", re.IGNORECASE)
 
 
+PALLAS = re.compile(
+    r"(\w+)/(?:pallas_call|custom_partitioning)"
+)  # The name of a kernel of `layers.lowering.kernels`.
+
+
 class Product(NamedTuple):
     """One product of a kernel.
 
@@ -34,6 +39,8 @@ class Product(NamedTuple):
 def products_of(operation: Operation, computation: Computation, program: Program) -> Iterator[Product]:
     """The products that an operation of `computation` computes, of a fusion all that are in it."""
     target = operation.attribute("custom_call_target")
+    if name := pallas_name(operation):
+        yield from _of_pallas(name, [_shape(computation.type_of(operand)) for operand in operation.operands])
     if operation.opcode in ("fusion", "call", "async-start"):
         for name in operation.called:
             called = program.computations[name]
@@ -43,6 +50,25 @@ def products_of(operation: Operation, computation: Computation, program: Program
         yield _product(DOT, operation, computation, _of_dot(operation, computation))
     elif operation.opcode == "convolution" or target.startswith("__cudnn$conv"):
         yield _product(CONVOLUTION, operation, computation, _of_convolution(operation, computation))
+
+
+def pallas_name(operation: Operation) -> str | None:
+    """The name of a kernel that Pallas has made; None for others."""
+    found = PALLAS.search(operation.attribute("op_name")) if operation.opcode == "custom-call" else None
+    return found[1] if found else None
+
+
+def _of_pallas(name: str, shapes: list[tuple[int, ...]]) -> Iterator[Product]:
+    """Those of a kernel of `layers.lowering.kernels`, given the shapes of its operands."""
+    # Of rows of heads (N, L, heads, d) with d x d matrices.
+    of_heads = 2 * math.prod(shapes[0]) * shapes[0][-1]
+    match name:
+        case "attention":
+            yield Product(DOT, "bf16", "bf16", "f32", False, 2 * of_heads)
+        case "attention_gradients":
+            yield Product(DOT, "bf16", "bf16", "f32", False, 5 * of_heads)
+        case "digit_product":  # Of two digits, as nearly all.
+            yield Product(DOT, "f16", "f16", "f32", False, 2 * 2 * math.prod(shapes[0]) * shapes[2][1])
 
 
 def _product(kind: str, operation: Operation, computation: Computation, flops: float) -> Product:

@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jax.typing import DTypeLike
 
 from qsdt_jax.assemble.build import build_optimizer, build_parallel
 from qsdt_jax.assemble.data import (
@@ -36,6 +34,7 @@ from qsdt_jax.deploy.integer import IntegerArithmetic, integer_forward
 from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.detection.inference import find_objects
 from qsdt_jax.errors import UserError
+from qsdt_jax.inspect.timing import WARM_UP_STEPS, matmul_rate, seconds_per_step
 from qsdt_jax.jit_once import jit_once
 from qsdt_jax.memory import peak_of_device, require_memory
 from qsdt_jax.models import Classifier, Segmenter
@@ -44,14 +43,13 @@ from qsdt_jax.processes.preemption import Background
 from qsdt_jax.progress import tell
 from qsdt_jax.tasks.detection import Detection
 from qsdt_jax.tasks.operations import macs_of
-from qsdt_jax.train.loop import PLACED_AHEAD, step_function
+from qsdt_jax.train.functions import step_function
+from qsdt_jax.train.loop import PLACED_AHEAD
 from qsdt_jax.train.state import TrainState
 from qsdt_jax.train.step import initial_state
 
 INFERENCE = ("inference", "exact", "integer")
 MODES = (*INFERENCE, "train", "input", "loop")
-REPEATS = 5  # Groups that the timed steps are cut into; the device runs ahead within a group.
-WARM_UP_STEPS = 2
 LEARNING_RATE = 1e-6  # On random labels, where no loss may run away.
 
 Result = dict[str, Any]
@@ -115,7 +113,7 @@ class Bench:
             "backend": jax.default_backend(),
             "devices": len(self.parallel.devices),
             "parallel": self.config.parallel.to_dict(),
-            "matmul_gflops_per_second": _matmul_rate(DTYPES[model.dtype]),
+            "matmul_gflops_per_second": matmul_rate(DTYPES[model.dtype]),
         }
 
     def inference(self, *, exact: bool) -> Result:
@@ -311,7 +309,7 @@ class Bench:
         return compiled, facts
 
     def _timed(self, step: Callable[[], Any], facts: Result, flops_per_image: int) -> Result:
-        seconds = _seconds_per_step(step, self.steps)
+        seconds = seconds_per_step(step, self.steps)
         return {**self.rates(seconds, flops_per_image), **facts, "peak_bytes": peak_of_device()}
 
     def rates(self, seconds: list[float], flops_per_image: int) -> Result:
@@ -324,30 +322,3 @@ class Bench:
             "images_per_second": rate,
             "model_gflops_per_second": rate * flops_per_image / 1e9,
         }
-
-
-def large_product(dtype: DTypeLike) -> tuple[Callable[[], jax.Array], int]:
-    """A matrix product that shows what the device can give, and its floating-point operations."""
-    size = 2048 if jax.default_backend() == "cpu" else 8192  # Milliseconds, so that calls do not count.
-    a = jnp.ones((size, size), dtype)
-    return functools.partial(jax.jit(jnp.matmul), a, a), 2 * size**3
-
-
-def _matmul_rate(dtype: DTypeLike) -> float:
-    """GFLOP/s of a large matrix product."""
-    step, flops = large_product(dtype)
-    return flops / min(_seconds_per_step(step, REPEATS)) / 1e9
-
-
-def _seconds_per_step(step: Callable[[], Any], steps: int) -> list[float]:
-    """Seconds per step of each group of steps, after a warm-up."""
-    for _ in range(WARM_UP_STEPS):
-        jax.block_until_ready(step())
-    seconds = []
-    for group in np.array_split(np.arange(steps), min(REPEATS, steps)):
-        start, last = time.perf_counter(), None
-        for _ in group:
-            last = step()
-        jax.block_until_ready(last)
-        seconds.append((time.perf_counter() - start) / len(group))
-    return seconds

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
 from qsdt_jax.core.affine import Affine, Normalized
 from qsdt_jax.core.exact import rounded
-from qsdt_jax.core.neurons import KEPT
+from qsdt_jax.core.kept import kept
 from qsdt_jax.devices import device_count, mean_over_devices
 from qsdt_jax.layers.numerics import Numerics
 
@@ -172,7 +171,7 @@ def _factor(var: jax.Array, scales: Sequence[jax.Array]) -> tuple[jax.Array, jax
 
 @functools.partial(jax.jit, static_argnums=3)
 def _normalize_forward(x, scales, bias, everywhere):
-    mean, var = (checkpoint_name(v, KEPT) for v in _statistics(x, everywhere))
+    mean, var = map(kept, _statistics(x, everywhere))
     factor, given = _factor(var, scales)
     y = (x - mean) * factor + bias
     per_group = (x.shape[0], x.shape[-1])

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from qsdt_jax.core.exact import Digits, Whole, to_digits
+from qsdt_jax.core.exact import Digits, Whole, is_narrow, to_digits
 from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry
 
@@ -66,8 +66,7 @@ def _forward(x, integers, scale, geometry, operand_dtype, gradient_dtype, whole,
 
 def _kept(x, operand_dtype: DTypeLike, gradient_dtype: DTypeLike, whole: Whole | None, codes):
     """x as the backward pass keeps it: of counts a byte, in programs that multiply in narrow types."""
-    narrow = jnp.dtype(gradient_dtype).itemsize < 4
-    if narrow and whole is not None and whole.left <= jnp.iinfo(jnp.int8).max:
+    if is_narrow(gradient_dtype) and whole is not None and whole.left <= jnp.iinfo(jnp.int8).max:
         return x.astype(jnp.int8) if codes is None else codes
     return x.astype(min(gradient_dtype, operand_dtype, key=lambda dtype: jnp.dtype(dtype).itemsize))
 
@@ -95,7 +94,9 @@ scaled_convolution = jax.custom_vjp(scaled_convolution, nondiff_argnums=(3, 4, 5
 scaled_convolution.defvjp(_forward, _backward)
 
 
-def exact_convolution(x: jax.Array, integers: jax.Array, geometry: ConvGeometry, bits: int) -> jax.Array:
+def exact_convolution(
+    x: jax.Array, integers: jax.Array, geometry: ConvGeometry, bits: int, portable: bool = False
+) -> jax.Array:
     """conv(x, integers) of real x, the same in any order of summation.
 
     x is rounded to fixed point with a unit for each image (23 bits below the largest value of a float32 image
@@ -106,20 +107,20 @@ def exact_convolution(x: jax.Array, integers: jax.Array, geometry: ConvGeometry,
       integers: (kh, kw, I / groups, O) weights on their integer grid, in x's dtype.
       geometry: stride, padding, groups.
       bits: of the weights, 1 to 8.
+      portable: for programs that are exported, which hold no kernel of `lowering.kernels`.
 
     Returns:
       (N, H', W', O) in x's dtype.
     """
     digits = to_digits(x, (1, 2, 3), terms=math.prod(integers.shape[:3]), largest=2 ** (bits - 1))
-    whole = Whole(left=int(digits.base) // 2, right=2 ** (bits - 1))
-    return digits.joined([lowering.convolve(d, integers, geometry, x.dtype, whole) for d in digits.digits])
+    return lowering.convolve_digits(x, digits, integers, geometry, 2 ** (bits - 1), portable)
 
 
-def _exact_forward(x, integers, geometry, bits):
-    return exact_convolution(x, integers, geometry, bits), (x, integers)
+def _exact_forward(x, integers, geometry, bits, portable):
+    return exact_convolution(x, integers, geometry, bits, portable), (x, integers)
 
 
-def _exact_backward(geometry, bits, residuals, dy):
+def _exact_backward(geometry, bits, portable, residuals, dy):
     """Gradients of x and the integers n, with y = conv(x, n).
 
     The digits of x add up to x but for half a unit, so they are taken for x; rounding passes its gradient on.
@@ -132,7 +133,7 @@ def _exact_backward(geometry, bits, residuals, dy):
     )
 
 
-exact_convolution = jax.custom_vjp(exact_convolution, nondiff_argnums=(2, 3))
+exact_convolution = jax.custom_vjp(exact_convolution, nondiff_argnums=(2, 3, 4))
 exact_convolution.defvjp(_exact_forward, _exact_backward)
 
 
@@ -175,7 +176,7 @@ def _selection_forward(counts, kernel, geometry, levels):
 
 def _selection_backward(geometry, levels, residuals, dy):
     """As those of `exact_convolution`: the digits add up to the weights, but for half a unit."""
-    return _exact_backward(geometry, None, residuals, dy)
+    return _exact_backward(geometry, None, None, residuals, dy)
 
 
 exact_selection = jax.custom_vjp(exact_selection, nondiff_argnums=(2, 3))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax
 from flax import linen as nn
 
-from qsdt_jax.core.neurons import KEPT
+from qsdt_jax.core.kept import KEPT
 
 Remat = Literal["none", "blocks", "spikes"]
 

@@ -23,10 +23,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from qsdt_jax.data.classes import tell_trust
-from qsdt_jax.data.images import Normalization
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.evaluate.split import evaluate_split
 from qsdt_jax.files import write_atomically
@@ -35,10 +33,10 @@ from qsdt_jax.processes.peers import Peers
 from qsdt_jax.processes.preemption import OTHERS_SIGNAL, Background, Preempted, Preemption
 from qsdt_jax.progress import Progress
 from qsdt_jax.tasks.task import Variables
+from qsdt_jax.train.functions import evaluation_function, initial_function, step_function
 from qsdt_jax.train.programs import Programs
 from qsdt_jax.train.run import HostBatches, Run
 from qsdt_jax.train.state import TrainState, parameter_count
-from qsdt_jax.train.step import evaluation_step, initial_state, train_step
 from qsdt_jax.workdir.checkpoint import Checkpointer
 from qsdt_jax.workdir.curves import draw_curves
 from qsdt_jax.workdir.metrics import MetricWriter
@@ -150,7 +148,7 @@ class _Session:
 
     def _restore_or_create(self) -> TrainState:
         parallel, run = self.run.parallel, self.run
-        function = _initial_function(run.optimizer, run.ema_decay > 0)
+        function = initial_function(run.optimizer, run.ema_decay > 0)
         initial = parallel.jit_initial(function, *self._arguments)
         target = parallel.state_like(initial.eval_shape(*self._arguments))
         restored = self.checkpointer.restore_latest(target, self._require_room)
@@ -286,7 +284,7 @@ class _Session:
         run = self.run
         batches = Background(data(), run.parallel.place, ahead=PLACED_AHEAD)
         task, _ = self._arguments
-        function = _evaluation_function(run.normalization)
+        function = evaluation_function(run.normalization)
 
         def step(batch):
             score = self._evaluation.compiled(
@@ -324,28 +322,3 @@ class _Session:
         if is_first():
             write_atomically(self.workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
         return summary
-
-
-# Task and seed are arguments of the programs, and each function is kept until another one is asked for: runs
-# in one process that differ in nothing but seed, data or teacher compile once.
-
-
-@functools.lru_cache(maxsize=1)
-def _initial_function(optimizer: optax.GradientTransformation, ema: bool):
-    return lambda task, seed: initial_state(task, optimizer, seed=seed, ema=ema)
-
-
-@functools.lru_cache(maxsize=1)
-def step_function(**options: Any):
-    """(state, batch, task, seed) -> (state, metrics), of the other arguments of `train_step`."""
-
-    def step(state, batch, task, seed):
-        return train_step(state, batch, task=task, seed=seed, **options)
-
-    return step
-
-
-@functools.lru_cache(maxsize=1)
-def _evaluation_function(normalization: Normalization | None):
-    """(variables, batch, task) -> what the batch adds to the score."""
-    return functools.partial(evaluation_step, normalization=normalization)

@@ -1,9 +1,5 @@
 """The state before the first step, one training step and one evaluation step, as pure functions."""
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -65,28 +61,25 @@ def train_step(
     """
     key = key_for(seed, Purpose.STEP, state.step)
     flat = flat and isinstance(optimizer, FlatTransformation)
-    form = functools.partial(flatten_parts, like=state.variables["params"]) if flat else _as_it_is
     if accumulate == 1:
-        result = _gradients(task, state.variables, batch, key, state.step, normalization, form)
+        result = _gradients(task, state.variables, batch, key, state.step, normalization, flat)
     else:
         micro = _micro_batches(batch, accumulate, shards)
-        result = _accumulated(task, state.variables, micro, key, state.step, normalization, form)
+        result = _accumulated(task, state.variables, micro, key, state.step, normalization, flat)
     grads, batch_stats, metrics = mean_over_devices(result)
 
-    kept = state.variables["params"], state.opt_state, state.ema
-    if flat:  # Else XLA may join the tensors of the state before the forward pass, and keep that in memory.
+    params, opt_state, ema = state.variables["params"], state.opt_state, state.ema
+    if flat:
+        kept = params, opt_state, ema
+        # Else XLA may join the tensors of the state before the forward pass, and keep that in memory.
         kept, grads = jax.lax.optimization_barrier((kept, grads))
-    params, opt_state, ema = form(kept)
+        params, opt_state, ema = flatten_parts(kept, like=params)
     updates, opt_state = optimizer.update(grads, opt_state, params)
     variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
     if ema is not None:
         ema = jax.tree.map(lambda e, v: ema_decay * e + (1 - ema_decay) * v, ema, variables)
     new_state = TrainState(step=state.step + 1, variables=variables, opt_state=opt_state, ema=ema)
     return unflatten(new_state), {**metrics, "grad_norm": optax.tree.norm(grads)}
-
-
-def _as_it_is(tree: Any) -> Any:
-    return tree
 
 
 def _gradients(
@@ -96,16 +89,18 @@ def _gradients(
     key: jax.Array,
     step: jax.Array,
     normalization: Normalization | None,
-    form: Callable[[Any], Any],
+    flat: bool,
 ):
-    """Gradients and statistics as `form` makes them, and metrics."""
+    """Gradients and statistics, in a few arrays where `flat`, and metrics."""
     inputs = to_inputs(batch, normalization)
 
     def loss(params):
         return task.loss({**variables, "params": params}, inputs, key, step)
 
     (value, (batch_stats, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-    return *form((grads, batch_stats)), {"loss": value, **metrics}
+    if flat:
+        grads, batch_stats = flatten_parts((grads, batch_stats), like=variables["params"])
+    return grads, batch_stats, {"loss": value, **metrics}
 
 
 def _micro_batches(batch: Batch, parts: int, shards: int) -> Batch:
@@ -124,7 +119,7 @@ def _accumulated(
     key: jax.Array,
     step: jax.Array,
     normalization: Normalization | None,
-    form: Callable[[Any], Any],
+    flat: bool,
 ):
     """Mean over micro-batches (parts, rows, ...), one after the other in the memory of one."""
     parts = jax.tree.leaves(micro)[0].shape[0]
@@ -132,11 +127,14 @@ def _accumulated(
     def add(total, part):
         rows, i = part
         key_of_part = jax.random.fold_in(key, i)
-        *result, metrics = _gradients(task, variables, rows, key_of_part, step, normalization, form)
+        *result, metrics = _gradients(task, variables, rows, key_of_part, step, normalization, flat)
         return jax.tree.map(lambda t, r: t + r / parts, total, result), metrics
 
     # Written out and not asked of `_gradients`, whose tracing takes seconds.
-    zeros = jax.tree.map(jnp.zeros_like, form([variables["params"], variables["batch_stats"]]))
+    total = [variables["params"], variables["batch_stats"]]
+    if flat:
+        total = flatten_parts(total, like=variables["params"])
+    zeros = jax.tree.map(jnp.zeros_like, total)
     (grads, batch_stats), metrics = jax.lax.scan(add, zeros, (micro, jnp.arange(parts)))
     return grads, batch_stats, jax.tree.map(lambda values: jnp.mean(values, 0), metrics)
 

@@ -106,11 +106,11 @@ def test_both_modes_are_timed(config, capsys):
     assert report["setting"]["remarks"] == [
         "optimizer.name=adamw instead of lamb, as torch has it",
         "ema_decay=0.0 instead of 0.9, as torch has it",
-        "inference: torch.compile does not work here: RuntimeError: no compiler",
-        "train: torch.compile does not work here: RuntimeError: no compiler",
     ]
     for mode in ("inference", "train"):
-        assert list(report[mode]) == ["qsdt_jax", "eager", "channels_last"]
+        assert list(report[mode]) == ["qsdt_jax", "eager", "channels_last", "torch.compile"]
+        assert report[mode].pop("torch.compile") == {"failed": "RuntimeError: no compiler"}
+        assert f"{mode:<10} torch.compile  not timed: RuntimeError: no compiler\n" in err
         ours = report[mode].pop("qsdt_jax")
         assert "ratio" not in ours and ours["peak_bytes"] is None
         for name, other in report[mode].items():
@@ -118,3 +118,38 @@ def test_both_modes_are_timed(config, capsys):
             assert other["deviation"] < 1e-3, (mode, name)
             assert f"{other['images_per_second']:,.2f} images/s" in err
     assert "not measured on CPUs" in err
+
+
+@pytest.mark.slow
+def test_a_way_that_lacks_memory_stops_no_other(config, capsys, monkeypatch):
+    torch = pytest.importorskip("torch", reason="pip install -r benchmarks/torch_twin/requirements.txt")
+    from benchmarks.beside_torch import Rivals
+
+    step = Rivals._step
+
+    def exhausted(self, name):
+        if name == "eager":
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 8 GiB")
+        return (lambda: torch.empty(2**50)) if name == "torch.compile" else step(self, name)
+
+    monkeypatch.setattr(Rivals, "_step", exhausted)
+    assert launch("bench", config, "--beside=torch", "--steps=1", "--modes=inference") == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)["inference"]
+    assert found["eager"] == found["torch.compile"] == {"failed": "out of memory"}
+    assert found["channels_last"]["ratio"]["median"] > 0
+    assert "inference  eager          not timed: out of memory\n" in err
+
+
+def test_memory_that_lacks_for_all_ways_is_one_line(config, capsys, monkeypatch):
+    torch = pytest.importorskip("torch", reason="pip install -r benchmarks/torch_twin/requirements.txt")
+    from benchmarks import beside_torch
+
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 8 GiB")
+
+    monkeypatch.setattr(beside_torch, "require_equal", lambda task: 0.0)
+    monkeypatch.setattr(beside_torch, "Rivals", exhausted)
+    assert launch("bench", config, "--beside=torch", "--steps=1") == 2
+    told = "inference: torch is out of memory with 2 images per step; lower --batch"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {told}"

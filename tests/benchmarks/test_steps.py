@@ -3,6 +3,7 @@ import os
 import sys
 import time
 
+from benchmarks import steps
 from benchmarks.steps import Step, run_all
 
 
@@ -10,8 +11,8 @@ def command(text: str) -> list[str]:
     return [sys.executable, "-c", text]
 
 
-def run(tmp_path, steps, after=lambda found: None):
-    return run_all(steps, tmp_path, dict(os.environ), after)
+def run(tmp_path, steps, after=lambda found: None, seconds=60.0):
+    return run_all(steps, seconds, tmp_path, dict(os.environ), after)
 
 
 def test_no_step_stops_the_others(tmp_path):
@@ -51,11 +52,13 @@ def test_half_written_results_are_none(tmp_path):
     assert (found["status"], found["result"]) == ("done", None)
 
 
-def test_later_steps_may_take_what_earlier_ones_leave(tmp_path):
+def test_no_step_goes_on_when_the_time_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "SHORTEST", 0.5)
     sleeping = command("import time; time.sleep(30)")
-    steps = [Step("short", ["true"], 2), Step("second", sleeping, 1), Step("third", sleeping, 1)]
-    found = run(tmp_path, steps)
-    assert [step["status"] for step in found] == ["done", "timed out", "timed out"]
-    assert found[1]["limit"] > 1
-    assert sum(step["seconds"] for step in found) < 6
-    assert found[2]["seconds"] < 2.5  # And no step has of a later one.
+    several = [Step("short", ["true"], 9), Step("long", sleeping, 1), *(Step(x, sleeping, 9) for x in "ab")]
+    start = time.monotonic()
+    found = run(tmp_path, several, seconds=2.5)
+    assert 2.5 <= time.monotonic() - start < 4
+    assert [step["status"] for step in found] == ["done", "timed out", "timed out", "not begun"]
+    assert found[1]["limit"] == 1 < found[2]["limit"] <= 1.5
+    assert found[3]["told"] == [] and found[3]["seconds"] < 0.5

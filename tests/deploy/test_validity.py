@@ -14,6 +14,7 @@ from qsdt_jax.deploy.validity import check_program, check_sums
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry
+from tests.platforms import lowered_for
 
 FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
 
@@ -42,8 +43,8 @@ def test_the_bound_on_products_is_what_float32_holds():
 def test_the_bound_is_that_of_the_arithmetic(tokens, platform):
     """Reached where all spikes fire: sums up to it are right, the next ones are not."""
     counts = jnp.full((1, tokens, 6), 127, jnp.int8)
-    with lowering.as_on(platform):
-        found = np.asarray(lowering.integer_attention(counts, counts, counts, 1), np.int64)
+    product = lowered_for(platform, lambda q, k, v: lowering.integer_attention(q, k, v, 1))
+    found = np.asarray(product(counts, counts, counts), np.int64)
     assert np.all(found == tokens * 6 * 127**3) == (tokens == 174)
 
 

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import functools, json, jax, jax.numpy as jnp, numpy as np, optax
+from qsdt_jax.inspect.lowered import lowered_train_step
 from qsdt_jax.inspect.plan import force_devices, on_devices
 force_devices(8)
 from qsdt_jax.train.parallel import Parallel
@@ -22,7 +23,11 @@ batch = {"image": image, "label": label}
 step = functools.partial(train_step, task=task, optimizer=optimizer)
 bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.variables))
 rows = on_devices(step, state, batch, Parallel(), 1000, memory_gb=1e-6, peak_tflops=1.0)
-print(json.dumps({"rows": rows, "bytes": bytes}))
+convolutions = {}
+for mode, platform in [("jit", None), ("jit", "tpu"), ("pmap", "tpu")]:
+    text = lowered_train_step(step, state, batch, Parallel(mode=mode), platform).as_text()
+    convolutions[f"{mode} {platform}"] = text.count("stablehlo.convolution(")
+print(json.dumps({"rows": rows, "bytes": bytes, "convolutions": convolutions}))
 """
 
 
@@ -39,3 +44,6 @@ def test_a_step_for_eight_devices():
     assert found["bytes"] / 1e6 <= sent["all-reduce"] + 0.005 < 2 * found["bytes"] / 1e6 + 0.02
     # 1 TFLOP/s on each of 8 devices for 1000 FLOPs an image.
     assert rows["images/s"].startswith("20 %: 1,600,000,000; 40 %: 3,200,000,000")
+    # A CPU multiplies those of 1x1 and depthwise kernels otherwise.
+    convolutions = found["convolutions"]
+    assert convolutions["jit None"] < convolutions["jit tpu"] == convolutions["pmap tpu"]

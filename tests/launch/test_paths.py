@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 
 from launch.__main__ import VERBS
-from launch.flags import _PathParser
+from launch.flags import _PathParser, _with_path
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from tests.launch.tiny import launch
@@ -120,3 +120,26 @@ def test_a_config_and_a_picture_in_the_home(home, capsys):
     shutil.copy(ROOT / "tests" / "configs" / "tiny.py", home / "mine.py")
     assert launch("inspect", "--config=~/mine.py", "--config.model.levels=3") == 0
     assert "D = 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits",
+        "digits.py",
+        "configs/digits.py",
+        "configs/digits",
+        "ablations/components",
+        "imagenet_s:published",
+    ],
+)
+def test_configs_of_this_project_are_known_by_their_names_anywhere(name, tmp_path, monkeypatch):
+    """Where there is no such file; a file of the user's is taken as it is."""
+    monkeypatch.chdir(tmp_path)
+    file, colon, argument = _with_path(f"--config={name}", "").removeprefix("--config=").partition(":")
+    assert Path(file).is_relative_to(ROOT / "configs") and Path(file).is_file()
+    assert colon + argument == name.removeprefix(name.partition(":")[0])
+    own = tmp_path / name.partition(":")[0]
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("")
+    assert _with_path(name, "--config") == name

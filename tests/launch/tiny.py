@@ -126,7 +126,9 @@ def launch(*arguments: object) -> int:
     words = [str(argument) for argument in arguments]
     verb = words[0] if words and not words[0].startswith("-") else "train"
     if verb in VERBS:
-        importlib.import_module(VERBS[verb])  # Here, because the saver forgets flags that are defined in it.
+        # Here, because the saver forgets flags that are defined in it; grain, which defines some, comes late.
+        importlib.import_module(VERBS[verb])
+        importlib.import_module("grain")
     # The overrides of a config are looked up in sys.argv.
     with flagsaver.flagsaver(), mock.patch("sys.argv", ["launch", *words]):
         return main(words)

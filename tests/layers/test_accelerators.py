@@ -1,11 +1,10 @@
-"""What accelerators are told to do, read from programs exported for them: operand types, sums, precision."""
+"""What accelerators are told to do, read from programs lowered for them: operand types, sums, precision."""
 
 import functools
 import re
 from collections.abc import Iterator
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import pytest
 
@@ -34,8 +33,8 @@ narrow = pytest.mark.parametrize(
 )
 
 
-def exported(function, *arguments, platform: str) -> str:
-    return jax.export.export(jax.jit(function), platforms=[platform])(*arguments).mlir_module()
+def lowered(function, *arguments, platform: str) -> str:
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
 
 
 def products_of(program: str) -> Iterator[tuple[str, tuple[str, str, str], bool]]:
@@ -61,7 +60,7 @@ def forward(shape, operand, whole, platform):
     args, geometry = arguments(shape)
     f = functools.partial(scaled_convolution, geometry=geometry, operand_dtype=operand)
     f = functools.partial(f, gradient_dtype=jnp.bfloat16, whole=whole)
-    return list(products_of(exported(lambda *a: f(*a), *args, platform=platform)))
+    return list(products_of(lowered(lambda *a: f(*a), *args, platform=platform)))
 
 
 def gradients(shape, dtype, whole, platform):
@@ -72,7 +71,7 @@ def gradients(shape, dtype, whole, platform):
         y, vjp = jax.vjp(f, x, w, scale)
         return vjp(y)
 
-    both = list(products_of(exported(backward, *args, platform=platform)))
+    both = list(products_of(lowered(backward, *args, platform=platform)))
     return both[len(forward(shape, dtype, whole, platform)) :]
 
 
@@ -112,10 +111,11 @@ def test_gradients_are_written_in_the_type_of_their_operands(shape, dtype):
 def test_digits_are_multiplied_in_full(platform):
     """They have 12 bits. A TPU rounds operands to 8 unless told; a GPU gets them in two bytes, or float16."""
     (x, kernel, _), geometry = arguments(SHAPES["1x1"])
-    pointwise = exported(lambda x, w: exact_convolution(x, w, geometry, 4), x, kernel, platform="cuda")
+    plain = lambda x, w: exact_convolution(x, w, geometry, 4, portable=True)  # noqa: E731
+    pointwise = lowered(plain, x, kernel, platform="cuda")
     assert list(products_of(pointwise)) == [("dot_general", ("f16", "f16", "f32"), False)]
     (x, kernel, _), geometry = arguments(SHAPES["3x3"])
-    program = exported(lambda x, w: exact_convolution(x, w, geometry, 4), x, kernel, platform=platform)
+    program = lowered(lambda x, w: exact_convolution(x, w, geometry, 4), x, kernel, platform=platform)
     # One function, called for each of two digits.
     found = list(products_of(program))
     if platform == "tpu":
@@ -139,7 +139,7 @@ def test_attention_rounds_no_operand(platform):
         spikes = (Spikes(counts=x, step=0.25, levels=4) for x in (q, k, v))
         return spike_attention(*spikes, 2, 0.25)
 
-    found = list(products_of(exported(attend, counts, counts, counts, platform=platform)))
+    found = list(products_of(lowered(attend, counts, counts, counts, platform=platform)))
     expected = ("bf16", "bf16", "f32", False) if platform == "cuda" else ("f32", "f32", "f32", True)
     assert [(*types, highest) for _, types, highest in found] == [expected] * 2
 
@@ -147,7 +147,7 @@ def test_attention_rounds_no_operand(platform):
         y, vjp = jax.vjp(attend, q, k, v)
         return vjp(y)
 
-    found = list(products_of(exported(backward, counts, counts, counts, platform=platform)))[2:]
+    found = list(products_of(lowered(backward, counts, counts, counts, platform=platform)))[2:]
     assert [(*types, highest) for _, types, highest in found] == [("f32", "f32", "f32", True)] * len(found)
     assert len(found) >= 4
 
@@ -155,7 +155,7 @@ def test_attention_rounds_no_operand(platform):
 def test_integer_attention_sums_in_int32_or_in_pieces():
     counts = abstract(2, 196, 16, dtype=jnp.int8)
     for platform, expected in (("tpu", ["i32", "i32"]), ("cuda", ["f32", "f32"])):
-        program = exported(
+        program = lowered(
             lambda q, k, v: lowering.integer_attention(q, k, v, 2), *[counts] * 3, platform=platform
         )
         assert [types[2] for _, types, _ in products_of(program)] == expected
@@ -178,11 +178,11 @@ def train_gradients(model):
 def test_no_convolution_of_a_bfloat16_network_has_float32_operands(fields):
     """Which would be what XLA makes of bfloat16 operands with a float32 result."""
     model = tiny_net(dtype=jnp.bfloat16, **fields)
-    training = exported(*train_gradients(model), platform="cuda")
+    training = lowered(*train_gradients(model), platform="cuda")
     expected = {("bf16", "bf16", "bf16")} | ({("i8", "i8", "f32")} if "levels" in fields else set())
     assert {types for kind, types, _ in products_of(training) if kind == "convolution"} == expected
     variables, images = train_gradients(model)[2:]
-    inference = exported(lambda v, x: model.apply(v, x), variables, images, platform="cuda")
+    inference = lowered(lambda v, x: model.apply(v, x), variables, images, platform="cuda")
     found = {types for kind, types, _ in products_of(inference) if kind == "convolution"}
     assert found == {("i8", "i8", "f32")}
 
@@ -191,11 +191,11 @@ def test_each_platform_gets_its_own_way_from_any_machine():
     (x, kernel, _), geometry = arguments(SHAPES["depthwise"])
     multiply = lambda x, w: lowering.convolve(x, w, geometry, jnp.float32)  # noqa: E731
     for platform, convolutions in {"cpu": 0, "cuda": 0, "tpu": 1, "rocm": 1}.items():
-        assert len(list(products_of(exported(multiply, x, kernel, platform=platform)))) == convolutions
+        assert len(list(products_of(lowered(multiply, x, kernel, platform=platform)))) == convolutions
 
 
 def test_rocm_multiplies_integers_as_floats():
     x, kernel = (abstract(2, 6, 6, 4, dtype=jnp.int8), abstract(3, 3, 4, 4, dtype=jnp.int8))
     multiply = lambda x, w: lowering.convolve(x, w, ConvGeometry(1, 1), jnp.int32)  # noqa: E731
-    [(_, types, _)] = products_of(exported(multiply, x, kernel, platform="rocm"))
+    [(_, types, _)] = products_of(lowered(multiply, x, kernel, platform="rocm"))
     assert types == ("f32", "f32", "f32")

@@ -14,6 +14,7 @@ from qsdt_jax.layers.attention import QSDSA, spike_attention
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.quantized import QConv
 from qsdt_jax.layers.spiking import HeadRectify
+from tests.platforms import lowered_for
 
 
 def draw_counts(shape, seed, levels=4):
@@ -78,8 +79,8 @@ def test_sums_are_exact_at_and_beyond_what_float32_holds(tokens, platform):
         heads = [x.reshape(tokens, 2, 8).swapaxes(0, 1) for x in (q, k, v)]
         whole = heads[0] @ (heads[1].swapaxes(-1, -2) @ heads[2])
         expected = whole.swapaxes(0, 1).reshape(1, tokens, 16).astype(np.float32)
-        with lowering.as_on(platform):
-            y = lowering.count_attention(jnp.float32(q), jnp.float32(k), jnp.float32(v), 2, 8)
+        product = lowered_for(platform, lambda *counts: lowering.count_attention(*counts, 2, 8))
+        y = product(jnp.float32(q), jnp.float32(k), jnp.float32(v))
         assert y.dtype == jnp.float32 and np.array_equal(y, expected)
     assert tokens < 6000 or (whole.max() > 2**24 and np.any(whole % 2))  # So rounding would be seen.
 
@@ -91,8 +92,7 @@ def test_size_l_at_384_with_8_levels(platform):
     expected = (q @ (k.swapaxes(-1, -2) @ v)).astype(np.float32)
     assert attention_sum(576, 80, 8) == 23_592_960 and expected.min() > 2**24
     counts = [jnp.float32(x) for x in (q, k, v)]
-    with lowering.as_on(platform):
-        y = lowering.count_attention(*counts, 1, 8)
+    y = lowered_for(platform, lambda *counts: lowering.count_attention(*counts, 1, 8))(*counts)
     assert np.array_equal(y, expected)
     assert np.mean(np.asarray(lowering.real_attention(*counts, 1)) != expected) > 0.1
 
@@ -104,8 +104,8 @@ def test_pieces_on_a_gpu_are_those_of_the_number(levels):
     drawn = [np.random.default_rng(seed).integers(0, levels + 1, (2, tokens, 6)) for seed in range(3)]
     for q, k, v in ([np.full((2, tokens, 6), levels)] * 3, drawn):
         expected = q @ (k.swapaxes(-1, -2) @ v)
-        with lowering.as_on("cuda"):
-            y = lowering.integer_attention(*(jnp.float32(x) for x in (q, k, v)), 1, levels)
+        product = lowered_for("cuda", lambda *counts: lowering.integer_attention(*counts, 1, levels))
+        y = product(*(jnp.float32(x) for x in (q, k, v)))
         fits = expected < 2**31
         assert y.dtype == jnp.int32 and np.array_equal(np.asarray(y)[fits], expected[fits])
 

@@ -12,8 +12,10 @@ from qsdt_jax.core.spikes import codes_of
 from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.product import scaled_convolution
+from tests.platforms import lowered_for
 
 LEVELS = 4
+AS_WRITTEN = {"xla_allow_excess_precision": False}
 PRODUCTS = {
     "1x1": ((2, 6, 6, 64), (1, 1, 64, 12), ConvGeometry()),
     "1x1 stride 2": ((2, 7, 6, 64), (1, 1, 64, 12), ConvGeometry(2)),
@@ -30,7 +32,6 @@ def product_and_gradients(case, dtype, stored, *, with_codes: bool):
     codes = codes_of(jnp.float32(counts), jnp.asarray(rng.random(x_shape) < 0.5), LEVELS)
     scale = rng.uniform(0.05, 0.2, kernel_shape[-1])
 
-    @functools.partial(jax.jit, compiler_options={"xla_allow_excess_precision": False})
     def run(x, w, scale):
         product = functools.partial(
             scaled_convolution,
@@ -44,8 +45,8 @@ def product_and_gradients(case, dtype, stored, *, with_codes: bool):
         y, vjp = jax.vjp(product, x, w, scale)
         return y, *vjp(jnp.asarray(np.random.default_rng(1).standard_normal(y.shape), y.dtype))
 
-    with lowering.as_on("cuda"):
-        return run(*(jnp.float32(a) for a in (counts, integers, scale)))
+    run = lowered_for("cuda", run, AS_WRITTEN)
+    return run(*(jnp.float32(a) for a in (counts, integers, scale)))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=lambda dtype: dtype.__name__)
@@ -66,16 +67,15 @@ def test_a_stored_product_is_the_exact_sum_rounded_once_or_not_at_all(case):
     x, w = jnp.float32(counts), jnp.float32(integers)
     codes, whole = codes_of(x, None, LEVELS), Whole(left=LEVELS, right=8)
     exact = lowering.convolve(x, w, geometry, jnp.float32, whole)
-    with lowering.as_on("cuda"):
-        stored = functools.partial(
-            lowering.convolve,
-            geometry=geometry,
-            dtype=jnp.float32,
-            whole=whole,
-            stored=jnp.bfloat16,
-            codes=codes,
-        )
-        y = jax.jit(stored, compiler_options={"xla_allow_excess_precision": False})(x, w)
+    stored = functools.partial(
+        lowering.convolve,
+        geometry=geometry,
+        dtype=jnp.float32,
+        whole=whole,
+        stored=jnp.bfloat16,
+        codes=codes,
+    )
+    y = lowered_for("cuda", stored, AS_WRITTEN)(x, w)
     rounded = exact.astype(jnp.bfloat16).astype(jnp.float32)
     assert y.dtype == jnp.float32 and np.any(rounded != exact)
     as_they_are = kernel_shape[0] == 1 or geometry.groups > 1
@@ -87,8 +87,11 @@ def test_the_largest_sums_of_int16_and_those_above(channels, sums):
     """Of 1,024 channels the largest is 2^15, which int16 does not hold, so 32,764 is rounded to 8 bits."""
     x, w = jnp.full((1, 1, 1, channels), 4.0), jnp.full((1, 1, channels, 2), -8.0)
     w = w.at[..., 1].set(8).at[0, 0, 0, 1].set(7)
-    with lowering.as_on("cuda"):
-        y = lowering.convolve(
-            x, w, ConvGeometry(), jnp.float32, Whole(left=4, right=8), jnp.bfloat16, codes_of(x, None, 4)
+
+    def product(x, w, codes):
+        return lowering.convolve(
+            x, w, ConvGeometry(), jnp.float32, Whole(left=4, right=8), jnp.bfloat16, codes
         )
+
+    y = lowered_for("cuda", product)(x, w, codes_of(x, None, 4))
     assert y[0, 0, 0].tolist() == sums

@@ -11,8 +11,6 @@ Roundings are independent and add up by their squares, so n of them give an erro
     scale  a sum of integers * dw that can cancel: dy * z summed up; measured up to twice that of dw
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,12 +18,13 @@ import pytest
 
 from qsdt_jax.core.exact import Whole
 from qsdt_jax.core.spikes import codes_of
-from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry
 from qsdt_jax.layers.product import scaled_convolution
 from tests.deploy.nets import draw_images, draw_variables, short_net, tiny_net
+from tests.platforms import lowered_for
 
 UNIT = 2.0**-8
+AS_WRITTEN = {"xla_allow_excess_precision": False}
 PER_ROUNDING = 0.42
 
 # (x, kernel, geometry, roundings of the results of y, and of dw).
@@ -44,7 +43,7 @@ def error(found, expected) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected) / UNIT)
 
 
-def product_and_gradients(case, dtype, *, spikes: bool):
+def product_and_gradients(case, dtype, *, spikes: bool, platform: str):
     x_shape, kernel_shape, geometry, *_ = case
     rng = np.random.default_rng(0)
     x = rng.integers(0, 5, x_shape) if spikes else rng.standard_normal(x_shape)
@@ -53,12 +52,12 @@ def product_and_gradients(case, dtype, *, spikes: bool):
     whole = Whole(left=4, right=8) if spikes else None
     codes = codes_of(jnp.float32(x), None, 4) if spikes else None
 
-    @functools.partial(jax.jit, compiler_options={"xla_allow_excess_precision": False})
     def run(x, w, scale):
         product = lambda *a: scaled_convolution(*a, geometry, dtype, dtype, whole, dtype, codes)  # noqa: E731
         y, vjp = jax.vjp(product, x, w, scale)
         return y, *vjp(jnp.asarray(np.random.default_rng(1).standard_normal(y.shape), y.dtype))
 
+    run = lowered_for(platform, run, AS_WRITTEN)
     return run(*(jnp.asarray(a, real) for a in (x, w, scale)))
 
 
@@ -66,9 +65,8 @@ def product_and_gradients(case, dtype, *, spikes: bool):
 @pytest.mark.parametrize("case", PRODUCTS.values(), ids=PRODUCTS.keys())
 def test_each_rounding_of_a_product_is_accounted_for(case, spikes):
     with jax.enable_x64(True):
-        exact = product_and_gradients(case, jnp.float64, spikes=spikes)
-    with lowering.as_on("cuda"):
-        found = product_and_gradients(case, jnp.bfloat16, spikes=spikes)
+        exact = product_and_gradients(case, jnp.float64, spikes=spikes, platform="cpu")
+    found = product_and_gradients(case, jnp.bfloat16, spikes=spikes, platform="cuda")
     y, dx, dw, scale = map(error, found, exact)
     *_, geometry, of_y, of_dw = case
     expected_y = 0 if spikes else PER_ROUNDING * np.sqrt(1 + of_y)
@@ -85,7 +83,7 @@ def test_each_rounding_of_a_product_is_accounted_for(case, spikes):
     assert scale <= 2 * expected_dw
 
 
-def net_gradients(dtype, real):
+def net_gradients(dtype, real, platform: str):
     """All gradients of a small network that multiplies as the float twin does, so that nothing jumps."""
     model = tiny_net(dtype=dtype, param_dtype=real, neuron="relu", bits=32, attention="softmax")
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, real), draw_variables(model))
@@ -96,7 +94,7 @@ def net_gradients(dtype, real):
         y, _ = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
         return jnp.mean((y - target) ** 2)
 
-    gradient = jax.jit(jax.grad(loss), compiler_options={"xla_allow_excess_precision": False})
+    gradient = lowered_for(platform, jax.grad(loss), AS_WRITTEN)
     leaves = jax.tree.leaves(gradient(variables["params"]))
     return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
 
@@ -108,11 +106,9 @@ def test_rounded_results_cost_a_network_little_beside_rounded_operands():
     Off by 0.51 and 0.52 of the gradient here: with 8 to 24 channels and 8 images many a ReLU turns.
     """
     with jax.enable_x64(True):
-        exact = net_gradients(jnp.float64, jnp.float64)
-    with lowering.as_on("tpu"):
-        operands = error(net_gradients(jnp.bfloat16, jnp.float32), exact)
-    with lowering.as_on("cuda"):
-        results = error(net_gradients(jnp.bfloat16, jnp.float32), exact)
+        exact = net_gradients(jnp.float64, jnp.float64, "cpu")
+    operands = error(net_gradients(jnp.bfloat16, jnp.float32, "tpu"), exact)
+    results = error(net_gradients(jnp.bfloat16, jnp.float32, "cuda"), exact)
     assert results < np.sqrt(2) * operands
 
 
@@ -127,6 +123,5 @@ def test_a_membrane_that_is_no_number_is_seen_in_the_gradients():
         y, _ = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
         return jnp.sum(y)
 
-    with lowering.as_on("cuda"):
-        gradients = jax.jit(jax.grad(loss))(variables["params"])
+    gradients = lowered_for("cuda", jax.grad(loss))(variables["params"])
     assert not np.isfinite(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradients)))

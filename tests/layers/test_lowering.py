@@ -1,5 +1,7 @@
 """Every way of lowering a convolution against a plain loop over taps in NumPy, and exactness as equality."""
 
+import functools
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from qsdt_jax.core.exact import Whole
 from qsdt_jax.layers import lowering
 from qsdt_jax.layers.lowering import ConvGeometry, gpu, xla
+from tests.platforms import lowered_for
 
 # (images, height, width, inputs, outputs, kernel size, geometry); odd and non-square sizes, unused last rows.
 CASES = {
@@ -187,8 +190,12 @@ def multiply(counts, kernel, geometry, operand):
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_integer_products_are_equal_in_every_operand_type(product, operand, platform):
     counts, kernel, geometry = spikes_and_weights(product)
-    with lowering.as_on(platform):
-        y = multiply(counts, kernel, geometry, operand)
+    product = functools.partial(
+        lowering.convolve, geometry=geometry, dtype=jnp.float32, whole=Whole(left=4, right=8)
+    )
+    y = lowered_for(platform, product)(
+        jnp.asarray(counts).astype(operand), jnp.asarray(kernel).astype(operand)
+    )
     assert y.dtype == np.float32
     assert np.array_equal(y, reference(counts, kernel, geometry))
 
@@ -278,8 +285,8 @@ def test_sums_of_counts_are_exact_at_and_beyond_what_float32_holds(platform, ter
     kernel[..., 1] = rng.integers(-128, -126, kernel.shape[:3])
     expected = reference(counts, kernel, ConvGeometry())
     assert np.abs(expected).max() == reachable
-    with lowering.as_on(platform):
-        y = lowering.convolve(jnp.float32(counts), jnp.float32(kernel), ConvGeometry(), jnp.float32, whole)
+    product = functools.partial(lowering.convolve, geometry=ConvGeometry(), dtype=jnp.float32, whole=whole)
+    y = lowered_for(platform, product)(jnp.float32(counts), jnp.float32(kernel))
     assert y.dtype == jnp.float32 and np.array_equal(y, expected.astype(np.float32))
 
 
@@ -293,7 +300,8 @@ def test_counts_beyond_a_byte_are_exact(platform, size):
     counts[1] = 300 - counts[1] % 2  # Two times 128 and 44 or 43.
     expected = reference(counts, kernel, ConvGeometry())
     assert expected.min() > 2**24 and np.any(expected % 2)
-    operands = (jnp.float32(counts), jnp.float32(kernel), ConvGeometry(), jnp.float32)
-    with lowering.as_on(platform):
-        y = lowering.convolve(*operands, Whole(left=300, right=128))
+    product = functools.partial(
+        lowering.convolve, geometry=ConvGeometry(), dtype=jnp.float32, whole=Whole(left=300, right=128)
+    )
+    y = lowered_for(platform, product)(jnp.float32(counts), jnp.float32(kernel))
     assert np.array_equal(y, expected.astype(np.float32))

@@ -2,19 +2,19 @@
 
 A convolution and its two gradients, and the attention of spike counts, as plain functions on arrays (NHWC
 images, HWIO kernels). None of them knows of quantisation. `dispatch` and `attention` are the doors; `cpu`,
-`gpu` and `xla` (the one operation that others take) hold the ways.
+`gpu` and `xla` (the one operation that others take) hold the ways, `kernels` what XLA does not fuse. Which of
+them a program takes is decided when it is lowered (`lax.platform_dependent`), so that one exported for other
+platforms takes theirs.
 """
 
 from qsdt_jax.layers.lowering.attention import count_attention, integer_attention, real_attention
-from qsdt_jax.layers.lowering.dispatch import convolve, input_gradient, weight_gradient
+from qsdt_jax.layers.lowering.dispatch import convolve, convolve_digits, input_gradient, weight_gradient
 from qsdt_jax.layers.lowering.geometry import ConvGeometry
-from qsdt_jax.layers.lowering.platform import as_on, as_on_accelerators
 
 __all__ = [
     "ConvGeometry",
-    "as_on",
-    "as_on_accelerators",
     "convolve",
+    "convolve_digits",
     "count_attention",
     "input_gradient",
     "integer_attention",

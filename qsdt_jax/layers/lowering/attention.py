@@ -7,11 +7,11 @@ of a network say which arithmetic is exact for it (`count_attention`):
     up to 2^31 - 1   int32; the result is rounded to float32 once, as that of the integer form is.
     above            none. float32 rounds; `core.exact.check_sums` refuses that where exactness is asked for.
 
-On GPUs both go through the tensor cores in bfloat16, which holds counts, and k^T v in pieces of 9 bits.
+On GPUs both go through the tensor cores in bfloat16, which holds counts, and k^T v in pieces of 9 bits: in
+one kernel where codes of the counts are known and the shape suits it (`kernels.attention`).
 """
 
 import functools
-import math
 from collections.abc import Sequence
 
 import jax
@@ -19,13 +19,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from qsdt_jax.core.exact import LARGEST_INT32, attention_sum, largest_exact
+from qsdt_jax.core.exact import LARGEST_INT32, attention_sum, is_narrow, largest_exact
 from qsdt_jax.core.spikes import counts_of
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE
-from qsdt_jax.layers.lowering.platform import by_platform
-
-PIECE_BITS = 9
-LARGEST_PIECE = 2 ** (PIECE_BITS - 1)  # With its sign, bfloat16 holds what is not larger.
+from qsdt_jax.layers.lowering.kernels.attention import attention, attention_gradients, can_use_attention
+from qsdt_jax.layers.lowering.pieces import LARGEST_PIECE, PIECE_BITS, pieces_of
 
 
 def count_attention(
@@ -61,14 +59,28 @@ def count_attention(
 
     if largest > largest_exact(dtype):
         return whole(q, k, v)
-    return by_platform(q, k, v, cuda=whole, default=real)
+    bytes_of_each = _in_bytes(codes)
+    if bytes_of_each is None or not can_use_attention(q.shape, heads, levels):
+        return lax.platform_dependent(q, k, v, cuda=whole, default=real)
+
+    def in_one_kernel(counts, codes):
+        return attention(*codes, heads=heads, levels=levels)
+
+    def plain(counts, codes):
+        return real(*counts)
+
+    return lax.platform_dependent((q, k, v), bytes_of_each, cuda=in_one_kernel, default=plain)
+
+
+def _in_bytes(codes: Sequence[jax.Array | None] | None) -> tuple[jax.Array, ...] | None:
+    """The codes of q, k and v, if they are known and bytes."""
+    known = tuple(x for x in codes or () if x is not None and x.dtype == jnp.int8)
+    return known if len(known) == 3 else None
 
 
 def _forward(q, k, v, heads, levels, gradient_dtype, codes):
     y = count_attention(q, k, v, heads, levels, gradient_dtype, codes)
-    narrow = jnp.dtype(gradient_dtype).itemsize < 4
-    bytes_of_each = [x for x in codes or () if x is not None and x.dtype == jnp.int8]
-    return y, tuple(bytes_of_each) if narrow and len(bytes_of_each) == 3 else (q, k, v)
+    return y, (is_narrow(gradient_dtype) and _in_bytes(codes)) or (q, k, v)
 
 
 def _backward(heads, levels, gradient_dtype, residuals, dy):
@@ -80,20 +92,19 @@ def _backward(heads, levels, gradient_dtype, residuals, dy):
     a narrow type dy, M and dL/dM are rounded to it, and sums are float32.
     """
     (q, k, v), real = residuals, dy.dtype
-    if jnp.dtype(gradient_dtype).itemsize >= 4:
+    if not is_narrow(gradient_dtype):
         return *_gradients(q, k, v, dy, heads, real, real), None
-    integer = jnp.issubdtype(q.dtype, jnp.integer)
-    q, k, v = (counts_of(x, gradient_dtype) if integer else x.astype(gradient_dtype) for x in residuals)
-    gradients = functools.partial(_gradients, heads=heads, rounded=gradient_dtype)
+    codes = jnp.issubdtype(q.dtype, jnp.integer)
+
+    def gradients(q, k, v, dy, operand):
+        q, k, v = (counts_of(x, gradient_dtype) if codes else x.astype(gradient_dtype) for x in (q, k, v))
+        return _gradients(q, k, v, dy, heads, gradient_dtype, operand)
+
+    on_gpu = functools.partial(gradients, operand=gradient_dtype)
+    if codes and gradient_dtype == jnp.bfloat16 and can_use_attention(q.shape, heads, levels):
+        on_gpu = functools.partial(attention_gradients, heads=heads)
     wide = functools.partial(gradients, operand=real)
-    grads = by_platform(
-        q,
-        k,
-        v,
-        dy.astype(gradient_dtype),
-        cuda=functools.partial(gradients, operand=gradient_dtype),
-        default=wide,
-    )
+    grads = lax.platform_dependent(q, k, v, dy.astype(gradient_dtype), cuda=on_gpu, default=wide)
     return *(grad.astype(real) for grad in grads), None
 
 
@@ -152,7 +163,7 @@ def integer_attention(
     exact = largest_exact(jnp.float32)
     if levels <= LARGEST_PIECE and max(tokens * levels**2, width * levels * LARGEST_PIECE) <= exact:
         on_gpu = functools.partial(_on_tensor_cores, heads=heads, levels=levels)
-    return by_platform(q, k, v, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
+    return lax.platform_dependent(q, k, v, cuda=on_gpu, rocm=on_gpu, default=elsewhere)
 
 
 def _in_int32(q: jax.Array, k: jax.Array, v: jax.Array, heads: int, operand: DTypeLike) -> jax.Array:
@@ -170,18 +181,8 @@ def _on_tensor_cores(q: jax.Array, k: jax.Array, v: jax.Array, heads: int, level
     n, tokens, channels = q.shape
     q, k, v = (x.astype(jnp.bfloat16).reshape(n, tokens, heads, -1) for x in (q, k, v))
     kv = jnp.einsum("nlhc,nlhd->nhcd", k, v, preferred_element_type=jnp.float32)
-    pieces = jnp.stack(_pieces(kv, tokens * levels**2), axis=-2).astype(jnp.bfloat16)
+    pieces = jnp.stack(pieces_of(kv, tokens * levels**2), axis=-2).astype(jnp.bfloat16)
     sums = jnp.einsum("nlhc,nhcpd->nlhpd", q, pieces, preferred_element_type=jnp.float32).astype(jnp.int32)
     places = 2 ** (PIECE_BITS * jnp.arange(pieces.shape[-2], dtype=jnp.int32))
     y = jnp.sum(sums * places[:, None], axis=-2, dtype=jnp.int32)
     return y.reshape(n, tokens, channels)
-
-
-def _pieces(x: jax.Array, largest: int) -> list[jax.Array]:
-    """Whole numbers x = sum of pieces[i] * 2^(9 i), each piece at most 2^8 in size."""
-    pieces, base = [], 2**PIECE_BITS
-    while largest > LARGEST_PIECE:
-        high = jnp.round(x / base)
-        pieces.append(x - high * base)
-        x, largest = high, math.ceil(largest / base)
-    return [*pieces, x]

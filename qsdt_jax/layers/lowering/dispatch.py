@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from qsdt_jax.core.exact import LARGEST_FLOAT32, LARGEST_INT32, Whole, largest_exact
+from qsdt_jax.core.exact import LARGEST_FLOAT32, LARGEST_INT32, Digits, Whole, largest_exact
 from qsdt_jax.core.spikes import counts_of
 from qsdt_jax.layers.lowering import cpu, gpu, xla
 from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE, in_bytes, joined
-from qsdt_jax.layers.lowering.geometry import ConvGeometry
-from qsdt_jax.layers.lowering.platform import by_platform
+from qsdt_jax.layers.lowering.geometry import ConvGeometry, is_pointwise
+from qsdt_jax.layers.lowering.kernels.digits import can_use_digits, digit_product
 
 INT8 = Whole(left=128, right=128)
 # What a product of default precision multiplies exactly on any accelerator: bfloat16 has 8 bits.
@@ -85,7 +85,43 @@ def convolve(
     def elsewhere(x, kernel):
         return xla.convolve(x, kernel, geometry, accumulate, precision).astype(dtype)
 
-    return by_platform(x, kernel, cpu=on_cpu, cuda=on_cuda, rocm=on_rocm, default=elsewhere)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, cuda=on_cuda, rocm=on_rocm, default=elsewhere)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def convolve_digits(
+    x: jax.Array, digits: Digits, kernel: jax.Array, geometry: ConvGeometry, right: int, portable: bool
+) -> jax.Array:
+    """Convolution of real x (N, H, W, I), whose digits are given, with whole numbers, the same in any order.
+
+    Args:
+      x: float32 or float64.
+      digits: of x, with a unit for each image.
+      kernel: (kh, kw, I / groups, O) whole numbers up to `right`, in x's dtype.
+      geometry: stride, padding, groups.
+      right: see `Whole`.
+      portable: whether it is for programs that are exported, without kernels of this project.
+
+    Returns:
+      (N, H', W', O) in x's dtype.
+    """
+    whole = Whole(left=int(digits.base) // 2, right=right)
+
+    def elsewhere(x, digits, kernel):
+        return digits.joined([convolve(d, kernel, geometry, x.dtype, whole) for d in digits.digits])
+
+    def on_cuda(x, digits, kernel):
+        pixels = x[:, :: geometry.stride, :: geometry.stride]
+        n, height, width, channels = pixels.shape
+        rows, unit = pixels.reshape(n, -1, channels), digits.unit.reshape(n, 1)
+        matrix = kernel[0, 0].astype(jnp.int8)
+        y = digit_product(rows, unit, matrix, len(digits.digits), digits.base)
+        return y.reshape(n, height, width, -1)
+
+    pointwise = is_pointwise(kernel.shape, geometry) and not portable
+    if pointwise and can_use_digits(x.dtype, x.shape[-1], digits.base):
+        return lax.platform_dependent(x, digits, kernel, cuda=on_cuda, default=elsewhere)
+    return elsewhere(x, digits, kernel)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -106,7 +142,7 @@ def input_gradient(
     def elsewhere(dy, kernel):
         return xla.input_gradient(dy, kernel, x_shape, geometry, dtype)
 
-    return by_platform(dy, kernel, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
+    return lax.platform_dependent(dy, kernel, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -133,7 +169,7 @@ def weight_gradient(
         x = _operand(x, dy.dtype)
         return xla.weight_gradient(x, dy, kernel_shape, geometry, dtype)
 
-    return by_platform(x, dy, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
+    return lax.platform_dependent(x, dy, cpu=on_cpu, cuda=on_cuda, default=elsewhere)
 
 
 def _in_int32(x: jax.Array, kernel: jax.Array, geometry: ConvGeometry, whole: Whole) -> jax.Array:

@@ -31,8 +31,11 @@ range for such results without a loss scale; its products stay what XLA makes of
 Whole numbers go as int8 whatever operand type is asked for. Beyond 127 they go as several int8 pieces, or up
 to 2048, which are the digits of exact evaluation, as float16 into matrix products and shifted sums. float8 is
 no way for them: Hopper adds up its products with about 14 bits. In float32 programs they go as int8 too: they
-are the same numbers there. XLA multiplies the real products of float32 programs as TF32 (11 bits) by default,
-which `jax_default_matmul_precision` changes. float64 stays float64.
+are the same numbers there. Where images have fewer pixels than a dense kernel, as in the last stage of the
+digits, XLA swaps image and kernel and multiplies both as float32, which is exact too, and moves little.
+
+XLA multiplies the real products of float32 programs as TF32 (11 bits) by default, which
+`jax_default_matmul_precision` changes. float64 stays float64.
 
 A NaN that is cast to int8 becomes some count, so the loss may stay finite. The membrane that it came from
 makes the gradients NaN in the same step, and the training loop looks at these too.
