@@ -190,7 +190,7 @@ def _config_file(name: str) -> str:
     """FILE.py[:ARGUMENT]; where there is no such file this project's, which "digits" names as well."""
     file, colon, argument = expanded(name).partition(":")
     given = Path(file)
-    if not given.exists():
+    if not given.is_file():  # A folder of that name is no configuration.
         parts = given.parts[1:] if given.parts[:1] == ("configs",) else given.parts
         ours = Path(configs.__path__[0]).joinpath(*parts).with_suffix(".py")
         file = str(ours) if ours.is_file() else file

@@ -13,7 +13,7 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.processes.preemption import POLL_SECONDS, Preemption
 from qsdt_jax.progress import tell
 
-PROGRAM = [sys.executable, "-m", "launch"]
+PROGRAM = [sys.executable, "-m", "qsdt_jax.command"]  # It finds `launch` in a checkout and in a wheel.
 # Counted in a process of its own: to look at an accelerator is to take hold of it.
 COUNT = """
 import sys, jax
@@ -28,7 +28,7 @@ print(jax.local_device_count() if jax.default_backend() != "cpu" else 0)
 
 
 def run_together(count: int, arguments: Sequence[str], logs: Path) -> None:
-    """Runs `python -m launch ARGUMENTS` in several processes and waits for all of them.
+    """Runs `launch ARGUMENTS` in several processes and waits for all of them.
 
     SIGTERM and SIGINT are passed on; then those who receive them save and leave.
 

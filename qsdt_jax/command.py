@@ -1,4 +1,4 @@
-"""The console script `qsdt`: `python -m launch`, wherever it is called."""
+"""The console script `qsdt`, or `python -m qsdt_jax.command`: `python -m launch`, wherever it is called."""
 
 import runpy
 import sys
@@ -12,3 +12,7 @@ def main() -> None:
     """Runs the words of the command line; ends the process."""
     sys.path.insert(0, str(IN_WHEEL if IN_WHEEL.is_dir() else HERE.parent))
     runpy.run_module("launch", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

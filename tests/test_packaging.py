@@ -14,6 +14,7 @@ import pytest
 
 import qsdt_jax
 from launch.surroundings import EXTRAS
+from launch.workers import PROGRAM
 from tests.assemble.conftest import CONFIG
 from tests.launch.tiny import draw_variables, write_pth
 
@@ -47,7 +48,7 @@ def test_errors_name_the_extra_that_brings_a_package():
     extras = {
         module: extra
         for extra, requirements in PROJECT["optional-dependencies"].items()
-        if extra != "gpu-compile"
+        if extra not in ("gpu-compile", "docs")  # Which nothing here imports.
         for module in modules_of(requirements)
     }
     assert extras == EXTRAS
@@ -136,6 +137,7 @@ def test_it_works_where_nothing_else_is_installed(built, tmp_path):
     checkpoint = write_pth(tmp_path / "net.pth", draw_variables(CONFIG, 1))
     run(venv / "bin/python", "-c", LIBRARY, checkpoint, **alone)
     assert "inspect" in run(venv / "bin/qsdt", "--help", **alone)
+    assert "inspect" in run(venv / "bin/python", *PROGRAM[1:], "--help", **alone)  # Workers of a study.
     told = run(venv / "bin/qsdt", "inspect", "--config", "digits", **alone)
     assert "parameters" in told
     refused = subprocess.run(

@@ -139,6 +139,9 @@ def test_configs_of_this_project_are_known_by_their_names_anywhere(name, tmp_pat
     file, colon, argument = _with_path(f"--config={name}", "").removeprefix("--config=").partition(":")
     assert Path(file).is_relative_to(ROOT / "configs") and Path(file).is_file()
     assert colon + argument == name.removeprefix(name.partition(":")[0])
+    (tmp_path / "digits").mkdir()  # Of data, for one.
+    assert _with_path("digits", "--config") == str(ROOT / "configs" / "digits.py")
+    (tmp_path / "digits").rmdir()
     own = tmp_path / name.partition(":")[0]
     own.parent.mkdir(exist_ok=True)
     own.write_text("")

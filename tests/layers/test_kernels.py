@@ -141,7 +141,9 @@ class Gpu:
         self.compute_capability = capability
 
 
-@pytest.mark.parametrize(("capability", "there"), [("7.5", False), ("8.0", True), ("12.0", True)])
+@pytest.mark.parametrize(
+    ("capability", "there"), [("7.5", False), ("8.0", True), ("12.0", True), ("gfx942", True)]
+)
 def test_old_gpus_have_no_kernels(fresh, monkeypatch, capability, there):
     monkeypatch.setattr(jax, "local_devices", lambda: [Gpu("9.0"), Gpu(capability)])
     assert available.kernels_available() is there
@@ -154,8 +156,52 @@ def test_the_environment_can_leave_all_to_xla(fresh, monkeypatch):
     assert not can_use_digits(jnp.float32, 16, 2.0**12)
 
 
+def test_kernels_under_vmap_are_those_of_each():
+    """Of images of their own, of common ones, of matrices of their own, and of one vmap in another."""
+    q, k, v = draw((6, 9, 2, 16), 4, seed=5)[1].reshape(3, 3, 2, 9, 32)
+
+    def gradients(q, v):
+        return attention_gradients(q, k[0], v, v.astype(jnp.bfloat16), 2, interpret=INTERPRET)
+
+    expected = jax.lax.map(lambda of: gradients(*of), (q, v))
+    for found, each in zip(jax.vmap(gradients)(q, v), expected, strict=True):
+        np.testing.assert_array_equal(found, each)
+
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, 2, 9, 32)), jnp.float32)
+    w = jnp.asarray(rng.integers(-8, 8, (2, 32, 16)), jnp.int8)
+    unit = jnp.full((2, 1), 2.0**-20)
+    product = lambda x, w: digit_product(x, unit, w, 2, 2.0**12, interpret=INTERPRET)  # noqa: E731
+    found = jax.vmap(jax.vmap(product, (0, None)), (None, 0))(x, w)
+    np.testing.assert_array_equal(found, jax.lax.map(lambda w: jax.lax.map(lambda x: product(x, w), x), w))
+
+
 def lowered_for_cuda(function, *arguments) -> str:
     return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize("spread", [jax.vmap, "shard_map"])
+def test_layers_with_kernels_under_vmap_and_shard_map(spread):
+    """On every platform: all ways of a product are traced, whichever is taken."""
+    if spread == "shard_map":
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+        spec = jax.sharding.PartitionSpec("data")
+        spread = functools.partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec)
+    codes = jax.ShapeDtypeStruct((2, 9, 32), jnp.int8)
+    x = jax.ShapeDtypeStruct((2, 9, 32), jnp.float32)
+
+    def attend(codes, x):
+        codes, x = [codes.reshape(-1, 9, 32)] * 3, x.reshape(-1, 9, 32)
+        y, vjp = jax.vjp(lambda *qkv: lowering.count_attention(*qkv, 2, 4, jnp.bfloat16, codes), x, x, x)
+        return y, vjp(y)
+
+    def convolve(x):
+        return exact_convolution(x.reshape(-1, 3, 3, 32), jnp.ones((1, 1, 32, 16)), ConvGeometry(), 4)
+
+    for function, arguments in ((attend, (codes, x)), (convolve, (x,))):
+        kernels = lowered_for_cuda(function, *arguments).count("triton")
+        assert kernels and lowered_for_cuda(spread(function), *arguments).count("triton") == kernels
+        jax.eval_shape(spread(function), *arguments)
 
 
 @pytest.mark.parametrize(("tokens", "kernels"), [(196, 2), (4200, 0)])

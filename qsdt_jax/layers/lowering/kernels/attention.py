@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 from qsdt_jax.core.exact import attention_sum, largest_exact
 from qsdt_jax.core.spikes import counts_of
 from qsdt_jax.layers.lowering.kernels.available import kernels_available
-from qsdt_jax.layers.lowering.kernels.spread import by_images
+from qsdt_jax.layers.lowering.kernels.spread import by_images, result_of
 from qsdt_jax.layers.lowering.pieces import PIECE_BITS, pieces_of
 
 TOKENS = 64  # Rows of a block.
@@ -93,7 +93,7 @@ def _by_heads(
     part = pl.BlockSpec((None, pl.cdiv(tokens, TOKENS) * TOKENS, None, width), lambda n, h: (n, 0, h, 0))
     results = pl.pallas_call(
         functools.partial(kernel, tokens=tokens, width=shape[3]),
-        out_shape=[jax.ShapeDtypeStruct(shape, dtype) for dtype in dtypes],
+        out_shape=[result_of(operands[0], shape, dtype) for dtype in dtypes],
         grid=(n, heads),
         in_specs=[part] * len(operands),
         out_specs=[part] * len(dtypes),

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 
 import jax
 
@@ -17,6 +18,7 @@ def kernels_available() -> bool:
     if os.environ.get("QSDT_KERNELS", "1") == "0":
         return False
     gpus = [device for device in jax.local_devices() if device.platform == "gpu"]
-    return all(
-        float(getattr(gpu, "compute_capability", LEAST_CAPABILITY)) >= LEAST_CAPABILITY for gpu in gpus
-    )
+    capabilities = [str(getattr(gpu, "compute_capability", "")) for gpu in gpus]
+    # AMD has names in their place, "gfx942", and programs that hold no kernel in any case.
+    numbers = [float(capability) for capability in capabilities if re.fullmatch(r"\d+\.\d+", capability)]
+    return all(number >= LEAST_CAPABILITY for number in numbers)

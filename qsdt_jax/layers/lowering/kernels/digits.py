@@ -19,7 +19,7 @@ from jax.experimental.pallas import triton
 from jax.typing import DTypeLike
 
 from qsdt_jax.layers.lowering.kernels.available import kernels_available
-from qsdt_jax.layers.lowering.kernels.spread import by_images
+from qsdt_jax.layers.lowering.kernels.spread import by_images, result_of
 
 ROWS, COLUMNS, TERMS = 64, 64, 32  # A block of the result, and of the terms of its sums.
 FEWEST_CHANNELS = 16
@@ -57,7 +57,7 @@ def digit_product(
         kernel = functools.partial(_product, shape=(rows, terms, columns), count=count, base=base)
         return pl.pallas_call(
             kernel,
-            out_shape=jax.ShapeDtypeStruct((n, rows, columns), x.dtype),
+            out_shape=result_of(x, (n, rows, columns), x.dtype),
             grid=(n, pl.cdiv(rows, ROWS), pl.cdiv(columns, COLUMNS)),
             in_specs=[
                 pl.BlockSpec((None, ROWS, width), lambda n, i, j: (n, i, 0)),
