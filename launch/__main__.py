@@ -6,6 +6,7 @@ Verbs
   predict       image files -> classes with probabilities, and a sheet of pictures
   export        a trained network -> one file to deploy, or a program that runs without this project
   energy        firing rates, operations and energy under several conventions, as table and report
+  verify        somebody's checkpoint -> which network it is, whether its binary form is it, rates, energy
   merge         what merging RepConv and SepConv does to bits, size, operations and accuracy
   information   entropy, mutual information and bimodality of q, k, v, and spikes an image, of a checkpoint
   inspect       parameters, shapes, operations and memory of a config, without training
@@ -31,6 +32,7 @@ VERBS = {
     "predict": "launch.predict",
     "export": "launch.export",
     "energy": "launch.energy",
+    "verify": "launch.verify",
     "merge": "launch.merge",
     "information": "launch.information",
     "inspect": "launch.inspect",
@@ -52,7 +54,8 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
       begin: called when all is imported and the flags are read.
 
     Returns:
-      The exit status: 0, 2 for a mistake of the user's or of the machine, 130 after Ctrl-C.
+      The exit status: 0, 1 where `verify` found that something differs, 2 for a mistake of the user's or of
+      the machine, 130 after Ctrl-C.
     """
     verb, rest = "train", arguments
     if rest and not rest[0].startswith("-"):
@@ -66,6 +69,7 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
     from qsdt_jax.processes.preemption import Preempted
     from qsdt_jax.progress import tell
 
+    status = 0
     try:
         if not arguments or arguments[0] in ("--help", "-h"):
             print(__doc__, flush=True)
@@ -75,7 +79,7 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
 
         if parse(verb, module.__doc__ or "", rest):
             begin()
-            module.main()
+            status = module.main() or 0
         sys.stdout.flush()
     except UserError as error:
         return _refuse(str(error))
@@ -92,7 +96,7 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
         if (line := explained(error)) is None:
             raise
         return _refuse(line)
-    return 0
+    return status
 
 
 def run() -> int:

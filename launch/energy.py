@@ -13,11 +13,14 @@ from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from ml_collections import ConfigDict
 
+    from qsdt_jax.assemble.trained import Trained
     from qsdt_jax.data.classes import Classes
     from qsdt_jax.deploy.bundle import Bundle
     from qsdt_jax.energy.report import Report
+    from qsdt_jax.energy.unfolded import Unfolded
     from qsdt_jax.metric import Metric
     from qsdt_jax.tasks.task import Scorer
 
@@ -52,12 +55,13 @@ def main() -> None:
         neurons_table,
         verdicts,
     )
+    from qsdt_jax.energy.unfolded import Unfolded
     from qsdt_jax.files import write_atomically
 
     _check_flags()
     name, bundle_made, config, classes, scorer = _network()
     split = Split(config, SPLIT.value, classes, IMAGES.value)
-    bundle = bundle_made()  # Now, because folding takes seconds.
+    network = bundle_made()  # Now, because folding takes seconds.
     folder = Path(WORKDIR.value) if WORKDIR.value else Path(BUNDLE.value or "").parent
     out = Path(OUT.value or folder / "energy")
     try:
@@ -65,16 +69,19 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
-    settings = bundle.settings
+    if isinstance(network, Unfolded):
+        program, settings = network, None
+    else:
+        program, settings = network.program, network.settings
     batches = split.batches("measured")
-    activity = measure_activity(bundle.program, batches, scorer, truth=split.truth(), settings=settings)
-    report = make_report(bundle.program, bundle.image_size, activity, settings)
-    facts = _facts(name, bundle, report, scorer.metrics[0])
+    activity = measure_activity(program, batches, scorer, truth=split.truth(), settings=settings)
+    report = make_report(program, network.image_size, activity, settings)
+    facts = _facts(name, network, report, scorer.metrics[0])
     print("\n".join([*facts, "", console_table(report), "", *verdicts(report)]))
     write_atomically(out / "energy.csv", csv_table(report))
     write_atomically(out / "levels.csv", levels_table(report))
     write_atomically(out / "neurons.csv", neurons_table(report))
-    _draw(out, name, facts, bundle, report, next(split.batches("measured")))
+    _draw(out, name, facts, network, report, next(split.batches("measured")))
     print(f"{out}: energy.csv (layers), levels.csv, neurons.csv, energy.html and its pictures as PNG")
 
 
@@ -94,17 +101,17 @@ def _check_flags() -> None:
         raise UserError("--step and --ema choose from a --workdir; a bundle holds one network")
 
 
-def _network() -> "tuple[str, Callable[[], Bundle], ConfigDict, Classes, Scorer]":
+def _network() -> "tuple[str, Callable[[], Bundle | Unfolded], ConfigDict, Classes, Scorer]":
     """What the flags name: title of the network and what makes its bundle; configuration, classes and scores
     of its data."""
-    from qsdt_jax.assemble.deployed import bundle_of, load_deployed, with_inputs_of
+    from qsdt_jax.assemble.deployed import load_deployed, with_inputs_of
     from qsdt_jax.assemble.examples import ANNOTATED, OBJECTS
     from qsdt_jax.assemble.tasks import task_factory
     from qsdt_jax.assemble.trained import load_trained, stored_config
 
     if BUNDLE.value is None:
         trained = load_trained(WORKDIR.value or "", step=STEP.value, ema=EMA.value)
-        bundle_made = functools.partial(bundle_of, trained)
+        bundle_made = functools.partial(_folded, trained)
         return trained.title, bundle_made, trained.config, trained.require_classes(), trained.task
     deployed = load_deployed(BUNDLE.value)
     config = stored_config(WORKDIR.value) if WORKDIR.value else CONFIG.value
@@ -123,15 +130,35 @@ def _network() -> "tuple[str, Callable[[], Bundle], ConfigDict, Classes, Scorer]
     return BUNDLE.value, lambda: deployed.bundle, config, deployed.classes, scorer
 
 
-def _facts(name: str, bundle: "Bundle", report: "Report", metric: "Metric") -> list[str]:
+def _folded(trained: "Trained") -> "Bundle | Unfolded":
+    """The bundle of a workdir, or the network itself if it spikes and cannot be folded; this is told."""
+    from qsdt_jax.assemble.deployed import bundle_of
+    from qsdt_jax.energy.unfolded import Unfolded, is_spiking
+    from qsdt_jax.progress import tell
+
+    try:
+        return bundle_of(trained)
+    except UserError as error:
+        if not is_spiking(trained.task.model):
+            raise
+        tell(f"measured as it is trained: {error}")
+    height, width = trained.config.data.image_size
+    return Unfolded(model=trained.task.model, variables=trained.variables, image_size=(height, width))
+
+
+def _facts(name: str, network: "Bundle | Unfolded", report: "Report", metric: "Metric") -> list[str]:
     from qsdt_jax.deploy.bundle import bundle_bytes
     from qsdt_jax.energy.report import GIGA
+    from qsdt_jax.energy.unfolded import Unfolded
     from qsdt_jax.workdir.provenance import provenance
 
-    activity = report.activity
-    sizes, (height, width) = bundle_bytes(bundle), bundle.image_size
-    parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
-    floats = 4 * sum(layer.weights.size for layer in bundle.program.layers)
+    activity, (height, width) = report.activity, network.image_size
+    floats = f"the weights in float32: {4 * sum(row.layer.weights for row in report.layers):,}"
+    stored = f"measured as it is trained, because it cannot be folded; bytes of {floats}"
+    if not isinstance(network, Unfolded):
+        sizes = bundle_bytes(network)
+        parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
+        stored = f"{sum(sizes.values()):,} bytes as a bundle ({parts}); {floats}"
     return [
         f"{name}: {'/'.join(map(str, report.bits))}-bit weights, D = {report.levels}, T = {report.timesteps}",
         f"{activity.images:,} images of the {SPLIT.value} split, "
@@ -139,17 +166,17 @@ def _facts(name: str, bundle: "Bundle", report: "Report", metric: "Metric") -> l
         f"{report.macs / GIGA:.4g} GMACs for an image of {height}x{width} pixels, as spikes "
         f"{report.additions / GIGA:.4g} G additions and "
         f"{report.multiplications / GIGA:.4g} G multiply-accumulates of real values",
-        *_regions(bundle),
-        f"{sum(sizes.values()):,} bytes as a bundle ({parts}); the weights in float32: {floats:,}",
+        *_regions(network),
+        stored,
         f"commit {provenance()['commit']}",
     ]
 
 
-def _regions(bundle: "Bundle") -> list[str]:
+def _regions(network: "Bundle | Unfolded") -> list[str]:
     """Of a detector, what is counted of its heads, and what is not."""
-    if bundle.settings is None:
+    settings = getattr(network, "settings", None)
+    if settings is None:
         return []
-    settings = bundle.settings
     return [
         f"the heads are counted for {settings.proposals[1]:,} regions (box head) and "
         f"{settings.detections:,} (mask head) of an image, each with the counts of those in use; "
@@ -157,7 +184,34 @@ def _regions(bundle: "Bundle") -> list[str]:
     ]
 
 
-def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Report", batch: Any) -> None:
+def _draw(
+    out: Path, name: str, facts: list[str], network: "Bundle | Unfolded", report: "Report", batch: Any
+) -> None:
+    from qsdt_jax.energy import conventions, plots
+    from qsdt_jax.energy.page import page
+    from qsdt_jax.energy.unfolded import Unfolded
+    from qsdt_jax.files import write_atomically
+
+    figures = {
+        "totals": ("Energy of an image under each convention", plots.energy_by_convention(report)),
+        "layers": ("Energy by layer", plots.energy_by_layer(report)),
+        "rates": ("Firing rates by depth", plots.firing_rates(report)),
+        "counts": ("Spike counts by depth", plots.count_histograms(report)),
+    }
+    if not isinstance(network, Unfolded):
+        figures |= _pictures_of_bundle(name, network, report, batch)
+    for file, (_, figure) in figures.items():
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=110)
+        write_atomically(out / f"{file}.png", picture.getvalue())
+    text = page(f"Energy of {name}", facts, report, dict(figures.values()), conventions.__doc__ or "")
+    write_atomically(out / "energy.html", text)
+
+
+def _pictures_of_bundle(
+    name: str, bundle: "Bundle", report: "Report", batch: Any
+) -> "dict[str, tuple[str, Figure]]":
+    """Captions and pictures of what the integer form computes for some images."""
     import jax
     import numpy as np
 
@@ -165,10 +219,9 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
     from qsdt_jax.deploy.detector import FoldedDetector
     from qsdt_jax.deploy.integer import IntegerArithmetic
     from qsdt_jax.deploy.interpreter import interpret
-    from qsdt_jax.energy import conventions, plots
-    from qsdt_jax.energy.page import page
-    from qsdt_jax.files import write_atomically
+    from qsdt_jax.energy import plots
 
+    figures = {}
     inputs = [np.asarray(batch[name])[:SHOWN] for name in ("image", "size") if name in batch]
     images = inputs[0]
     # Of a detector the part that sees the image.
@@ -178,12 +231,6 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
             program, *inputs
         )
     )
-    figures = {
-        "totals": ("Energy of an image under each convention", plots.energy_by_convention(report)),
-        "layers": ("Energy by layer", plots.energy_by_layer(report)),
-        "rates": ("Firing rates by depth", plots.firing_rates(report)),
-        "counts": ("Spike counts by depth", plots.count_histograms(report)),
-    }
     if "top1" in report.activity.metrics:  # As the quoted ones have.
         figures["bubbles"] = (
             "Accuracy, energy and size (area). Grey: quoted, on ImageNet-1K, each under its own convention; "
@@ -204,9 +251,4 @@ def _draw(out: Path, name: str, facts: list[str], bundle: "Bundle", report: "Rep
         "Spikes of the first image in the virtual time steps, at the middle pixel",
         plots.spike_rasters(program, values, chosen),
     )
-    for file, (_, figure) in figures.items():
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=110)
-        write_atomically(out / f"{file}.png", picture.getvalue())
-    text = page(f"Energy of {name}", facts, report, dict(figures.values()), conventions.__doc__ or "")
-    write_atomically(out / "energy.html", text)
+    return figures

@@ -10,11 +10,8 @@ from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from qsdt_jax.assemble.split import Split
     from qsdt_jax.assemble.trained import Trained
-    from qsdt_jax.deploy.agreement import Comparison, Form
     from qsdt_jax.deploy.bundle import Bundle
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
@@ -74,66 +71,14 @@ def _verify(trained: "Trained", bundle: "Bundle", file: Path | None, split: "Spl
     Raises:
       UserError: they do not agree.
     """
+    from qsdt_jax.assemble.forms import agreed, forms_of, require_agreement
     from qsdt_jax.deploy import agreement
 
     program = bundle.program
-    forms = _forms(trained, bundle, file)
+    forms = forms_of(trained.task.model, trained.variables, bundle, file)
     found = agreement.compare(forms, split.batches("verified"))
     require_agreement(found, [step.name for step in program.steps])
-    first = found["integer form"]
-    *others, last = (
-        f"{number:,} {name}" for name, number in {"spike counts": first.counts, **first.outputs}.items()
-    )
-    return (
-        f"verified on {split.images:,} images of the test split: {', '.join(forms)} give the same "
-        f"{', '.join(others)} and {last}, bit for bit"
-    )
-
-
-def _forms(trained: "Trained", bundle: "Bundle", file: Path | None) -> "Mapping[str, Form]":
-    """The forms by name, first the one that was trained; of a detector there is no NumPy reader."""
-    from qsdt_jax.assemble.network import require_backbone
-    from qsdt_jax.deploy import agreement, reference
-    from qsdt_jax.deploy.detector import FoldedDetector
-    from qsdt_jax.deploy.integer import IntegerArithmetic
-    from qsdt_jax.deploy.spike_driven import SpikeArithmetic
-    from qsdt_jax.models import MaskRCNN
-
-    program, model = bundle.program, require_backbone(trained.task.model, str(trained.workdir))
-    integers, spikes = IntegerArithmetic(), SpikeArithmetic(program.neuron.levels)
-    if isinstance(program, FoldedDetector):
-        assert bundle.settings is not None and isinstance(model, MaskRCNN)
-        settings = bundle.settings
-        return {
-            "training form": agreement.detector_training_form(model, trained.variables, settings),
-            "integer form": agreement.detector_form(program, integers, settings),
-            "spike-driven form": agreement.detector_form(program, spikes, settings),
-        }
-    assert not isinstance(model, MaskRCNN)
-    forms = {
-        "training form": agreement.training_form(model, trained.variables),
-        "integer form": agreement.deployed_form(program, integers),
-        "spike-driven form": agreement.deployed_form(program, spikes),
-    }
-    if file:
-        forms[f"NumPy reader of {file}"] = agreement.reader_form(reference.read(file))
-    return forms
-
-
-def require_agreement(found: "Mapping[str, Comparison]", order: "Sequence[str]") -> None:
-    """Raises UserError for the first form that differs; names of steps come in the order of the network."""
-    from qsdt_jax.deploy.agreement import CALL
-
-    for name, comparison in found.items():
-        if comparison.differs:
-            neurons, outputs = comparison.different_counts, comparison.different_outputs
-            first = min(neurons, key=lambda neuron: order.index(neuron.partition(CALL)[0]), default=None)
-            where = "" if first is None else f", first in {first}"
-            others = ", ".join(f"{outputs.get(k, 0):,} of {n:,} {k}" for k, n in comparison.outputs.items())
-            raise UserError(
-                f"the {name} differs from the training form in {sum(neurons.values()):,} of "
-                f"{comparison.counts:,} spike counts{where}, and in {others}"
-            )
+    return f"verified on {split.images:,} images of the test split: {agreed(found)}"
 
 
 def _write(file: Path, bundle: "Bundle") -> str:

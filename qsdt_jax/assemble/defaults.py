@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from qsdt_jax import bounds
-from qsdt_jax.assemble.key import Key
+from qsdt_jax.assemble.key import FLOAT32, Key
+from qsdt_jax.assemble.network_keys import DTYPES, NETWORK_KEYS
 from qsdt_jax.assemble.rules import (
     Numbers,
     OneOf,
@@ -32,9 +33,7 @@ from qsdt_jax.assemble.rules import (
     Within,
 )
 
-FLOAT32 = 3.4e38  # About its largest number.
 # Here as plain data, so that reading a config loads no library; tests hold them to the library's own.
-DTYPES = ("float32", "bfloat16", "float64")
 SLICINGS = ("count", "time", "sum")
 
 KEYS: Mapping[str, Key] = {
@@ -52,69 +51,7 @@ KEYS: Mapping[str, Key] = {
         "classification",
         "classification, semantic_segmentation, detection, or your own, MODULE:NAME of a TaskFactory",
     ),
-    "model.channels": Key(
-        (64, 128, 256, 360), "C1..C4, widths of the stages", WholeNumbers(4), limit=bounds.CHANNELS
-    ),
-    "model.depth": Key(8, "transformer blocks, at least 2", limit=bounds.DEPTH),
-    "model.num_heads": Key(8, "attention heads, which divide C3 and C4", limit=bounds.FACTOR),
-    "model.mlp_ratio": Key(4, "widening in conv blocks and MLPs", limit=bounds.FACTOR),
-    "model.bits": Key(4, "of the weights: 1..8, 32 for float"),
-    "model.bits_rules": Key(
-        (),
-        "pairs (regular expression, bits) of layers that differ; the first that matches a whole path counts",
-    ),
-    "model.levels": Key(4, "D, largest spike count", limit=bounds.LEVELS),
-    "model.timesteps": Key(1, "T, time steps", limit=bounds.TIMESTEPS),
-    "model.neuron": Key("ie_lif", "ie_lif, i_lif, lif, quantized_relu; relu is none, for a float twin"),
-    "model.decay": Key(None, "of the membrane per time step, 0..1; None: the neuron's own"),
-    "model.reset": Key("soft", "of the membrane after a spike: soft, hard"),
-    "model.surrogate": Key(
-        "straight_through", "gradient of a spike: straight_through, rectangular, triangle, sigmoid, arctan"
-    ),
-    "model.rectify": Key("bn", "of q, k, v before they fire: bn (published code), norm"),
-    "model.attention": Key("spiking", "spiking, softmax"),
-    "model.attention_scale": Key(0.25, "factor on the attention product", limit=FLOAT32),
-    "model.layer_scale_init": Key(1e-6, "initial layer scale of the transformer blocks", limit=FLOAT32),
-    "model.attention_tokens": Key(
-        0,
-        "tokens of the images that attention_scale is meant for, which is divided by how many times as many "
-        "an image has; 0: one factor for all",
-        limit=bounds.SIDE**2,
-    ),
-    "model.drop_path": Key(
-        0.0, "probability at the last block, rising from 0 at the first", Share(with_one=False)
-    ),
-    "model.distillation_head": Key(False, "a second head for distill.kd, as DeiT; the mean of both answers"),
-    "model.fpn_channels": Key(
-        128, "of segmentation and detection: width of neck and heads", limit=bounds.CHANNELS
-    ),
-    "model.neuron_input_gain": Key(
-        1.0,
-        "of segmentation and detection: factor on the input of every neuron of neck and heads, in detection "
-        "also the inverse on its output; 1/4 with published weights",
-        limit=FLOAT32,
-    ),
-    "model.box_features": Key(1024, "of detection: width of the box head", limit=bounds.CHANNELS),
-    "model.final_neuron": Key(False, "of detection: class and box take spikes, not real values"),
-    "model.anchor_scale": Key(8.0, "of detection: side of a square anchor, in strides", limit=FLOAT32),
-    "model.geometry": Key(
-        "true",
-        "of detection: true; published, where the two coarsest maps have half of the strides that anchors "
-        "and pooling take them for",
-    ),
-    "model.freeze_statistics": Key(
-        False, "training, too, normalises by the running statistics of batch norm and leaves them as they are"
-    ),
-    "model.norm_group": Key(
-        0, "images that share batch-norm statistics; 0 for the whole batch", Within(0), limit=bounds.BATCH
-    ),
-    "model.remat": Key(
-        "none",
-        "what the backward pass computes again: none; blocks, what is inside them; spikes, all but a byte of "
-        "each neuron: less memory, more time",
-    ),
-    "model.exact_evaluation": Key(True, "equal to the deployed network bit for bit, and slower"),
-    "model.dtype": Key("float32", "operands of the products", OneOf(DTYPES)),
+    **NETWORK_KEYS,
     "data.source": Key(
         "digits",
         "digits, folder, tfds, digits_dvs, motion_dvs, ade20k, segfolder, coco, fake; "
@@ -267,6 +204,11 @@ KEYS: Mapping[str, Key] = {
     "loss.label_smoothing": Key(
         0.0, "share of the target that all classes have in common", Share(with_one=False)
     ),
+    "loss.each_step": Key(
+        False,
+        "of a classifier without a teacher: the mean of the losses of all time steps (TET), not the loss of "
+        "the mean of their logits",
+    ),
     "loss.average": Key(
         "all",
         "of segmentation, a mean over all pixels, ignored ones included (published), or over labelled ones",
@@ -303,6 +245,7 @@ KEYS: Mapping[str, Key] = {
         "", "workdir of a network that teaches, or caformer_s18:FILE of timm (also s36, m36, b36)"
     ),
     "distill.dtype": Key("bfloat16", "operands of the teacher's products", OneOf(DTYPES)),
+    "distill.labels": Key(1.0, "weight of the task's own loss beside a teacher", Within(0), limit=FLOAT32),
     "distill.fgd": Key(
         0.0, "weight of the distance between the Gram matrices of q, k and v", Within(0), limit=FLOAT32
     ),
@@ -311,7 +254,10 @@ KEYS: Mapping[str, Key] = {
         "constant", "of that weight: constant, or cosine to 0 at the end", OneOf(("constant", "cosine"))
     ),
     "distill.kd": Key(
-        0.0, "weight of the distance between the logits; 1 is DeiT's alpha 0.5", Within(0), limit=FLOAT32
+        0.0,
+        "weight of the distance between the logits; as large as distill.labels for DeiT's alpha 0.5",
+        Within(0),
+        limit=FLOAT32,
     ),
     "distill.kd_target": Key(
         "soft", "soft: all probabilities of the teacher; hard: its first choice", OneOf(("soft", "hard"))

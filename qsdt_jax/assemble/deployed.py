@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from qsdt_jax.assemble.answers.classes import CLASSES
 from qsdt_jax.assemble.answers.maps import MAPS
 from qsdt_jax.assemble.answers.objects import OBJECTS
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.network import require_backbone
+from qsdt_jax.assemble.network import require_network
+from qsdt_jax.assemble.opened import Network
 from qsdt_jax.assemble.trained import Trained
 from qsdt_jax.data.classes import Classes, numbers
 from qsdt_jax.data.detection import DetectionPreprocess
@@ -31,7 +32,7 @@ from qsdt_jax.detection.inference import Settings, compiled, find_objects
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import MaskRCNN
 from qsdt_jax.tasks.detection import Detection
-from qsdt_jax.tasks.task import Batch
+from qsdt_jax.tasks.task import Batch, Task, Variables
 from qsdt_jax.workdir.provenance import provenance
 
 # In a bundle's origin: whether its class names are known, and not numbers for want of names.
@@ -140,14 +141,44 @@ def bundle_of(trained: Trained) -> Bundle:
       UserError: its weights are float, its sums too large, its outputs no classes, or class and box of a
         detector take real values.
     """
-    config, classes = trained.config, trained.require_classes()
+    return _bundle(
+        config=trained.config,
+        task=trained.task,
+        variables=trained.variables,
+        classes=trained.require_classes(),
+        where=str(trained.workdir),
+        origin={"step": trained.step, "ema": trained.ema},
+    )
+
+
+def bundle_of_network(network: Network) -> Bundle:
+    """The same of a network that was opened, from wherever it comes; raises UserError as `bundle_of`."""
+    return _bundle(
+        config=network.config,
+        task=network.task,
+        variables=network.variables,
+        classes=network.classes,
+        where=network.where,
+        origin=network.origin,
+    )
+
+
+def _bundle(
+    *,
+    config: ml_collections.ConfigDict,
+    task: Task,
+    variables: Variables,
+    classes: Classes,
+    where: str,
+    origin: Mapping[str, Any],
+) -> Bundle:
     preprocess = build_preprocess(config)
     normalization = preprocess.normalization or Normalization((0.0,), (1.0,))  # Frames are taken as they are.
-    model = require_backbone(trained.task.model, str(trained.workdir))
+    model = require_network(task.model, where)
     if isinstance(model, MaskRCNN):
-        program, settings = fold_detector(model, trained.variables), _settings(trained)
+        program, settings = fold_detector(model, variables), _settings(task, where)
     else:
-        program, settings = fold(model, trained.variables), None
+        program, settings = fold(model, variables), None
     check_folded(program, sizes_shown(preprocess.size, preprocess.buckets))
     return Bundle(
         program=program,
@@ -157,22 +188,17 @@ def bundle_of(trained: Trained) -> Bundle:
         mean=normalization.mean,
         std=normalization.std,
         architecture={**config.model.to_dict(), "channels": list(config.model.channels)},
-        origin={
-            "step": trained.step,
-            "ema": trained.ema,
-            KNOWN: classes.names is not None,
-            **provenance(),
-        },
+        origin={**origin, KNOWN: classes.names is not None, **provenance()},
         buckets=preprocess.buckets,
         settings=settings,
     )
 
 
-def _settings(trained: Trained) -> Settings:
-    """Of the detector of a workdir; raises UserError where its task is one's own."""
-    if not isinstance(trained.task, Detection):
-        raise UserError(f"{trained.workdir} has a task of its own; expected config.task.name='detection'")
-    return trained.task.settings
+def _settings(task: Task, where: str) -> Settings:
+    """Of a detector; raises UserError where its task is one's own."""
+    if not isinstance(task, Detection):
+        raise UserError(f"{where} has a task of its own; expected config.task.name='detection'")
+    return task.settings
 
 
 def with_inputs_of(bundle: Bundle, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -5,6 +5,8 @@ from typing import Any
 
 from qsdt_jax.assemble.rules import Rule
 
+FLOAT32 = 3.4e38  # About the largest number of that type, for limits.
+
 
 @dataclasses.dataclass(frozen=True)
 class Key:

@@ -9,16 +9,19 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from qsdt_jax.assemble.network_keys import NETWORK_KEYS
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.memory import require_memory
-from qsdt_jax.models import Backbone, Classifier, MaskRCNN, Segmenter
+from qsdt_jax.models import Backbone, Classifier, MaskRCNN, Segmenter, SpikingResformer
 
 # Keys of `config.model` that are no fields of the backbone.
 OF_CLASSIFIER = ("distillation_head",)
 OF_SEGMENTER = ("fpn_channels", "neuron_input_gain")
 OF_DETECTOR = (*OF_SEGMENTER, "box_features", "final_neuron", "anchor_scale", "geometry")
-Model = Classifier | Segmenter | MaskRCNN
+OF_RESFORMER = ("timesteps", "dtype")  # All of them that a SpikingResformer has.
+Model = Classifier | Segmenter | MaskRCNN  # With a backbone.
+Network = Model | SpikingResformer
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 
 
@@ -29,14 +32,28 @@ def require_classifier(model: Any, where: str) -> Classifier:
     return model
 
 
-def require_backbone(model: Any, where: str) -> Model:
-    """A task's network, for whoever looks at its backbone; raises UserError where it is of one's own."""
-    if not isinstance(model, Model):
+def require_network(model: Any, where: str) -> Network:
+    """A task's network, one of those here; raises UserError where it is of one's own."""
+    if not isinstance(model, Network):
         raise UserError(
-            f"{where} has a network of its own, {type(model).__name__}; expected a Classifier, a Segmenter "
-            "or a MaskRCNN"
+            f"{where} has a network of its own, {type(model).__name__}; expected a Classifier, a Segmenter, "
+            "a MaskRCNN or a SpikingResformer"
         )
     return model
+
+
+def require_backbone(model: Any, where: str) -> Model:
+    """A task's network, for whoever looks at its backbone; raises UserError where it has none."""
+    if isinstance(model, SpikingResformer):
+        raise UserError(f"{where} has a SpikingResformer; expected a Classifier, a Segmenter or a MaskRCNN")
+    model = require_network(model, where)
+    assert not isinstance(model, SpikingResformer)
+    return model
+
+
+def timesteps_of(model: Network) -> int:
+    """T."""
+    return (model if isinstance(model, SpikingResformer) else model.backbone).timesteps
 
 
 def require_logits(model: Any, where: str) -> Classifier | Segmenter:
@@ -50,15 +67,45 @@ def require_logits(model: Any, where: str) -> Classifier | Segmenter:
     return model
 
 
-def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifier:
-    """The classifier of a configuration.
+def build_model(config: ml_collections.ConfigDict, num_classes: int) -> Classifier | SpikingResformer:
+    """The classifier of a configuration: a SpikingResformer where `config.resformer` has channels.
 
     Raises:
-      UserError: a value out of range.
+      UserError: a value out of range, or one of `config.model` that a SpikingResformer has no place for.
     """
+    if config.resformer.channels:
+        return _build_resformer(config, num_classes)
     model = Classifier(build_backbone(config), num_classes, config.model.distillation_head)
     _check(model, config)
     return model
+
+
+def _build_resformer(config: ml_collections.ConfigDict, num_classes: int) -> SpikingResformer:
+    for name, value in config.model.items():
+        default = NETWORK_KEYS[f"model.{name}"].default
+        if name not in OF_RESFORMER and value != default:
+            raise UserError(
+                f"config.model.{name}={value!r}, but config.resformer.channels asks for a SpikingResformer, "
+                f"which has no choice of it; expected {default!r}"
+            )
+    fields: dict[str, Any] = config.resformer.to_dict()
+    fields = {name: tuple(v) if isinstance(v, tuple | list) else v for name, v in fields.items()}
+    dtype = DTYPES[config.model.dtype]
+    model = SpikingResformer(
+        **fields,
+        num_classes=num_classes,
+        in_channels=config.data.channels,
+        timesteps=config.model.timesteps,
+        dtype=dtype,
+        param_dtype=param_dtype_of(dtype),
+    )
+    _check(model, config)
+    return model
+
+
+def param_dtype_of(dtype: Any) -> Any:
+    """The type of the variables of a network whose products have operands of a type."""
+    return jnp.float64 if dtype is jnp.float64 else jnp.float32
 
 
 def build_segmenter(config: ml_collections.ConfigDict, num_classes: int) -> Segmenter:
@@ -67,7 +114,7 @@ def build_segmenter(config: ml_collections.ConfigDict, num_classes: int) -> Segm
     Raises:
       UserError: a value out of range.
     """
-    _require_no_distillation_head(config)
+    _require_nothing_of_classifiers(config)
     fields = {name: config.model[name] for name in OF_SEGMENTER}
     model = Segmenter(build_backbone(config), num_classes, **fields)
     _check(model, config)
@@ -80,16 +127,20 @@ def build_detector(config: ml_collections.ConfigDict, num_classes: int) -> MaskR
     Raises:
       UserError: a value out of range.
     """
-    _require_no_distillation_head(config)
+    _require_nothing_of_classifiers(config)
     fields = {name: config.model[name] for name in OF_DETECTOR}
     model = MaskRCNN(build_backbone(config), num_classes, **fields)
     _check(model, config)
     return model
 
 
-def _require_no_distillation_head(config: ml_collections.ConfigDict) -> None:
+def _require_nothing_of_classifiers(config: ml_collections.ConfigDict) -> None:
     if config.model.distillation_head:
         raise UserError("config.model.distillation_head=True: only a classifier has such a head")
+    if config.resformer.channels:
+        raise UserError(
+            f"config.resformer.channels={config.resformer.channels}: only a classifier is a SpikingResformer"
+        )
 
 
 def build_backbone(config: ml_collections.ConfigDict) -> Backbone:
@@ -104,25 +155,27 @@ def build_backbone(config: ml_collections.ConfigDict) -> Backbone:
         },
         in_channels=config.data.channels,
         dtype=dtype,
-        param_dtype=jnp.float64 if dtype is jnp.float64 else jnp.float32,
+        param_dtype=param_dtype_of(dtype),
     )
 
 
-def _check(model: Model, config: ml_collections.ConfigDict) -> None:
+def _check(model: Network, config: ml_collections.ConfigDict) -> None:
     """Lets the network check its own values; no array is made here."""
     try:
         shapes = network_shapes(model, config)
     except ValueError as error:
-        raise UserError(f"config.model: {error}") from None
+        section = "resformer" if isinstance(model, SpikingResformer) else "model"
+        raise UserError(f"config.{section}: {error}") from None
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     require_memory(held, "the weights of config.model")
 
 
-def network_shapes(model: Model, config: ml_collections.ConfigDict) -> Any:
+def network_shapes(model: Network, config: ml_collections.ConfigDict) -> Any:
     """Shape and type of each variable of the network that a configuration describes."""
     height, width = config.data.image_size
     shape = (config.model.norm_group or 1, height, width, config.data.channels)
-    image = jax.ShapeDtypeStruct(shape, model.backbone.param_dtype)
+    base = model if isinstance(model, SpikingResformer) else model.backbone
+    image = jax.ShapeDtypeStruct(shape, base.param_dtype)
     return _initialized.eval_shape(model, jax.random.key(0), image)
 
 

@@ -15,7 +15,8 @@ from qsdt_jax.assemble.answers.classes import Predictions
 from qsdt_jax.assemble.answers.maps import ClassMaps
 from qsdt_jax.assemble.answers.objects import Detections
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.network import Model, require_backbone
+from qsdt_jax.assemble.network import Network as Model
+from qsdt_jax.assemble.network import require_network, timesteps_of
 from qsdt_jax.assemble.pictures import Picture, shown
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.assemble.trained import outputs
@@ -65,7 +66,7 @@ class Network:
     @property
     def model(self) -> Model:
         """The flax module; raises UserError where the task has a network of its own."""
-        return require_backbone(self.task.model, self.where)
+        return require_network(self.task.model, self.where)
 
     @property
     def preprocess(self) -> ImagePreprocessing:
@@ -106,9 +107,10 @@ class Network:
     def features(self, images: Picture | Iterable[Picture]) -> dict[str, np.ndarray]:
         """The residual stream after each stage, float32 (N, h, w, c) at strides 2, 4, 8, 16 and 16.
 
-        Of several time steps the mean. A segmenter's are of the whole arrays that images are shown in, of
-        which `preprocess.view(image)["size"]` is image. Arguments and errors are those of `predict`, and
-        images have to be shown in arrays of one size.
+        Those of a SpikingResformer are at strides 4, 4, 8 and 16, of small images at 1, 1, 2 and 4. Of
+        several time steps the mean. A segmenter's are of the whole arrays that images are shown in, of which
+        `preprocess.view(image)["size"]` is image. Arguments and errors are those of `predict`, and images
+        have to be shown in arrays of one size.
         """
         views = list(shown(images, self.preprocess, self.channels))
         shapes = {image.view["image"].shape for image in views}
@@ -125,7 +127,7 @@ class Network:
 def _features(model: Model, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
     sizes: dict[str, Any] = {"sizes": batch[SIZE]} if SIZE in batch else {}
     stages: Any = model.apply(variables, batch["image"], method="features", **sizes)
-    timesteps = model.backbone.timesteps
+    timesteps = timesteps_of(model)
     return {name: jnp.mean(x.reshape(-1, timesteps, *x.shape[1:]), axis=1) for name, x in stages.items()}
 
 

@@ -11,7 +11,7 @@ from qsdt_jax.assemble.answers.classes import Predictions
 from qsdt_jax.assemble.answers.maps import ClassMaps
 from qsdt_jax.assemble.answers.objects import Detections
 from qsdt_jax.assemble.deployed import Deployed, load_deployed
-from qsdt_jax.assemble.network import require_backbone
+from qsdt_jax.assemble.network import require_network
 from qsdt_jax.assemble.opened import Network, predict
 from qsdt_jax.assemble.pictures import Picture
 from qsdt_jax.assemble.published import of_published
@@ -107,7 +107,7 @@ def load(
       UserError: nothing there, nothing that is known, damaged, of another network; options that do not apply.
     """
     path = Path(expanded(str(path)))
-    kind = _kind(path)
+    kind = kind_of_file(path)
     for option, value, default, kinds in (
         ("step", step, "latest", ("workdir",)),
         ("ema", ema, False, ("workdir", PUBLISHED)),
@@ -127,7 +127,7 @@ def load(
             return of_published(path, fields, ema=ema)
 
 
-def _kind(path: Path) -> str:
+def kind_of_file(path: Path) -> str:
     """What lies there, by what it contains and not by its name."""
     if path.is_dir():
         if (path / CHECKPOINT_FOLDER).is_dir():
@@ -159,7 +159,7 @@ def _listed(folder: Path) -> str:
 
 def _of_workdir(path: Path, step: str, ema: bool) -> Network:
     trained = load_trained(path, step=step, ema=ema)
-    require_backbone(trained.task.model, str(path))
+    require_network(trained.task.model, str(path))
     return Network(
         where=trained.title,
         config=trained.config,

@@ -211,6 +211,20 @@ class Several:
         return None
 
 
+@dataclasses.dataclass(frozen=True)
+class NoneOr:
+    """What another rule says, or an empty tuple."""
+
+    each: Rule
+
+    @property
+    def allowed(self) -> str:
+        return f"() or {self.each.allowed}"
+
+    def fault(self, value: Any) -> str | None:
+        return None if len(value) == 0 or self.each.fault(value) is None else f"must be {self.allowed}"
+
+
 def is_finite(value: Any) -> bool:
     """Whether it is a number and neither infinite nor NaN."""
     return isinstance(value, int | float) and math.isfinite(value)

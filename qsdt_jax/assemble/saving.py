@@ -14,10 +14,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import plain
-from qsdt_jax.assemble.network import network_shapes, require_backbone
+from qsdt_jax.assemble.network import network_shapes, require_network, timesteps_of
 from qsdt_jax.assemble.opened import Network
 from qsdt_jax.assemble.tasks import task_factory
-from qsdt_jax.assemble.told import amount, weights_told
+from qsdt_jax.assemble.told import amount, network_told, title_told
 from qsdt_jax.assemble.trained import stored_config, use_float64_if_asked
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.errors import UserError
@@ -105,7 +105,7 @@ def load_saved(folder: Path) -> Network:
         where=f"the network in {folder}", outputs=outputs, names=None if names is None else tuple(names)
     )
     task = task_factory(config.task.name).build(config, classes.shown)
-    model = require_backbone(task.model, str(folder))
+    model = require_network(task.model, str(folder))
     expected: Any = flatten_dict(network_shapes(model, config), sep="/")
     shapes = ({name: leaf.shape for name, leaf in tree.items()} for tree in (expected, tensors))
     check_fit(str(file), *shapes)
@@ -170,12 +170,12 @@ def _config_sum(config: bytes) -> str:
 
 def model_card(network: Network, origin: Mapping[str, Any]) -> str:
     """The card in Markdown: what the network is, its data, its score, where it came from, how to load it."""
-    model, data, classes = network.model.backbone, network.config.data, network.classes
+    data, classes = network.config.data, network.classes
     height, width = data.image_size
     macs = macs_of(network.task, layer_operations(network.model, (height, width)))
     names = ", ".join(classes.shown[:SHOWN_CLASSES]) + (", ..." if classes.outputs > SHOWN_CLASSES else "")
     known = names if classes.names is not None else "their names are not known"
-    inputs = f"{model.timesteps} frames of events" if data.events else "images"
+    inputs = f"{timesteps_of(network.model)} frames of events" if data.events else "images"
     scores = [f"| {name} | {value:.4g} |" for name, value in sorted(origin.get("scores", {}).items())]
     table = ["| metric | value |", "|---|---|", *scores] if scores else ["It was not evaluated here."]
     facts = {name: value for name, value in origin.items() if name not in ("scores", "saved_with")}
@@ -188,12 +188,10 @@ def model_card(network: Network, origin: Mapping[str, Any]) -> str:
             *([] if answering is None else [f"pipeline_tag: {answering.pipeline_tag}"]),
             "---",
             "",
-            "# Quantized spike-driven transformer",
+            f"# {title_told(network.model)}",
             "",
-            f"A {kind} with {weights_told(model.bits, model.bits_rules)} and spiking neurons "
-            f"({model.neuron}, D = {model.levels}, T = {model.timesteps}): "
-            f"channels {', '.join(map(str, model.channels))}, "
-            f"{model.depth} transformer blocks, {parameter_count(network.variables):,} parameters, "
+            f"A {kind} with {network_told(network.model)}, "
+            f"{parameter_count(network.variables):,} parameters, "
             f"{amount(macs)} multiply-accumulates an image.",
             "",
             "## Data",

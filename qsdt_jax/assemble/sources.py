@@ -32,8 +32,6 @@ from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, TRAINING, Source, read_b
 
 START = "start_from"
 READ_AT_ONCE = 2**24  # Bytes.
-# Keys of `config.model` that a published file does not tell: its network is taken for one of the run's.
-NOT_IN_FILES = ("bits", "num_heads")
 
 
 def noted_sources(workdir: str | Path) -> Mapping[str, Source] | None:
@@ -106,7 +104,7 @@ def load_start(config: ml_collections.ConfigDict, known: Source | None) -> tuple
         return load_source(config, START, known)
     source = file_source(config, START, file, known)
     try:
-        return of_published(file, {name: config.model[name] for name in NOT_IN_FILES}), source
+        return of_published(file, run=config), source
     except UserError as error:
         raise UserError(f"config.{START}={config.start_from}: {error}") from None
 

@@ -105,6 +105,7 @@ def build_classification(
         image_shape=input_shape(config),
         class_names=names,
         label_smoothing=config.loss.label_smoothing,
+        each_step=config.loss.each_step,
         mixup_alpha=config.data.mixup,
         cutmix_alpha=config.data.cutmix,
     )

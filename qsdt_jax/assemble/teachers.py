@@ -8,7 +8,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from qsdt_jax.assemble.network import DTYPES
+from qsdt_jax.assemble.network import DTYPES, require_classifier
 from qsdt_jax.assemble.shapes import image_size
 from qsdt_jax.assemble.sources import file_source, load_source
 from qsdt_jax.data.classes import Classes, require_same_classes
@@ -81,6 +81,9 @@ def taught(config: ml_collections.ConfigDict, task: Task, teacher: "Found | None
         return task
     if not isinstance(task, Classification):
         raise UserError(f"config.distill.teacher teaches a classification alone, no {config.task.name!r}")
+    require_classifier(task.model, "config.distill.teacher teaches a network with a backbone; this run")
+    if task.each_step:
+        raise UserError("config.loss.each_step=True, but a teacher's loss is that of the mean over all steps")
     _report_cost(teacher, macs_per_image(task.model, image_size(config)))
     return Distillation(
         student=task,
@@ -201,6 +204,7 @@ def _weights(config: ml_collections.ConfigDict, total_steps: int) -> Weights:
     if not (distill.fgd or distill.kd):
         raise UserError("config.distill has a teacher, but config.distill.fgd and kd are 0: nothing to learn")
     return Weights(
+        labels=distill.labels,
         fgd=distill.fgd,
         fgd_normalization=distill.fgd_normalization,
         fgd_schedule=distill.fgd_schedule,

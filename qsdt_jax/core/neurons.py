@@ -16,6 +16,13 @@ and over time, with the reset path detached (siblings of the published code):
 | LIF            | 1     | 1         | 1    | D = 1, decay 0.5 (tau 2)      |
 | quantized ReLU | D     | 1/2       | 1/D  | no memory: every step is new  |
 
+With `decay_input` the input decays too: (1 - decay) x[t] is added. That is a factor on the whole potential,
+so the scale has it. A LIF neuron then has scale 1/2 and halves its input, u + (x - u) / tau with tau = 2, as
+in SDT-V2; a spike is worth 1 as before.
+
+With a learned decay (PLIF, Fang et al., 2021) the input decays in this way, and 1 - decay = sigmoid(w) for a
+number w of each layer of neurons. As it changes, the scale is without it.
+
 With one time step a quantized ReLU of D + 1 levels IS the IE-LIF neuron; it is kept under its own name
 because it is the baseline against which a spiking network must justify itself.
 """
@@ -41,13 +48,14 @@ class Neuron:
 
     Attributes:
       levels: D, the largest count.
-      scale: counts per unit of membrane potential.
+      scale: counts per unit of membrane potential, u in this file.
       threshold: potential, in counts, at which the first spike fires; the others follow one apart.
       step: real value of one spike.
       timesteps: T, number of time steps that share one membrane.
       decay: share of the membrane that survives one time step (beta).
       reset: "soft" subtracts the potential that the emitted count stands for, "hard" sets it to 0.
       surrogate: shape of the surrogate gradient.
+      learned_decay: whether each layer learns its decay, which starts at `decay`.
     """
 
     levels: int
@@ -58,6 +66,7 @@ class Neuron:
     decay: float = 0.25
     reset: Reset = "soft"
     surrogate: Surrogate = "straight_through"
+    learned_decay: bool = False
 
 
 def make_neuron(
@@ -66,8 +75,10 @@ def make_neuron(
     levels: int = 4,
     timesteps: int = 1,
     decay: float | None = None,
+    decay_input: bool = False,
     reset: Reset = "soft",
     surrogate: Surrogate = "straight_through",
+    learned_decay: bool = False,
 ) -> Neuron:
     """The neuron of a given kind (table in this file).
 
@@ -76,8 +87,10 @@ def make_neuron(
       levels: D >= 1; a "lif" neuron is binary and takes D = 1 only.
       timesteps: T >= 1.
       decay: beta in [0, 1]; None takes the kind's usual value.
+      decay_input: whether the input is multiplied by 1 - decay; the decay is then below 1.
       reset: "soft" or "hard".
       surrogate: see `core.surrogates`.
+      learned_decay: whether each layer learns its decay, which is then between 0 and 1 and decays the input.
 
     Raises:
       ValueError: a value out of range, or an unknown kind.
@@ -103,24 +116,31 @@ def make_neuron(
             scale, threshold, usual_decay, decay = float(levels), 0.5, 0.0, 0.0
         case _:
             raise ValueError(f"unknown neuron {kind!r}")
+    decay = usual_decay if decay is None else decay
+    if decay_input and decay == 1:
+        raise ValueError("decay must be below 1 where the input decays: of 1 nothing of the input is left")
+    if learned_decay and not 0 < decay < 1:
+        raise ValueError(f"decay must be between 0 and 1 where it is learned, got {decay}")
     return Neuron(
         levels=levels,
-        scale=scale,
+        scale=scale * (1 - decay) if decay_input and not learned_decay else scale,
         threshold=threshold,
         step=1.0 / scale,
         timesteps=timesteps,
-        decay=usual_decay if decay is None else decay,
+        decay=decay,
         reset=reset,
         surrogate=surrogate,
+        learned_decay=learned_decay,
     )
 
 
-def fire(x: jax.Array, neuron: Neuron) -> Spikes:
+def fire(x: jax.Array, neuron: Neuron, share: jax.Array | None = None) -> Spikes:
     """The spikes that a layer of neurons emits for its input current.
 
     Args:
       x: (B * T, ...) input current, the T time steps of one image next to each other.
       neuron: the neuron's constants.
+      share: of a learned decay, 1 - decay: a number between 0 and 1, in x's dtype.
 
     Returns:
       Spikes of x's shape and dtype.
@@ -128,11 +148,14 @@ def fire(x: jax.Array, neuron: Neuron) -> Spikes:
     Raises:
       ValueError: the leading axis is not a multiple of T.
     """
-    counts, codes = _count(x, neuron) if neuron.timesteps == 1 else _fire_over_time(x, neuron)
+    decay: float | jax.Array = neuron.decay
+    if share is not None:
+        x, decay = rounded(share * x), 1 - share
+    counts, codes = _count(x, neuron) if neuron.timesteps == 1 else _fire_over_time(x, neuron, decay)
     return Spikes(counts=counts, step=neuron.step, levels=neuron.levels, codes=codes)
 
 
-def _fire_over_time(x: jax.Array, neuron: Neuron) -> tuple[jax.Array, jax.Array]:
+def _fire_over_time(x: jax.Array, neuron: Neuron, decay: float | jax.Array) -> tuple[jax.Array, jax.Array]:
     if x.shape[0] % neuron.timesteps:
         raise ValueError(f"the leading axis {x.shape[0]} is not a multiple of {neuron.timesteps} time steps")
     currents = x.reshape(-1, neuron.timesteps, *x.shape[1:])
@@ -142,7 +165,7 @@ def _fire_over_time(x: jax.Array, neuron: Neuron) -> tuple[jax.Array, jax.Array]
         membrane = membrane + currents[:, t]
         counts, codes = _count(membrane, neuron)
         emitted.append((counts, codes))
-        membrane = rounded(neuron.decay * _reset(membrane, jax.lax.stop_gradient(counts), neuron))
+        membrane = rounded(decay * _reset(membrane, jax.lax.stop_gradient(counts), neuron))
     counts, codes = (jnp.stack(steps, axis=1).reshape(x.shape) for steps in zip(*emitted, strict=True))
     return counts, codes
 
@@ -150,13 +173,13 @@ def _fire_over_time(x: jax.Array, neuron: Neuron) -> tuple[jax.Array, jax.Array]
 def _reset(membrane: jax.Array, counts: jax.Array, neuron: Neuron) -> jax.Array:
     if neuron.reset == "hard":
         return jnp.where(counts > 0, 0.0, membrane)
-    # One LIF spike costs its threshold, one IE-LIF spike the 1/D it stands for.
+    # One LIF spike costs its usual threshold, one IE-LIF spike the 1/D it stands for.
     return membrane - rounded(counts * (1 / neuron.scale))
 
 
 def _potential_in_counts(u: jax.Array, neuron: Neuron) -> jax.Array:
     v = neuron.scale * u
-    return v if neuron.threshold == 0.5 else v - (neuron.threshold - 0.5)
+    return v if neuron.threshold == 0.5 else rounded(v) - (neuron.threshold - 0.5)
 
 
 def spike_count(u: jax.Array, neuron: Neuron) -> jax.Array:
@@ -203,7 +226,8 @@ def _count_backward(neuron, residuals, grads):
 
     c(v) is a staircase, whose derivative is a sum of deltas. `core.surrogates` puts bumps in their place:
     dc/dv := slope(v), kept by the forward pass;  dv/du = scale.  So  dL/du = dL/dc slope(v) scale.
-    With s = c step and step = 1 / scale, the straight-through slope gives ds/du = 1 for 0 < v < D, else 0.
+    With s = c step and step = 1 / scale, the straight-through slope gives ds/du = 1 for 0 < v < D, else 0;
+    where the input decays, ds/du = 1 - decay.
     """
     (codes, slope), (grad, _) = residuals, grads
     slope = gates_of(codes, grad.dtype) if slope is None else slope

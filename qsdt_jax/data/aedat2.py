@@ -11,8 +11,8 @@ import re
 import numpy as np
 
 from qsdt_jax.data.events import EVENT, check_times
-from qsdt_jax.data.file_kinds import kind_of
 from qsdt_jax.errors import CorruptRecord
+from qsdt_jax.file_kinds import kind_of
 
 SENSOR_SIZE = (128, 128)  # Height and width of a DVS128 in pixels.
 CHIP = "DVS128"

@@ -18,8 +18,8 @@ import numpy as np
 
 from qsdt_jax.data.aedat2 import read_aedat2
 from qsdt_jax.data.events import as_events, check_times
-from qsdt_jax.data.file_kinds import kind_of
 from qsdt_jax.errors import CorruptRecord, UserError
+from qsdt_jax.file_kinds import kind_of
 
 SUFFIXES = (".aedat", ".bin")
 BIN_BYTES = 5  # Of an event.

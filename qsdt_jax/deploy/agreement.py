@@ -20,7 +20,7 @@ from qsdt_jax.deploy.interpreter import Arithmetic, class_scores, interpret, ste
 from qsdt_jax.deploy.program import LOGITS, Fire, Program
 from qsdt_jax.detection.inference import Networks, Settings, compiled, find_objects
 from qsdt_jax.layers.spiking import SpikingNeuron
-from qsdt_jax.models import Classifier, MaskRCNN, Segmenter
+from qsdt_jax.models import Classifier, MaskRCNN, Segmenter, SpikingResformer
 from qsdt_jax.models.detector import networks_of
 
 Form = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
@@ -56,23 +56,38 @@ class Comparison:
         return bool(self.different_counts or self.different_outputs)
 
 
-def training_form(model: Classifier | Segmenter, variables: Mapping[str, Any]) -> Form:
+def training_form(model: Classifier | Segmenter | SpikingResformer, variables: Mapping[str, Any]) -> Form:
     """The network as it is trained, in evaluation."""
+    return functools.partial(jax.jit(functools.partial(_in_evaluation, model)), variables)
 
-    @jax.jit
-    def forward(variables, images, *sizes):
-        logits, state = model.apply(
-            variables,
-            images,
-            False,
-            *sizes,
-            capture_intermediates=lambda module, _: isinstance(module, SpikingNeuron),
-            mutable=["intermediates"],
-        )
-        spikes: Any = flatten_dict(state["intermediates"])
-        return {LOGITS: logits}, {"/".join(path[:-1]): value[0].counts for path, value in spikes.items()}
 
-    return functools.partial(forward, variables)
+def firing_order(
+    model: Classifier | Segmenter | SpikingResformer, variables: Mapping[str, Any], *inputs
+) -> list[str]:
+    """The neurons of a network in the order in which they fire; nothing is computed.
+
+    What is compiled gives its counts in the order of their names.
+    """
+    names: list[str] = []
+
+    def traced(variables, *inputs):
+        names.extend(_in_evaluation(model, variables, *inputs)[1])
+
+    jax.eval_shape(traced, variables, *inputs)
+    return names
+
+
+def _in_evaluation(model: Classifier | Segmenter | SpikingResformer, variables, images, *sizes):
+    logits, state = model.apply(
+        variables,
+        images,
+        False,
+        *sizes,
+        capture_intermediates=lambda module, _: isinstance(module, SpikingNeuron),
+        mutable=["intermediates"],
+    )
+    spikes: Any = flatten_dict(state["intermediates"])
+    return {LOGITS: logits}, {"/".join(path[:-1]): value[0].counts for path, value in spikes.items()}
 
 
 def deployed_form(program: Program, arithmetic: Arithmetic) -> Form:

@@ -27,7 +27,7 @@ from qsdt_jax.detection.regions import BOX_SIDE, MASK_SIDE
 from qsdt_jax.errors import UserError
 from qsdt_jax.jit_once import jit_once
 from qsdt_jax.layers.bits_rules import FLOAT_BITS, bits_of
-from qsdt_jax.models import Backbone, Classifier, MaskRCNN, Segmenter
+from qsdt_jax.models import Backbone, Classifier, MaskRCNN, Segmenter, SpikingResformer
 from qsdt_jax.models.backbone import STRIDE
 from qsdt_jax.models.shapes import variable_shapes
 
@@ -36,7 +36,9 @@ SHOWN = 5  # Faults that a message tells.
 SIDE = 2 * STRIDE  # Pixels of the image that the network is run on; steps do not depend on it.
 
 
-def fold(model: Classifier | Segmenter | Backbone, variables: Mapping[str, Any]) -> Program:
+def fold(
+    model: Classifier | Segmenter | Backbone | SpikingResformer, variables: Mapping[str, Any]
+) -> Program:
     """The program of a classifier or segmenter, whose output is called "logits", or of a backbone.
 
     A backbone's outputs are its stages.
@@ -46,10 +48,18 @@ def fold(model: Classifier | Segmenter | Backbone, variables: Mapping[str, Any])
       variables: "params" and "batch_stats" of it, in any float type; the program is float32.
 
     Raises:
-      UserError: weights of real values are float, or those of all layers without a rule; there are no spikes
-        or they do not attend, or counts or sums are too large for int8 and float32.
+      UserError: a SpikingResformer; weights of real values are float, or those of all layers without a rule;
+        there are no spikes or they do not attend; a neuron has a threshold of its own; or counts or sums are
+        too large for int8 and float32.
       ValueError: the names and shapes of the variables are not those of the model.
     """
+    if isinstance(model, SpikingResformer):
+        attention = [name for name in variables["params"] if "_dssa" in name]
+        raise UserError(
+            "a SpikingResformer cannot be folded: its weights are float, and the attention in "
+            f"{', '.join(attention)} adds real values that spikes select; expected a network trained with 1 "
+            "to 8 bits"
+        )
     _check_bits(_backbone(model), variables)
     single, floats = _in_float32(model, variables)
     with on_the_cpu():

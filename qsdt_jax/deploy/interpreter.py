@@ -72,7 +72,7 @@ def interpret(
     if sizes is not None:
         sizes = jnp.repeat(sizes, program.neuron.timesteps, axis=0)
     for step in program.steps:
-        values[step.name] = _run(step, values, program, arithmetic, sizes)
+        values[step.name] = run_step(step, values, program, arithmetic, sizes)
     return values
 
 
@@ -114,7 +114,7 @@ def shapes_of(
         inputs = {name: values[name] for name in inputs_of(step)}
         try:
             values[step.name] = jax.eval_shape(
-                lambda step, inputs: _run(step, inputs, program, arithmetic, None), step, inputs
+                lambda step, inputs: run_step(step, inputs, program, arithmetic, None), step, inputs
             )
         except (TypeError, ValueError) as error:
             found = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
@@ -129,7 +129,7 @@ def _frames(program: Program, images: jax.Array) -> jax.Array:
     return images.reshape(-1, *images.shape[2:]).astype(jnp.float32)
 
 
-def _run(
+def run_step(
     step: Step, values: Values, program: Program, arithmetic: Arithmetic, sizes: jax.Array | None
 ) -> jax.Array:
     match step:

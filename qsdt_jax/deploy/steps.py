@@ -24,6 +24,7 @@ from qsdt_jax.deploy.program import (
     Step,
     Subsample,
 )
+from qsdt_jax.errors import UserError
 from qsdt_jax.layers import downsample, transposed_conv
 from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.bits_rules import FLOAT_BITS
@@ -140,7 +141,7 @@ class Folding:
         weights = weight.integers.astype(jnp.float32 if bits == FLOAT_BITS else jnp.int8)
         geometry = ConvGeometry()
         if isinstance(module, QConv):
-            groups = value.shape[-1] if module.depthwise else 1
+            groups = value.shape[-1] if module.depthwise else module.groups
             geometry = ConvGeometry(module.stride, module.padding, groups)
         else:
             # A dense layer is a convolution with one position: of one pixel, or of a map that was flattened.
@@ -183,6 +184,11 @@ class Folding:
         counts: Any = self.append(step, value.shape, value.pixels)
         neuron = module.numerics.neuron
         assert neuron is not None
+        if module.threshold is not None:
+            raise UserError(
+                f"{step.name} has a threshold of its own ({module.threshold}); expected a network whose "
+                "neurons are all alike, since a bundle has one neuron"
+            )
         return Spikes(counts=counts, step=module.gain * neuron.step, levels=neuron.levels)
 
     def attend(self, module: QSDSA, q: Spikes, k: Spikes, v: Spikes, _valid: None) -> SymbolicArray:

@@ -21,7 +21,8 @@ With T > 1 the ANNs run T times as well.
 Attention, in every convention, is two products without weights: the spikes of k select rows of v, which are
 added to k^T v, and those of q rows of k^T v. So the additions follow the counts of k and of q; that v is
 sparse as well saves nothing here. `with memory` reads a 32-bit row entry for each of these operations, and
-brings what comes in (k and v, or q and k^T v) in once at the width of counts.
+brings what comes in (k and v, or q and k^T v) in once at the width of counts. The two products of a
+SpikingResformer are likewise additions of real rows that spikes select, and its head receives real values.
 
 Nothing is charged for what follows or joins the products, in all three networks: scale and shift, neurons
 and their membranes, thermometer code, shortcuts, pooling, enlarging of maps to nearest neighbours or
@@ -35,7 +36,7 @@ Prices: 45 nm (Horowitz, ISSCC 2014), in picojoule.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from qsdt_jax.energy.operations import Layer
+from qsdt_jax.energy.layer import Layer
 from qsdt_jax.layers.bits_rules import FLOAT_BITS
 
 FLOAT32_MAC = 4.6

@@ -12,6 +12,7 @@ from qsdt_jax.deploy.program import Fire, Program
 from qsdt_jax.detection.inference import Settings, find_objects
 from qsdt_jax.detection.regions import STRIDES
 from qsdt_jax.energy.operations import at_stride
+from qsdt_jax.energy.unfolded import Unfolded
 from qsdt_jax.layers.tokens import valid_places, valid_tokens
 
 
@@ -22,8 +23,10 @@ class Counts(NamedTuple):
     valid: jax.Array | None
 
 
-def neurons_of(program: Program | FoldedDetector) -> list[str]:
+def neurons_of(program: Program | FoldedDetector | Unfolded) -> list[str]:
     """Names of the neurons in the order in which they fire, as `counted` has them."""
+    if isinstance(program, Unfolded):
+        return program.neurons()
     if not isinstance(program, FoldedDetector):
         return _fires(program)
     rpn = [at_stride(name, stride) for stride in STRIDES for name in _fires(program.rpn)]
@@ -31,7 +34,7 @@ def neurons_of(program: Program | FoldedDetector) -> list[str]:
 
 
 def counted(
-    program: Program | FoldedDetector,
+    program: Program | FoldedDetector | Unfolded,
     settings: Settings | None,
     arithmetic: Arithmetic,
     batch: Mapping[str, jax.Array],
@@ -39,12 +42,15 @@ def counted(
     """Logits, or the objects of a detector, and the counts of each neuron.
 
     Args:
-      program: a folded network.
+      program: a folded network, or one that cannot be folded.
       settings: of a detector.
-      arithmetic: the form.
+      arithmetic: the form of a folded network.
       batch: {"image": (B, ...)}, with padded images "size" (B, 2) too.
     """
     images, sizes = batch["image"], batch.get("size")
+    if isinstance(program, Unfolded):
+        logits, counts = program.spikes(images)
+        return logits, {name: Counts(values, None) for name, values in counts.items()}
     if isinstance(program, FoldedDetector):
         assert settings is not None and sizes is not None
         return _of_detector(program, settings, arithmetic, images, sizes)

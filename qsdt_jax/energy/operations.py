@@ -1,4 +1,4 @@
-"""What a deployed network computes for one image: operations, weights and activations of each layer."""
+"""The layers of a network, for one image."""
 
 import dataclasses
 import math
@@ -9,53 +9,28 @@ from qsdt_jax.deploy.merge import FloatArithmetic
 from qsdt_jax.deploy.program import IMAGES, Attend, Linear, Program
 from qsdt_jax.detection.inference import Settings
 from qsdt_jax.detection.regions import BOX_SIDE, MASK_SIDE, STRIDES
-from qsdt_jax.models.operations import Kind
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One product of a network, for one image and all time steps together.
-
-    Attributes:
-      name: of the layer; the two products of an attention are ".../attn/k^T v" and ".../attn/q (k^T v)".
-      kind: "conv" (dense and 1x1 included), "depthwise", or "attention" for a product of two activations.
-      macs: multiply-accumulates of a network without spikes, those on padding included as usual.
-      weights, bits: their number and width; 0 for attention.
-      inputs, outputs: activations that come in and go out.
-      stride: pixels of the image, along its height, to a row of what goes out; of k^T v to one of tokens; in
-        a detector's heads, rows of a region, at least 1.
-      spikes: name of the counts that come in and select what is added; of an attention product those of k and
-        of q. None where real values come in.
-      entering: the same, but where real values come in the counts at the head of the RepConv or SepConv that
-        they belong to; None for the images.
-    """
-
-    name: str
-    kind: Kind
-    macs: int
-    weights: int
-    bits: int
-    inputs: int
-    outputs: int
-    stride: int
-    spikes: str | None
-    entering: str | None
+from qsdt_jax.energy.layer import Layer
+from qsdt_jax.energy.unfolded import Unfolded
 
 
 def layers_of(
-    program: Program | FoldedDetector, image_size: tuple[int, int], settings: Settings | None = None
+    program: Program | FoldedDetector | Unfolded,
+    image_size: tuple[int, int],
+    settings: Settings | None = None,
 ) -> list[Layer]:
-    """The layers of a program in the order in which they run.
+    """The layers of a program in the order in which they run; of an unfolded network see there.
 
     Those of a detector's region proposal network are there once for each map, whose stride their names tell,
     and those of its heads have the operations of all regions. RoIAlign, non-maximum suppression and all else
     between the networks is no layer.
 
     Args:
-      program: a folded network.
+      program: a folded network, or one that cannot be folded.
       image_size: (height, width) in pixels, multiples of 16.
       settings: of a detector, numbers of its regions.
     """
+    if isinstance(program, Unfolded):
+        return program.replace(image_size=image_size).layers()
     if isinstance(program, FoldedDetector):
         assert settings is not None
         return _of_detector(program, image_size, settings)

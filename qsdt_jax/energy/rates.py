@@ -1,4 +1,4 @@
-"""Spike counts of every neuron of a deployed network, measured on real images."""
+"""Spike counts of every neuron of a network, measured on real images."""
 
 import dataclasses
 import functools
@@ -15,6 +15,7 @@ from qsdt_jax.deploy.interpreter import Arithmetic
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.detection.inference import Settings
 from qsdt_jax.energy.counted import counted, neurons_of
+from qsdt_jax.energy.unfolded import Unfolded
 from qsdt_jax.errors import UserError
 from qsdt_jax.evaluate.split import MASK, Scored, evaluate_split, over_devices
 from qsdt_jax.tasks.task import Scorer
@@ -27,7 +28,7 @@ class Activity:
     Attributes:
       histograms: for each neuron by its name (D + 1,) int64, how often it gave each count 0..D; what
         padding makes of itself is left out.
-      metrics: of the integer form on the same images, by name.
+      metrics: of the same form on the same images, by name.
       images: their number.
     """
 
@@ -46,7 +47,7 @@ class Activity:
 
 
 def measure_activity(
-    program: Program | FoldedDetector,
+    program: Program | FoldedDetector | Unfolded,
     batches: Iterable[Mapping[str, Any]],
     scorer: Scorer,
     arithmetic: Arithmetic | None = None,
@@ -56,7 +57,7 @@ def measure_activity(
     """Runs a program over a split.
 
     Args:
-      program: a folded network with logits, or a detector.
+      program: a folded network with logits, a detector, or a network that cannot be folded.
       batches: {"image": (B, ...), "mask": (B,) ...}, with padded images "size" (B, 2) too; rows whose mask is
         0 are padding.
       scorer: of what the network gives, which says what else a batch has.
@@ -92,7 +93,7 @@ def _scored(
     arithmetic: Arithmetic,
     settings: Settings | None,
     scorer: Scorer,
-    program: Program | FoldedDetector,
+    program: Program | FoldedDetector | Unfolded,
     batch: Mapping[str, jax.Array],
 ):
     """Histograms of each image (B, D + 1), those of padding zero, and what the batch adds to the score."""

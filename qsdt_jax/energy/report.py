@@ -10,8 +10,10 @@ from qsdt_jax.deploy.detector import FoldedDetector
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.detection.inference import Settings
 from qsdt_jax.energy.conventions import CONVENTIONS, Energy, Firing, additions
-from qsdt_jax.energy.operations import Layer, layers_of
+from qsdt_jax.energy.layer import Layer
+from qsdt_jax.energy.operations import layers_of
 from qsdt_jax.energy.rates import Activity
+from qsdt_jax.energy.unfolded import Unfolded
 
 GIGA, MILLI_JOULE = 1e9, 1e-9  # A picojoule is 1e-9 mJ.
 # The firing rate below which a spiking network needs less than its quantised twin, by a published study.
@@ -75,7 +77,7 @@ class Report:
 
 
 def make_report(
-    program: Program | FoldedDetector,
+    program: Program | FoldedDetector | Unfolded,
     image_size: tuple[int, int],
     activity: Activity,
     settings: Settings | None = None,

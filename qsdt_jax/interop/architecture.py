@@ -6,19 +6,24 @@ from typing import Any
 
 from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
-from qsdt_jax.interop.entries import LAYERS_OF_CLASSES, described, kind_of
+from qsdt_jax.interop import resformer
+from qsdt_jax.interop.entries import LAYERS_OF_CLASSES, TELLING, described, kind_of
 from qsdt_jax.interop.published import torch_name
+from qsdt_jax.models.classifier import DISTILLATION_HEAD
+from qsdt_jax.models.sdtv2 import SDTV2
 
 
 def class_count(label: str, tensors: Mapping[str, Any]) -> int:
     """The outputs of the layer of classes; raises UserError where there is none."""
     kind = kind_of(tensors)
     if kind is None:
-        expected = " and no ".join(f"{name} of {axes} axes" for name, axes in LAYERS_OF_CLASSES.values())
+        expected = " and no ".join(f"{name} of {axes} axes" for name, axes in TELLING.values())
         raise UserError(
             f"{label} is not of this network: it has no tensor {expected}; it has {described(tensors)}"
         )
-    name, _ = LAYERS_OF_CLASSES[kind]
+    name, axes = LAYERS_OF_CLASSES[kind]
+    if name not in tensors or tensors[name].ndim != axes:
+        raise UserError(f"{label} is not of this network: it has no tensor {name} of {axes} axes")
     count = tensors[name].shape[0]
     if not 1 <= count <= bounds.CLASSES:
         raise UserError(f"{label} has {count:,} classes; expected 1 to {bounds.CLASSES:,}")
@@ -29,7 +34,9 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `models.Backbone` that shapes tell: channels, depth, mlp_ratio, in_channels.
 
     Of a segmenter also "fpn_channels", of a detector "box_features" besides. The file says nothing of heads,
-    bits, levels and time steps.
+    bits, levels and time steps, except that a classifier without layer scales and step sizes is a
+    Spike-driven Transformer V2, with all that `models.sdtv2` tells of it; "distillation_head" says of one
+    that it has two heads. Of a SpikingResformer the fields are its own, see `interop.resformer`.
 
     Args:
       label: what the tensors are called in errors.
@@ -41,6 +48,8 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
 
     class_count(label, tensors)
     kind = kind_of(tensors)
+    if kind == "SpikingResformer":
+        return resformer.fields_of(label, tensors)
     prefix = "" if kind == "classifier" else "backbone."
 
     def shape(*path: str, prefix: str = prefix) -> tuple[int, ...]:
@@ -54,8 +63,10 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     parts = ("downsample1_2", "downsample2", "downsample3", "downsample4")
     channels = tuple(shape(part, "conv")[0] for part in parts)
     blocks = {match[0] for name in tensors if (match := re.match(rf"{prefix}block[34]\.\d+\.", name))}
-    beside = {}
-    if kind == "segmenter":
+    beside: dict[str, Any] = {}
+    if kind == "classifier":
+        beside = _of_classifier(tensors)
+    elif kind == "segmenter":
         beside = {"fpn_channels": shape("fpn", "lateral0", "conv", prefix="")[0]}
     elif kind == "detector":
         beside = {
@@ -69,3 +80,13 @@ def fields_of(label: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
         "mlp_ratio": shape("block3_0", "mlp", "fc1")[0] // channels[2],
         "in_channels": shape("downsample1_1", "conv")[1],
     }
+
+
+def _of_classifier(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What the names of a classifier's tensors tell besides its sizes."""
+    told: dict[str, Any] = {}
+    if not any(".layer_scale" in name or name.endswith(".alpha") for name in tensors):
+        told |= SDTV2
+    if torch_name((DISTILLATION_HEAD, "kernel")) in tensors:
+        told["distillation_head"] = True
+    return told

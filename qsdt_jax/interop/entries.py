@@ -9,6 +9,18 @@ from qsdt_jax.errors import UserError
 # Where training scripts put the weights, and their moving average; the first that holds tensors counts.
 _MODEL = ("model", "state_dict", "model_state_dict", "module", "net", "network")
 _AVERAGE = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "ema", "model_ema_state_dict")
+# Of averages that are a list of tensors in the order of the parameters, without names (torch_ema).
+_LISTED = "shadow_params"
+# Last parts of the names of buffers, which are no parameters: such a list leaves them out.
+_BUFFERS = {
+    "running_mean",
+    "running_var",
+    "num_batches_tracked",
+    "init_state",
+    "signed",
+    "firing_rate_x",
+    "firing_rate_attn",
+}
 _DEEPEST = 3  # {"state_dict": {"model": {...}}} and no further.
 # Names of modules that hold the whole network and compute nothing; stripped where all tensors have them.
 _WRAPPERS = {"module", "model", "net", "network", "backbone", "online_model"}
@@ -26,7 +38,10 @@ LAYERS_OF_CLASSES = {
     "classifier": ("head.weight", 2),
     "segmenter": ("decode_head.conv_seg.weight", 4),
     "detector": ("roi_head.mask_head.conv_logits.1.0.weight", 4),
+    "SpikingResformer": ("classifier.weight", 2),
 }
+# The tensor that tells the kind. Many networks have a "classifier".
+TELLING = {**LAYERS_OF_CLASSES, "SpikingResformer": ("prologue.0.weight", 4)}
 
 
 class Chosen(NamedTuple):
@@ -53,13 +68,20 @@ def choose(content: Any, is_tensor: Callable[[Any], bool], *, ema: bool = False)
     found, beside = _parted(found)
     if not average and beside:
         average, place = beside, "names that begin with ema"
+    listed = None if average else _listed(content, is_tensor)
+    if listed:
+        place = f"entry {listed[0]!r}"
     if ema:
+        if listed:
+            average = _named(*listed, found)
         if not average:
             raise UserError("no moving average of the weights is in it; leave ema=True")
         return Chosen(plain_names(average), None)
     if found:
         beside_it = (
-            f"a moving average is beside the weights ({place}); ema=True takes it" if average else None
+            f"a moving average is beside the weights ({place}); ema=True takes it"
+            if average or listed
+            else None
         )
         return Chosen(plain_names(found), beside_it)
     if average:
@@ -88,8 +110,8 @@ def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kind_of(tensors: Mapping[str, Any]) -> str | None:
-    """The kind of network that has arrays of these names: one of `LAYERS_OF_CLASSES`, or None."""
-    for kind, (name, axes) in LAYERS_OF_CLASSES.items():
+    """The kind of network that has arrays of these names: one of `TELLING`, or None."""
+    for kind, (name, axes) in TELLING.items():
         if name in tensors and tensors[name].ndim == axes:
             return kind
     return None
@@ -132,6 +154,33 @@ def _tensors(
         if found:
             return found
     return {}
+
+
+def _listed(content: Any, is_tensor: Callable[[Any], bool]) -> tuple[str, list[Any]] | None:
+    """The entry that holds an average as a list of tensors, and the list."""
+    if not isinstance(content, dict):
+        return None
+    for key in _AVERAGE:
+        inside = content.get(key)
+        listed = inside.get(_LISTED) if isinstance(inside, dict) else inside
+        if isinstance(listed, list | tuple) and listed and all(map(is_tensor, listed)):
+            return key, list(listed)
+    return None
+
+
+def _named(key: str, listed: list[Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """A list of averages under the names of the parameters beside it, whose buffers it shares.
+
+    Raises:
+      UserError: the parameters beside it are not as many, or of other shapes.
+    """
+    names = [name for name in weights if name.rpartition(".")[2] not in _BUFFERS]
+    if [weights[name].shape for name in names] != [tensor.shape for tensor in listed]:
+        raise UserError(
+            f"entry {key!r} is a list of {len(listed)} tensors without names, which are not the "
+            f"{len(names)} parameters beside it in their order; expected an average by name"
+        )
+    return {**weights, **dict(zip(names, listed, strict=True))}
 
 
 def _parted(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

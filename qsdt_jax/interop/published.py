@@ -14,15 +14,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qsdt_jax.detection.regions import BOX_SIDE
 from qsdt_jax.errors import UserError
-from qsdt_jax.interop import torch_file
+from qsdt_jax.interop import resformer, torch_file
 from qsdt_jax.interop.entries import kind_of, plain_names
-from qsdt_jax.interop.fit import check_fit, first
+from qsdt_jax.interop.fit import Misfits, Shape, check_fit, first, misfits_of
 from qsdt_jax.interop.layout import to_flax_layout, to_torch_layout
-from qsdt_jax.models import Classifier, MaskRCNN, Segmenter
+from qsdt_jax.models import Classifier, MaskRCNN, Segmenter, SpikingResformer
 from qsdt_jax.models.shapes import variable_shapes
 
 Path = tuple[str, ...]
-Network = Classifier | Segmenter | MaskRCNN
+Network = Classifier | Segmenter | MaskRCNN | SpikingResformer
 PUBLISHED_GAIN = (
     0.25  # On the input of the neurons in neck and heads of the published segmenter and detector.
 )
@@ -53,6 +53,7 @@ _RENAMES = (
     (r"^fpn/output(\d)/bn/", r"neck/fpn_convs/\1/1/"),
     (r"^seg_head/branch(\d)_(\d)/(conv|bn)/", lambda found: _scale_head(*found.groups())),
     (r"^seg_head/classifier/", r"decode_head/conv_seg/"),
+    (r"^head_dist/", r"head_kd/"),
     (r"^det_fpn/lateral(\d)/conv/", r"neck/lateral_convs/\1/1/0/conv/"),
     (r"^det_fpn/output(\d)/conv/", r"neck/fpn_convs/\1/1/0/conv/"),
     (r"^rpn/conv/conv/", r"rpn_head/rpn_conv/1/0/"),
@@ -103,9 +104,11 @@ def _torch_names(paths: Iterable[Path]) -> dict[str, Path]:
     """The leaf of each PyTorch name; paths with their collection.
 
     A segmenter and a detector have their backbone's tensors under "backbone.", a classifier has them beside
-    its head.
+    its head. SpikingResformer has names of its own, see `interop.resformer`.
     """
     paths = list(paths)
+    if any(path[1] == "stem" for path in paths):
+        return {resformer.torch_name(path[1:]): path for path in paths}
     dense = any(path[1] in _DENSE_PARTS for path in paths)
     return {
         ("backbone." if dense and path[1] not in _DENSE_PARTS else "") + torch_name(path[1:]): path
@@ -152,21 +155,24 @@ def from_torch(
         raise UserError(
             f"{label} holds a {found}, but the network described by the configuration is a {kind}"
         )
-    expected = cast(Mapping[Path, Any], flatten_dict(variable_shapes(model)))
-    leaves = {name: (path, expected[path]) for name, path in _torch_names(expected).items()}
-    arrays = {
-        name: np.asarray(value)
-        for name, value in tensors.items()
-        if name in leaves or not _is_dead(name, leaves)
-    }
-    shapes = {name: _torch_shape(path, leaf.shape) for name, (path, leaf) in leaves.items()}
-    check_fit(label, shapes, {name: array.shape for name, array in arrays.items()})
+    leaves = _leaves(model)
+    arrays = _living(leaves, tensors)
+    check_fit(label, _torch_shapes(leaves), _shapes(arrays))
     _check_step_sizes(label, arrays)
     variables = {
         path: jnp.array(_from_published(path, arrays[name]).astype(leaf.dtype))
         for name, (path, leaf) in leaves.items()
     }
     return unflatten_dict(variables)
+
+
+def misfits(model: Network, tensors: Mapping[str, Any]) -> Misfits:
+    """What is missing, unknown or of another shape in arrays by PyTorch name, as `from_torch` takes them.
+
+    Entries that compute nothing, such as counters of batches, are left out.
+    """
+    leaves = _leaves(model)
+    return misfits_of(_torch_shapes(leaves), _shapes(_living(leaves, plain_names(tensors))))
 
 
 def differences(model: Network) -> list[str]:
@@ -206,12 +212,37 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
+def _leaves(model: Network) -> dict[str, tuple[Path, Any]]:
+    """Path, with its shape and type, of each variable of a network by PyTorch name."""
+    expected = cast(Mapping[Path, Any], flatten_dict(variable_shapes(model)))
+    return {name: (path, expected[path]) for name, path in _torch_names(expected).items()}
+
+
+def _living(leaves: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a file without those that compute nothing."""
+    return {
+        name: np.asarray(value)
+        for name, value in tensors.items()
+        if name in leaves or not _is_dead(name, leaves)
+    }
+
+
+def _torch_shapes(leaves: Mapping[str, tuple[Path, Any]]) -> dict[str, Shape]:
+    return {name: _torch_shape(path, leaf.shape) for name, (path, leaf) in leaves.items()}
+
+
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, Shape]:
+    return {name: array.shape for name, array in arrays.items()}
+
+
 def _kind(model: Network) -> str:
     match model:
         case Segmenter():
             return "segmenter"
         case MaskRCNN():
             return "detector"
+        case SpikingResformer():
+            return "SpikingResformer"
     return "classifier"
 
 
@@ -222,7 +253,7 @@ def _is_pointwise_1d(path: Path) -> bool:
 
 def _to_published(path: Path, array: np.ndarray) -> np.ndarray:
     if path[-1] != "kernel":
-        return array
+        return resformer.to_published(path, array)
     if path[-4:-1] == _UPSAMPLE:
         array = array.reshape(array.shape[2], 2, 2, -1)
         return array.transpose(0, 3, 1, 2)  # Of a transposed convolution (I, O, 2, 2).
@@ -234,7 +265,7 @@ def _to_published(path: Path, array: np.ndarray) -> np.ndarray:
 
 def _from_published(path: Path, array: np.ndarray) -> np.ndarray:
     if path[-1] != "kernel":
-        return array
+        return resformer.from_published(path, array)
     if path[-4:-1] == _UPSAMPLE:
         return array.transpose(0, 2, 3, 1).reshape(1, 1, array.shape[0], -1)
     array = to_flax_layout(array[..., None] if _is_pointwise_1d(path) else array)

@@ -12,6 +12,7 @@ import numpy as np
 
 from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
+from qsdt_jax.file_kinds import LOOKED_AT, kind_of
 from qsdt_jax.interop.entries import choose
 from qsdt_jax.interop.torch_pickle import Storage, Tensor, read_pickle
 from qsdt_jax.progress import tell
@@ -35,7 +36,7 @@ def load(path: str | os.PathLike[str], *, ema: bool = False) -> dict[str, np.nda
     """
     try:
         with open(path, "rb") as file:
-            start = file.read(len(_LEGACY_START))
+            start = file.read(LOOKED_AT)
             if not start.startswith(b"PK"):
                 raise UserError(_not_a_zip(start))
             with zipfile.ZipFile(file) as archive:
@@ -54,12 +55,16 @@ def load(path: str | os.PathLike[str], *, ema: bool = False) -> dict[str, np.nda
 
 
 def _not_a_zip(start: bytes) -> str:
-    if start == _LEGACY_START:
+    if start.startswith(_LEGACY_START):
         return (
             "in the format of PyTorch before 1.6; convert it with PyTorch: "
             "torch.save(torch.load('old.pth'), 'new.pth')"
         )
-    return f"not a PyTorch checkpoint (begins with {start[:8]!r}; expected a zip archive)"
+    if not start:
+        return "not a PyTorch checkpoint: it has 0 bytes; fetch the file again"
+    kind = kind_of(start)
+    found = f"begins with {start[:8]!r}" + (f", {kind}" if kind else "")
+    return f"not a PyTorch checkpoint ({found}; expected a zip archive)"
 
 
 def _read_archive(

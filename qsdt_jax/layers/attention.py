@@ -17,8 +17,6 @@ from qsdt_jax.layers.repconv import RepConv
 from qsdt_jax.layers.spiking import HeadRectify, Rectify, SpikingNeuron
 from qsdt_jax.layers.tokens import factors_of_counts
 
-# The neuron after the attention product emits spikes worth 2/D instead of 1/D (published code).
-ATTENTION_GAIN = 2.0
 Attention = Literal["spiking", "softmax"]
 
 
@@ -112,6 +110,10 @@ class QSDSA(nn.Module):
       scale: factor on the product.
       rectify: "bn" or "norm", see `HeadRectify`.
       reference: token count that the scale is meant for, see `spike_attention`.
+      gain, threshold: of the neuron behind the product, see `SpikingNeuron`. Its spikes are worth 2/D instead
+        of 1/D in the published code.
+      qkv_bias_init: initial bias of the batch norms before the neurons of q, k and v. From 0, the published
+        value, binary neurons fire so rarely in a small network that their product is silent.
     """
 
     numerics: Numerics
@@ -120,6 +122,9 @@ class QSDSA(nn.Module):
     scale: float = 0.25
     rectify: Rectify = "bn"
     reference: int = 0
+    gain: float = 2.0
+    threshold: float | None = None
+    qkv_bias_init: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, valid: jax.Array | None = None) -> Affine:
@@ -140,7 +145,7 @@ class QSDSA(nn.Module):
             check_sums("/".join(self.path) or "attention", largest)
         tokens = None if valid is None else valid.reshape(n, height * width)
         y = self.product(q, k, v, tokens).reshape(n, height, width, channels)
-        spikes = SpikingNeuron(numerics, gain=ATTENTION_GAIN, name="attn_neuron")(y)
+        spikes = SpikingNeuron(numerics, self.gain, threshold=self.threshold, name="attn_neuron")(y)
         y = RepConv(numerics, name="proj_repconv")(spikes, train)
         return BatchNorm(numerics, name="proj_bn")(y, train)
 
@@ -162,7 +167,7 @@ class QSDSA(nn.Module):
     def _project(self, spikes: Spikes | jax.Array, name: str, train: bool) -> Spikes | jax.Array:
         """q, k or v: (N, L, C) spikes."""
         y = RepConv(self.numerics, name=f"{name}_repconv")(spikes, train)
-        y = BatchNorm(self.numerics, name=f"{name}_bn")(y, train)
+        y = BatchNorm(self.numerics, bias_init=self.qkv_bias_init, name=f"{name}_bn")(y, train)
         if self.rectify == "norm":
             y = HeadRectify(self.numerics, self.num_heads, name=f"{name}_rectify")(y, train)
         tokens = y.real.reshape(y.shape[0], -1, y.shape[-1])

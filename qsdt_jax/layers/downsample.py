@@ -1,11 +1,12 @@
-"""Down-sampling: [neuron ->] quantised convolution with bias -> batch norm; and by leaving out pixels."""
+"""Down-sampling: [neuron ->] quantised convolution -> batch norm; and by leaving out pixels."""
 
 import jax
 from flax import linen as nn
+from jax.nn.initializers import Initializer
 
 from qsdt_jax.layers.batch_norm import BatchNorm
 from qsdt_jax.layers.numerics import Numerics
-from qsdt_jax.layers.quantized import QConv
+from qsdt_jax.layers.quantized import QConv, conv_init
 from qsdt_jax.layers.spiking import SpikingNeuron
 
 
@@ -17,6 +18,8 @@ class Downsample(nn.Module):
       numerics: shared numerical choices.
       kernel_size, stride, padding: of the convolution, in pixels.
       spiking: puts a neuron before the convolution; the stem sees the image itself.
+      use_bias: of the convolution; it changes nothing but the running mean.
+      kernel_init: of the convolution.
     """
 
     features: int
@@ -25,6 +28,8 @@ class Downsample(nn.Module):
     stride: int = 2
     padding: int = 1
     spiking: bool = True
+    use_bias: bool = True
+    kernel_init: Initializer = conv_init
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -36,7 +41,8 @@ class Downsample(nn.Module):
             kernel_size=self.kernel_size,
             stride=self.stride,
             padding=self.padding,
-            use_bias=True,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
             name="conv",
         )(inputs, train)
         return BatchNorm(self.numerics, name="bn")(y, train).real

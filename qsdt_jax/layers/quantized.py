@@ -33,6 +33,7 @@ class QConv(nn.Module):
       kernel_size: side of the square kernel, in pixels.
       stride, padding: in pixels; the padding is symmetric.
       depthwise: one filter per channel.
+      groups: of neighbouring channels, each with filters of its own; 1 for a dense convolution.
       use_bias: adds a float bias.
       kernel_init, bias_init: initial values; a bias without its own is drawn as PyTorch does by default.
     """
@@ -43,6 +44,7 @@ class QConv(nn.Module):
     stride: int = 1
     padding: int = 0
     depthwise: bool = False
+    groups: int = 1
     use_bias: bool = False
     kernel_init: Initializer = conv_init
     bias_init: Initializer | None = None
@@ -52,7 +54,7 @@ class QConv(nn.Module):
         """x (N, H, W, I) spikes or real values -> (N, H', W', O), in evaluation not yet scaled."""
         x = x if isinstance(x, Spikes) else real(x)
         channels = _values_of(x).shape[-1]
-        groups = channels if self.depthwise else 1
+        groups = channels if self.depthwise else self.groups
         kernel_shape = (self.kernel_size, self.kernel_size, channels // groups, self.features)
         numerics = self.numerics.of(self.path)
         weight = _quantized_kernel(self, numerics, kernel_shape, self.kernel_init)
@@ -73,23 +75,27 @@ class QDense(nn.Module):
       features: outputs O.
       numerics: shared numerical choices.
       kernel_init: initial values; the bias starts at 0.
+      use_bias: adds the bias.
     """
 
     features: int
     numerics: Numerics
     kernel_init: Initializer = head_init
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Spikes | jax.Array, train: bool) -> Affine:
         """x (N, I) spikes or real values -> (N, O), in evaluation not yet scaled."""
         numerics = self.numerics.of(self.path)
         weight = _quantized_kernel(self, numerics, (_values_of(x).shape[-1], self.features), self.kernel_init)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), numerics.param_dtype)
         pixels = jax.tree.map(lambda a: a[:, None, None, :], x)
         kernel = weight.replace(integers=weight.integers[None, None])
         multiply = _multiply if train else _multiply_unscaled
         y = multiply(pixels, kernel, ConvGeometry(), numerics)
-        return y.replace(values=y.values[:, 0, 0, :]) + bias
+        y = y.replace(values=y.values[:, 0, 0, :])
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, (self.features,), numerics.param_dtype)
 
 
 def _values_of(x: Spikes | jax.Array) -> jax.Array:

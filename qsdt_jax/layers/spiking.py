@@ -1,5 +1,7 @@
 """The spiking neuron as a layer: rectification, firing, and the spikes made visible."""
 
+import dataclasses
+import math
 from typing import Literal
 
 import jax
@@ -19,25 +21,36 @@ Rectify = Literal["bn", "norm"]
 class SpikingNeuron(nn.Module):
     """A layer of neurons; being a module, its spikes can be captured by name (`capture_intermediates`).
 
+    Neurons of a learned decay have a parameter "w", a number, with decay = 1 - sigmoid(w).
+
     Attributes:
       numerics: shared numerical choices.
       gain: factor on the value of a spike; 2 after the attention product (published code).
       input_gain: factor on the input current; 1/4 in neck and head of the published segmenter, whose neurons
         are round(clip(x, 0, 4)) / 4, and of the published detector, whose are round(clip(x, 0, 4)), gain 4.
+      threshold: in the place of the network's, see `core.neurons.Neuron`; None for that.
     """
 
     numerics: Numerics
     gain: float = 1.0
     input_gain: float = 1.0
+    threshold: float | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array | Affine) -> Spikes | jax.Array:
         """x (N, ...) input current -> spikes of that shape; without a neuron, max(x, 0)."""
         if self.input_gain != 1:
             x = x * self.input_gain if isinstance(x, Affine) else rounded(x * self.input_gain)
-        if self.numerics.neuron is None:
+        neuron = self.numerics.neuron
+        if neuron is None:
             return jnp.maximum(real(x), 0)
-        spikes = fire(real(x), self.numerics.neuron)
+        if self.threshold is not None:
+            neuron = dataclasses.replace(neuron, threshold=self.threshold)
+        x, share = real(x), None
+        if neuron.learned_decay:
+            start = nn.initializers.constant(math.log((1 - neuron.decay) / neuron.decay))
+            share = jax.nn.sigmoid(self.param("w", start, (), self.numerics.param_dtype)).astype(x.dtype)
+        spikes = fire(x, neuron, share)
         return spikes.replace(step=self.gain * spikes.step)
 
 

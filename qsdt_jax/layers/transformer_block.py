@@ -33,7 +33,7 @@ class DropPath(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """x + ls1 * Q-SDSA(x), then x + ls2 * MLP(x) (published code).
+    """x + ls1 * Q-SDSA(x), then x + ls2 * MLP(x) (published code); without layer scales in SDT-V2.
 
     Attributes:
       numerics: shared numerical choices.
@@ -41,6 +41,9 @@ class TransformerBlock(nn.Module):
       attention_tokens: token count that the attention scale is meant for, 0 for any.
       layer_scale_init: initial value of the two layer scales.
       drop_path: probability of dropping each branch.
+      attention_gain, attention_threshold: of the neuron behind the attention product, see `QSDSA`.
+      layer_scale: whether there are layer scales.
+      qkv_bias_init: see `QSDSA`.
     """
 
     numerics: Numerics
@@ -52,6 +55,10 @@ class TransformerBlock(nn.Module):
     layer_scale_init: float = 1e-6
     drop_path: float = 0.0
     attention_tokens: int = 0
+    attention_gain: float = 2.0
+    attention_threshold: float | None = None
+    layer_scale: bool = True
+    qkv_bias_init: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, valid: jax.Array | None = None) -> jax.Array:
@@ -64,18 +71,18 @@ class TransformerBlock(nn.Module):
             self.attention_scale,
             self.rectify,
             self.attention_tokens,
+            self.attention_gain,
+            self.attention_threshold,
+            self.qkv_bias_init,
             name="attn",
         )
         mlp = MLP(numerics, self.mlp_ratio, name="mlp")
         drop_path = DropPath(self.drop_path, numerics.timesteps, name="drop_path")
         branches = (lambda x: attention(x, train, valid)), (lambda x: mlp(x, train))
         for i, branch in enumerate(branches, start=1):
-            layer_scale = self.param(
-                f"layer_scale{i}",
-                nn.initializers.constant(self.layer_scale_init),
-                (x.shape[-1],),
-                numerics.param_dtype,
-            )
-            y = (branch(x) * layer_scale).real
-            x = x + drop_path(y, train)
+            y = branch(x)
+            if self.layer_scale:
+                init = nn.initializers.constant(self.layer_scale_init)
+                y = y * self.param(f"layer_scale{i}", init, (x.shape[-1],), numerics.param_dtype)
+            x = x + drop_path(y.real, train)
         return x

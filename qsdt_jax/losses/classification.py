@@ -5,6 +5,20 @@ import jax.numpy as jnp
 import optax
 
 
+def each_step_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """The mean over T of the cross-entropy of each time step (TET: Deng et al., ICLR 2022).
+
+    Args:
+      logits: (B, T, K).
+      labels, label_smoothing: as of `cross_entropy`.
+
+    Returns:
+      (B,) losses.
+    """
+    steps = [cross_entropy(logits[:, t], labels, label_smoothing) for t in range(logits.shape[1])]
+    return jnp.mean(jnp.stack(steps), axis=0)
+
+
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Cross-entropy of each example, in nats.
 

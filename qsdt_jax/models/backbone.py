@@ -19,6 +19,7 @@ from qsdt_jax.layers.sepconv import ConvBlock
 from qsdt_jax.layers.spiking import Rectify
 from qsdt_jax.layers.tokens import valid_tokens
 from qsdt_jax.layers.transformer_block import TransformerBlock
+from qsdt_jax.models.frames import frames_of
 
 STRIDE = 16  # Pixels of the image per pixel of the last two stages.
 STEM = "downsample1_1"  # Name of the layer that sees the image.
@@ -27,6 +28,8 @@ Stage = Literal["stem", "stage1", "stage2", "stage3", "stage4"]
 
 class Backbone(nn.Module):
     """The network without its head (published code).
+
+    Spike-driven Transformer V2 is these layers with other attributes, `models.sdtv2`.
 
     stem (C1/2) -> conv block -> down (C1) -> conv block -> down (C2) -> two conv blocks -> down (C3) -> 3/4
     of the transformer blocks, rounded down -> down (C4, stride 1) -> the others.
@@ -39,14 +42,17 @@ class Backbone(nn.Module):
       in_channels: channels of the image.
       bits: weight bits 1..8, 32 for float; bits_rules: of the layers that differ.
       levels: D, largest spike count; timesteps: T.
-      neuron, decay, reset, surrogate: see `core.neurons`; decay None takes the neuron's usual value. The
-        neuron "relu" is none: with it, 32 bits and softmax attention this is the float twin.
+      neuron, decay, decay_input, reset, surrogate: see `core.neurons`; decay None takes the neuron's usual
+        value. The neuron "relu" is none: with it, 32 bits and softmax attention this is the float twin.
       attention: "spiking" or "softmax", see `layers.attention.QSDSA`.
       rectify: "bn" (published code) or "norm", see `layers.spiking.HeadRectify`.
       attention_scale: factor on q (k^T v).
       attention_tokens: token count N0 that the factor is meant for, that of the images of the training: an
         image of N tokens has N0 / N times the factor. 0 for the same factor on any image (published code).
-      layer_scale_init: initial layer scale of the transformer blocks.
+      attention_gain, attention_threshold: of the neuron behind that product: factor on the value of a spike,
+        and its own threshold, None for the one of the others.
+      qkv_bias_init: initial bias of the batch norms before the neurons of q, k and v.
+      layer_scale: whether transformer blocks have layer scales; layer_scale_init: their initial value.
       drop_path: probability at the last block, rising linearly from 0 at the first.
       norm_group: images per group of batch-norm statistics, 0 for the whole batch.
       freeze_statistics: see `layers.numerics.Numerics`.
@@ -68,12 +74,17 @@ class Backbone(nn.Module):
     timesteps: int = 1
     neuron: NeuronKind | Literal["relu"] = "ie_lif"
     decay: float | None = None
+    decay_input: bool = False
     reset: Reset = "soft"
     surrogate: Surrogate = "straight_through"
     rectify: Rectify = "bn"
     attention: Attention = "spiking"
     attention_scale: float = 0.25
     attention_tokens: int = 0
+    attention_gain: float = 2.0
+    attention_threshold: float | None = None
+    qkv_bias_init: float = 0.0
+    layer_scale: bool = True
     layer_scale_init: float = 1e-6
     drop_path: float = 0.0
     norm_group: int = 0
@@ -121,6 +132,7 @@ class Backbone(nn.Module):
             levels=self.levels,
             timesteps=self.timesteps,
             decay=self.decay,
+            decay_input=self.decay_input,
             reset=self.reset,
             surrogate=self.surrogate,
         )
@@ -160,6 +172,10 @@ class Backbone(nn.Module):
                 self.layer_scale_init,
                 self.drop_path * i / (self.depth - 1),
                 self.attention_tokens,
+                self.attention_gain,
+                self.attention_threshold,
+                self.layer_scale,
+                self.qkv_bias_init,
             )
             for i in range(self.depth)
         ]
@@ -213,15 +229,8 @@ class Backbone(nn.Module):
 
     def frames(self, images: jax.Array) -> jax.Array:
         """(B * T, H, W, C) in the real dtype, the time steps of an image next to each other."""
-        if images.ndim not in (4, 5):
-            raise ValueError(f"images have shape (B, H, W, C) or (B, T, H, W, C), got {images.shape}")
-        if images.ndim == 4:
-            images = jnp.repeat(images[:, None], self.timesteps, axis=1)
-        _, frames, height, width, channels = images.shape
-        if channels != self.in_channels:
-            raise ValueError(f"the network takes {self.in_channels} channels, got {channels}")
-        if frames != self.timesteps:
-            raise ValueError(f"the network takes {self.timesteps} time steps, got {frames}")
+        images = frames_of(images, self.timesteps, self.in_channels)
+        height, width = images.shape[1:3]
         if height % STRIDE or width % STRIDE or not height or not width:
             raise ValueError(f"height and width must be multiples of {STRIDE}, got {height}x{width}")
-        return images.reshape(-1, height, width, channels).astype(self.numerics.real_dtype)
+        return images.astype(self.numerics.real_dtype)

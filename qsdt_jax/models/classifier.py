@@ -73,16 +73,24 @@ class Classifier(nn.Module):
           ValueError: the images do not fit the network; or, when variables are drawn, a bits rule fits no
             layer.
         """
+        return self.over_time(self._logits(images, train))
+
+    def steps(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """As calling it, but the scores of every time step: (B, T, num_classes)."""
+        return self._logits(images, train).reshape(-1, self.backbone.timesteps, self.num_classes)
+
+    def _logits(self, images: jax.Array, train: bool) -> jax.Array:
+        """(B * T, num_classes)."""
         spikes = self._spikes(images, train)
         y = self.head(spikes, train)
         other = self.head_dist(spikes, train) if self.distillation_head else None
         if self.is_initializing():
             check_rules(self.backbone.bits_rules, self.variables["params"])
         if other is None:
-            return self.over_time(y.real)
+            return y.real
         # Before the sum, as the deployed network has it folded.
         half = jnp.asarray(0.5, self.backbone.param_dtype)
-        return self.over_time((y * half).real + (other * half).real)
+        return (y * half).real + (other * half).real
 
     def features(self, images: jax.Array, train: bool = False) -> dict[Stage, jax.Array]:
         """See `Backbone.features`."""

@@ -21,22 +21,21 @@ from scipy.special import erfinv
 from qsdt_jax.jit_once import jit_once
 from qsdt_jax.layers.bits_rules import check_rules
 from qsdt_jax.models.backbone import STRIDE, Backbone
-from qsdt_jax.models.classifier import Classifier
-from qsdt_jax.models.detector import MaskRCNN
-from qsdt_jax.models.segmenter import Segmenter
+from qsdt_jax.models.resformer import SpikingResformer
+from qsdt_jax.models.shapes import Model
 
 ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)  # Threefry's, in bits, of even and of odd groups of rounds.
 PARITY = np.uint32(0x1BD11BDA)
 AT_ONCE = 2**15  # Numbers drawn together: what fits the fastest cache.
 
 
-def init_variables(model: Backbone | Classifier | Segmenter | MaskRCNN, seed: int = 0) -> dict[str, Any]:
+def init_variables(model: Model, seed: int = 0) -> dict[str, Any]:
     """The variables that a network starts with, as of `model.init`: {"params": ..., "batch_stats": ...}.
 
     A network with an operation that is not among OPERATIONS is drawn by `jax.jit(model.init)`.
 
     Args:
-      model: a backbone, a classifier, a segmenter or a detector.
+      model: a backbone, a classifier, a segmenter, a detector or a SpikingResformer.
       seed: of the draws, 0 to 2^32 - 1; equal seeds give equal values.
 
     Raises:
@@ -44,16 +43,16 @@ def init_variables(model: Backbone | Classifier | Segmenter | MaskRCNN, seed: in
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"the seed of initial variables is 0 to 2^32 - 1, got {seed}")
-    backbone = model if isinstance(model, Backbone) else model.backbone
-    images = jnp.zeros((1, STRIDE, STRIDE, backbone.in_channels), backbone.numerics.real_dtype)
-    method = "features" if model is backbone else "__call__"
+    of = model if isinstance(model, Backbone | SpikingResformer) else model.backbone
+    images = jnp.zeros((1, STRIDE, STRIDE, of.in_channels), of.numerics.real_dtype)
+    method = "features" if isinstance(model, Backbone) else "__call__"
 
     def init(key: jax.Array) -> dict[str, Any]:
         return dict(model.init(key, images, method=method))
 
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     program, shapes = jax.make_jaxpr(init, return_shape=True)(key)
-    check_rules(backbone.bits_rules, shapes["params"])
+    check_rules(of.numerics.bits_rules, shapes["params"])
     words, needed = np.array([0, seed], np.uint32), _needed(program.jaxpr)
     if not _known(needed):  # Another version of JAX may write the same draws with other operations.
         return jit_once(init)(jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32"))

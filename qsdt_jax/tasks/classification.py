@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from qsdt_jax.data.mixing import mix_batch
-from qsdt_jax.losses.classification import cross_entropy
-from qsdt_jax.models import Classifier
+from qsdt_jax.losses.classification import cross_entropy, each_step_cross_entropy
+from qsdt_jax.models import Classifier, SpikingResformer
 from qsdt_jax.models.classifier import HEAD
 from qsdt_jax.randomness import Purpose
 from qsdt_jax.tasks.accuracy import Accuracy
@@ -25,19 +25,23 @@ class Classification(Accuracy):
       image_shape: shape of one input, (H, W, C) or (T, H, W, C).
       class_names: in the order of the outputs; no program depends on them.
       label_smoothing: in training only, never in the evaluation loss.
+      each_step: whether the loss is the mean of those of all time steps (TET: Deng et al., ICLR 2022), not
+        that of the logits averaged over time.
       mixup_alpha, cutmix_alpha: of the Beta distributions of mixing in training; 0 for none.
     """
 
-    model: Classifier
+    model: Classifier | SpikingResformer
     image_shape: tuple[int, ...]
     class_names: tuple[str, ...] = dataclasses.field(compare=False)
     label_smoothing: float = 0.0
+    each_step: bool = False
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
 
     @property
     def loss_title(self) -> str:
-        return f"cross-entropy, label smoothing {self.label_smoothing:g}"
+        of_steps = " of each time step" if self.each_step else ""
+        return f"cross-entropy{of_steps}, label smoothing {self.label_smoothing:g}"
 
     def batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """{"image": (size, ...), "label": (size,)}."""
@@ -64,7 +68,12 @@ class Classification(Accuracy):
         """
         images, labels = self.mixed(batch, key)
         logits, updates = self.model.apply(
-            variables, images, train=True, rngs={"drop_path": key}, mutable=["batch_stats"]
+            variables,
+            images,
+            train=True,
+            rngs={"drop_path": key},
+            mutable=["batch_stats"],
+            method="steps" if self.each_step else None,
         )
         loss = self.label_loss(logits, labels)
         return loss, (updates["batch_stats"], {})
@@ -84,8 +93,9 @@ class Classification(Accuracy):
         )
 
     def label_loss(self, logits: Any, labels: jax.Array) -> jax.Array:
-        """The mean cross-entropy."""
-        return jnp.mean(cross_entropy(logits, labels, self.label_smoothing))
+        """The mean cross-entropy of logits (B, K), with `each_step` (B, T, K)."""
+        losses = each_step_cross_entropy if self.each_step else cross_entropy
+        return jnp.mean(losses(logits, labels, self.label_smoothing))
 
     def outputs(self, variables: Variables, batch: Batch) -> jax.Array:
         """Logits (B, K)."""

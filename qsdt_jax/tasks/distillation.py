@@ -21,9 +21,10 @@ Schedule = Literal["constant", "cosine"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What the losses weigh against the task's own.
+    """What the losses weigh.
 
     Attributes:
+      labels: factor on the task's own loss.
       fgd: lambda of L_FGD, at the first step.
       fgd_normalization: see `losses.fgd.gram_matrices`.
       fgd_schedule: "constant", or "cosine" to fall to 0 at the end of the run.
@@ -33,6 +34,7 @@ class Weights:
     """
 
     fgd: float
+    labels: float = 1.0
     fgd_normalization: Normalization = "frobenius"
     fgd_schedule: Schedule = "constant"
     kd: float = 0.0
@@ -48,7 +50,7 @@ class Weights:
 
 
 class Distillation(struct.PyTreeNode):
-    """L = L_task + lambda_fgd L_FGD + lambda_kd KD, with a teacher that stays as it is.
+    """L = lambda_labels L_task + lambda_fgd L_FGD + lambda_kd KD, with a teacher that stays as it is.
 
     A pytree, so that a step takes the teacher's variables as an argument and not as constants of its program.
     The teacher sees what the student sees, augmented and mixed, once for each batch. KD teaches the student's
@@ -72,7 +74,8 @@ class Distillation(struct.PyTreeNode):
 
     @property
     def model(self) -> Classifier:
-        """The student."""
+        """The student, a network with a backbone."""
+        assert isinstance(self.student.model, Classifier)
         return self.student.model
 
     @property
@@ -100,7 +103,7 @@ class Distillation(struct.PyTreeNode):
         variables_of_teacher = jax.lax.stop_gradient(self.teacher_variables)
         taught_logits, taught = jax.lax.stop_gradient(self.teacher(variables_of_teacher, images))
         task_loss = self.student.label_loss(logits, labels)
-        metrics, loss = {"task_loss": task_loss}, task_loss
+        metrics, loss = {"task_loss": task_loss}, self.weights.labels * task_loss
         if self.weights.fgd:
             metrics["fgd"] = fgd_loss(own, taught, self.weights.fgd_normalization)
             loss = loss + self.weights.fgd_at(step) * metrics["fgd"]

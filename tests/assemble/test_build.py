@@ -16,7 +16,7 @@ from qsdt_jax.errors import OutOfRange, UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.train.parallel import Parallel
 from tests.configs import tiny_seg
-from tests.launch.tiny import tiny_config
+from tests.launch.tiny import resformer_config, tiny_config
 
 # Values that the networks and the library refuse themselves; one of each kind, since each traces a network.
 MODEL = [
@@ -51,6 +51,7 @@ MODEL = [
     ),
     ({"model.channels": (8, 8, 16)}, "config.model.channels=(8, 8, 16) must be 4 whole numbers"),
     ({"model.channels": (8, 8, 16, "a")}, "config.model.channels=(8, 8, 16, 'a') must be 4 whole numbers"),
+    ({"resformer.channels": (8, 16)}, "config.resformer.channels=(8, 16) must be () or 3 whole numbers"),
     ({"model.neuron": "lif"}, "config.model: a lif neuron is binary: levels must be 1, got 4"),
     ({"model.neuron": "elu"}, "config.model: unknown neuron 'elu'"),
     ({"model.decay": 1.5}, "config.model: decay must lie in [0, 1], got 1.5"),
@@ -190,7 +191,8 @@ def test_every_value_of_a_recipe_arrives():
     network |= {"neuron": "i_lif", "reset": "hard", "surrogate": "arctan", "rectify": "norm"}
     network |= {"attention": "softmax", "attention_scale": 0.7, "layer_scale_init": 0.01, "drop_path": 0.35}
     network |= {"distillation_head": True, "norm_group": 4, "exact_evaluation": False, "remat": "blocks"}
-    network |= {"attention_tokens": 3, "freeze_statistics": True}
+    network |= {"attention_tokens": 3, "freeze_statistics": True, "decay_input": True, "layer_scale": False}
+    network |= {"attention_gain": 1.5, "attention_threshold": 0.8, "qkv_bias_init": 0.9}
     overrides = {f"model.{name}": value for name, value in network.items()}
     overrides |= {"loss.label_smoothing": 0.2, "data.mixup": 0.3, "data.cutmix": 0.9, "ema_decay": 0.8}
     overrides |= {"accumulate": 2, "seed": 5, "log.every_steps": 3, "checkpoint.every_steps": 6}
@@ -209,6 +211,37 @@ def test_every_value_of_a_recipe_arrives():
     assert backbone.bits_rules == (BitsRule(pattern="head", bits=2),)
     untested = {"channels", "depth", "bits_rules", "dtype"}
     assert {*network, *untested, *OF_DETECTOR} == {*config.model}
+
+
+def test_every_value_of_a_spikingresformer_arrives():
+    sizes = {"channels": (8, 16, 16), "num_heads": (1, 2, 4), "patches": (3, 2, 1), "depths": (1, 2, 1)}
+    sizes |= {"group_size": 32, "small_images": True, "learned_decay": True, "nominal_size": 64}
+    overrides = {f"resformer.{name}": value for name, value in sizes.items()}
+    overrides |= {"model.timesteps": 2, "loss.each_step": True}
+    config = resformer_config(**overrides)
+    task: Any = build_run(config).task
+    found = {name: getattr(task.model, name) for name in sizes}
+    assert found == sizes and sizes.keys() == {*config.resformer}
+    assert (task.model.timesteps, task.model.num_classes, task.model.in_channels) == (2, 10, 1)
+    assert task.each_step and task.loss_title == "cross-entropy of each time step, label smoothing 0.1"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            {"model.bits": 2},
+            "config.model.bits=2, but config.resformer.channels asks for a SpikingResformer, which has no "
+            "choice of it; expected 4",
+        ),
+        ({"resformer.num_heads": (1, 1, 3)}, "config.resformer: 3 heads do not divide 16 channels"),
+        ({"resformer.nominal_size": 3}, "config.resformer: nominal_size 3 holds no patch in stage1"),
+    ],
+)
+def test_what_a_spikingresformer_is_refused_for(overrides, told):
+    with pytest.raises(UserError) as caught:
+        build_run(resformer_config(**overrides))
+    assert str(caught.value) == told
 
 
 def test_every_value_of_an_optimizer_is_checked():

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,8 +20,11 @@ from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.images import normalize
 from qsdt_jax.deploy.bundle import write_bundle
 from qsdt_jax.errors import UserError
+from qsdt_jax.interop import to_torch
+from qsdt_jax.models import create_model
+from qsdt_jax.models.shapes import variable_shapes
 from tests.assemble.conftest import CONFIG
-from tests.launch.tiny import DIGITS, draw_variables, write_pth
+from tests.launch.tiny import DIGITS, draw, draw_variables, write_pth
 
 STAGES = {
     "stem": (16, 16, 4),
@@ -115,6 +120,85 @@ def test_a_published_file_tells_its_own_sizes(tmp_path):
         qsdt_jax.load(path, bits="four")
 
 
+@pytest.mark.slow
+def test_a_published_file_without_layer_scales_is_of_sdtv2(tmp_path):
+    """Its names tell neuron and attention; how many time steps, they do not."""
+    of_file = create_model(
+        "sdtv2_s", channels=(8, 8, 16, 16), depth=2, mlp_ratio=2, num_classes=5, distillation_head=True
+    )
+    shapes: Any = variable_shapes(of_file)
+    drawn = np.random.default_rng(3)
+    variables = jax.tree.map(lambda leaf: drawn.uniform(0.5, 1, leaf.shape).astype(leaf.dtype), shapes)
+    path = write_pth(tmp_path / "net.pth", variables)
+    for timesteps in (1, 4):
+        network = qsdt_jax.load(path, timesteps=timesteps)
+        backbone = of_file.backbone.clone(timesteps=timesteps)
+        assert network.model == of_file.clone(backbone=backbone)
+    images = drawn.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    assert np.isfinite(network.predict(images).logits).all()
+    qsdt_jax.save(network, tmp_path / "saved")
+    again = qsdt_jax.load(tmp_path / "saved")
+    assert again.model == network.model
+    np.testing.assert_array_equal(again.predict(images).logits, network.predict(images).logits)
+
+
+RESFORMER: dict[str, Any] = {
+    "channels": (8, 8, 16),
+    "num_heads": (1, 1, 2),
+    "depths": (1, 1, 1),
+    "group_size": 8,
+    "num_classes": 10,
+}
+
+
+def write_resformer(file: Path, small_images: bool) -> tuple[Any, Path]:
+    """A network with firing rates, and its file."""
+    model = create_model("spikingresformer_s", **RESFORMER, small_images=small_images)
+    variables = draw(variable_shapes(model), 5)
+    statistics = jax.tree.map(lambda x: np.full_like(x, 0.3) if x.size <= 2 else x, variables["batch_stats"])
+    return model, write_pth(file, {**variables, "batch_stats": statistics})
+
+
+@pytest.mark.parametrize(
+    ("small", "size", "crop", "mean"),
+    [(False, (224, 224), 0.95, (0.485, 0.456, 0.406)), (True, (32, 32), 1.0, (0.4914, 0.4822, 0.4465))],
+)
+def test_a_published_file_of_spikingresformer_tells_its_own_sizes(small, size, crop, mean, tmp_path):
+    of_file, path = write_resformer(tmp_path / "net.pth", small)
+    network = qsdt_jax.load(path)
+    assert network.model == of_file and of_file.timesteps == 4
+    preprocess = network.preprocess
+    assert (preprocess.size, preprocess.evaluation_crop_ratio, preprocess.mean) == (size, crop, mean)
+    asked = {"timesteps": 2, "nominal_size": 64}
+    assert qsdt_jax.load(path, **asked).model == of_file.clone(**asked)
+    with pytest.raises(UserError, match="a network has no field 'num_head'; did you mean 'num_heads'"):
+        qsdt_jax.load(path, num_head=4)
+    with pytest.raises(UserError, match=r"^config\.model\.bits=2, but config\.resformer\.channels asks for"):
+        qsdt_jax.load(path, bits=2)
+
+
+def test_a_published_file_of_spikingresformer_answers(tmp_path):
+    of_file, path = write_resformer(tmp_path / "net.pth", True)
+    network = qsdt_jax.load(path)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    found = network.predict(images)
+    inputs = [normalize(image, network.preprocess.mean, network.preprocess.std) for image in images]
+    expected = jax.jit(of_file.apply)(network.variables, np.stack(inputs))
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-5, atol=1e-6)
+    assert np.ptp(found.logits, axis=0).min() > 0
+    stages = {name: maps.shape for name, maps in network.features(images).items()}
+    assert stages == {
+        "stem": (2, 32, 32, 8),
+        "stage1": (2, 32, 32, 8),
+        "stage2": (2, 16, 16, 8),
+        "stage3": (2, 8, 8, 16),
+    }
+    qsdt_jax.save(network, tmp_path / "saved")
+    again = qsdt_jax.load(tmp_path / "saved")
+    assert again.model == network.model and "# SpikingResformer" in (tmp_path / "saved/README.md").read_text()
+    np.testing.assert_array_equal(again.predict(images).logits, found.logits)
+
+
 def test_wrong_places_are_told(saved, tmp_path):
     def refusal(path) -> str:
         with pytest.raises(UserError) as caught:
@@ -143,6 +227,16 @@ def test_a_file_of_another_network_is_told(tmp_path):
         path = write_pth(tmp_path / f"{layer}.pth", other)
         with pytest.raises(UserError, match=re.escape(f"{path} is not of this network: it has no tensor")):
             qsdt_jax.load(path)
+
+
+def test_a_damaged_file_is_not_taken_for_one_of_sdtv2(tmp_path):
+    """A file with step sizes is of the quantised network, whatever else it lacks."""
+    variables = draw_variables(CONFIG, 1)
+    tensors = {name for name in to_torch(variables) if "layer_scale" in name}
+    assert len(tensors) == 4
+    path = write_pth(tmp_path / "net.pth", variables, without=tensors)
+    with pytest.raises(UserError, match=r"does not fit the model; missing \(4\): block3\.0\.layer_scale1"):
+        qsdt_jax.load(path, num_heads=4)
 
 
 def test_images_that_are_none_are_told(network, tmp_path):

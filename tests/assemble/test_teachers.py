@@ -13,6 +13,7 @@ from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.sources import sources_now
 from qsdt_jax.assemble.teachers import TEACHER, find_teacher, with_teacher
 from qsdt_jax.errors import UserError
+from qsdt_jax.models import SpikingResformer
 from qsdt_jax.models.caformer import CAFORMERS
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.tasks.distillation import Distillation
@@ -54,7 +55,7 @@ def test_a_teacher_that_fits(teacher, capsys):
 
 def test_every_weight_arrives(teacher):
     values = {"fgd": 0.3, "fgd_normalization": "cosine", "fgd_schedule": "cosine"}
-    values |= {"kd": 2.0, "kd_target": "hard", "temperature": 3.0}
+    values |= {"labels": 0.7, "kd": 2.0, "kd_target": "hard", "temperature": 3.0}
     overrides = {f"distill.{name}": value for name, value in values.items()}
     task = with_teacher(student(teacher, **overrides), TASK, STEPS)
     assert isinstance(task, Distillation)
@@ -95,6 +96,15 @@ def test_what_is_refused(teacher, overrides, told):
         check_config(config := student(teacher, **overrides))
         with_teacher(config, TASK, STEPS)
     assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_tasks_that_no_teacher_teaches(teacher):
+    config = student(teacher)
+    with pytest.raises(UserError, match=r"^config\.loss\.each_step=True, but a teacher's loss is"):
+        with_teacher(config, dataclasses.replace(TASK, each_step=True), STEPS)
+    other = dataclasses.replace(TASK, model=SpikingResformer(in_channels=1, num_classes=10))
+    with pytest.raises(UserError, match="this run has a network of its own, SpikingResformer"):
+        with_teacher(config, other, STEPS)
 
 
 @pytest.mark.parametrize("names", [DIGITS[:5], DIGITS[::-1]])

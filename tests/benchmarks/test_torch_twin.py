@@ -78,6 +78,8 @@ def test_a_twin_that_differs_is_refused(change, told, monkeypatch):
     ("overrides", "told"),
     [
         ({"timesteps": 2}, "timesteps=1 alone, found 2"),
+        ({"attention_threshold": 0.25}, "attention_threshold=None alone, found 0.25"),
+        ({"layer_scale": False}, "layer_scale=True alone, found False"),
         ({"rectify": "norm"}, "rectify='bn' alone, found 'norm'"),
         ({"bits": 32}, "2 to 8 bits"),
     ],

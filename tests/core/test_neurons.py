@@ -1,5 +1,6 @@
 """Neurons against a NumPy reference that follows the formulas one element and one step at a time."""
 
+import dataclasses
 import math
 
 import jax
@@ -85,6 +86,79 @@ def test_membrane_over_time(kind, levels, decay, reset):
     assert 0 < np.mean(counts) < levels
 
 
+def leaky_membranes(currents, decay, threshold):
+    """(T,) before the resets, of a neuron that approaches its input, u + (x - u) / tau, and goes to 0."""
+    u, membranes = 0.0, []
+    for x in currents:
+        u = u + (x - u) * (1 - decay)
+        membranes.append(u)
+        u = 0.0 if u >= threshold else u
+    return membranes
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.75])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("timesteps", [1, 6])
+@pytest.mark.parametrize("threshold", [1.0, 0.5])
+def test_an_input_that_decays_with_the_membrane(decay, learned, timesteps, threshold):
+    """A learned decay of the same value gives the same spikes; one at the threshold itself is among them."""
+    options = {"timesteps": timesteps, "decay": decay, "reset": "hard", "learned_decay": learned}
+    neuron = make_neuron("lif", levels=1, decay_input=not learned, **options)
+    assert neuron.step == 1  # A spike is worth what it is without.
+    currents = np.random.default_rng(2).integers(-8, 24, (50, timesteps)) / 4.0
+    membranes = np.array([leaky_membranes(image, decay, threshold) for image in currents])
+    found = fire(
+        jnp.asarray(currents.reshape(-1, 1), jnp.float32),
+        dataclasses.replace(neuron, threshold=threshold),
+        jnp.float32(1 - decay) if learned else None,
+    )
+    assert np.array_equal(found.counts.reshape(currents.shape), membranes >= threshold)
+    assert np.any(membranes == threshold) and 0.1 < np.mean(membranes >= threshold) < 0.9
+
+
+def test_gradient_where_the_input_decays():
+    """The surrogate stands at u - threshold; du[1]/dx[1] is 1/2, du[2]/dx[1] a quarter where none fired."""
+    neuron = make_neuron("lif", levels=1, timesteps=2, decay_input=True, reset="hard", surrogate="sigmoid")
+    neuron = dataclasses.replace(neuron, threshold=0.75)
+
+    def slope(z):
+        y = 1 / (1 + math.exp(-4 * z))
+        return 4 * y * (1 - y)
+
+    gradient = jax.grad(lambda x: fire(x, neuron).values[1, 0])
+    quiet, fired = gradient(jnp.array([[1.0], [0.5]])), gradient(jnp.array([[2.0], [0.5]]))
+    expected = slope(0.5 - 0.75)  # u[2] = (1 / 2 + 0.5) / 2 = 0.5.
+    assert np.allclose(quiet[:, 0], [expected / 4, expected / 2], rtol=1e-6)
+    assert np.allclose(fired[:, 0], [0, slope(0.25 - 0.75) / 2], rtol=1e-6)
+
+
+def test_a_soft_reset_takes_what_a_spike_stands_for():
+    """With D = 2 a spike of an IE-LIF neuron is worth 1/2, of which u has as much."""
+    neuron = make_neuron(levels=2, timesteps=2, decay=0.5, decay_input=True)
+    counts = fire(jnp.array([[3.0], [0.375]]), neuron).counts  # u = 1.5, of which 1 goes; 0.25 + 0.1875.
+    assert np.array_equal(counts[:, 0], [2, 1])
+    counts = fire(jnp.array([[2.0], [0.375]]), neuron).counts  # u = 1, of which all goes; 0 + 0.1875.
+    assert np.array_equal(counts[:, 0], [2, 0])
+
+
+def test_gradients_of_an_input_that_decays():
+    """Of the second step, whose membrane is (1 - s) s x[1] + s x[2] with s = 1 - decay."""
+    first, second, share = 0.5, 1.2, 0.3
+    membrane = (1 - share) * share * first + share * second
+    slope = 1 / (1 + (np.pi * (membrane - 1)) ** 2)
+    options = {"levels": 1, "timesteps": 2, "decay": 1 - share, "reset": "hard", "surrogate": "arctan"}
+    fixed = make_neuron("lif", decay_input=True, **options)
+    learned = make_neuron("lif", learned_decay=True, **options)
+    with jax.enable_x64(True):
+        x = jnp.array([[first], [second]])
+        by_fixed = jax.grad(lambda x: fire(x, fixed).counts[1, 0])(x)
+        by_learned, by_share = jax.grad(lambda x, s: fire(x, learned, s).counts[1, 0], (0, 1))(x, share)
+    expected = np.array([[(1 - share) * share], [share]]) * slope
+    np.testing.assert_allclose(by_fixed, expected, rtol=1e-12)
+    np.testing.assert_allclose(by_learned, expected, rtol=1e-12)
+    np.testing.assert_allclose(by_share, ((1 - 2 * share) * first + second) * slope, rtol=1e-12)
+
+
 def test_quantized_relu_is_ie_lif_without_memory():
     x = jax.random.normal(jax.random.key(0), (6, 10))
     one_step = fire(x, make_neuron("ie_lif"))
@@ -117,6 +191,8 @@ def test_reset_path_carries_no_gradient():
         ({"kind": "lif", "levels": 4}, "binary"),
         ({"kind": "izhikevich"}, "unknown neuron"),
         ({"decay": 1.5}, "decay"),
+        ({"decay": 1.0, "decay_input": True}, "decay must be below 1 where the input decays"),
+        ({"kind": "quantized_relu", "learned_decay": True}, "decay must be between 0 and 1"),
         ({"reset": "none"}, "reset"),
         ({"surrogate": "step"}, "surrogate"),
     ],

@@ -54,6 +54,10 @@ class ShortBackbone(Backbone):
                 self.rectify,
                 self.layer_scale_init,
                 attention_tokens=self.attention_tokens,
+                attention_gain=self.attention_gain,
+                attention_threshold=self.attention_threshold,
+                layer_scale=self.layer_scale,
+                qkv_bias_init=self.qkv_bias_init,
             )
         ]
         self.downsample4 = Downsample(c4, numerics, stride=1)

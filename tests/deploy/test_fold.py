@@ -26,6 +26,13 @@ def test_counts_beyond_int8_are_refused():
         fold(model, draw_variables(model))
 
 
+def test_a_neuron_unlike_the_others_is_refused():
+    model = short_net(attention_threshold=0.25)
+    told = "block3_0/attn/attn_neuron has a threshold of its own (0.25); expected a network whose neurons"
+    with pytest.raises(UserError, match=re.escape(told)):
+        fold(model, draw_variables(model))
+
+
 @pytest.mark.slow
 def test_sums_beyond_float32_are_refused():
     """The bound is that of the weights at hand, not of the worst ones."""

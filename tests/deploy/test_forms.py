@@ -42,6 +42,16 @@ NETS = {
         "reset": "hard",
         "attention_scale": 0.7,
     },
+    "the input decays, no layer scales": {
+        "levels": 2,
+        "timesteps": 3,
+        "decay": 0.3,
+        "decay_input": True,
+        "reset": "hard",
+        "attention_scale": 2.0,
+        "attention_gain": 1.0,
+        "layer_scale": False,
+    },
     "I-LIF, norm, two heads": {
         "neuron": "i_lif",
         "bits": 5,
@@ -59,7 +69,12 @@ NETS["2, 4, 8 and 1 bits"] = {
     ),
 }
 # Tried on one block of each kind.
-SHORT = ("2 bits, D = 8, frames", "8 bits, D = 7, norm", "2, 4, 8 and 1 bits")
+SHORT = (
+    "2 bits, D = 8, frames",
+    "8 bits, D = 7, norm",
+    "2, 4, 8 and 1 bits",
+    "the input decays, no layer scales",
+)
 nets = pytest.mark.parametrize(
     ("net", "fields"),
     [

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from qsdt_jax.energy.conventions import Firing, additions, as_computed, bit_aware, paper, with_memory
-from qsdt_jax.energy.operations import Layer
+from qsdt_jax.energy.layer import Layer
 
 # 1x1 convolution, 10 -> 20 channels on 100 pixels, D = 4, half a spike a neuron.
 LAYER = Layer(

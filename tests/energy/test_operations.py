@@ -26,7 +26,11 @@ def test_same_operations_as_the_traced_network():
     for layer in layers:
         expected = traced[layer.name]
         assert (layer.macs, layer.weights, layer.bits) == (expected.macs, expected.weights, expected.bits)
-        assert (layer.spikes is not None) == expected.spike_input
+        assert (layer.spikes, layer.entering, layer.inputs) == (
+            expected.spikes,
+            expected.entering,
+            expected.inputs,
+        )
 
 
 @pytest.mark.slow

@@ -141,3 +141,26 @@ def test_entries_that_claim_more_than_the_file(tmp_path):
 
 def test_a_tensor_that_repeats_one_number_without_end(tmp_path):
     assert "more than 2,147,483,648 elements" in message(write(tmp_path, {"a": tensor((2**40,), (0,))}))
+
+
+NORM = {"head.running_mean": TWO, "head.num_batches_tracked": tensor(shape=(), strides=())}
+LISTED = [tensor(offset=2, shape=(2, 2), strides=(0, 1)), TWO]
+
+
+@pytest.mark.parametrize("average", [LISTED, {"decay": 0.999, "num_updates": 3, "shadow_params": LISTED}])
+def test_an_average_without_names_has_those_of_the_parameters(tmp_path, average):
+    """As torch_ema keeps it: the parameters in their order, without the buffers."""
+    weights = {"head.weight": ONE, **NORM, "head.bias": TWO}
+    file = write(tmp_path, {"model": weights, "ema": average})
+    np.testing.assert_array_equal(torch_file.load(file)["head.weight"], [[1, 2], [3, 4]])
+    found = torch_file.load(file, ema=True)
+    assert sorted(found) == sorted(weights)
+    np.testing.assert_array_equal(found["head.weight"], [[3, 4], [3, 4]])
+
+
+def test_a_list_that_is_not_of_the_parameters(tmp_path):
+    for listed in ([ONE], [TWO, ONE]):
+        file = write(tmp_path, {"model": PLAIN, "ema": {"shadow_params": listed}})
+        assert sorted(torch_file.load(file)) == sorted(PLAIN)
+        with pytest.raises(UserError, match=rf"a list of {len(listed)} tensors without names"):
+            torch_file.load(file, ema=True)

@@ -203,7 +203,8 @@ def test_a_file_without_a_layer_of_classes(shape):
     tensors = {"block3.0.x": np.zeros(3)} | ({"head.weight": np.zeros(shape)} if shape else {})
     told = (
         r"no tensor head\.weight of 2 axes and no decode_head\.conv_seg\.weight of 4 axes and no "
-        r"roi_head\.mask_head\.conv_logits\.1\.0\.weight of 4 axes; it has \d tensor"
+        r"roi_head\.mask_head\.conv_logits\.1\.0\.weight of 4 axes and no prologue\.0\.weight of 4 axes; "
+        r"it has \d tensor"
     )
     with pytest.raises(UserError, match=told):
         class_count("the file", tensors)

@@ -106,6 +106,8 @@ def opcodes(value) -> bytes:
             return b"}(" + b"".join(opcodes(k) + opcodes(v) for k, v in value.items()) + b"u"
         case tuple():
             return b"(" + b"".join(map(opcodes, value)) + b"t"
+        case list():
+            return b"](" + b"".join(map(opcodes, value)) + b"e"
         case _:
             return pickle.dumps(value, protocol=2)[2:-1]
 
@@ -306,3 +308,18 @@ def test_flipped_bytes_never_give_anything_but_one_line(tmp_path):
 )
 def test_malformed_pickle_is_refused(tmp_path, raw):
     assert "damaged or cut off" in message(write(tmp_path, raw=raw))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "not a PyTorch checkpoint: it has 0 bytes; fetch the file again"),
+        (b"<!DOCTYPE html>\n<html>", "begins with b'<!DOCTYP', an HTML page; expected a zip archive"),
+        (b"\n<html>", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS; expected a zip archive"),
+    ],
+)
+def test_what_was_fetched_in_its_place_is_named(tmp_path, content, told):
+    other = tmp_path / "other.pth"
+    other.write_bytes(content)
+    assert told in message(other)

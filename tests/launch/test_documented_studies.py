@@ -26,6 +26,7 @@ STUDIES = {
     "surrogates": "surrogates",
     "scenes": "scenes",
     "scenes_det": "scenes_det",
+    "baselines": "baselines",
 }
 TASKS = {"scenes": SemanticSegmentation, "scenes_det": Detection}  # All others classify.
 SHORTER = {"straight through, layer scale 0.1, attention scale 0.25": "straight through"}

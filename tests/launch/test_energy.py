@@ -9,16 +9,21 @@ from PIL import Image
 
 import launch.energy  # Both define their flags before they are looked at.
 import launch.export
+from qsdt_jax.assemble.tasks import build_task
+from qsdt_jax.data.classes import numbers
 from qsdt_jax.deploy.bundle import read_bundle, write_bundle
+from qsdt_jax.models.sdtv2 import SDTV2
+from qsdt_jax.tasks.task import variable_shapes
 from tests.deploy.test_maps import bundle_of, small_program
-from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
+from tests.launch.tiny import draw, launch, make_state, resformer_config, tiny_config, write_workdir
 
 CONFIG = tiny_config()
 DIGITS = Path(__file__).parents[1] / "golden" / "digits.qsdt"
 
 
 def workdir_of(folder: Path, config=CONFIG) -> Path:
-    return write_workdir(folder, config, {1: make_state(config, draw_variables(config, 1), None)})
+    variables = draw(variable_shapes(build_task(config, numbers(10))), 1)
+    return write_workdir(folder, config, {1: make_state(config, variables, None)})
 
 
 @pytest.mark.slow
@@ -54,6 +59,27 @@ def test_report_of_a_workdir_and_of_its_bundle(tmp_path, capsys):
     assert (other / "energy" / "energy.csv").read_text() == (folder / "energy.csv").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["SDT-V2", "SpikingResformer"])
+def test_a_network_that_cannot_be_folded_is_measured_as_it_is_trained(network, tmp_path, capsys):
+    config = resformer_config(**{"model.timesteps": 2})
+    if network == "SDT-V2":
+        config = tiny_config(**{f"model.{name}": value for name, value in SDTV2.items()})
+    assert launch("energy", "--workdir", workdir_of(tmp_path, config), "--images=20") == 0
+    told = capsys.readouterr()
+    assert "measured as it is trained: " in told.err and " float" in told.err
+    assert "float-bit weights" not in told.out and "measured as it is trained, because it" in told.out
+    names = {"totals", "layers", "rates", "counts"}
+    assert {file.stem for file in (tmp_path / "energy").glob("*.png")} == names
+    with open(tmp_path / "energy" / "energy.csv") as file:
+        rows = {row["layer"]: row for row in csv.DictReader(file)}
+    products = {row["layer"] for row in rows.values() if row["kind"] == "attention"}
+    assert len(products) == (4 if network == "SDT-V2" else 6)
+    assert float(rows["downsample2/conv"]["additions"]) > 0 and rows["downsample2/conv"]["bits"] == "32"
+    assert launch("export", "--workdir", tmp_path, "--out", tmp_path / "out.qsdt") == 2
+    assert "float" in capsys.readouterr().err
+
+
 def bare_workdir(folder: Path, config) -> Path:
     """A configuration and no checkpoint."""
     folder.mkdir()
@@ -78,7 +104,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (["--bundle", DIGITS, "--config=configs/digits.py", "--step=3"], "a bundle holds one network"),
     ]:
         assert told in refused(capsys, *arguments)
-    config = tiny_config(**{"model.bits": 32})
+    config = tiny_config(**{"model.bits": 32, "model.neuron": "relu", "model.attention": "softmax"})
     assert "float weights (bits=32)" in refused(capsys, "--workdir", workdir_of(tmp_path, config))
 
 

@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from launch.export import require_agreement
 from launch.predict import SHEET_FILE
+from qsdt_jax.assemble.forms import require_agreement
 from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.deploy.agreement import Comparison

@@ -12,11 +12,14 @@ import pytest
 
 from launch.import_torch import import_torch, read_names
 from qsdt_jax.assemble.build import build_run
+from qsdt_jax.assemble.sources import load_start
 from qsdt_jax.assemble.trained import load_trained, stored_config
 from qsdt_jax.errors import UserError
+from qsdt_jax.models import create_model
+from qsdt_jax.models.shapes import variable_shapes
 from qsdt_jax.workdir.checkpoint import Checkpointer
 from qsdt_jax.workdir.workdir import Workdir
-from tests.launch.tiny import DIGITS, draw_variables, launch, tiny_config, write_pth
+from tests.launch.tiny import DIGITS, draw, draw_variables, launch, resformer_config, tiny_config, write_pth
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +80,25 @@ def test_training_starts_from_the_workdir(imported, variables):
     with Workdir(imported) as workdir:
         # Else it is refused as another run's.
         workdir.require(run.belongings, run.defaults)
+
+
+def test_a_spikingresformer(tmp_path):
+    """With a configuration of it; one of another network is told by both names."""
+    config = resformer_config(**{"model.timesteps": 2})
+    fields = {**config.resformer, "timesteps": 2, "num_classes": 10, "in_channels": 1}
+    model = create_model("spikingresformer_s", **fields)
+    variables = draw(variable_shapes(model), 2)
+    file = write_pth(tmp_path / "net.pth", variables)
+    import_torch(config, file, tmp_path / "w")
+    trained = load_trained(tmp_path / "w")
+    assert_same(trained.variables, variables)
+    assert trained.task.model == model
+    config.start_from = str(file)
+    assert load_start(config, None)[0].task.model == model  # T is the run's.
+    told = "holds a SpikingResformer, but the network described by the configuration is a classifier"
+    assert told in refusal(CONFIG, file, tmp_path / "other")
+    wider = resformer_config(**{"resformer.channels": (8, 8, 32)})
+    assert "of another shape" in refusal(wider, file, tmp_path / "other")
 
 
 def test_without_the_images_the_head_gives_the_number_of_classes(tmp_path):

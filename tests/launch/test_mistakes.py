@@ -51,8 +51,8 @@ def test_the_command_without_a_mistake_gets_to_work(tmp_path):
 
 def test_unknown_verb(refusal):
     assert refusal("trian", DIGITS) == (
-        "unknown verb 'trian'; the verbs are train, eval, predict, export, energy, merge, information, "
-        "inspect, ablate, bench, import-torch, prepare"
+        "unknown verb 'trian'; the verbs are train, eval, predict, export, energy, verify, merge, "
+        "information, inspect, ablate, bench, import-torch, prepare"
     )
 
 

@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import zipfile
+from collections.abc import Container, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 from configs.digits import get_config
 from launch.__main__ import VERBS, main
 from qsdt_jax.assemble.build import build_optimizer
+from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.interop import to_torch
@@ -36,6 +38,19 @@ def tiny_config(**overrides) -> ConfigDict:
     config.model.num_heads = 4
     config.eval.batch_size = 100
     config.ema_decay = 0.9
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def resformer_config(**overrides) -> ConfigDict:
+    """The digits with a SpikingResformer that compiles fast."""
+    config = tiny_config()
+    config.model.update(base_config().model.to_dict())
+    config.resformer.channels = (8, 8, 16)
+    config.resformer.num_heads = (1, 1, 2)
+    config.resformer.depths = (1, 1, 1)
+    config.resformer.group_size = 8
+    config.resformer.small_images = True
     config.update_from_flattened_dict(overrides)
     return config
 
@@ -91,16 +106,22 @@ def make_state(config: ConfigDict, variables: dict, ema: dict | None = None) -> 
     return state.replace(variables=variables, ema=ema)
 
 
-def write_pth(file: Path, variables: dict, *, without: str = "") -> Path:
-    """The file that `torch.save` makes of these variables."""
-    arrays = {name: array for name, array in to_torch(variables).items() if name != without}
+def write_pth(file: Path, variables: dict, *, without: str | Container[str] = ()) -> Path:
+    """The file that `torch.save` makes of these variables, but for tensors of some names."""
+    left_out = (without,) if isinstance(without, str) else without
+    arrays = {name: array for name, array in to_torch(variables).items() if name not in left_out}
+    return write_arrays(file, arrays)
+
+
+def write_arrays(file: Path, arrays: Mapping[str, np.ndarray], entry: str = "model") -> Path:
+    """The file that `torch.save` makes of {entry: arrays}."""
     content = {}
     with zipfile.ZipFile(file, "w") as archive:
         for key, (name, array) in enumerate(arrays.items()):
             strides = tuple(stride // array.itemsize for stride in array.strides)
             content[name] = tensor(array.shape, strides, 0, array.size, str(key))
             archive.writestr(f"made/data/{key}", np.ascontiguousarray(array, "<f4").tobytes())
-        pickled = b"\x80\x02" + opcodes({"model": content}) + b"."
+        pickled = b"\x80\x02" + opcodes({entry: content}) + b"."
         archive.writestr("made/data.pkl", pickled)
     return file
 

@@ -5,7 +5,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from qsdt_jax.models import SIZES, Backbone, MaskRCNN, QSDTransformer
+from qsdt_jax.models import (
+    SIZES,
+    Backbone,
+    MaskRCNN,
+    QSDTransformer,
+    SpikingResformer,
+    create_model,
+)
 from qsdt_jax.models.operations import layer_operations
 
 TINY = {"channels": (8, 8, 16, 24), "depth": 4, "num_heads": 4, "in_channels": 2}
@@ -60,6 +67,56 @@ def _program_macs(jaxpr) -> int:
                 inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
                 total += _program_macs(getattr(inner, "jaxpr", inner)) if inner is not None else 0
     return total
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "layers", "products"),
+    [
+        ("spikingresformer_ti", 224, "3.74", "0.29"),
+        pytest.param("spikingresformer_s", 224, "5.51", "0.35", marks=pytest.mark.slow),
+        pytest.param("spikingresformer_m", 224, "10.20", "0.49", marks=pytest.mark.slow),
+        pytest.param("spikingresformer_l", 224, "17.65", "0.71", marks=pytest.mark.slow),
+        ("spikingresformer_cifar", 32, "1.19", "0.03"),
+        pytest.param("spikingresformer_gesture", 64, "1.19", "0.24", marks=pytest.mark.slow),
+        pytest.param("sdtv2_s", 224, "6.44", None, marks=pytest.mark.slow),
+        pytest.param("sdtv2_m", 224, "13.95", None, marks=pytest.mark.slow),
+        pytest.param("sdtv2_l", 224, "24.70", None, marks=pytest.mark.slow),
+        pytest.param("sdtv2_xl", 224, "55.34", None, marks=pytest.mark.slow),
+    ],
+)
+def test_published_networks_compared_with(name, side, layers, products):
+    """G multiply-accumulates of one time step, counted in the published code; those of attention apart."""
+    found = layer_operations(create_model(name, timesteps=1), (side, side))
+    attention = sum(layer.macs for layer in found if layer.kind == "attention")
+    assert f"{(sum(layer.macs for layer in found) - attention) / 1e9:.2f}" == layers
+    assert products in (None, f"{attention / 1e9:.2f}")
+    assert {layer.bits for layer in found if layer.weights} == {32}
+
+
+def test_the_layers_of_a_spikingresformer():
+    sizes = {"channels": (8, 16, 16), "num_heads": (1, 2, 4), "depths": (1, 1, 1), "group_size": 8}
+    model = SpikingResformer(**sizes, num_classes=5, timesteps=2)
+    layers = {layer.name: layer for layer in layer_operations(model, (64, 96))}
+    assert {name for name, layer in layers.items() if not layer.spike_input} == {"stem/conv", "head"}
+    # Stage 1 has 16 x 24 tokens and 4 x 6 pooled ones, in both time steps.
+    of = "stage1_dssa0/"
+    dssa = {name.removeprefix(of): layer for name, layer in layers.items() if name.startswith(of)}
+    assert {name: x.macs for name, x in dssa.items()} == {
+        "patch_conv": 2 * 24 * 4 * 4 * 8 * 16,
+        "Y1 s^T": 2 * 24 * 384 * 8,
+        "A^T Y2": 2 * 24 * 384 * 8,
+        "proj_conv": 2 * 384 * 8 * 8,
+    }
+    assert {name: x.spikes for name, x in dssa.items()} == {
+        "patch_conv": of + "neuron",
+        "Y1 s^T": of + "neuron",
+        "A^T Y2": of + "attn_neuron",
+        "proj_conv": of + "out_neuron",
+    }
+    assert dssa["Y1 s^T"].output_shape == (1, 24, 384) and dssa["A^T Y2"].output_shape == (384, 8)
+    assert dssa["A^T Y2"].inputs == 2 * 24 * (384 + 8)
+    grouped = layers["stage2_gwffn0/conv"]
+    assert (grouped.macs, grouped.weights) == (2 * 8 * 12 * 9 * 8 * 64, 9 * 8 * 64)
 
 
 def test_kinds_and_inputs():

@@ -1,6 +1,7 @@
 """Networks by name, and the variables that they start with."""
 
 import functools
+import math
 import subprocess
 import sys
 from typing import Any
@@ -14,9 +15,20 @@ import qsdt_jax
 from qsdt_jax.errors import UserError
 from qsdt_jax.jit_once import jit_once
 from qsdt_jax.layers.bits_rules import BitsRule
-from qsdt_jax.models import SIZES, QSDTransformer, create_model, init_variables, initial, list_models
+from qsdt_jax.models import (
+    SIZES,
+    Classifier,
+    QSDTransformer,
+    create_model,
+    init_variables,
+    initial,
+    list_models,
+)
 from qsdt_jax.models.backbone import Backbone
 from qsdt_jax.models.initial import threefry
+from qsdt_jax.models.resformer import SpikingResformer
+from qsdt_jax.models.shapes import variable_shapes
+from qsdt_jax.models.zoo import MODELS, published_name
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 SMALL: dict[str, Any] = {"channels": (16, 16, 32, 32), "depth": 2, "num_heads": 2, "mlp_ratio": 1}
@@ -24,13 +36,38 @@ SMALL: dict[str, Any] = {"channels": (16, 16, 32, 32), "depth": 2, "num_heads": 
 
 def test_models_by_name():
     classifiers = ["qsd_s", "qsd_m", "qsd_l", "qsd_xs", "qsd_l12", "qsd_xl"]
+    resformers = [f"spikingresformer_{size}" for size in ("ti", "s", "m", "l", "cifar", "gesture")]
     others = [f"qsd_{size}_{kind}" for kind in ("seg", "det") for size in "sml"]
-    assert list_models() == [*classifiers, *others]
+    sdtv2 = [f"sdtv2_{size}" for size in ("s", "m", "l", "xl")]
+    assert list_models() == [*classifiers, *sdtv2, *resformers, *others]
     for name, size in zip(classifiers, SIZES.values(), strict=True):
         assert create_model(name) == QSDTransformer(**size)
     model = create_model("qsd_l12", num_classes=10, bits=2, depth=3)
     assert (model.backbone.channels, model.backbone.depth) == (SIZES["L12"]["channels"], 3)
     assert (model.num_classes, model.backbone.bits) == (10, 2)
+
+
+def test_a_network_has_its_name_by_its_fields():
+    for kind, models in MODELS.items():
+        for name, fields in models.items():
+            assert published_name(kind, {**fields, "num_classes": 7}) == name
+    assert published_name(Classifier, {**SIZES["S"], "depth": 9}) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters", "second_head"),
+    [
+        ("s", 15_112_208, 361_000),
+        slow("m", 31_333_864, 481_000),
+        slow("l", 55_350_248, 641_000),
+        slow("xl", 123_741_160, 961_000),
+    ],
+)
+def test_published_sizes_of_sdtv2(size, parameters, second_head):
+    for two in (False, True):
+        shapes = variable_shapes(create_model(f"sdtv2_{size}", distillation_head=two))
+        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+        assert count == parameters + two * second_head
 
 
 @pytest.mark.parametrize(
@@ -40,11 +77,30 @@ def test_models_by_name():
         ("resnet", {}, "no model 'resnet'; there are qsd_s, .*, qsd_l_det$"),
         ("qsd_s", {"num_clases": 10}, "a network has no field 'num_clases'; did you mean 'num_classes'"),
         ("qsd_s", {"parent": None}, "a network has no field 'parent'"),
+        ("spikingresformer_s", {"bits": 4}, "a network has no field 'bits'"),
     ],
 )
 def test_wrong_names_are_told_with_the_nearest(name, fields, told):
     with pytest.raises(UserError, match=told):
         create_model(name, **fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "weights"),
+    [
+        ("spikingresformer_ti", 11_180_992, 11_141_312),
+        slow("spikingresformer_s", 17_813_824, 17_761_472),
+        slow("spikingresformer_m", 35_601_472, 35_523_776),
+        slow("spikingresformer_l", 60_375_680, 60_270_976),
+        slow("spikingresformer_cifar", 10_793_152, 10_753_472),
+        slow("spikingresformer_gesture", 2_709_830, 2_689_952),
+    ],
+)
+def test_published_sizes_of_spikingresformer(name, parameters, weights):
+    """All parameters of the published code, and those of convolutions and the dense layer alone."""
+    leaves = jax.tree.leaves(variable_shapes(create_model(name, timesteps=1))["params"])
+    assert sum(leaf.size for leaf in leaves) == parameters
+    assert sum(leaf.size for leaf in leaves if leaf.ndim > 1) == weights
 
 
 @pytest.mark.parametrize(
@@ -71,14 +127,25 @@ def test_wrong_names_are_told_with_the_nearest(name, fields, told):
             ),
             id="8 bits",
         ),
+        slow(create_model("sdtv2_s", distillation_head=True, **SMALL), id="no layer scales"),
         slow(Backbone(**SMALL), id="backbone"),
+        slow(
+            create_model(
+                "spikingresformer_s",
+                channels=[8, 8, 8],
+                num_heads=[1, 1, 2],
+                group_size=8,
+                learned_decay=True,
+            ),
+            id="spikingresformer",
+        ),
     ],
 )
 def test_initial_variables_are_those_of_the_network(model):
     """Bit for bit what `init` draws; what is computed of many draws may be rounded otherwise."""
-    backbone = model if isinstance(model, Backbone) else model.backbone
-    images = jnp.zeros((1, 32, 32, backbone.in_channels))
-    method = "features" if model is backbone else "__call__"
+    in_channels = getattr(model, "backbone", model).in_channels
+    images = jnp.zeros((1, 32, 32, in_channels))
+    method = "features" if isinstance(model, Backbone) else "__call__"
     expected = jit_once(lambda key: model.init(key, images, method=method))(jax.random.key(7))
     found = init_variables(model, seed=7)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
@@ -89,7 +156,8 @@ def test_initial_variables_are_those_of_the_network(model):
         jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
     ):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name.endswith("step_size") or "/head" in name:  # A mean; a normal, by the inverse error function.
+        normal = "/head" in name or (isinstance(model, SpikingResformer) and name.endswith("kernel"))
+        if name.endswith("step_size") or normal:  # A mean; a normal, by the inverse error function.
             np.testing.assert_allclose(one, other, rtol=3e-5, atol=1e-7, err_msg=name)
         else:
             np.testing.assert_array_equal(one, other, err_msg=name)

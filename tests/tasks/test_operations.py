@@ -16,7 +16,15 @@ NAMES = ("rpn/score", "rpn/score", "box_head/fc1", "box_head/box", "mask_head/co
 def layers() -> list[LayerOperations]:
     return [
         LayerOperations(
-            name=name, kind="conv", macs=10**i, weights=2, bits=4, spike_input=True, output_shape=(3,)
+            name=name,
+            kind="conv",
+            macs=10**i,
+            weights=2,
+            bits=4,
+            spikes="neuron",
+            entering="neuron",
+            inputs=3,
+            output_shape=(3,),
         )
         for i, name in enumerate(NAMES)
     ]
