@@ -154,7 +154,7 @@ def _convolve_bytes(
             y = _whole_product(rows.astype(jnp.bfloat16), matrix, dtype, largest)
         y = y.reshape(*pixels.shape[:-1], -1)
     elif geometry.groups > 1:
-        # No network here has such groups; int8 is exact in float32, even where it multiplies as TF32.
+        # As SpikingResformer has. cuDNN refuses int8 with groups; it is exact in float32, even as TF32.
         y = xla.convolve(x.astype(jnp.float32), kernel.astype(jnp.float32), geometry, jnp.float32)
     else:
         y = xla.convolve(x, kernel, geometry, jnp.float32)
