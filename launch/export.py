@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qsdt_jax.assemble.split import Split
     from qsdt_jax.assemble.trained import Trained
     from qsdt_jax.deploy.bundle import Bundle
+    from qsdt_jax.deploy.c import Source
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
@@ -20,12 +21,14 @@ EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables"
 OUT = define_path("out", "file for the bundle, e.g. model.qsdt")
 STABLEHLO = define_path("stablehlo", "file for a jax.export program for cpu, cuda and tpu")
 ONNX = define_path("onnx", "file for an ONNX model of the integer form")
+C = define_path("c", "folder for a C99 file of the integer form and its header")
 VERIFY = flags.DEFINE_integer(
     "verify", None, "test images, from the start of the split, on which all forms must agree to the bit",
     lower_bound=1, **DEFINED_OFTEN,
 )  # fmt: skip
 
 MEGABYTE = 1e6
+C_FORM = "C form"
 VERIFIED_AT_ONCE = 32  # Images; every count of theirs is held.
 
 
@@ -34,26 +37,42 @@ def main() -> None:
     from qsdt_jax.assemble.deployed import bundle_of
     from qsdt_jax.assemble.trained import load_trained
 
-    chosen = {"out": OUT.value, "stablehlo": STABLEHLO.value, "onnx": ONNX.value}
+    chosen = {"out": OUT.value, "stablehlo": STABLEHLO.value, "onnx": ONNX.value, "c": C.value}
     files = {flag: Path(file) for flag, file in chosen.items() if file}
     if WORKDIR.value is None or not files:
-        raise UserError("export needs --workdir DIR and --out FILE, --stablehlo FILE or --onnx FILE")
+        raise UserError("export needs --workdir DIR and --out FILE, --stablehlo FILE, --onnx FILE or --c DIR")
     for flag, file in files.items():
-        require_writable(flag, file)
+        _require_place(flag, file)
     if len(set(files.values())) < len(files):
         told = " ".join(f"--{flag} {file}" for flag, file in files.items())
         raise UserError(f"{told}: expected a file for each")
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
     bundle = bundle_of(trained)
-    for flag, form in (("stablehlo", "StableHLO program"), ("onnx", "ONNX model")):
+    # Before anything is written.
+    for flag, form in (("stablehlo", "StableHLO program"), ("onnx", "ONNX model"), ("c", "C form")):
         if flag in files:
-            bundle.require_program(form)  # Before anything is written.
+            bundle.require_program(form)
+    source = _source(bundle) if "c" in files else None
     split = None if VERIFY.value is None else _split(trained, VERIFY.value)
     writers = {"out": _write, "stablehlo": _write_stablehlo, "onnx": _write_onnx}
     for flag, file in files.items():
-        print(f"{file}: {writers[flag](file, bundle)}")
+        told = _write_c(file, source) if source is not None and flag == "c" else writers[flag](file, bundle)
+        print(f"{file}: {told}")
     if split is not None:
-        print(_verify(trained, bundle, files.get("out"), split))
+        print(_verify(trained, bundle, files.get("out"), source, split))
+
+
+def _require_place(flag: str, file: Path) -> None:
+    """Refuses what cannot be written; of --c the folder, which need not be there, or the files in it."""
+    from qsdt_jax.deploy.c import CODE, HEADER
+
+    if flag != "c" or not file.exists():
+        require_writable(flag, file)
+    elif not file.is_dir():
+        raise UserError(f"--c {file} is no folder; expected one, for {CODE} and {HEADER}")
+    else:
+        for name in (CODE, HEADER):
+            require_writable(flag, file / name)
 
 
 def _split(trained: "Trained", images: int) -> "Split":
@@ -65,20 +84,28 @@ def _split(trained: "Trained", images: int) -> "Split":
     return Split(config, "test", trained.classes, images)
 
 
-def _verify(trained: "Trained", bundle: "Bundle", file: Path | None, split: "Split") -> str:
-    """Runs the forms on images of the test split, the NumPy reader on the bundle's file if there is one.
+def _verify(
+    trained: "Trained", bundle: "Bundle", file: Path | None, source: "Source | None", split: "Split"
+) -> str:
+    """Runs the forms on images of the test split, with the NumPy reader and the C form if they are written.
 
     Raises:
       UserError: they do not agree.
     """
     from qsdt_jax.assemble.forms import agreed, forms_of, require_agreement
     from qsdt_jax.deploy import agreement
+    from qsdt_jax.deploy.c_compiled import c_form, compiled, compiler
 
     program = bundle.program
     forms = forms_of(trained.task.model, trained.variables, bundle, file)
+    left_out = ""
+    if source is not None and compiler() is None:
+        left_out = f"; the {C_FORM} not, for want of a C compiler"
+    elif source is not None:
+        forms[C_FORM] = c_form(source, compiled(source))
     found = agreement.compare(forms, split.batches("verified"))
     require_agreement(found, [step.name for step in program.steps])
-    return f"verified on {split.images:,} images of the test split: {agreed(found)}"
+    return f"verified on {split.images:,} images of the test split: {agreed(found)}{left_out}"
 
 
 def _write(file: Path, bundle: "Bundle") -> str:
@@ -112,6 +139,35 @@ def _write_onnx(file: Path, bundle: "Bundle") -> str:
     content = export_onnx(bundle.require_program("ONNX model"), bundle.image_size, metadata=metadata)
     write_atomically(file, content)
     return f"{len(content) / MEGABYTE:.3f} MB: ONNX, opset {OPSET}, {_signature(bundle)}"
+
+
+def _source(bundle: "Bundle") -> "Source":
+    """The C form; it takes bytes where image files give them."""
+    from qsdt_jax.assemble.deployed import KNOWN
+    from qsdt_jax.data.images import MODES, Normalization
+    from qsdt_jax.deploy.c import export_c
+
+    program, normalization = bundle.require_program(C_FORM), Normalization(bundle.mean, bundle.std)
+    channels = program.in_channels
+    return export_c(
+        program,
+        bundle.image_size,
+        pixels=normalization.table(channels) if channels in MODES else None,
+        class_names=bundle.class_names if bundle.origin.get(KNOWN) else None,
+        origin=f"From step {bundle.origin['step']} of a run, exported at commit {bundle.origin['commit']}.",
+    )
+
+
+def _write_c(folder: Path, source: "Source") -> str:
+    """Writes both files and says how much memory they ask for."""
+    from qsdt_jax.deploy.c import CODE, HEADER
+    from qsdt_jax.files import write_atomically
+
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / HEADER, source.header)
+    write_atomically(folder / CODE, source.code)
+    buffers, tables = (size / MEGABYTE for size in (source.buffer_bytes, source.table_bytes))
+    return f"{CODE} and {HEADER}, C99: {tables:.3f} MB of constants, {buffers:.3f} MB of buffers"
 
 
 def _signature(bundle: "Bundle") -> str:

@@ -13,6 +13,8 @@ from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.pipeline import evaluation_batches
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import read_bundle
+from qsdt_jax.deploy.c import export_c
+from qsdt_jax.deploy.c_compiled import c_form, compiled, compiler
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import class_scores, interpret
 from qsdt_jax.deploy.mistakes import SlotsAlone
@@ -64,6 +66,10 @@ def test_forms_agree_on_every_test_image():
     assert np.array_equal(reference.forward(manifest, images), integer)
     found = run_onnx(bundle.program, images, list(counts))
     assert differing_counts(counts, found) == {} and np.array_equal(found[LOGITS], integer)
+    if compiler() is not None:
+        source = export_c(bundle.require_program("C form"), bundle.image_size)
+        outputs, found = c_form(source, compiled(source))(images)
+        assert differing_counts(counts, found) == {} and np.array_equal(outputs[LOGITS], integer)
     right = np.argmax(integer, 1) == labels
     assert (right.sum(), len(right)) == (355, 360)
     # What attention loses when it is run slot by slot: most of its product, and counts and logits with it.

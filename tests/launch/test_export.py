@@ -15,6 +15,7 @@ from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.deploy.agreement import Comparison
 from qsdt_jax.deploy.bundle import read_bundle
+from qsdt_jax.deploy.c_compiled import compiler
 from qsdt_jax.errors import UserError
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 
@@ -41,14 +42,22 @@ def images(tmp_path_factory) -> list[Path]:
     return files
 
 
-def test_bundle_predicts_what_the_workdir_predicts(workdir, images, tmp_path, capsys):
-    bundle = tmp_path / "model.qsdt"
-    assert launch("export", "--workdir", workdir, "--out", bundle, "--verify=3") == 0
-    told, verified = capsys.readouterr().out.splitlines()
+def test_what_is_written_predicts_what_the_workdir_predicts(workdir, images, tmp_path, capsys):
+    bundle, folder = tmp_path / "model.qsdt", tmp_path / "c"
+    assert launch("export", "--workdir", workdir, "--out", bundle, "--c", folder, "--verify=3") == 0
+    told, of_c, verified = capsys.readouterr().out.splitlines()
     assert told.startswith(f"{bundle}: 0.") and f"weights of {CONFIG.model.bits} bits" in told
+    assert of_c.startswith(f"{folder}: qsdt_model.c and qsdt_model.h, C99: 0.0")
+    header = (folder / "qsdt_model.h").read_text()
+    assert "From step 2 of a run" in header and "qsdt_class_names[QSDT_CLASSES];" in header
+    assert "#define QSDT_HEIGHT 32 " in header and "qsdt_forward(const uint8_t *image" in header
+    forms, left_out = ", C form", ""
+    if compiler() is None:
+        forms, left_out = left_out, "; the C form not, for want of a C compiler"
     assert verified == (
         "verified on 3 images of the test split: training form, integer form, spike-driven form, "
-        f"NumPy reader of {bundle} give the same {3 * COUNTS:,} spike counts and 30 logits, bit for bit"
+        f"NumPy reader of {bundle}{forms} give the same {3 * COUNTS:,} spike counts and 30 logits, "
+        f"bit for bit{left_out}"
     )
 
     assert launch("predict", "--workdir", workdir, *images) == 0
@@ -113,11 +122,13 @@ def test_mistakes_in_one_line(workdir, images, tmp_path, capsys):
     for arguments, told in [
         (
             ["export", "--out", out],
-            "export needs --workdir DIR and --out FILE, --stablehlo FILE or --onnx FILE",
+            "export needs --workdir DIR and --out FILE, --stablehlo FILE, --onnx FILE or --c DIR",
         ),
         (["export", "--workdir", workdir], "export needs"),
         (["export", "--workdir", workdir, "--out", tmp_path / "no" / "m"], "--out"),
         (["export", "--workdir", workdir, "--out", out, "--onnx", out], "expected a file for each"),
+        (["export", "--workdir", workdir, "--c", image], "is no folder; expected one, for qsdt_model.c and"),
+        (["export", "--workdir", workdir, "--c", tmp_path / "no" / "c"], "cannot be written: No such file"),
         (["export", "--workdir", tmp_path / "none", "--out", out], "no such directory"),
         (["predict", image], "predict needs --workdir DIR or --bundle FILE"),
         (["predict", "--workdir", workdir, "--bundle", out, image], "got both"),

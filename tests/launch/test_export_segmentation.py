@@ -42,6 +42,10 @@ def test_export_and_energy(tmp_path, capsys):
     shape = onnxruntime.InferenceSession(graph).get_outputs()[0].shape
     assert shape[1:] == [16, 16, 3]
 
+    assert launch("export", "--workdir", workdir, "--c", tmp_path / "c") == 2
+    told = capsys.readouterr().err
+    assert "has no C form, which is for networks that classify images" in told and told.count("\n") == 1
+
     assert launch("energy", "--workdir", workdir, "--images=4") == 0, capsys.readouterr().err
     table = capsys.readouterr().out
     assert "4 images of the test split, mIoU" in table
