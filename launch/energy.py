@@ -50,8 +50,11 @@ def main() -> None:
     from qsdt_jax.energy.report import (
         console_table,
         csv_table,
+        in_columns,
         levels_table,
         make_report,
+        neurobench_csv,
+        neurobench_table,
         neurons_table,
         verdicts,
     )
@@ -77,12 +80,16 @@ def main() -> None:
     activity = measure_activity(program, batches, scorer, truth=split.truth(), settings=settings)
     report = make_report(program, network.image_size, activity, settings)
     facts = _facts(name, network, report, scorer.metrics[0])
-    print("\n".join([*facts, "", console_table(report), "", *verdicts(report)]))
+    tables = [console_table(report), "", *verdicts(report), "", in_columns(neurobench_table(report))]
+    print("\n".join([*facts, "", *tables]))
     write_atomically(out / "energy.csv", csv_table(report))
     write_atomically(out / "levels.csv", levels_table(report))
     write_atomically(out / "neurons.csv", neurons_table(report))
+    write_atomically(out / "neurobench.csv", neurobench_csv(report))
     _draw(out, name, facts, network, report, next(split.batches("measured")))
-    print(f"{out}: energy.csv (layers), levels.csv, neurons.csv, energy.html and its pictures as PNG")
+    print(
+        f"{out}: energy.csv (layers), levels.csv, neurons.csv, neurobench.csv, energy.html and its pictures as PNG"
+    )
 
 
 def _check_flags() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from qsdt_jax.energy.report import Report, totals_table, verdicts
+from qsdt_jax.energy.report import Report, neurobench_table, totals_table, verdicts
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24 }
@@ -30,8 +30,6 @@ def page(
       figures: by their captions.
       conventions: text about the conventions.
     """
-    heading, *rows = totals_table(report)
-    table = [_row("th", heading), *(_row("td", row) for row in rows)]
     pictures = [
         f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{_png(figure)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
@@ -42,9 +40,14 @@ def page(
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
         f"<p>{'<br>'.join(map(html.escape, facts))}</p>"
-        f"<table>{''.join(table)}</table><ul>{sentences}</ul>"
+        f"{_table(totals_table(report))}<ul>{sentences}</ul>{_table(neurobench_table(report))}"
         f"{''.join(pictures)}<h2>Conventions</h2><pre>{html.escape(conventions)}</pre></html>\n"
     )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    heading, *others = rows
+    return f"<table>{_row('th', heading)}{''.join(_row('td', row) for row in others)}</table>"
 
 
 def _row(tag: str, cells: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from qsdt_jax.deploy.program import Program
 from qsdt_jax.detection.inference import Settings
 from qsdt_jax.energy.conventions import CONVENTIONS, Energy, Firing, additions
 from qsdt_jax.energy.layer import Layer
+from qsdt_jax.energy.neurobench import NeuroBench, neurobench, neurobench_rows
 from qsdt_jax.energy.operations import layers_of
 from qsdt_jax.energy.rates import Activity
 from qsdt_jax.energy.unfolded import Unfolded
@@ -39,6 +40,7 @@ class Report:
       activity: what was measured.
       levels, timesteps: D and T.
       bits: the numbers of weight bits that the layers have.
+      neurobench: its counts under the names of NeuroBench.
     """
 
     layers: Sequence[LayerEnergy]
@@ -46,6 +48,7 @@ class Report:
     levels: int
     timesteps: int
     bits: tuple[int, ...]
+    neurobench: NeuroBench
 
     @functools.cached_property
     def totals(self) -> Mapping[str, Energy]:
@@ -99,6 +102,7 @@ def make_report(
         levels=program.neuron.levels,
         timesteps=program.neuron.timesteps,
         bits=program.bits,
+        neurobench=neurobench(program, activity),
     )
 
 
@@ -144,19 +148,37 @@ def totals_table(report: Report) -> list[tuple[str, ...]]:
 
 def console_table(report: Report) -> str:
     """`totals_table` in columns."""
-    lines = (
-        f"{name:<16}" + "".join(f"{cell:>16}" for cell in cells) for name, *cells in totals_table(report)
-    )
-    return "\n".join(lines)
+    return in_columns(totals_table(report))
+
+
+def in_columns(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of text in columns, the first one to the left."""
+    return "\n".join(f"{name:<20}" + "".join(f"{cell:>16}" for cell in cells) for name, *cells in rows)
+
+
+def neurobench_table(report: Report) -> list[tuple[str, str]]:
+    """Rows of text: the counts of an image under the names of NeuroBench; those not known are left out."""
+    return [
+        ("NeuroBench", "of an image"),
+        *((name, format(number, form)) for name, number, form in neurobench_rows(report.neurobench)),
+    ]
+
+
+def neurobench_csv(report: Report) -> str:
+    """The same as numbers."""
+    rows = ((name, f"{number:.9g}") for name, number, _ in neurobench_rows(report.neurobench))
+    return _csv([("name", "number"), *rows])
 
 
 def csv_table(report: Report) -> str:
     """One row a layer: all that its energies follow from, for one image, and the picojoules.
 
     `input` names the counts that come in, `entering` those at the head of the layer's chain, whose mean count
-    the convention `paper` takes; `firing_rate` is that of `entering`.
+    the convention `paper` takes; `firing_rate` is that of `entering`. `effective_operations` are those of
+    `neurobench`: MACs where the input is real, ACs where it spikes; empty where they are not counted.
     """
     header = "layer kind macs weights bits D T inputs outputs input mean_count additions entering firing_rate"
+    header += " effective_operations"
     prices = [f"{name} {kind} pJ" for name in CONVENTIONS for kind in Energy._fields]
     rows: list[list[object]] = [[*header.split(), *prices]]
     for row in report.layers:
@@ -165,6 +187,8 @@ def csv_table(report: Report) -> str:
         cells += [report.levels, report.timesteps, layer.inputs, layer.outputs, layer.spikes or "real"]
         cells += ["" if row.count is None else f"{row.count:.6g}", f"{row.additions:.6g}"]
         cells += [entering, f"{report.activity.firing_rate(entering):.6g}"] if entering else ["", ""]
+        effective = report.activity.effective.get(layer.name)
+        cells.append("" if effective is None else f"{effective:.9g}")
         cells += [f"{value:.6g}" for name in CONVENTIONS for value in row.energy[name]]
         rows.append(cells)
     return _csv(rows)

@@ -30,7 +30,7 @@ def workdir_of(folder: Path, config=CONFIG) -> Path:
 def test_report_of_a_workdir_and_of_its_bundle(tmp_path, capsys):
     workdir = workdir_of(tmp_path)
     assert launch("energy", "--workdir", workdir, "--images=70") == 0
-    table = capsys.readouterr().out
+    table = told = capsys.readouterr().out
     assert "70 images of the test split, top-1 " in table
     assert "GMACs for an image of {}x{} pixels".format(*CONFIG.data.image_size) in table
     for name in ("paper", "as computed", "bit-aware", "with memory"):
@@ -45,6 +45,9 @@ def test_report_of_a_workdir_and_of_its_bundle(tmp_path, capsys):
     for table in ("energy.csv", "neurons.csv"):
         with open(folder / table) as file:
             assert len(list(csv.DictReader(file))) > 30
+    with open(folder / "neurobench.csv") as file:
+        counts = {row["name"]: float(row["number"]) for row in csv.DictReader(file)}
+    assert len(counts) == 5 and all(f"{count:,.0f}" in told for count in counts.values() if count > 1)
     with open(folder / "levels.csv") as file:
         levels = [(row["part"], row["stride"]) for row in csv.DictReader(file)]
     assert levels[0] == ("downsample1_1", "2") and len(levels) == len(set(levels)) > 8
