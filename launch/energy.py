@@ -88,7 +88,8 @@ def main() -> None:
     write_atomically(out / "neurobench.csv", neurobench_csv(report))
     _draw(out, name, facts, network, report, next(split.batches("measured")))
     print(
-        f"{out}: energy.csv (layers), levels.csv, neurons.csv, neurobench.csv, energy.html and its pictures as PNG"
+        f"{out}: energy.csv (layers), levels.csv, neurons.csv, neurobench.csv, energy.html "
+        "and its pictures as PNG"
     )
 
 

@@ -30,7 +30,8 @@ class Run(NamedTuple):
     Attributes:
       outputs: logits, or the objects of a detector.
       counts: of each neuron.
-      effective: of `effective.effective_operations`; empty but of a folded network whose images are not padded.
+      effective: of `effective.effective_operations`; empty of a detector, of a network that cannot be folded
+        and where images are padded.
     """
 
     outputs: Any

@@ -50,7 +50,7 @@ def weights_met(layer: Linear, inputs: tuple[int, ...], outputs: tuple[int, ...]
 
 
 def _taps(layer: Linear, size: int, taps: int, outputs: int) -> np.ndarray:
-    """Whether a place along an axis meets a tap of the kernel in any output: (size, taps) int32 of 0 and 1."""
+    """Whether a place along an axis meets a tap of the kernel in any output: 0 or 1, (size, taps) int32."""
     geometry = layer.geometry
     first = np.arange(size)[:, None] + geometry.padding - np.arange(taps)  # Of the window, in padded places.
     whole, rest = np.divmod(first, geometry.stride)

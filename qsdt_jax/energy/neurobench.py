@@ -2,10 +2,10 @@
 
     connection sparsity  Share of the weights that are zero, over all layers: here zero on the grid of their
                          bits. Scale, shift and the products of attention have no weights.
-    activation sparsity  Share of the outputs of neurons that are zero, over all neurons of all layers, all time
-                         steps and all images. Time steps here are the slots of the spike-driven form, D in
-                         each of T time steps, where an output is 0 or 1. Every output counts alike, however
-                         many operations it drives; `Report.firing_rate` weights them.
+    activation sparsity  Share of the outputs of neurons that are zero, over all neurons of all layers, all
+                         time steps and all images. Time steps here are the slots of the spike-driven form, D
+                         in each of T time steps, where an output is 0 or 1. Every output counts alike,
+                         however many operations it drives; `Report.firing_rate` weights them.
     effective MACs       Synaptic operations of an image whose weight and input are both nonzero, where the
                          input is not binary: layers that receive real values.
     effective ACs        The same where the input is binary: one addition for each spike, in each slot, and
@@ -16,8 +16,8 @@ Where its definitions leave a choice: normalisation and pooling count nothing, a
 layers with weights and has no rule for the product of two activations, so the additions of attention are not
 among the effective ACs; they are in `Report.additions`. It counts changes of the potential; a potential that
 stays exactly as it was is counted here as well. The D slots read out one potential, so they are one update;
-hardware that subtracts the threshold once for each spike makes up to D of it. Hardware may send a count as one
-number and not as D spikes: then inputs are not binary and operations are MACs, which is not counted here.
+hardware that subtracts the threshold once for each spike makes up to D of it. Hardware may send a count as
+one number and not as D spikes: then inputs are not binary and operations are MACs; this is not counted here.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class NeuroBench:
     Attributes:
       connection_sparsity: 0..1; None of a network that cannot be folded, whose weights are on no grid.
       activation_sparsity: 0..1.
-      effective_macs, effective_acs: of an image; None but of a folded network without padded images.
+      effective_macs, effective_acs: of an image; None where they are not counted, see `counted.Run`.
       membrane_updates: of an image; of a detector's heads those of the regions in use.
     """
 
