@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qsdt_jax.assemble.trained import Trained
     from qsdt_jax.data.classes import Classes
     from qsdt_jax.deploy.bundle import Bundle
-    from qsdt_jax.energy.report import Report
+    from qsdt_jax.energy.report import Report, Section
     from qsdt_jax.energy.unfolded import Unfolded
     from qsdt_jax.metric import Metric
     from qsdt_jax.tasks.task import Scorer
@@ -34,6 +34,9 @@ IMAGES = flags.DEFINE_integer(
     "images", None, "images to measure on, from the start of the split (default: all)", lower_bound=1,
     **DEFINED_OFTEN,
 )  # fmt: skip
+PROFILE = define_path(
+    "profile", "prices of a machine: horowitz_widths, horowitz_float32, or a .toml or .json file of yours"
+)
 OUT = define_path(
     "out",
     "folder for tables, energy.html and pictures (default: energy in the workdir or beside the bundle)",
@@ -46,9 +49,11 @@ RASTERS = 5
 def main() -> None:
     """Measures as the flags say."""
     from qsdt_jax.assemble.split import Split
+    from qsdt_jax.energy.profile import load_profile
+    from qsdt_jax.energy.profiled import profile_sentences, profile_table
     from qsdt_jax.energy.rates import measure_activity
     from qsdt_jax.energy.report import (
-        console_table,
+        Section,
         csv_table,
         in_columns,
         levels_table,
@@ -56,12 +61,14 @@ def main() -> None:
         neurobench_csv,
         neurobench_table,
         neurons_table,
+        totals_table,
         verdicts,
     )
     from qsdt_jax.energy.unfolded import Unfolded
     from qsdt_jax.files import write_atomically
 
     _check_flags()
+    profile = load_profile(PROFILE.value) if PROFILE.value else None
     name, bundle_made, config, classes, scorer = _network()
     split = Split(config, SPLIT.value, classes, IMAGES.value)
     network = bundle_made()  # Now, because folding takes seconds.
@@ -80,13 +87,17 @@ def main() -> None:
     activity = measure_activity(program, batches, scorer, truth=split.truth(), settings=settings)
     report = make_report(program, network.image_size, activity, settings)
     facts = _facts(name, network, report, scorer.metrics[0])
-    tables = [console_table(report), "", *verdicts(report), "", in_columns(neurobench_table(report))]
-    print("\n".join([*facts, "", *tables]))
+    sections = [Section(totals_table(report), verdicts(report)), Section(neurobench_table(report))]
+    if profile is not None:
+        sections.append(Section(profile_table(report, profile), profile_sentences(report, profile)))
+    print(*facts, sep="\n")
+    for table, sentences in sections:
+        print("", in_columns(table), *([""] if sentences else []), *sentences, sep="\n")
     write_atomically(out / "energy.csv", csv_table(report))
     write_atomically(out / "levels.csv", levels_table(report))
     write_atomically(out / "neurons.csv", neurons_table(report))
     write_atomically(out / "neurobench.csv", neurobench_csv(report))
-    _draw(out, name, facts, network, report, next(split.batches("measured")))
+    _draw(out, name, facts, sections, network, report, next(split.batches("measured")))
     print(
         f"{out}: energy.csv (layers), levels.csv, neurons.csv, neurobench.csv, energy.html "
         "and its pictures as PNG"
@@ -193,7 +204,13 @@ def _regions(network: "Bundle | Unfolded") -> list[str]:
 
 
 def _draw(
-    out: Path, name: str, facts: list[str], network: "Bundle | Unfolded", report: "Report", batch: Any
+    out: Path,
+    name: str,
+    facts: list[str],
+    sections: "list[Section]",
+    network: "Bundle | Unfolded",
+    report: "Report",
+    batch: Any,
 ) -> None:
     from qsdt_jax.energy import conventions, plots
     from qsdt_jax.energy.page import page
@@ -212,7 +229,7 @@ def _draw(
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=110)
         write_atomically(out / f"{file}.png", picture.getvalue())
-    text = page(f"Energy of {name}", facts, report, dict(figures.values()), conventions.__doc__ or "")
+    text = page(f"Energy of {name}", facts, sections, dict(figures.values()), conventions.__doc__ or "")
     write_atomically(out / "energy.html", text)
 
 

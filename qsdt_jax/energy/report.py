@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from qsdt_jax.deploy.detector import FoldedDetector
 from qsdt_jax.deploy.program import Program
@@ -19,6 +20,13 @@ from qsdt_jax.energy.unfolded import Unfolded
 GIGA, MILLI_JOULE = 1e9, 1e-9  # A picojoule is 1e-9 mJ.
 # The firing rate below which a spiking network needs less than its quantised twin, by a published study.
 QUOTED, QUOTED_RATE = "a study, quoted", "6 %"
+
+
+class Section(NamedTuple):
+    """A part of the report for readers: a table, its first row the heading, and what follows from it."""
+
+    table: Sequence[Sequence[str]]
+    sentences: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,18 +116,24 @@ def make_report(
 
 def verdicts(report: Report) -> list[str]:
     """For each convention one sentence: which network it favours, and the firing rate where that turns."""
-    sentences, fire = [], f"{100 * report.firing_rate:.1f} %"
-    for name, total in report.totals.items():
-        ratio, turn = total.quantized_ann / total.spiking, _turning_rate(report, name)
-        better = f"{ratio:.2f} times less" if ratio > 1 else f"{1 / ratio:.2f} times more"
-        where = "at any firing rate"
-        if turn is not None:
-            where = f"they are even where {100 * turn:.1f} % of all slots fire, and here {fire} do"
-        sentences.append(f"{name}: the spiking network needs {better} than its quantised ANN twin; {where}")
     return [
-        *sentences,
+        *(
+            f"{name}: {comparison(total, _turning_rate(report, name), report.firing_rate)}"
+            for name, total in report.totals.items()
+        ),
         f"{QUOTED}: of hardware that counts more of the memory; spikes pay below about {QUOTED_RATE} firing",
     ]
+
+
+def comparison(total: Energy, turn: float | None, firing_rate: float) -> str:
+    """A clause: which network needs less, and the firing rate where that turns, None if it never does."""
+    ratio = total.quantized_ann / total.spiking
+    better = f"{ratio:.2f} times less" if ratio > 1 else f"{1 / ratio:.2f} times more"
+    where = "at any firing rate"
+    if turn is not None:
+        here = f"{100 * firing_rate:.1f} %"
+        where = f"they are even where {100 * turn:.1f} % of all slots fire, and here {here} do"
+    return f"the spiking network needs {better} than its quantised ANN twin; {where}"
 
 
 def _turning_rate(report: Report, convention: str) -> float | None:
@@ -153,7 +167,9 @@ def console_table(report: Report) -> str:
 
 def in_columns(rows: Iterable[Sequence[str]]) -> str:
     """Rows of text in columns, the first one to the left."""
-    return "\n".join(f"{name:<20}" + "".join(f"{cell:>16}" for cell in cells) for name, *cells in rows)
+    rows = list(rows)
+    width = 1 + max(len(name) for name, *_ in rows)
+    return "\n".join(f"{name:<{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, *cells in rows)
 
 
 def neurobench_table(report: Report) -> list[tuple[str, str]]:

@@ -102,7 +102,7 @@ def test_counts_against_loops():
 
 def test_tables():
     program = network()
-    counts = dict.fromkeys(("neuron", "q", "k", "v", "last"), np.array([6, 1, 1, 0]))
+    counts = {name: np.array([6, 1, 1, 0]) for name in ("neuron", "q", "k", "v", "last")}
     activity = Activity(counts, {"top1": 50.0}, 2, {"stem": 1200.5, "grouped": 34.0, "head": 1.25})
     report = make_report(program, SIZE, activity)
     names, numbers = zip(*neurobench_table(report), strict=True)

@@ -107,6 +107,8 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (["--bundle", DIGITS, "--config=configs/digits.py", "--step=3"], "a bundle holds one network"),
     ]:
         assert told in refused(capsys, *arguments)
+    told = refused(capsys, "--workdir", tmp_path, "--profile=horowitz_widht")
+    assert "found 'horowitz_widht'; did you mean 'horowitz_widths'?" in told
     config = tiny_config(**{"model.bits": 32, "model.neuron": "relu", "model.attention": "softmax"})
     assert "float weights (bits=32)" in refused(capsys, "--workdir", workdir_of(tmp_path, config))
 
