@@ -183,7 +183,7 @@ def neurobench_table(report: Report) -> list[tuple[str, str]]:
 def neurobench_csv(report: Report) -> str:
     """The same as numbers."""
     rows = ((name, f"{number:.9g}") for name, number, _ in neurobench_rows(report.neurobench))
-    return _csv([("name", "number"), *rows])
+    return as_csv([("name", "number"), *rows])
 
 
 def csv_table(report: Report) -> str:
@@ -207,7 +207,7 @@ def csv_table(report: Report) -> str:
         cells.append("" if effective is None else f"{effective:.9g}")
         cells += [f"{value:.6g}" for name in CONVENTIONS for value in row.energy[name]]
         rows.append(cells)
-    return _csv(rows)
+    return as_csv(rows)
 
 
 def levels_table(report: Report) -> str:
@@ -226,7 +226,7 @@ def levels_table(report: Report) -> str:
         additions = sum(row.additions for row in found)
         rate = f"{additions / ((macs - real) * report.levels):.6g}" if macs > real else ""
         rows.append([*level, macs, real, f"{additions:.6g}", rate])
-    return _csv(rows)
+    return as_csv(rows)
 
 
 def neurons_table(report: Report) -> str:
@@ -236,10 +236,11 @@ def neurons_table(report: Report) -> str:
     for name, histogram in activity.histograms.items():
         rates = [f"{activity.firing_rate(name):.6g}", f"{activity.count(name):.6g}"]
         rows.append([name, *rates, *map(int, histogram)])
-    return _csv(rows)
+    return as_csv(rows)
 
 
-def _csv(rows: Iterable[Sequence[object]]) -> str:
+def as_csv(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as the text of a CSV file."""
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()

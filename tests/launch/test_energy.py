@@ -83,6 +83,34 @@ def test_a_network_that_cannot_be_folded_is_measured_as_it_is_trained(network, t
     assert "float" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_another_network_beside(tmp_path, capsys):
+    """Its own bundle, a network that cannot be folded, and one of another task."""
+    for folder in ("run", "v2"):
+        (tmp_path / folder).mkdir()
+    workdir, bundle = workdir_of(tmp_path / "run"), tmp_path / "model.qsdt"
+    assert launch("export", "--workdir", workdir, "--out", bundle) == 0
+    other = workdir_of(
+        tmp_path / "v2", tiny_config(**{f"model.{name}": value for name, value in SDTV2.items()})
+    )
+    capsys.readouterr()
+    found = {}
+    for beside in (bundle, other):
+        out = tmp_path / f"beside_{beside.stem}"
+        arguments = ["--images=10", "--out", out, "--profile=horowitz_float32"]
+        assert launch("energy", "--workdir", workdir, "--beside", beside, *arguments) == 0
+        told = capsys.readouterr().out
+        assert "45 nm, all arithmetic in float32: " in told and f"beside {beside}: the spike counts" in told
+        with open(out / "distances.csv") as file:
+            found[beside] = [float(row["distance"]) for row in csv.DictReader(file)]
+        assert "earth mover" in (out / "energy.html").read_text()
+    assert set(found[bundle]) == {0.0} and len(found[bundle]) > 20
+    assert max(found[other]) > 0
+    maps = tmp_path / "maps.qsdt"
+    write_bundle(maps, bundle_of(small_program()))
+    assert "tells classes of pixels" in refused(capsys, "--workdir", workdir, "--images=10", "--beside", maps)
+
+
 def bare_workdir(folder: Path, config) -> Path:
     """A configuration and no checkpoint."""
     folder.mkdir()
