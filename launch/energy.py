@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from ml_collections import ConfigDict
 
-    from qsdt_jax.assemble.trained import Trained
     from qsdt_jax.data.classes import Classes
     from qsdt_jax.deploy.bundle import Bundle
-    from qsdt_jax.energy.report import Report
+    from qsdt_jax.energy.report import Report, Section
     from qsdt_jax.energy.unfolded import Unfolded
     from qsdt_jax.metric import Metric
     from qsdt_jax.tasks.task import Scorer
@@ -34,6 +33,10 @@ IMAGES = flags.DEFINE_integer(
     "images", None, "images to measure on, from the start of the split (default: all)", lower_bound=1,
     **DEFINED_OFTEN,
 )  # fmt: skip
+PROFILE = define_path(
+    "profile", "prices of a machine: horowitz_widths, horowitz_float32, or a .toml or .json file of yours"
+)
+BESIDE = define_path("beside", "workdir or exported network whose firing is compared, on the same images")
 OUT = define_path(
     "out",
     "folder for tables, energy.html and pictures (default: energy in the workdir or beside the bundle)",
@@ -45,22 +48,32 @@ RASTERS = 5
 
 def main() -> None:
     """Measures as the flags say."""
+    from qsdt_jax.assemble.measured import firing_beside
     from qsdt_jax.assemble.split import Split
+    from qsdt_jax.energy.distance import distance_section, distances, distances_csv
+    from qsdt_jax.energy.profile import load_profile
+    from qsdt_jax.energy.profiled import profile_sentences, profile_table
     from qsdt_jax.energy.rates import measure_activity
     from qsdt_jax.energy.report import (
-        console_table,
+        Section,
         csv_table,
+        in_columns,
         levels_table,
         make_report,
+        neurobench_csv,
+        neurobench_table,
         neurons_table,
+        totals_table,
         verdicts,
     )
     from qsdt_jax.energy.unfolded import Unfolded
     from qsdt_jax.files import write_atomically
 
     _check_flags()
+    profile = load_profile(PROFILE.value) if PROFILE.value else None
     name, bundle_made, config, classes, scorer = _network()
     split = Split(config, SPLIT.value, classes, IMAGES.value)
+    beside = firing_beside(BESIDE.value, config, SPLIT.value, IMAGES.value) if BESIDE.value else None
     network = bundle_made()  # Now, because folding takes seconds.
     folder = Path(WORKDIR.value) if WORKDIR.value else Path(BUNDLE.value or "").parent
     out = Path(OUT.value or folder / "energy")
@@ -77,12 +90,26 @@ def main() -> None:
     activity = measure_activity(program, batches, scorer, truth=split.truth(), settings=settings)
     report = make_report(program, network.image_size, activity, settings)
     facts = _facts(name, network, report, scorer.metrics[0])
-    print("\n".join([*facts, "", console_table(report), "", *verdicts(report)]))
+    sections = [Section(totals_table(report), verdicts(report)), Section(neurobench_table(report))]
+    if profile is not None:
+        sections.append(Section(profile_table(report, profile), profile_sentences(report, profile)))
+    if beside is not None:
+        theirs = beside()
+        sections.append(distance_section(str(BESIDE.value), activity, theirs))
+        write_atomically(out / "distances.csv", distances_csv(distances(activity, theirs)))
+    print(*facts, sep="\n")
+    for table, sentences in sections:
+        print("", in_columns(table), *([""] if sentences else []), *sentences, sep="\n")
     write_atomically(out / "energy.csv", csv_table(report))
     write_atomically(out / "levels.csv", levels_table(report))
     write_atomically(out / "neurons.csv", neurons_table(report))
-    _draw(out, name, facts, network, report, next(split.batches("measured")))
-    print(f"{out}: energy.csv (layers), levels.csv, neurons.csv, energy.html and its pictures as PNG")
+    write_atomically(out / "neurobench.csv", neurobench_csv(report))
+    _draw(out, name, facts, sections, network, report, next(split.batches("measured")))
+    compared = "distances.csv, " if beside is not None else ""
+    print(
+        f"{out}: energy.csv (layers), levels.csv, neurons.csv, neurobench.csv, {compared}energy.html "
+        "and its pictures as PNG"
+    )
 
 
 def _check_flags() -> None:
@@ -104,46 +131,20 @@ def _check_flags() -> None:
 def _network() -> "tuple[str, Callable[[], Bundle | Unfolded], ConfigDict, Classes, Scorer]":
     """What the flags name: title of the network and what makes its bundle; configuration, classes and scores
     of its data."""
-    from qsdt_jax.assemble.deployed import load_deployed, with_inputs_of
-    from qsdt_jax.assemble.examples import ANNOTATED, OBJECTS
+    from qsdt_jax.assemble.deployed import load_deployed
+    from qsdt_jax.assemble.measured import folded_or_trained, prepared_for
     from qsdt_jax.assemble.tasks import task_factory
     from qsdt_jax.assemble.trained import load_trained, stored_config
 
     if BUNDLE.value is None:
         trained = load_trained(WORKDIR.value or "", step=STEP.value, ema=EMA.value)
-        bundle_made = functools.partial(_folded, trained)
+        bundle_made = functools.partial(folded_or_trained, trained)
         return trained.title, bundle_made, trained.config, trained.require_classes(), trained.task
     deployed = load_deployed(BUNDLE.value)
     config = stored_config(WORKDIR.value) if WORKDIR.value else CONFIG.value
-    factory = task_factory(config.task.name)
-    of_detector = deployed.bundle.settings is not None
-    fits = (factory.examples is OBJECTS) == of_detector
-    if not fits or (factory.examples is ANNOTATED) != deployed.of_pixels:
-        pixels_or_images = "pixels" if deployed.of_pixels else "images"
-        gives = "finds objects" if of_detector else f"tells classes of {pixels_or_images}"
-        raise UserError(
-            f"{BUNDLE.value} {gives}, but the configuration of its data has "
-            f"config.task.name={config.task.name!r}"
-        )
-    config = with_inputs_of(deployed.bundle, config)
-    scorer = factory.build(config, deployed.classes.shown)
+    config = prepared_for(deployed, config)
+    scorer = task_factory(config.task.name).build(config, deployed.classes.shown)
     return BUNDLE.value, lambda: deployed.bundle, config, deployed.classes, scorer
-
-
-def _folded(trained: "Trained") -> "Bundle | Unfolded":
-    """The bundle of a workdir, or the network itself if it spikes and cannot be folded; this is told."""
-    from qsdt_jax.assemble.deployed import bundle_of
-    from qsdt_jax.energy.unfolded import Unfolded, is_spiking
-    from qsdt_jax.progress import tell
-
-    try:
-        return bundle_of(trained)
-    except UserError as error:
-        if not is_spiking(trained.task.model):
-            raise
-        tell(f"measured as it is trained: {error}")
-    height, width = trained.config.data.image_size
-    return Unfolded(model=trained.task.model, variables=trained.variables, image_size=(height, width))
 
 
 def _facts(name: str, network: "Bundle | Unfolded", report: "Report", metric: "Metric") -> list[str]:
@@ -185,7 +186,13 @@ def _regions(network: "Bundle | Unfolded") -> list[str]:
 
 
 def _draw(
-    out: Path, name: str, facts: list[str], network: "Bundle | Unfolded", report: "Report", batch: Any
+    out: Path,
+    name: str,
+    facts: list[str],
+    sections: "list[Section]",
+    network: "Bundle | Unfolded",
+    report: "Report",
+    batch: Any,
 ) -> None:
     from qsdt_jax.energy import conventions, plots
     from qsdt_jax.energy.page import page
@@ -204,7 +211,7 @@ def _draw(
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=110)
         write_atomically(out / f"{file}.png", picture.getvalue())
-    text = page(f"Energy of {name}", facts, report, dict(figures.values()), conventions.__doc__ or "")
+    text = page(f"Energy of {name}", facts, sections, dict(figures.values()), conventions.__doc__ or "")
     write_atomically(out / "energy.html", text)
 
 

@@ -191,6 +191,7 @@ def _rates(report: "Report", image_size: "tuple[int, int]", told: Told) -> None:
     print(f"energy of an image of {image_size[0]}x{image_size[1]} pixels at these rates:")
     print(console_table(report), *verdicts(report), sep="\n")
     told.record["energy_pj"] = {name: total._asdict() for name, total in report.totals.items()}
+    told.record["neurobench"] = dataclasses.asdict(report.neurobench)
 
 
 def _fields() -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_the_wheel_installs_one_name(built):
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     moved = {f"qsdt_jax/_command/{name}" for f in ("launch", "configs") for name in files_of(f)}
     assert {n for n in names if n.endswith(".py")} == files_of("qsdt_jax") | moved
-    assert "qsdt_jax/py.typed" in names
+    assert {"qsdt_jax/py.typed", "qsdt_jax/energy/profiles/horowitz_widths.toml"} <= names
 
 
 @pytest.mark.slow

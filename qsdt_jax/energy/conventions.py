@@ -48,6 +48,34 @@ DRAM_WORD = 640.0  # 32 bits.
 WORD = 32
 
 
+class Prices(NamedTuple):
+    """Picojoule for one operation, and in memory for 32 bits.
+
+    Attributes:
+      float_mac, float_add: where real values or float weights come in, and in the float ANN.
+      quantized_mac: of the quantised ANN.
+      quantized_add: a spike adds a weight of 1 to 8 bits.
+      sram, dram: for 32 bits.
+    """
+
+    float_mac: float
+    float_add: float
+    quantized_mac: float
+    quantized_add: float
+    sram: float
+    dram: float
+
+
+BY_WIDTH = Prices(
+    float_mac=FLOAT32_MAC,
+    float_add=FLOAT32_ADD,
+    quantized_mac=INT8_MAC,
+    quantized_add=INT32_ADD,
+    sram=SRAM_WORD,
+    dram=DRAM_WORD,
+)
+
+
 class Firing(NamedTuple):
     """What the price of a layer depends on besides the layer.
 
@@ -88,28 +116,43 @@ def as_computed(layer: Layer, firing: Firing) -> Energy:
     return Energy(additions(layer, firing) * FLOAT32_ADD if layer.spikes else macs, macs, macs)
 
 
-def bit_aware(layer: Layer, firing: Firing) -> Energy:
-    macs = layer.macs * FLOAT32_MAC
+def bit_aware(layer: Layer, firing: Firing, prices: Prices = BY_WIDTH) -> Energy:
+    macs = layer.macs * prices.float_mac
     if not layer.spikes:
         return Energy(macs, macs, macs)
     if layer.bits == FLOAT_BITS:
-        return Energy(additions(layer, firing) * FLOAT32_ADD, macs, macs)
-    return Energy(additions(layer, firing) * INT32_ADD, layer.macs * INT8_MAC, macs)
+        return Energy(additions(layer, firing) * prices.float_add, macs, macs)
+    spiking = additions(layer, firing) * prices.quantized_add
+    return Energy(spiking, layer.macs * prices.quantized_mac, macs)
 
 
 def with_memory(layer: Layer, firing: Firing) -> Energy:
-    def traffic(operations: float, weight_bits: int, input_bits: int, sums: int) -> float:
-        """Weights from DRAM and for each operation, inputs once, int32 sums `sums` times."""
+    arithmetic, sram, dram = parts_of(layer, firing, BY_WIDTH).values()
+    return arithmetic + sram + dram
+
+
+def parts_of(layer: Layer, firing: Firing, prices: Prices) -> dict[str, Energy]:
+    """What `with memory` counts, at other prices: "arithmetic", "SRAM" and "DRAM"."""
+
+    def sram(operations: float, weight_bits: int, input_bits: int, sums: int) -> float:
+        """Weights for each operation, inputs once, int32 sums `sums` times."""
         operand = weight_bits if layer.weights else WORD  # In attention, rows of v and of k^T v are added.
         bits = operations * operand + layer.inputs * input_bits + layer.outputs * WORD * sums
-        return (layer.weights * weight_bits * DRAM_WORD + bits * SRAM_WORD) / WORD
+        return bits * prices.sram / WORD
+
+    def dram(weight_bits: int) -> float:
+        return layer.weights * weight_bits * prices.dram / WORD
 
     if layer.spikes:
-        spiking = traffic(additions(layer, firing), layer.bits, firing.levels, 2 * firing.levels)
-        quantized = traffic(layer.macs, layer.bits, firing.levels.bit_length(), 1)
+        spiking = sram(additions(layer, firing), layer.bits, firing.levels, 2 * firing.levels)
+        quantized = sram(layer.macs, layer.bits, firing.levels.bit_length(), 1)
     else:
-        spiking = quantized = traffic(layer.macs, layer.bits, WORD, 1)
-    return bit_aware(layer, firing) + Energy(spiking, quantized, traffic(layer.macs, WORD, WORD, 1))
+        spiking = quantized = sram(layer.macs, layer.bits, WORD, 1)
+    return {
+        "arithmetic": bit_aware(layer, firing, prices),
+        "SRAM": Energy(spiking, quantized, sram(layer.macs, WORD, WORD, 1)),
+        "DRAM": Energy(dram(layer.bits), dram(layer.bits), dram(WORD)),
+    }
 
 
 CONVENTIONS: dict[str, Callable[[Layer, Firing], Energy]] = {

@@ -11,6 +11,7 @@ from qsdt_jax.deploy.interpreter import Arithmetic, Values, class_scores, interp
 from qsdt_jax.deploy.program import Fire, Program
 from qsdt_jax.detection.inference import Settings, find_objects
 from qsdt_jax.detection.regions import STRIDES
+from qsdt_jax.energy.effective import effective_operations
 from qsdt_jax.energy.operations import at_stride
 from qsdt_jax.energy.unfolded import Unfolded
 from qsdt_jax.layers.tokens import valid_places, valid_tokens
@@ -21,6 +22,21 @@ class Counts(NamedTuple):
 
     counts: jax.Array
     valid: jax.Array | None
+
+
+class Run(NamedTuple):
+    """What `counted` gives for a batch.
+
+    Attributes:
+      outputs: logits, or the objects of a detector.
+      counts: of each neuron.
+      effective: of `effective.effective_operations`; empty of a detector, of a network that cannot be folded
+        and where images are padded.
+    """
+
+    outputs: Any
+    counts: dict[str, Counts]
+    effective: dict[str, jax.Array]
 
 
 def neurons_of(program: Program | FoldedDetector | Unfolded) -> list[str]:
@@ -38,8 +54,8 @@ def counted(
     settings: Settings | None,
     arithmetic: Arithmetic,
     batch: Mapping[str, jax.Array],
-) -> tuple[Any, dict[str, Counts]]:
-    """Logits, or the objects of a detector, and the counts of each neuron.
+) -> Run:
+    """Logits, or the objects of a detector, the counts of each neuron, and effective operations.
 
     Args:
       program: a folded network, or one that cannot be folded.
@@ -50,12 +66,13 @@ def counted(
     images, sizes = batch["image"], batch.get("size")
     if isinstance(program, Unfolded):
         logits, counts = program.spikes(images)
-        return logits, {name: Counts(values, None) for name, values in counts.items()}
+        return Run(logits, {name: Counts(values, None) for name, values in counts.items()}, {})
     if isinstance(program, FoldedDetector):
         assert settings is not None and sizes is not None
         return _of_detector(program, settings, arithmetic, images, sizes)
     values = interpret(program, images, arithmetic, sizes)
-    return class_scores(program, values), _of_maps(program, values, images, sizes)
+    effective = effective_operations(program, values) if sizes is None else {}
+    return Run(class_scores(program, values), _of_maps(program, values, images, sizes), effective)
 
 
 def _of_maps(program: Program, values: Values, images: jax.Array, sizes: Any) -> dict[str, Counts]:
@@ -69,7 +86,7 @@ def _of_maps(program: Program, values: Values, images: jax.Array, sizes: Any) ->
 
 def _of_detector(
     detector: FoldedDetector, settings: Settings, arithmetic: Arithmetic, images: jax.Array, sizes: jax.Array
-) -> tuple[Any, dict[str, Counts]]:
+) -> Run:
     """Of regions those that are in use count."""
     timesteps = detector.neuron.timesteps
     actual = (*STRIDES[:3], *STRIDES[2:4]) if settings.geometry == "published" else STRIDES
@@ -104,7 +121,7 @@ def _of_detector(
         for name in _fires(program):
             ones = (1,) * (counts[name].counts.ndim - 1)
             counts[name] = counts[name]._replace(valid=rows.reshape(-1, *ones))
-    return objects, counts
+    return Run(objects, counts, {})
 
 
 def _fires(program: Program) -> list[str]:

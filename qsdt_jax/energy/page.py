@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from qsdt_jax.energy.report import Report, totals_table, verdicts
+from qsdt_jax.energy.report import Section
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24 }
@@ -19,32 +19,40 @@ img { max-width: 100% } figure { margin: 2rem 0 } figcaption { color: #57606a } 
 
 
 def page(
-    title: str, facts: Sequence[str], report: Report, figures: Mapping[str, Figure], conventions: str
+    title: str,
+    facts: Sequence[str],
+    sections: Sequence[Section],
+    figures: Mapping[str, Figure],
+    conventions: str,
 ) -> str:
     """The report as HTML.
 
     Args:
       title: of the page.
       facts: where the numbers come from, a line each.
-      report: the numbers.
+      sections: the numbers.
       figures: by their captions.
       conventions: text about the conventions.
     """
-    heading, *rows = totals_table(report)
-    table = [_row("th", heading), *(_row("td", row) for row in rows)]
     pictures = [
         f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{_png(figure)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         for caption, figure in figures.items()
     ]
-    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in verdicts(report))
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
         f"<p>{'<br>'.join(map(html.escape, facts))}</p>"
-        f"<table>{''.join(table)}</table><ul>{sentences}</ul>"
+        f"{''.join(map(_section, sections))}"
         f"{''.join(pictures)}<h2>Conventions</h2><pre>{html.escape(conventions)}</pre></html>\n"
     )
+
+
+def _section(section: Section) -> str:
+    heading, *rows = section.table
+    table = f"<table>{_row('th', heading)}{''.join(_row('td', row) for row in rows)}</table>"
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in section.sentences)
+    return f"{table}<ul>{lines}</ul>" if lines else table
 
 
 def _row(tag: str, cells: Sequence[str]) -> str:

@@ -30,11 +30,14 @@ class Activity:
         padding makes of itself is left out.
       metrics: of the same form on the same images, by name.
       images: their number.
+      effective: operations of an image whose weight and input are both nonzero, by layer with weights; empty
+        where they are not counted, see `counted.Run`.
     """
 
     histograms: Mapping[str, np.ndarray]
     metrics: Mapping[str, float]
     images: int
+    effective: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def count(self, neuron: str) -> float:
         """Mean spike count of a neuron in one time step, 0..D."""
@@ -70,13 +73,16 @@ def measure_activity(
     """
     step = jax.jit(functools.partial(_scored, arithmetic or IntegerArithmetic(), settings, scorer))
     histograms: dict[str, np.ndarray] = {}
+    effective: dict[str, int] = {}
     images = 0
 
     def scored(batch: Mapping[str, Any]) -> Scored:
         nonlocal images
-        counts, found = step(program, dict(batch))
+        counts, operations, found = step(program, dict(batch))
         for name, rows in counts.items():
             histograms[name] = histograms.get(name, 0) + np.asarray(rows, np.int64).sum(0)
+        for name, rows in operations.items():
+            effective[name] = effective.get(name, 0) + int(np.asarray(rows, np.int64).sum())
         images += int(np.sum(np.asarray(batch[MASK]) > 0))
         return found
 
@@ -86,7 +92,12 @@ def measure_activity(
             f"expected regions with an object; found none in {images:,} images, "
             f"so {unused[0]} has no firing rate"
         )
-    return Activity({name: histograms[name] for name in neurons_of(program)}, metrics, images)
+    return Activity(
+        {name: histograms[name] for name in neurons_of(program)},
+        metrics,
+        images,
+        {name: total / images for name, total in effective.items()},
+    )
 
 
 def _scored(
@@ -96,8 +107,8 @@ def _scored(
     program: Program | FoldedDetector | Unfolded,
     batch: Mapping[str, jax.Array],
 ):
-    """Histograms of each image (B, D + 1), those of padding zero, and what the batch adds to the score."""
-    outputs, found = counted(program, settings, arithmetic, batch)
+    """Histograms (B, D + 1) and effective operations of each image, those of padding zero, and its score."""
+    outputs, found, effective = counted(program, settings, arithmetic, batch)
     images, levels = batch[MASK].shape[0], program.neuron.levels
 
     def histogram(counts: jax.Array, valid: jax.Array | None) -> jax.Array:
@@ -108,4 +119,6 @@ def _scored(
         return jnp.where(batch[MASK][:, None] > 0, jnp.stack(columns, 1), 0)
 
     histograms = {name: histogram(*counts) for name, counts in found.items()}
-    return histograms, over_devices(scorer.score(outputs, batch), batch[MASK])
+    steps = jnp.repeat(batch[MASK] > 0, program.neuron.timesteps)[:, None]
+    effective = {name: jnp.where(steps, operations, 0) for name, operations in effective.items()}
+    return histograms, effective, over_devices(scorer.score(outputs, batch), batch[MASK])

@@ -5,12 +5,14 @@ import dataclasses
 import functools
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from qsdt_jax.deploy.detector import FoldedDetector
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.detection.inference import Settings
 from qsdt_jax.energy.conventions import CONVENTIONS, Energy, Firing, additions
 from qsdt_jax.energy.layer import Layer
+from qsdt_jax.energy.neurobench import NeuroBench, neurobench, neurobench_rows
 from qsdt_jax.energy.operations import layers_of
 from qsdt_jax.energy.rates import Activity
 from qsdt_jax.energy.unfolded import Unfolded
@@ -18,6 +20,13 @@ from qsdt_jax.energy.unfolded import Unfolded
 GIGA, MILLI_JOULE = 1e9, 1e-9  # A picojoule is 1e-9 mJ.
 # The firing rate below which a spiking network needs less than its quantised twin, by a published study.
 QUOTED, QUOTED_RATE = "a study, quoted", "6 %"
+
+
+class Section(NamedTuple):
+    """A part of the report for readers: a table, its first row the heading, and what follows from it."""
+
+    table: Sequence[Sequence[str]]
+    sentences: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Report:
       activity: what was measured.
       levels, timesteps: D and T.
       bits: the numbers of weight bits that the layers have.
+      neurobench: its counts under the names of NeuroBench.
     """
 
     layers: Sequence[LayerEnergy]
@@ -46,6 +56,7 @@ class Report:
     levels: int
     timesteps: int
     bits: tuple[int, ...]
+    neurobench: NeuroBench
 
     @functools.cached_property
     def totals(self) -> Mapping[str, Energy]:
@@ -99,23 +110,30 @@ def make_report(
         levels=program.neuron.levels,
         timesteps=program.neuron.timesteps,
         bits=program.bits,
+        neurobench=neurobench(program, activity),
     )
 
 
 def verdicts(report: Report) -> list[str]:
     """For each convention one sentence: which network it favours, and the firing rate where that turns."""
-    sentences, fire = [], f"{100 * report.firing_rate:.1f} %"
-    for name, total in report.totals.items():
-        ratio, turn = total.quantized_ann / total.spiking, _turning_rate(report, name)
-        better = f"{ratio:.2f} times less" if ratio > 1 else f"{1 / ratio:.2f} times more"
-        where = "at any firing rate"
-        if turn is not None:
-            where = f"they are even where {100 * turn:.1f} % of all slots fire, and here {fire} do"
-        sentences.append(f"{name}: the spiking network needs {better} than its quantised ANN twin; {where}")
     return [
-        *sentences,
+        *(
+            f"{name}: {comparison(total, _turning_rate(report, name), report.firing_rate)}"
+            for name, total in report.totals.items()
+        ),
         f"{QUOTED}: of hardware that counts more of the memory; spikes pay below about {QUOTED_RATE} firing",
     ]
+
+
+def comparison(total: Energy, turn: float | None, firing_rate: float) -> str:
+    """A clause: which network needs less, and the firing rate where that turns, None if it never does."""
+    ratio = total.quantized_ann / total.spiking
+    better = f"{ratio:.2f} times less" if ratio > 1 else f"{1 / ratio:.2f} times more"
+    where = "at any firing rate"
+    if turn is not None:
+        here = f"{100 * firing_rate:.1f} %"
+        where = f"they are even where {100 * turn:.1f} % of all slots fire, and here {here} do"
+    return f"the spiking network needs {better} than its quantised ANN twin; {where}"
 
 
 def _turning_rate(report: Report, convention: str) -> float | None:
@@ -144,19 +162,39 @@ def totals_table(report: Report) -> list[tuple[str, ...]]:
 
 def console_table(report: Report) -> str:
     """`totals_table` in columns."""
-    lines = (
-        f"{name:<16}" + "".join(f"{cell:>16}" for cell in cells) for name, *cells in totals_table(report)
-    )
-    return "\n".join(lines)
+    return in_columns(totals_table(report))
+
+
+def in_columns(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of text in columns, the first one to the left."""
+    rows = list(rows)
+    width = 1 + max(len(name) for name, *_ in rows)
+    return "\n".join(f"{name:<{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, *cells in rows)
+
+
+def neurobench_table(report: Report) -> list[tuple[str, str]]:
+    """Rows of text: the counts of an image under the names of NeuroBench; those not known are left out."""
+    return [
+        ("NeuroBench", "of an image"),
+        *((name, format(number, form)) for name, number, form in neurobench_rows(report.neurobench)),
+    ]
+
+
+def neurobench_csv(report: Report) -> str:
+    """The same as numbers."""
+    rows = ((name, f"{number:.9g}") for name, number, _ in neurobench_rows(report.neurobench))
+    return as_csv([("name", "number"), *rows])
 
 
 def csv_table(report: Report) -> str:
     """One row a layer: all that its energies follow from, for one image, and the picojoules.
 
     `input` names the counts that come in, `entering` those at the head of the layer's chain, whose mean count
-    the convention `paper` takes; `firing_rate` is that of `entering`.
+    the convention `paper` takes; `firing_rate` is that of `entering`. `effective_operations` are those of
+    `neurobench`: MACs where the input is real, ACs where it spikes; empty where they are not counted.
     """
     header = "layer kind macs weights bits D T inputs outputs input mean_count additions entering firing_rate"
+    header += " effective_operations"
     prices = [f"{name} {kind} pJ" for name in CONVENTIONS for kind in Energy._fields]
     rows: list[list[object]] = [[*header.split(), *prices]]
     for row in report.layers:
@@ -165,9 +203,11 @@ def csv_table(report: Report) -> str:
         cells += [report.levels, report.timesteps, layer.inputs, layer.outputs, layer.spikes or "real"]
         cells += ["" if row.count is None else f"{row.count:.6g}", f"{row.additions:.6g}"]
         cells += [entering, f"{report.activity.firing_rate(entering):.6g}"] if entering else ["", ""]
+        effective = report.activity.effective.get(layer.name)
+        cells.append("" if effective is None else f"{effective:.9g}")
         cells += [f"{value:.6g}" for name in CONVENTIONS for value in row.energy[name]]
         rows.append(cells)
-    return _csv(rows)
+    return as_csv(rows)
 
 
 def levels_table(report: Report) -> str:
@@ -186,7 +226,7 @@ def levels_table(report: Report) -> str:
         additions = sum(row.additions for row in found)
         rate = f"{additions / ((macs - real) * report.levels):.6g}" if macs > real else ""
         rows.append([*level, macs, real, f"{additions:.6g}", rate])
-    return _csv(rows)
+    return as_csv(rows)
 
 
 def neurons_table(report: Report) -> str:
@@ -196,10 +236,11 @@ def neurons_table(report: Report) -> str:
     for name, histogram in activity.histograms.items():
         rates = [f"{activity.firing_rate(name):.6g}", f"{activity.count(name):.6g}"]
         rows.append([name, *rates, *map(int, histogram)])
-    return _csv(rows)
+    return as_csv(rows)
 
 
-def _csv(rows: Iterable[Sequence[object]]) -> str:
+def as_csv(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as the text of a CSV file."""
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()

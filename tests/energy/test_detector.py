@@ -44,7 +44,7 @@ def test_counts_are_those_of_the_forms_and_regions_not_in_use_are_told():
     form = detector_form(detector, IntegerArithmetic(), SETTINGS)
     objects, expected = form(images, sizes)
     batch = {"image": jnp.asarray(images), "size": jnp.asarray(sizes)}
-    found, counts = counted(detector, SETTINGS, IntegerArithmetic(), batch)
+    found, counts, _ = counted(detector, SETTINGS, IntegerArithmetic(), batch)
     assert list(counts) == neurons_of(detector) and len(counts) == len(expected)
     np.testing.assert_array_equal(counts["box_head/neuron3"].counts, expected["box_head/neuron3"])
     np.testing.assert_array_equal(counts["rpn/neuron at stride 8"].counts, expected["rpn/neuron, call 1"])

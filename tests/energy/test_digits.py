@@ -8,8 +8,10 @@ from configs.digits import get_config
 from qsdt_jax.assemble.split import Split
 from qsdt_jax.data.classes import named
 from qsdt_jax.deploy.bundle import bundle_bytes, read_bundle, write_bundle
+from qsdt_jax.energy.profile import load_profile
+from qsdt_jax.energy.profiled import profile_table
 from qsdt_jax.energy.rates import measure_activity
-from qsdt_jax.energy.report import make_report, totals_table
+from qsdt_jax.energy.report import make_report, neurobench_table, totals_table
 from qsdt_jax.tasks.accuracy import Accuracy
 
 FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
@@ -35,6 +37,16 @@ def test_numbers_of_the_docs(tmp_path):
         ("as computed", "0.009518", "0.03009", "0.03009", "no rate"),
         ("bit-aware", "0.002846", "0.003417", "0.03009", "57.5 %"),
         ("with memory", "0.04459", "0.0417", "0.3326", "17.9 %"),
+    ]
+    assert [text for _, text in neurobench_table(report)[1:]] == [
+        "0.2374", "0.6699", "329,985", "5,060,017", "44,928"
+    ]  # fmt: skip
+    assert profile_table(report, load_profile("horowitz_widths"))[1:] == [
+        ("arithmetic", "0.002846", "0.003417", "0.03009"),
+        ("SRAM", "0.00811", "0.004645", "0.03344"),
+        ("DRAM", "0.03364", "0.03364", "0.2691"),
+        ("routing", "0", "0", "0"),
+        ("total", "0.04459", "0.0417", "0.3326"),
     ]
     sizes = bundle_bytes(bundle)
     assert sizes == {"weights": 210_236, "scales and shifts": 36_752, "manifest": 33_600}

@@ -30,7 +30,7 @@ def workdir_of(folder: Path, config=CONFIG) -> Path:
 def test_report_of_a_workdir_and_of_its_bundle(tmp_path, capsys):
     workdir = workdir_of(tmp_path)
     assert launch("energy", "--workdir", workdir, "--images=70") == 0
-    table = capsys.readouterr().out
+    table = told = capsys.readouterr().out
     assert "70 images of the test split, top-1 " in table
     assert "GMACs for an image of {}x{} pixels".format(*CONFIG.data.image_size) in table
     for name in ("paper", "as computed", "bit-aware", "with memory"):
@@ -45,6 +45,9 @@ def test_report_of_a_workdir_and_of_its_bundle(tmp_path, capsys):
     for table in ("energy.csv", "neurons.csv"):
         with open(folder / table) as file:
             assert len(list(csv.DictReader(file))) > 30
+    with open(folder / "neurobench.csv") as file:
+        counts = {row["name"]: float(row["number"]) for row in csv.DictReader(file)}
+    assert len(counts) == 5 and all(f"{count:,.0f}" in told for count in counts.values() if count > 1)
     with open(folder / "levels.csv") as file:
         levels = [(row["part"], row["stride"]) for row in csv.DictReader(file)]
     assert levels[0] == ("downsample1_1", "2") and len(levels) == len(set(levels)) > 8
@@ -80,6 +83,34 @@ def test_a_network_that_cannot_be_folded_is_measured_as_it_is_trained(network, t
     assert "float" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_another_network_beside(tmp_path, capsys):
+    """Its own bundle, a network that cannot be folded, and one of another task."""
+    for folder in ("run", "v2"):
+        (tmp_path / folder).mkdir()
+    workdir, bundle = workdir_of(tmp_path / "run"), tmp_path / "model.qsdt"
+    assert launch("export", "--workdir", workdir, "--out", bundle) == 0
+    other = workdir_of(
+        tmp_path / "v2", tiny_config(**{f"model.{name}": value for name, value in SDTV2.items()})
+    )
+    capsys.readouterr()
+    found = {}
+    for beside in (bundle, other):
+        out = tmp_path / f"beside_{beside.stem}"
+        arguments = ["--images=10", "--out", out, "--profile=horowitz_float32"]
+        assert launch("energy", "--workdir", workdir, "--beside", beside, *arguments) == 0
+        told = capsys.readouterr().out
+        assert "45 nm, all arithmetic in float32: " in told and f"beside {beside}: the spike counts" in told
+        with open(out / "distances.csv") as file:
+            found[beside] = [float(row["distance"]) for row in csv.DictReader(file)]
+        assert "earth mover" in (out / "energy.html").read_text()
+    assert set(found[bundle]) == {0.0} and len(found[bundle]) > 20
+    assert max(found[other]) > 0
+    maps = tmp_path / "maps.qsdt"
+    write_bundle(maps, bundle_of(small_program()))
+    assert "tells classes of pixels" in refused(capsys, "--workdir", workdir, "--images=10", "--beside", maps)
+
+
 def bare_workdir(folder: Path, config) -> Path:
     """A configuration and no checkpoint."""
     folder.mkdir()
@@ -104,6 +135,8 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (["--bundle", DIGITS, "--config=configs/digits.py", "--step=3"], "a bundle holds one network"),
     ]:
         assert told in refused(capsys, *arguments)
+    told = refused(capsys, "--workdir", tmp_path, "--profile=horowitz_widht")
+    assert "found 'horowitz_widht'; did you mean 'horowitz_widths'?" in told
     config = tiny_config(**{"model.bits": 32, "model.neuron": "relu", "model.attention": "softmax"})
     assert "float weights (bits=32)" in refused(capsys, "--workdir", workdir_of(tmp_path, config))
 

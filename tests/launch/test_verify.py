@@ -197,6 +197,7 @@ def test_forms_rates_and_energy_of_a_workdir(workdir, tmp_path, capsys):
     assert last.endswith("its form of binary spikes (D = 4, T = 1) is its training form")
     found = json.loads(record.read_text())
     assert found["holds"] is True and 0 < found["firing_rates"]["head_neuron"] < 1
+    assert 0 < found["neurobench"]["activation_sparsity"] < 1
     assert found["energy_pj"]["paper"]["spiking"] > 0 and bundle.stat().st_size == found["bundle"]["bytes"]
 
 
