@@ -135,7 +135,7 @@ def test_inference_of_a_network_on_two_gpus():
     assert 100 < int(told["kernels"]) < 250
     types = [re.match(r"([\d,]+) (.* -> \w+): ", value) for name, value in rows if "->" in value]
     assert {match[2]: int(match[1]) for match in types if match} == {
-        "matrix products bf16 x bf16 -> f32": 17,
+        "matrix products bf16 x bf16 -> f32": 19,
         "matrix products f16 x f16 -> f32": 12,
         "convolutions s8 x s8 -> f32": 16,
     }
