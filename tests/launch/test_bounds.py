@@ -18,7 +18,8 @@ from tests.launch.processes import TINY
 from tests.launch.tiny import launch
 
 # The seed may be as large as its limit; of the others see tests/assemble/{test_annotated,test_build}.py.
-APART = ("seed", "data.buckets", "loss.class_weights")
+APART = ("seed", "data.buckets", "loss.class_weights", "resformer.channels")
+OPTIONAL = "model.attention_threshold"  # A number, or None.
 LARGEST = {name: key.limit for name, key in KEYS.items() if key.limit is not None and name not in APART}
 SECONDS = 10  # For a machine that does much else.
 # Checked where they are used, to stricter bounds; or without effect, however large.
@@ -42,11 +43,12 @@ def test_every_number_has_a_bound():
     numbers = set()
     for key in config_keys(config):
         value = value_of(config, key)
-        if is_number(value) or (isinstance(value, tuple) and value and all(map(is_number, value))):
+        several = isinstance(value, tuple) and value and all(map(is_number, value))
+        if is_number(value) or several or key == OPTIONAL:
             numbers.add(key)
     assert numbers - ELSEWHERE == set(LARGEST)
     for key, largest in LARGEST.items():
-        value = value_of(config, key)
+        value = value_of(config, key) or 0
         assert max(value if isinstance(value, tuple) else (value,)) < largest
 
 
@@ -61,6 +63,13 @@ def test_refused_on_the_command_line(key, tmp_path, capsys):
     told = capsys.readouterr().err
     assert told.startswith(f"error: config.{key}=") and " must be at most " in told
     assert told.count("\n") == 1 and not (tmp_path / "w").exists()
+
+
+def test_channels_that_have_no_default_are_bounded_too(tmp_path, capsys):
+    number = 2**40
+    assert launch(TINY, f"--workdir={tmp_path}/w", f"--config.resformer.channels=({number}, 8, 8)") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: config.resformer.channels=") and " must be at most " in told
 
 
 def test_numbers_that_are_too_long_to_write(capsys, tmp_path):
