@@ -8,10 +8,12 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import cocoeval
 from pycocotools.coco import COCO
 from pycocotools.mask import decode
 
@@ -68,11 +70,11 @@ def test_eval_gives_what_training_logged_and_results_for_others(workdir, tmp_pat
     """And each mask is pasted, and boxes and masks are scored, once for all that is told."""
     calls = []
 
-    def count(name: str, function: Callable) -> None:
-        monkeypatch.setattr(coco, name, lambda *arguments: calls.append(name) or function(*arguments))
+    def count(module: ModuleType, name: str, function: Callable) -> None:
+        monkeypatch.setattr(module, name, lambda *arguments: calls.append(name) or function(*arguments))
 
-    count("covered_part", coco.covered_part)
-    count("COCOeval", coco.COCOeval)
+    count(coco, "covered_part", coco.covered_part)
+    count(cocoeval, "COCOeval", cocoeval.COCOeval)
     files = {name: tmp_path / f"{name}.file" for name in ("json", "csv", "results")}
     assert launch("eval", f"--workdir={workdir}", *(f"--{k}={v}" for k, v in files.items())) == 0
     assert Counter(calls) == {"covered_part": 3 * detecting.IMAGES, "COCOeval": 2}

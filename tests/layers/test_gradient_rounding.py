@@ -18,7 +18,7 @@ import pytest
 
 from qsdt_jax.core.exact import Whole
 from qsdt_jax.core.spikes import codes_of
-from qsdt_jax.layers.lowering import ConvGeometry
+from qsdt_jax.layers.lowering import ConvGeometry, attention
 from qsdt_jax.layers.product import scaled_convolution
 from tests.deploy.nets import draw_images, draw_variables, short_net, tiny_net
 from tests.platforms import lowered_for
@@ -113,8 +113,9 @@ def test_rounded_results_cost_a_network_little_beside_rounded_operands():
 
 
 @pytest.mark.slow
-def test_a_membrane_that_is_no_number_is_seen_in_the_gradients():
-    """Its count is some int8 number on a GPU, so the logits need not show it."""
+def test_a_membrane_that_is_no_number_is_seen_in_the_gradients(monkeypatch):
+    """Its count is some int8 number on a GPU, so the logits need not show it. A CPU has no kernels."""
+    monkeypatch.setattr(attention, "can_use_attention", lambda *_: False)
     model = short_net(dtype=jnp.bfloat16)
     variables, images = draw_variables(model), draw_images(2, 32, 32, 3)
     images[0, 3, 3, 0] = np.nan
