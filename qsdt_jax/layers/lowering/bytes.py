@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 LARGEST_BYTE = 127
+LARGEST_HALF = 2**11  # float16 holds all whole numbers up to it.
 BASE = 128
 
 

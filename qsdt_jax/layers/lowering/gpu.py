@@ -52,11 +52,10 @@ from jax.typing import DTypeLike
 from qsdt_jax.core.exact import Whole
 from qsdt_jax.core.spikes import counts_of
 from qsdt_jax.layers.lowering import xla
-from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE, in_bytes, joined
+from qsdt_jax.layers.lowering.bytes import LARGEST_BYTE, LARGEST_HALF, in_bytes, joined
 from qsdt_jax.layers.lowering.geometry import ConvGeometry, is_depthwise, is_pointwise
 from qsdt_jax.layers.lowering.rewritten import depthwise, depthwise_input_gradient, pad
 
-LARGEST_HALF = 2**11  # float16 holds all whole numbers up to it.
 LARGEST_INT16 = 2**15 - 1
 
 

@@ -18,12 +18,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jax.typing import DTypeLike
 
+from qsdt_jax.layers.lowering.bytes import LARGEST_HALF
 from qsdt_jax.layers.lowering.kernels.available import kernels_available
 from qsdt_jax.layers.lowering.kernels.spread import by_images, result_of
 
 ROWS, COLUMNS, TERMS = 64, 64, 32  # A block of the result, and of the terms of its sums.
 FEWEST_CHANNELS = 16
-LARGEST_HALF = 2**11  # float16 holds all whole numbers up to it.
 
 
 def can_use_digits(dtype: DTypeLike, channels: int, base: float) -> bool:
