@@ -36,7 +36,7 @@ IMAGES = flags.DEFINE_integer(
 PROFILE = define_path(
     "profile", "prices of a machine: horowitz_widths, horowitz_float32, or a .toml or .json file of yours"
 )
-BESIDE = define_path("beside", "workdir or exported network whose firing is compared, on the same images")
+AGAINST = define_path("against", "workdir or exported network whose firing is compared, on the same images")
 OUT = define_path(
     "out",
     "folder for tables, energy.html and pictures (default: energy in the workdir or beside the bundle)",
@@ -73,7 +73,7 @@ def main() -> None:
     profile = load_profile(PROFILE.value) if PROFILE.value else None
     name, bundle_made, config, classes, scorer = _network()
     split = Split(config, SPLIT.value, classes, IMAGES.value)
-    beside = firing_beside(BESIDE.value, config, SPLIT.value, IMAGES.value) if BESIDE.value else None
+    beside = firing_beside(AGAINST.value, config, SPLIT.value, IMAGES.value) if AGAINST.value else None
     network = bundle_made()  # Now, because folding takes seconds.
     folder = Path(WORKDIR.value) if WORKDIR.value else Path(BUNDLE.value or "").parent
     out = Path(OUT.value or folder / "energy")
@@ -95,7 +95,7 @@ def main() -> None:
         sections.append(Section(profile_table(report, profile), profile_sentences(report, profile)))
     if beside is not None:
         theirs = beside()
-        sections.append(distance_section(str(BESIDE.value), activity, theirs))
+        sections.append(distance_section(str(AGAINST.value), activity, theirs))
         write_atomically(out / "distances.csv", distances_csv(distances(activity, theirs)))
     print(*facts, sep="\n")
     for table, sentences in sections:

@@ -98,7 +98,7 @@ def test_another_network_beside(tmp_path, capsys):
     for beside in (bundle, other):
         out = tmp_path / f"beside_{beside.stem}"
         arguments = ["--images=10", "--out", out, "--profile=horowitz_float32"]
-        assert launch("energy", "--workdir", workdir, "--beside", beside, *arguments) == 0
+        assert launch("energy", "--workdir", workdir, "--against", beside, *arguments) == 0
         told = capsys.readouterr().out
         assert "45 nm, all arithmetic in float32: " in told and f"beside {beside}: the spike counts" in told
         with open(out / "distances.csv") as file:
@@ -108,7 +108,8 @@ def test_another_network_beside(tmp_path, capsys):
     assert max(found[other]) > 0
     maps = tmp_path / "maps.qsdt"
     write_bundle(maps, bundle_of(small_program()))
-    assert "tells classes of pixels" in refused(capsys, "--workdir", workdir, "--images=10", "--beside", maps)
+    words = ("--workdir", workdir, "--images=10", "--against", maps)
+    assert "tells classes of pixels" in refused(capsys, *words)
 
 
 def bare_workdir(folder: Path, config) -> Path:

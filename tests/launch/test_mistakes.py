@@ -251,3 +251,31 @@ def test_a_config_file_runs_once(refusal, tmp_path, words):
     (tmp_path / "x.py").write_text(changed("c.epochs = 2") + rows + count)
     refusal(*words, "--config", tmp_path / "x.py", "--workdir", tmp_path / "w", "--config.epochs=3")
     assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_a_flag_is_the_same_in_every_verb():
+    """Verbs that are imported into one process share their flags: the last one's definition holds for all."""
+    kinds = subprocess.run(
+        [sys.executable, "-c", KINDS_OF_FLAGS], check=True, capture_output=True, text=True, timeout=300
+    )
+    assert json.loads(kinds.stdout) == {}
+
+
+KINDS_OF_FLAGS = """
+import collections, importlib, json
+from absl import flags
+from launch.__main__ import VERBS
+
+kinds = collections.defaultdict(set)
+defined = {}
+for module in VERBS.values():
+    importlib.import_module(module)
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if defined.get(name) is not flag:
+            parser = {k: v for k, v in vars(flag.parser).items() if isinstance(v, (int, float, str, list))}
+            kinds[name].add(f"{type(flag.parser).__name__} {parser} {flag.default}")
+        defined[name] = flag
+assert "config" in kinds and len(kinds) > 30
+print(json.dumps({name: sorted(of) for name, of in kinds.items() if len(of) > 1}))
+"""
