@@ -4,7 +4,7 @@
   cifar10      cifar-10-python.tar.gz, or what is in it; cifar100 likewise
   cifar10dvs   CLASS/cifar10_CLASS_0.aedat and so on
   imagefolder  train/CLASS/IMAGE.jpg and val/CLASS/IMAGE.jpg, or CLASS/IMAGE.jpg alone
-  eventfolder  the same of event files: .aedat (AEDAT 2.0 of a DVS128), .bin (N-MNIST; needs tonic)
+  eventfolder  the same of event files: AEDAT 2.0 (of a DVS128), 3.1 and 4, N-MNIST, NumPy, text, HDF5
   ade20k       images/training/NAME.jpg and annotations/training/NAME.png, likewise validation
   segfolder    images/train/NAME.jpg and masks/train/NAME.png, likewise val, and classes.txt
   coco         annotations/instances_train*.json and instances_val*.json, images in train*/ and val*/

@@ -27,6 +27,9 @@ EXTRAS = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "tonic": "events",
+    "h5py": "events",
+    "lz4": "events",
+    "zstandard": "events",
 }
 # XLA ends the process that reads flags it does not know, without a chance to catch that.
 READ_XLA_FLAGS = "from jaxlib import xla_client; xla_client.make_cpu_client()"

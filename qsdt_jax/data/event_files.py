@@ -1,68 +1,68 @@
-"""Files of event streams by their suffix.
+"""Files of event streams by their suffix, and of AEDAT by the version that the first line says.
 
-.aedat   AEDAT 2.0 of a DVS128, see `aedat2`
-.bin     N-MNIST, N-Caltech101 and their kin, five bytes an event; read by the library tonic
-
-Tonic is an optional requirement (`pip install tonic`), for it brings 230 MB of numba and librosa along. Not
-all of it works: in tonic 1.7.0 the readers of AEDAT 2.0 (`tonic.io.read_dvs_128` and its kin, but for
-`read_davis_346`) end with "too many values to unpack" on every file; and its CIFAR10-DVS is another edition
-of the data set, converted to AEDAT 4. So AEDAT 2.0 is read here.
+.aedat          AEDAT 2.0 of a DVS128, AEDAT 3.1 and AEDAT 4; also .aedat2 and .aedat4
+.bin            N-MNIST, N-Caltech101 and their kin, five bytes an event; read by the library tonic
+.npy, .npz      a structured array, or an array for each column, as simulators write them
+.txt, .csv      a line for each event
+.h5, .hdf5      as v2e and DSEC have them; read by the library h5py
 """
 
 import importlib.util
-import io
 from collections.abc import Iterable
 from pathlib import PurePath
 
-import numpy as np
+from qsdt_jax.data.event_formats import aedat2, aedat3, aedat4
+from qsdt_jax.data.event_formats.arrays import read_npy, read_npz
+from qsdt_jax.data.event_formats.five_bytes import read_five_bytes
+from qsdt_jax.data.event_formats.hdf5 import read_hdf5
+from qsdt_jax.data.event_formats.text import read_text
+from qsdt_jax.data.events import Recording
+from qsdt_jax.errors import UserError
 
-from qsdt_jax.data.aedat2 import read_aedat2
-from qsdt_jax.data.events import as_events, check_times
-from qsdt_jax.errors import CorruptRecord, UserError
-from qsdt_jax.file_kinds import kind_of
-
-SUFFIXES = (".aedat", ".bin")
-BIN_BYTES = 5  # Of an event.
-BIN_SENSOR = (256, 256)  # What a byte each can tell; `check_within` knows the sensor.
-WIDE_EVENT = np.dtype([("x", int), ("y", int), ("t", np.int64), ("p", int)])  # Nothing of a file overflows.
+AEDAT = (".aedat", ".aedat2", ".aedat4")
+SUFFIXES = (*AEDAT, ".bin", ".npy", ".npz", ".txt", ".csv", ".h5", ".hdf5")
+LIBRARIES = {".bin": "tonic", ".h5": "h5py", ".hdf5": "h5py"}
 
 
-def read_event_file(data: bytes, name: str) -> np.ndarray:
-    """The events of a file.
+def read_event_file(data: bytes, name: str) -> Recording:
+    """The events of a file, and the size of the sensor where the file or its format says it.
 
     Args:
       data: content of the file.
-      name: of the stream, whose suffix tells the format; for messages, too.
-
-    Returns:
-      (events,) of dtype `EVENT`, in the order of the file.
+      name: of the stream, whose suffix, one of `SUFFIXES`, tells the format; for messages, too.
 
     Raises:
       CorruptRecord: what is no such file, one that is cut off, or one without events.
+      UserError: a library that reads it is missing.
     """
-    return read_aedat2(data, name) if _suffix(name) == ".aedat" else _read_bin(data, name)
+    match PurePath(name).suffix.lower():
+        case ".bin":
+            return Recording(read_five_bytes(data, name), None)
+        case ".npy":
+            return read_npy(data, name)
+        case ".npz":
+            return read_npz(data, name)
+        case ".txt" | ".csv" as suffix:
+            return read_text(data, name, named=suffix == ".csv")
+        case ".h5" | ".hdf5":
+            return read_hdf5(data, name)
+        case _:
+            return _read_aedat(data, name)
 
 
 def require_readers(names: Iterable[str]) -> None:
     """Raises UserError where a library is missing that reads one of these files."""
-    first = next((name for name in names if _suffix(name) == ".bin"), None)
-    if first is not None and importlib.util.find_spec("tonic") is None:
-        raise UserError(f"{first} is read by the library tonic, which is not installed: pip install tonic")
+    for name in names:
+        library = LIBRARIES.get(PurePath(name).suffix.lower())
+        if library is not None and importlib.util.find_spec(library) is None:
+            raise UserError(
+                f"{name} is read by the library {library}, which is not installed: pip install {library}"
+            )
 
 
-def _read_bin(data: bytes, name: str) -> np.ndarray:
-    from tonic.io import read_mnist_file
-
-    if kind := kind_of(data):
-        raise CorruptRecord(f"{name}: is {kind}; expected {BIN_BYTES} bytes an event, as N-MNIST has them")
-    if len(data) % BIN_BYTES or not data:
-        raise CorruptRecord(f"{name}: {len(data)} bytes of events; expected a multiple of {BIN_BYTES}")
-    read = read_mnist_file(io.BytesIO(data), dtype=WIDE_EVENT, is_stream=True)
-    if not len(read):
-        raise CorruptRecord(f"{name}: has no events")
-    check_times(read["t"], name)
-    return as_events(read, BIN_SENSOR, name)
-
-
-def _suffix(name: str) -> str:
-    return PurePath(name).suffix.lower()
+def _read_aedat(data: bytes, name: str) -> Recording:
+    if data.startswith(aedat3.MAGIC):
+        return aedat3.read_aedat3(data, name)
+    if data.startswith(aedat4.MAGIC):
+        return aedat4.read_aedat4(data, name)
+    return Recording(aedat2.read_aedat2(data, name), aedat2.SENSOR_SIZE)

@@ -5,17 +5,20 @@ polarities that are two. One that comes from a file passes `check_times` besides
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from qsdt_jax import bounds
 from qsdt_jax.errors import CorruptRecord, UserError
 
 # Time in microseconds, column, row, polarity (1 for brighter).
-EVENT = np.dtype([("t", "<u4"), ("x", "u1"), ("y", "u1"), ("p", "u1")])
+EVENT = np.dtype([("t", "<u4"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
 FIELDS = tuple(EVENT.names or ())
-LARGEST_SENSOR = 256  # Coordinates take one byte.
+LARGEST_SENSOR = bounds.SIDE
+SIDE_OF_A_BYTE = 256  # Coordinates of a sensor up to this size are stored in a byte.
 LARGEST_TIME = 2**32 - 1
+MOST_EVENTS = 2**28  # Of a file: a camera gives 10^7 in a second.
 
 # A clock that overflows or is set back goes back once in a while; what is no recording goes back at every
 # second step.
@@ -23,6 +26,18 @@ BACKWARD_SHARE = 1 / 4
 # Ten times what the bus of a camera of this size carries. Times in milliseconds look a thousand times faster.
 FASTEST = 20  # Events in a microsecond.
 FREE_EVENTS = 1000  # May fall into one moment.
+
+
+class Recording(NamedTuple):
+    """What a file of events holds.
+
+    Attributes:
+      events: (N,) of dtype `EVENT`.
+      sensor_size: (height, width) in pixels of the sensor, where the file or its format says it.
+    """
+
+    events: np.ndarray
+    sensor_size: tuple[int, int] | None
 
 
 def check_sensor(size: tuple[int, ...], what: str) -> tuple[int, int]:
@@ -127,9 +142,34 @@ def check_times(times: np.ndarray, name: str) -> None:
         )
 
 
-def as_columns(events: np.ndarray) -> dict[str, np.ndarray]:
+def recorded(columns: Mapping[str, np.ndarray], sensor_size: tuple[int, int] | None, name: str) -> Recording:
+    """A recording whose clock begins anywhere: its times count from its earliest event.
+
+    Args:
+      columns: t, x, y and p as for `as_events`; times may be beyond 32 bits, as those since 1970 are.
+      sensor_size: (height, width) in pixels, where it is known.
+      name: of the stream, for messages.
+
+    Raises:
+      CorruptRecord: what is no stream, see `as_events` and `check_times`.
+    """
+    if len(times := columns["t"]):
+        check_times(times, name)
+        columns = {**columns, "t": times - times.min()}
+    within = sensor_size or (LARGEST_SENSOR, LARGEST_SENSOR)
+    return Recording(as_events(columns, within, name), sensor_size)
+
+
+def stored_types(sensor_size: tuple[int, int]) -> dict[str, np.dtype]:
+    """The types of the columns in which a data set stores the streams of a sensor of this size."""
+    place = np.dtype(np.uint8 if max(sensor_size) <= SIDE_OF_A_BYTE else np.uint16)
+    return {"t": np.dtype(np.uint32), "x": place, "y": place, "p": np.dtype(np.uint8)}
+
+
+def as_columns(events: np.ndarray, sensor_size: tuple[int, int]) -> dict[str, np.ndarray]:
     """One contiguous array for each field of a stream of dtype `EVENT`, as a data set stores them."""
-    return {field: np.ascontiguousarray(events[field]) for field in FIELDS}
+    types = stored_types(sensor_size)
+    return {field: np.ascontiguousarray(events[field], types[field]) for field in FIELDS}
 
 
 def _polarities(polarities: np.ndarray, name: str) -> np.ndarray:

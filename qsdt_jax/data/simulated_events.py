@@ -97,7 +97,7 @@ class DigitEvents:
       split: "train" (1,437 streams) or "test" (360).
       movement: "saccades", the label is the digit; "sweep", the label is the direction that the picture takes
         first.
-      size: side of the sensor in pixels, at most 256.
+      size: side of the sensor in pixels.
 
     Raises:
       UserError: a larger sensor.

@@ -224,7 +224,7 @@ class FakeEvents:
 
     Attributes:
       length: number of streams.
-      sensor_size: (height, width) in pixels, at most 256.
+      sensor_size: (height, width) in pixels.
       classes: number of classes.
       events: length of a stream.
 

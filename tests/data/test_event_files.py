@@ -5,8 +5,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from qsdt_jax.data.aedat2 import read_aedat2
 from qsdt_jax.data.event_files import read_event_file, require_readers
+from qsdt_jax.data.event_formats.aedat2 import read_aedat2
 from qsdt_jax.data.events import EVENT, check_within
 from qsdt_jax.errors import CorruptRecord, UserError
 from tests.data.prepare.files import aedat, five_bytes
@@ -17,7 +17,9 @@ EVENTS = [(5, 0, 33, 1), (5, 12, 7, 0), (2**23 - 1, 33, 0, 1), (2**23 - 1, 1, 2,
 
 def test_aedat_is_read_as_ever():
     data = aedat([1, 700, 32767], [1, 2, 1 << 31])
-    np.testing.assert_array_equal(read_event_file(data, "cat/a.AEDAT"), read_aedat2(data, "a"))
+    found = read_event_file(data, "cat/a.AEDAT")
+    np.testing.assert_array_equal(found.events, read_aedat2(data, "a"))
+    assert found.sensor_size == (128, 128)
 
 
 def test_our_reader_of_aedat_finds_the_addresses_that_tonic_finds(tmp_path):
@@ -38,7 +40,7 @@ def test_our_reader_of_aedat_finds_the_addresses_that_tonic_finds(tmp_path):
 
 @needs_tonic
 def test_five_bytes_an_event():
-    found = read_event_file(five_bytes(EVENTS), "3/00001.bin")
+    found = read_event_file(five_bytes(EVENTS), "3/00001.bin").events
     assert found.dtype == EVENT
     assert found.tolist() == EVENTS
 
@@ -49,7 +51,7 @@ def test_the_clock_of_five_bytes_overflows():
     later = [(t + 2 * 2**13, x, y, p) for t, x, y, p in EVENTS]
     overflow = [(0, 0, 240, 0)]
     data = five_bytes(EVENTS) + five_bytes(overflow * 2) + five_bytes(EVENTS)
-    assert read_event_file(data, "a.bin").tolist() == EVENTS + later
+    assert read_event_file(data, "a.bin").events.tolist() == EVENTS + later
 
 
 @needs_tonic
@@ -73,8 +75,8 @@ def test_what_is_no_recording(data, reason):
 def test_events_that_look_like_the_beginning_of_other_files():
     """Two pixels are any two bytes: "% " begins files of Prophesee."""
     first = [(20, ord("%"), ord(" "), p) for p in (0, 1)]
-    assert read_event_file(five_bytes(first), "a.bin").tolist() == first
-    assert read_event_file(five_bytes(first[1:] + EVENTS), "a.bin").tolist() == first[1:] + EVENTS
+    assert read_event_file(five_bytes(first), "a.bin").events.tolist() == first
+    assert read_event_file(five_bytes(first[1:] + EVENTS), "a.bin").events.tolist() == first[1:] + EVENTS
 
 
 @needs_tonic

@@ -25,7 +25,7 @@ def refusal(columns) -> str:
 
 def test_columns_give_the_stream_back():
     events = np.array([(1, 127, 127, 0), (1, 0, 3, 1), (1 << 31, 5, 0, 1)], EVENT)
-    columns = as_columns(events)
+    columns = as_columns(events, (128, 128))
     assert {name: column.dtype for name, column in columns.items()} == {
         "t": np.uint32,
         "x": np.uint8,
@@ -34,6 +34,13 @@ def test_columns_give_the_stream_back():
     }
     np.testing.assert_array_equal(as_events(columns, (128, 128), "a"), events)
     assert as_events(events, (128, 128), "a") is events
+
+
+def test_columns_of_a_larger_sensor_take_two_bytes():
+    events = np.array([(1, 345, 259, 0)], EVENT)
+    columns = as_columns(events, (260, 346))
+    assert (columns["x"].dtype, columns["y"].dtype) == (np.uint16, np.uint16)
+    np.testing.assert_array_equal(as_events(columns, (260, 346), "a"), events)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.int64, np.uint64])
@@ -101,15 +108,19 @@ def test_order_and_density_of_times():
         check_times(np.arange(100_000) // 21, "a")
 
 
-@pytest.mark.parametrize("size", [(), (34,), (0, 34), (34, 257), (34, 34, 2)])
+@pytest.mark.parametrize("size", [(), (34,), (0, 34), (34, 16385), (34, 34, 2)])
 def test_sensors_that_are_none(size):
-    with pytest.raises(UserError, match=r"^camera: expected the height and the width of a sensor, 1 to 256"):
+    with pytest.raises(
+        UserError, match=r"^camera: expected the height and the width of a sensor, 1 to 16384"
+    ):
         check_sensor(size, "camera")
-    assert check_sensor((256, 1), "camera") == (256, 1)
+    assert check_sensor((16384, 1), "camera") == (16384, 1)
 
 
-@pytest.mark.parametrize("make", [lambda: FakeEvents(3, (288, 32), 2), lambda: DigitEvents("test", size=288)])
+@pytest.mark.parametrize(
+    "make", [lambda: FakeEvents(3, (16416, 32), 2), lambda: DigitEvents("test", size=16416)]
+)
 def test_made_streams_fit_their_type(make):
-    """Else column 256 would be column 0."""
-    with pytest.raises(UserError, match="1 to 256 pixels; found 288x"):
+    """Else column 65,536 would be column 0."""
+    with pytest.raises(UserError, match="1 to 16384 pixels; found 16416x"):
         make()

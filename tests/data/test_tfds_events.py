@@ -115,13 +115,13 @@ def test_records_that_are_no_streams(tmp_path, changes, told):
         ({"types": {"x": np.float64}}, "events: x is float64; expected whole numbers"),
         ({"shape": (None, 1)}, "events/t has the shape (None, 1); expected (None,)"),
         ({"metadata": None}, 'a feature "sensor_size", or {"sensor_size": [HEIGHT, WIDTH]} in'),
-        ({"metadata": [260, 346]}, "1 to 256 pixels; found 260x346"),
+        ({"metadata": [260, 16385]}, "1 to 16384 pixels; found 260x16385"),
         ({"metadata": [128, 128, 2]}, "found 128x128x2"),
         ({"metadata": "128"}, "metadata.json: expected [HEIGHT, WIDTH] in whole numbers; found '128'"),
         ({"metadata": [128.0, 128.0]}, "found [128.0, 128.0]"),
         ({"sensor": np.array([128, 128, 2])}, "sensor_size is int64 (3,); expected whole numbers (height,"),
         ({"sensor": np.array([128.0, 128.0])}, "sensor_size is float64 (2,)"),
-        ({"sensor": np.array([480, 640])}, "record 0: sensor_size: expected the height and the width"),
+        ({"sensor": np.array([480, 16385])}, "record 0: sensor_size: expected the height and the width"),
     ],
 )
 def test_data_sets_that_do_not_say_what_they_hold(tmp_path, options, told):

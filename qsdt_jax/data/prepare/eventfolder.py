@@ -1,6 +1,6 @@
 """Event files in one folder per class: N-MNIST, N-Caltech101, recordings of one's own.
 
-The layouts are those of `imagefolder`; the files those of `event_files`. A sensor has up to 256x256 pixels.
+The layouts are those of `imagefolder`; the files those of `event_files`.
 """
 
 import dataclasses

@@ -46,11 +46,11 @@ def example_of(record: Record, dataset: DataSet) -> dict[str, Any]:
     example["label"] = record.label
     if dataset.kind == "image":
         return {**example, "image": checked_image(content, record.name)}
-    events = read_event_file(content, record.name)
+    events = read_event_file(content, record.name).events
     if dataset.on_its_side:
         events["x"], events["y"] = events["y"].copy(), events["x"].copy()
     check_within(events, dataset.sensor_size, record.name)
-    return {**example, "events": as_columns(events), "sensor_size": dataset.sensor_size}
+    return {**example, "events": as_columns(events, dataset.sensor_size), "sensor_size": dataset.sensor_size}
 
 
 def _content(content: Content, name: str) -> bytes:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qsdt_jax.data.events import stored_types
 from qsdt_jax.data.index_images import encode
 from qsdt_jax.data.prepare.records import DataSet
 
@@ -44,9 +45,9 @@ def features_of(dataset: DataSet) -> "tfds.features.FeaturesDict":
         case "image":
             content = {"image": tfds.features.Image(), "label": label}
         case "events":
-            columns = {"t": np.uint32, "x": np.uint8, "y": np.uint8, "p": np.uint8}
+            columns = stored_types(dataset.sensor_size)
             content = {
-                "events": {name: column(dtype) for name, dtype in columns.items()},
+                "events": {name: column(dtype.type) for name, dtype in columns.items()},
                 "sensor_size": tfds.features.Tensor(shape=(2,), dtype=np.int32),
                 "label": label,
             }

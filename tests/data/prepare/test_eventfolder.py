@@ -1,5 +1,6 @@
 """Any folder of class folders of event files."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from qsdt_jax.data.prepare.eventfolder import read_eventfolder
 from qsdt_jax.data.prepare.writer import prepare
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
+from tests.data.event_formats.written import aedat3, aedat4, aedat4_events
 from tests.data.prepare.files import aedat, five_bytes, write_files
 from tests.launch.tiny import launch
 
@@ -61,7 +63,7 @@ def test_another_sensor_is_another_data_set(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "found"), [((), "nothing"), ((34,), "34"), ((0, 34), "0,34"), ((346, 260), "346,260")]
+    ("size", "found"), [((), "nothing"), ((34,), "34"), ((0, 34), "0,34"), ((34, 16385), "34,16385")]
 )
 def test_sensors_that_are_none(tmp_path, size, found):
     assert refusal(tmp_path, *size).endswith(f"as 34,34 of N-MNIST; found {found}")
@@ -85,3 +87,28 @@ def test_mistakes_of_the_flag(tmp_path, capsys, name, size, told):
     words = ["--source", tmp_path / "source", "--out", tmp_path / "out", f"--sensor_size={size}"]
     assert launch("prepare", name, *words) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {told}"
+
+
+def test_files_of_every_format_and_a_large_sensor(tmp_path):
+    """Coordinates beyond a byte are stored in two."""
+    events = [(0, 345, 259, 1), (7, 1, 2, 0), (9, 3, 4, 1)]
+    text = "\n".join(f"{t / 1e6} {x} {y} {p}" for t, x, y, p in events).encode()
+    table = io.BytesIO()
+    np.save(table, np.array(events, [(name, "i8") for name in "txyp"]))
+    streams = {
+        "a/1.aedat4": aedat4([(0, aedat4_events(events))]),
+        "a/2.txt": text,
+        "b/3.aedat": aedat3([events]).replace(b"DVS128", b"DAVIS346"),
+        "b/4.npy": table.getvalue(),
+    }
+    write_files(tmp_path / "source", {**streams, "b/notes.txt": b"hello", "b/5.csv": text})
+    prepared = prepare(read_eventfolder(tmp_path / "source", (260, 346)), tmp_path / "out")
+    assert prepared.records == {"train": 4}
+    assert [line.partition(": ")[0] for line in sorted(prepared.left_out["train"])] == [
+        "b/5.csv",
+        "b/notes.txt",
+    ]
+    source = TfdsSource(tmp_path / "out", "train")
+    assert sorted(source[i]["label"] for i in range(4)) == [0, 0, 1, 1]
+    for i in range(4):
+        assert np.asarray(source[i]["events"]).tolist() == events

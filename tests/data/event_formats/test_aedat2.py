@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from qsdt_jax.data.aedat2 import read_aedat2
+from qsdt_jax.data.event_formats.aedat2 import read_aedat2
 from qsdt_jax.data.events import EVENT
 from qsdt_jax.errors import CorruptRecord
 from tests.data.prepare.files import AEDAT_HEADER, aedat
