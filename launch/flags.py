@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import configs
+from qsdt_jax import bounds
 from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.defaults import KEYS
 from qsdt_jax.assemble.keys import config_keys
@@ -87,6 +88,28 @@ def define_path(name: str, help: str) -> flags.FlagHolder[str | None]:
     """Defines a flag for a file or folder, which every verb may define as well; ~ in it is the home."""
     return flags.DEFINE(
         _PathParser(), name, None, help, serializer=flags.ArgumentSerializer(), **DEFINED_OFTEN
+    )
+
+
+class _SensorSizeParser(flags.ArgumentParser):
+    syntactic_help = "HEIGHT,WIDTH in pixels"
+
+    def parse(self, argument: "str | tuple[int, ...]") -> tuple[int, ...]:
+        if not isinstance(argument, str):
+            return argument
+        parts = [part.strip() for part in argument.split(",")]
+        if not all(part.isdecimal() for part in parts):
+            raise UserError(f"--sensor_size={argument[:80]}: expected HEIGHT,WIDTH in pixels")
+        if any(len(part) > 5 or int(part) > bounds.SIDE for part in parts):
+            raise UserError(f"--sensor_size={argument[:80]}: expected at most {bounds.SIDE} pixels a side")
+        return tuple(map(int, parts))
+
+
+def define_sensor_size() -> flags.FlagHolder[tuple[int, ...]]:
+    """Defines --sensor_size of recordings that do not say it; () where it is not given."""
+    help = "HEIGHT,WIDTH in pixels of the sensor of event files that do not say it"
+    return flags.DEFINE(
+        _SensorSizeParser(), "sensor_size", (), help, serializer=flags.ArgumentSerializer(), **DEFINED_OFTEN
     )
 
 

@@ -1,4 +1,4 @@
-"""image files -> classes with probabilities, class maps, or objects, and a sheet of the pictures."""
+"""image or event files -> classes with probabilities, class maps, or objects, and a sheet of the pictures."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch.flags import DEFINED_OFTEN, POSITIONAL, define_path, require_writable
+from launch.flags import DEFINED_OFTEN, POSITIONAL, define_path, define_sensor_size, require_writable
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.progress import tell
-from qsdt_jax.sheets.sheet import MOST_IMAGES
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
     from qsdt_jax.assemble.deployed import Deployed
     from qsdt_jax.assemble.pictures import Shown
+    from qsdt_jax.assemble.streams import Given
     from qsdt_jax.assemble.trained import Trained
-    from qsdt_jax.data.preprocess import ImagePreprocessing
     from qsdt_jax.sheets.classes import ClassesShown
     from qsdt_jax.sheets.maps import MapsShown
     from qsdt_jax.sheets.objects import ObjectsShown
@@ -42,13 +41,20 @@ OUT = define_path(
     "folder of a segmenter's class maps, or of a detector's pictures and detections.json "
     "(default: predictions in the workdir or beside the bundle)",
 )
-FILES = flags.DEFINE_list(POSITIONAL, [], "FILE ...  image files", **DEFINED_OFTEN)
+SENSOR_SIZE = define_sensor_size()
+ON_ITS_SIDE = flags.DEFINE_bool(
+    "on_its_side",
+    None,
+    "the camera of event files lay on its side (default: only of files called as those of CIFAR10-DVS)",
+    **DEFINED_OFTEN,
+)
+FILES = flags.DEFINE_list(POSITIONAL, [], "FILE ...  image files, or event files", **DEFINED_OFTEN)
 
 SHEET_FILE, OUT_FOLDER = "predictions.png", "predictions"
 
 
 def main() -> None:
-    """Predicts as the flags say; files that are no images are named, and the others still predicted."""
+    """Predicts as the flags say; files that cannot be shown are named, and the others still predicted."""
     files, top = [expanded(file) for file in FILES.value], TOP.value
     if (WORKDIR.value is None) == (BUNDLE.value is None):
         both = "; got both" if WORKDIR.value else ""
@@ -57,26 +63,29 @@ def main() -> None:
         raise UserError("--step and --ema choose from a --workdir; a bundle holds one network")
     folder = Path(WORKDIR.value) if WORKDIR.value is not None else Path(BUNDLE.value or "").parent
     if not files:
-        raise UserError("predict needs image files, e.g. predict --workdir DIR one.png two.jpg")
+        raise UserError("predict needs image files, or event files: predict --workdir DIR one.png two.jpg")
     if top < 1:
         raise UserError(f"--top {top} must be at least 1")
     sheet = Path(SHEET.value or folder / SHEET_FILE)
     if sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {sheet}: expected a file name that ends in .png")
+    from qsdt_jax.assemble.streams import given_files
+
     network = _load()
     require_writable("sheet", sheet)
     _require_answers(network)
-    preprocess = network.preprocess  # Raises before a folder is made.
+    given = given_files(network, SENSOR_SIZE.value, ON_ITS_SIDE.value)  # Raises before a folder is made.
     reader = _reader(network, files, sheet, Path(OUT.value or folder / OUT_FOLDER))
 
     left_out: list[str] = []
     count = 0
-    for answer in _answers(network, preprocess, files, left_out):
+    for answer in _answers(network, given, files, left_out):
         print(f"{answer.name}: {reader.add(answer)}", flush=True)
         count += 1
     if count:
         reader.draw(sheet)
-        some = f" (the first {MOST_IMAGES} of {count} images)" if count > MOST_IMAGES else ""
+        drawn = len(reader.drawn)
+        some = f" (the first {drawn} of {count} images)" if count > drawn else ""
         tell(f"sheet: {sheet}{some}")
     if left_out:
         raise UserError(f"{len(left_out)} of {len(files)} files were left out, see above")
@@ -99,6 +108,7 @@ def _require_answers(network: "Trained | Deployed") -> None:
     from qsdt_jax.assemble.answers.maps import MAPS
     from qsdt_jax.assemble.answers.objects import OBJECTS
     from qsdt_jax.data.images import MODES
+    from qsdt_jax.data.preprocess import ImagePreprocessing
 
     if network.classes is None:
         raise UserError(f"predict shows classes, and the outputs of {network.title} are none")
@@ -106,7 +116,7 @@ def _require_answers(network: "Trained | Deployed") -> None:
         raise UserError(
             f"predict shows classes, class maps or objects; the task of {network.title} gives none of them"
         )
-    if network.channels not in MODES:
+    if isinstance(network.inputs, ImagePreprocessing) and network.channels not in MODES:
         raise UserError(f"image files give 1 or 3 channels, but the network takes {network.channels}")
 
 
@@ -116,7 +126,9 @@ def _reader(
     """What shows the answers of a network; raises UserError where it has no place for them."""
     from qsdt_jax.assemble.answers.maps import MAPS
     from qsdt_jax.assemble.answers.objects import OBJECTS
+    from qsdt_jax.data.frames import EventPreprocess
     from qsdt_jax.sheets.classes import ClassesShown
+    from qsdt_jax.sheets.frames import FramesShown
     from qsdt_jax.sheets.maps import MapsShown
     from qsdt_jax.sheets.objects import ObjectsShown
 
@@ -133,23 +145,23 @@ def _reader(
         return MapsShown(title, classes.shown, TOP.value, out, sheet, files)
     if OUT.value:
         raise UserError(f"--out {OUT.value} is for class maps or objects, which {title} does not give")
-    return ClassesShown(title, classes.shown, TOP.value)
+    shown = FramesShown if isinstance(network.inputs, EventPreprocess) else ClassesShown
+    return shown(title, classes.shown, TOP.value)
 
 
 def _answers(
-    network: "Trained | Deployed", preprocess: "ImagePreprocessing", files: Sequence[str], left_out: list[str]
+    network: "Trained | Deployed", given: "Given", files: Sequence[str], left_out: list[str]
 ) -> Iterator:
-    """The network's answer for each file that is an image; the others are told and added to `left_out`."""
-    from qsdt_jax.assemble.pictures import show
+    """The network's answer for each file that it can be shown; others are told and added to `left_out`."""
 
     def images() -> "Iterator[Shown]":
         for file in files:
             try:
-                yield show(file, preprocess, network.channels, file)
+                yield given.show(file)
             except UserError as error:
                 tell(f"error: {' '.join(str(error).split())}")
                 left_out.append(file)
 
     answering = network.answering
     assert answering is not None
-    yield from answering.stream(network, images())
+    yield from answering.stream(given, images())

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch.flags import DEFINED_OFTEN, POSITIONAL, define_path
+from launch.flags import DEFINED_OFTEN, POSITIONAL, define_path, define_sensor_size
 from qsdt_jax import bounds
 from qsdt_jax.errors import UserError
 
@@ -55,9 +55,7 @@ SHARDS = flags.DEFINE_integer(
     "shards", None, "files of the training split; without it, of 256 MB each", lower_bound=1,
     upper_bound=bounds.PROCESSES, **DEFINED_OFTEN,
 )  # fmt: skip
-SENSOR_SIZE = flags.DEFINE_list(
-    "sensor_size", [], "HEIGHT,WIDTH in pixels of the sensor of an eventfolder", **DEFINED_OFTEN
-)
+SENSOR_SIZE = define_sensor_size()
 ALLOW_PARTIAL = flags.DEFINE_bool(
     "allow_partial", False, "take another number of classes or records than the whole has", **DEFINED_OFTEN
 )
@@ -223,14 +221,9 @@ def summary(dataset: "DataSet", prepared: "Prepared") -> str:
 
 
 def _sensor_size() -> tuple[int, ...]:
-    text = SENSOR_SIZE.value
-    if text and NAME.value != ["eventfolder"]:
+    if SENSOR_SIZE.value and NAME.value != ["eventfolder"]:
         raise UserError("--sensor_size is of an eventfolder alone")
-    if not all(part.strip().isdecimal() for part in text):
-        raise UserError(f"--sensor_size={','.join(text)}: expected HEIGHT,WIDTH in pixels")
-    if any(len(part) > 5 or int(part) > bounds.SIDE for part in text):
-        raise UserError(f"--sensor_size={','.join(text)[:80]}: expected at most {bounds.SIDE} pixels a side")
-    return tuple(map(int, text))
+    return SENSOR_SIZE.value
 
 
 def _reduce_zero_label() -> bool:

@@ -20,14 +20,16 @@ from qsdt_jax.assemble.opened import Network
 from qsdt_jax.assemble.trained import Trained
 from qsdt_jax.data.classes import Classes, numbers
 from qsdt_jax.data.detection import DetectionPreprocess
+from qsdt_jax.data.frames import POLARITIES, EventPreprocess
 from qsdt_jax.data.framing import SIZE
 from qsdt_jax.data.images import Normalization
-from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocess
+from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocess, Preprocessing
 from qsdt_jax.data.segmentation import SegmentationPreprocess
 from qsdt_jax.deploy.bundle import Bundle, read_bundle, sizes_shown
 from qsdt_jax.deploy.detector import FoldedDetector, check_folded, networks_of_detector, runner
 from qsdt_jax.deploy.fold import fold, fold_detector
 from qsdt_jax.deploy.integer import IntegerArithmetic, integer_forward
+from qsdt_jax.deploy.program import Program
 from qsdt_jax.detection.inference import Settings, compiled, find_objects
 from qsdt_jax.errors import UserError
 from qsdt_jax.models import MaskRCNN
@@ -67,9 +69,26 @@ class Deployed:
         return self.bundle.program.in_channels
 
     @property
-    def preprocess(self) -> ImagePreprocessing:
-        """Of image files; raises UserError where an older bundle of a segmenter does not say how."""
+    def inputs(self) -> Preprocessing:
+        """From images or events to inputs; raises UserError where an older bundle does not say how."""
         bundle = self.bundle
+        if bundle.slicing is not None:
+            assert isinstance(bundle.program, Program)
+            timesteps = bundle.program.neuron.timesteps
+            return EventPreprocess(size=bundle.image_size, timesteps=timesteps, slicing=bundle.slicing)
+        if self.channels == POLARITIES:
+            raise UserError(
+                f"{self.path} takes {POLARITIES} channels and does not say how events become its frames, as "
+                "bundles of before; export it again"
+            )
+        return self.preprocess
+
+    @property
+    def preprocess(self) -> ImagePreprocessing:
+        """Of image files; raises UserError where the network takes events, or an older bundle is silent."""
+        bundle = self.bundle
+        if bundle.slicing is not None:
+            raise UserError(f"expected a network of images, but the one in {self.path} takes events")
         if bundle.settings is not None:
             assert bundle.buckets is not None
             return DetectionPreprocess(
@@ -191,6 +210,7 @@ def _bundle(
         origin={**origin, KNOWN: classes.names is not None, **provenance()},
         buckets=preprocess.buckets,
         settings=settings,
+        slicing=preprocess.slicing if isinstance(preprocess, EventPreprocess) else None,
     )
 
 
@@ -220,5 +240,7 @@ def with_inputs_of(bundle: Bundle, config: ml_collections.ConfigDict) -> ml_coll
     if bundle.buckets is not None:
         config.data.short_side, config.data.long_side = bundle.buckets.short_side, bundle.buckets.long_side
         config.data.buckets = bundle.buckets.sizes
+    if bundle.slicing is not None:
+        config.data.slicing = bundle.slicing
     config.model.timesteps = bundle.program.neuron.timesteps
     return config

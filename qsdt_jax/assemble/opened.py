@@ -34,6 +34,9 @@ class Opened(Answerer, Protocol):
     def where(self) -> str: ...
 
     @property
+    def preprocess(self) -> ImagePreprocessing: ...
+
+    @property
     def answering(self) -> Answering | None: ...
 
     @property

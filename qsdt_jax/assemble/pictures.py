@@ -23,8 +23,8 @@ class Shown(NamedTuple):
     Attributes:
       name: of the image, for messages.
       size: (height, width) of the image as it came, in pixels.
-      view: its row of a batch, in bytes, see `data.preprocess.ImagePreprocessing`.
-      pixels: uint8 (height, width, C), the image as it came.
+      view: its row of a batch, in bytes, see `data.preprocess.ImagePreprocessing`; of events frames.
+      pixels: uint8 (height, width, C), the image as it came; of events the frames again.
     """
 
     name: str

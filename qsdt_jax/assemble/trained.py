@@ -17,7 +17,7 @@ from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.network import require_classifier
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.classes import Classes
-from qsdt_jax.data.preprocess import ImagePreprocessing
+from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocessing
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop.fit import check_fit
 from qsdt_jax.models import Classifier
@@ -68,9 +68,14 @@ class Trained:
         return self.config.data.channels
 
     @property
+    def inputs(self) -> Preprocessing:
+        """From images or events to inputs."""
+        return build_preprocess(self.config)
+
+    @property
     def preprocess(self) -> ImagePreprocessing:
         """Of image files; raises UserError where the network takes events."""
-        preprocess = build_preprocess(self.config)
+        preprocess = self.inputs
         if not isinstance(preprocess, ImagePreprocessing):
             raise UserError(f"expected a network of images, but the one in {self.workdir} takes events")
         return preprocess

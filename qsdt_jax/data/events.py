@@ -160,6 +160,13 @@ def recorded(columns: Mapping[str, np.ndarray], sensor_size: tuple[int, int] | N
     return Recording(as_events(columns, within, name), sensor_size)
 
 
+def upright(events: np.ndarray) -> np.ndarray:
+    """A stream whose camera lay on its side: columns become rows, and rows columns."""
+    turned = events.copy()
+    turned["x"], turned["y"] = events["y"], events["x"]
+    return turned
+
+
 def stored_types(sensor_size: tuple[int, int]) -> dict[str, np.dtype]:
     """The types of the columns in which a data set stores the streams of a sensor of this size."""
     place = np.dtype(np.uint8 if max(sensor_size) <= SIDE_OF_A_BYTE else np.uint16)

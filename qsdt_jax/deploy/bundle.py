@@ -13,6 +13,7 @@ import numpy as np
 from qsdt_jax import bounds
 from qsdt_jax.core.neurons import Neuron, Reset
 from qsdt_jax.data.buckets import Buckets, grid_of
+from qsdt_jax.data.frames import Slicing
 from qsdt_jax.data.geometry import Size
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.detector import FoldedDetector, check_folded, require_parts
@@ -73,6 +74,7 @@ class Bundle:
       architecture: numbers of the network, for people.
       origin: where it came from, for people.
       settings: of a detector's search for objects.
+      slicing: how events become frames, see `data.frames.make_frames`; None for images, and in older files.
     """
 
     program: Program | FoldedDetector
@@ -85,6 +87,7 @@ class Bundle:
     origin: Mapping[str, Any]
     buckets: Buckets | None = None
     settings: Settings | None = None
+    slicing: Slicing | None = None
 
     def require_program(self, what: str) -> Program:
         """The one program of a network with logits; raises UserError for a detector, which has no `what`."""
@@ -156,6 +159,7 @@ def _content(bundle: Bundle) -> bytes:
             "mean": list(bundle.mean),
             "std": list(bundle.std),
             **({} if bundle.buckets is None else _whole(bundle.buckets)),
+            **({} if bundle.slicing is None else {"slicing": bundle.slicing}),
         },
     }
     if isinstance(program, FoldedDetector):
@@ -265,6 +269,7 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
         origin=manifest["origin"],
         buckets=_buckets(image) if settings is not None or "buckets" in image else None,
         settings=settings,
+        slicing=image.get("slicing"),
     )
 
 
@@ -307,6 +312,8 @@ def _check_image(image: Mapping[str, Any], channels: int) -> None:
         raise ValueError(f"images of {image['channels']} channels, but its first layer takes {channels}")
     if not _within(image["crop_ratio"], bounds.SMALLEST_CROP, 1):
         raise ValueError(f"crop_ratio {image['crop_ratio']!r}; expected a number in 0..1, not 0 nor near it")
+    if (slicing := image.get("slicing")) not in (None, *get_args(Slicing)):
+        raise ValueError(f"slicing {slicing!r}; expected {', '.join(get_args(Slicing))}, or none")
     for name, low in (("mean", -HUGE), ("std", TINY)):
         values = image[name]
         if len(values) not in (1, channels) or not all(_within(value, low, HUGE) for value in values):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from qsdt_jax.sheets.sheet import FAINT, GAP, HEADER, INK, LINE, MARGIN, MOST_IMAGES, Sheet, percent
 
@@ -63,26 +63,39 @@ def draw_sheet(
         row, column = divmod(i, columns)
         x = MARGIN + column * (CELL + GAP)
         y = MARGIN + HEADER + row * (cell_height + GAP)
-        _draw_cell(sheet, x, y, tall, prediction, class_names, bars)
+        _draw_cell(sheet, x, y, tall, prediction, class_names)
     sheet.save(file)
 
 
 def _draw_cell(
-    sheet: Sheet, x: float, y: float, tall: float, prediction: "Prediction", class_names: Sequence[str],
-    bars: int,
-) -> None:  # fmt: skip
+    sheet: Sheet, x: float, y: float, tall: float, prediction: "Prediction", class_names: Sequence[str]
+) -> None:
     """One image and what is said of it, from its upper left corner in inches."""
-    left, middle = x + (CELL - PICTURE) / 2, x + CELL / 2
-    sheet.picture(prediction.view, left, y, PICTURE, tall)
+    sheet.picture(prediction.view, x + (CELL - PICTURE) / 2, y, PICTURE, tall)
+    draw_said(sheet, x, y + tall + 0.6 * LINE, prediction, class_names)
 
-    y += tall + 0.6 * LINE
+
+def draw_said(
+    sheet: Sheet, x: float, y: float, prediction: "Prediction", class_names: Sequence[str],
+    *, align: Literal["center", "left"] = "center",
+) -> None:  # fmt: skip
+    """The name of what was predicted, its class, and bars for the likeliest, in a column of width `CELL`.
+
+    Args:
+      sheet: to draw on.
+      x, y: left edge of the column, and middle of its first line.
+      prediction, class_names: what is said.
+      align: of the name and the class.
+    """
+    left = x + (CELL - PICTURE) / 2
+    at = x + CELL / 2 if align == "center" else left
     name = Path(prediction.name).name
-    sheet.write(middle, y, name, CELL, size=6.5, color=FAINT, align="center", tail=True)
+    sheet.write(at, y, name, CELL, size=6.5, color=FAINT, align=align, tail=True)
     y += 1.1 * LINE
-    chosen = prediction.order[:bars]
+    chosen = prediction.order[: min(BARS, len(class_names))]
     chances = prediction.probabilities[chosen]
     names = [class_names[int(k)] for k in chosen]
-    sheet.write(middle, y, names[0], CELL, size=10, color=INK, align="center", weight="bold")
+    sheet.write(at, y, names[0], CELL, size=10, color=INK, align=align, weight="bold")
     y += 1.15 * LINE
     right = left + PICTURE
     start = left + (0.12 if max(map(len, class_names)) <= 2 else 0.4) * PICTURE

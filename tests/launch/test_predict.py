@@ -211,8 +211,7 @@ def test_more_images_than_a_sheet_holds(trained, workdir, capsys, monkeypatch, t
     image = tmp_path / "image.png"
     Image.new("L", (32, 32)).save(image)
     monkeypatch.setattr("qsdt_jax.assemble.trained.load_trained", lambda *args, **kwargs: trained)
-    for module in ("launch.predict", "qsdt_jax.sheets.classes"):
-        monkeypatch.setattr(f"{module}.MOST_IMAGES", 2)
+    monkeypatch.setattr("qsdt_jax.sheets.classes.MOST_IMAGES", 2)
     monkeypatch.setattr("launch.predict._answers", lambda *arguments: iter(drawn(3, len(DIGITS))))
     sheet = tmp_path / "sheet.png"
     assert launch("predict", "--workdir", workdir, "--sheet", sheet, *[image] * 3) == 0

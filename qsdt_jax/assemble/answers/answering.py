@@ -18,7 +18,7 @@ from qsdt_jax.assemble.pictures import Shown
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.inputs import to_inputs
-from qsdt_jax.data.preprocess import ImagePreprocessing
+from qsdt_jax.data.preprocess import Preprocessing
 from qsdt_jax.tasks.task import Batch
 
 LARGEST_BATCH = 32  # Rows.
@@ -29,7 +29,7 @@ class Answerer(Protocol):
     """What has to be there to answer: a network of a workdir, a saved one, or a bundle."""
 
     @property
-    def preprocess(self) -> ImagePreprocessing: ...
+    def preprocess(self) -> Preprocessing: ...
 
     def outputs(self, batch: Batch) -> Any:
         """What the network gives for a batch of `data.inputs.to_inputs`, arrays of a row for each image."""
@@ -87,7 +87,7 @@ def in_batches(
 def _alike(images: Iterable[Shown]) -> Iterator[list[Shown]]:
     """Images that follow each other and have views of one shape, as many as a batch may have."""
     for shape, alike in itertools.groupby(images, key=lambda image: image.view["image"].shape):
-        most = min(LARGEST_BATCH, max(1, LARGEST_IMAGES // math.prod(shape[:2])))
+        most = min(LARGEST_BATCH, max(1, LARGEST_IMAGES // math.prod(shape[:-1])))
         rows = 1 << (most.bit_length() - 1)
         yield from iter(functools.partial(_taken, alike, rows), [])
 

@@ -16,6 +16,12 @@ from qsdt_jax.errors import UserError
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STREAM = re.compile(r".*_(\d+)\.aedat", re.IGNORECASE)
+OF_THIS_SET = re.compile(rf"cifar10_({'|'.join(CLASS_NAMES)})_\d+\.aedat", re.IGNORECASE)
+
+
+def is_cifar10dvs(file_name: str) -> bool:
+    """Whether a file is called as the streams of this data set are."""
+    return OF_THIS_SET.fullmatch(file_name) is not None
 
 
 def read_cifar10dvs(source: Path) -> DataSet:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from qsdt_jax.data.coco_source import require_size
 from qsdt_jax.data.event_files import read_event_file
-from qsdt_jax.data.events import as_columns, check_within
+from qsdt_jax.data.events import as_columns, check_within, upright
 from qsdt_jax.data.images import DECODE_ERRORS, FORMATS, decode_reason, image_size, in_bytes
 from qsdt_jax.data.prepare.records import Content, DataSet, Record
 from qsdt_jax.data.tfds_detection import stored
@@ -48,7 +48,7 @@ def example_of(record: Record, dataset: DataSet) -> dict[str, Any]:
         return {**example, "image": checked_image(content, record.name)}
     events = read_event_file(content, record.name).events
     if dataset.on_its_side:
-        events["x"], events["y"] = events["y"].copy(), events["x"].copy()
+        events = upright(events)
     check_within(events, dataset.sensor_size, record.name)
     return {**example, "events": as_columns(events, dataset.sensor_size), "sensor_size": dataset.sensor_size}
 
