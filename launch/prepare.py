@@ -3,6 +3,7 @@
   imagenet     tars of ILSVRC 2012, or class folders, or Kaggle's layout
   cifar10      cifar-10-python.tar.gz, or what is in it; cifar100 likewise
   cifar10dvs   CLASS/cifar10_CLASS_0.aedat and so on
+  dvs128gesture  user01_led.aedat, user01_led_labels.csv and so on, trials_to_train.txt, trials_to_test.txt
   imagefolder  train/CLASS/IMAGE.jpg and val/CLASS/IMAGE.jpg, or CLASS/IMAGE.jpg alone
   eventfolder  the same of event files: AEDAT 2.0 (of a DVS128), 3.1 and 4, N-MNIST, NumPy, text, HDF5
   ade20k       images/training/NAME.jpg and annotations/training/NAME.png, likewise validation
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from qsdt_jax.data.prepare.writer import Prepared
 
 NAMES = (
-    *("imagenet", "cifar10", "cifar100", "cifar10dvs"),
+    *("imagenet", "cifar10", "cifar100", "cifar10dvs", "dvs128gesture"),
     *("imagefolder", "eventfolder", "ade20k", "segfolder", "coco", "voc"),
 )
 SCENES = "digit-scenes"
@@ -56,6 +57,10 @@ SHARDS = flags.DEFINE_integer(
     upper_bound=bounds.PROCESSES, **DEFINED_OFTEN,
 )  # fmt: skip
 SENSOR_SIZE = define_sensor_size()
+TEST_LIST = define_path(
+    "test_list",
+    "file that names the test streams of cifar10dvs, one a line (default: 900..999 of each class)",
+)
 ALLOW_PARTIAL = flags.DEFINE_bool(
     "allow_partial", False, "take another number of classes or records than the whole has", **DEFINED_OFTEN
 )
@@ -102,6 +107,7 @@ def main() -> None:
             allow_partial=ALLOW_PARTIAL.value,
             sensor_size=_sensor_size(),
             reduce_zero_label=_reduce_zero_label(),
+            test_file=_test_file(),
         )
         kind = KINDS[dataset.kind]
         if line := left_out(source, kind, dataset.ignored, dataset.hidden):
@@ -143,6 +149,7 @@ def find(
     allow_partial: bool = False,
     sensor_size: tuple[int, ...] = (),
     reduce_zero_label: bool = False,
+    test_file: Path | None = None,
 ) -> "DataSet":
     """The records of a data set, checked.
 
@@ -152,6 +159,7 @@ def find(
       allow_partial: accept other numbers of classes and records than the whole has.
       sensor_size: (height, width) of the sensor of an eventfolder.
       reduce_zero_label: of a segfolder; number 0 of its masks is ignored, and number k is class k - 1.
+      test_file: of cifar10dvs; names the streams of its test split.
 
     Raises:
       UserError: an unknown name, files that are missing or laid out in another way, wrong numbers.
@@ -159,6 +167,7 @@ def find(
     from qsdt_jax.data.prepare.cifar import CIFAR10, CIFAR100, read_cifar
     from qsdt_jax.data.prepare.cifar10dvs import read_cifar10dvs
     from qsdt_jax.data.prepare.detection import read_coco_folder
+    from qsdt_jax.data.prepare.dvs128gesture import read_dvs128gesture
     from qsdt_jax.data.prepare.eventfolder import read_eventfolder
     from qsdt_jax.data.prepare.imagefolder import read_imagefolder
     from qsdt_jax.data.prepare.imagenet import read_imagenet
@@ -176,7 +185,9 @@ def find(
         case "cifar100":
             dataset = read_cifar(source, CIFAR100)
         case "cifar10dvs":
-            dataset = read_cifar10dvs(source)
+            dataset = read_cifar10dvs(source, test_file)
+        case "dvs128gesture":
+            dataset = read_dvs128gesture(source)
         case "imagefolder":
             dataset = read_imagefolder(source)
         case "eventfolder":
@@ -224,6 +235,14 @@ def _sensor_size() -> tuple[int, ...]:
     if SENSOR_SIZE.value and NAME.value != ["eventfolder"]:
         raise UserError("--sensor_size is of an eventfolder alone")
     return SENSOR_SIZE.value
+
+
+def _test_file() -> Path | None:
+    if TEST_LIST.value is None:
+        return None
+    if NAME.value != ["cifar10dvs"]:
+        raise UserError("--test_list is of cifar10dvs alone")
+    return Path(TEST_LIST.value)
 
 
 def _reduce_zero_label() -> bool:

@@ -1,7 +1,7 @@
 """What `predict` shows of a classifier of events: the likeliest classes, and a sheet of the frames it sees.
 
-Events of rising brightness are blue, those of falling brightness red, on white; a pixel with both is violet to
-black. The more events it has the darker it is, up to a number that is the same in all frames of a stream.
+Events of rising brightness are blue, those of falling brightness red, on white; a pixel with both is violet
+to black. The more events it has the darker it is, up to a number that is the same in all frames of a stream.
 """
 
 import math

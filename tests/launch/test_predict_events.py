@@ -157,6 +157,18 @@ def test_command_line(workdir, deployed, files, capsys, tmp_path):
     assert capsys.readouterr().out == f"{files[0]}: {lines[files[0]]}\n"
 
 
+@pytest.mark.slow
+def test_the_start_of_the_guide(workdir, capsys, tmp_path, monkeypatch):
+    """A network of drawn weights stands for the one that is trained."""
+    monkeypatch.chdir(tmp_path)
+    guide = (Path(__file__).parents[2] / "docs/guides/events.md").read_text()
+    exec(guide.split("```python\n")[1].partition("```")[0], {})
+    command = next(line for line in guide.splitlines() if line.endswith("digit.npz"))
+    words = command.removeprefix("python -m launch ").replace("runs/digits_dvs", str(workdir)).split()
+    assert launch(*words) == 0
+    assert capsys.readouterr().out.startswith("digit.npz: ")
+
+
 def test_a_sensor_that_nobody_tells_is_not_guessed(trained, files):
     with pytest.raises(UserError, match=r"0\.npz: does not say how large its sensor was; expected sen"):
         given_files(trained).show(files[0])

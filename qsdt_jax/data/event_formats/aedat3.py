@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qsdt_jax.data.events import Recording, recorded
+from qsdt_jax.data.events import LARGEST_SENSOR, Recording, as_events, check_times, recorded
 from qsdt_jax.errors import CorruptRecord
 from qsdt_jax.file_kinds import kind_of
 
@@ -33,6 +33,7 @@ SENSORS = {  # (height, width) of the cameras that a header may name, by the beg
 }
 # Type, source, bytes of an event, place of its time, overflows of the clock, capacity, events, valid ones.
 HEADER = struct.Struct("<hhiiiiii")
+SLACK = 1 / 10  # Share of an interval that may lie behind the last event, when nothing moves any more.
 POLARITY, POLARITY_BYTES, TIME_OFFSET, CLOCK_BITS = 1, 8, 4, 31
 
 
@@ -47,6 +48,39 @@ class Packet(NamedTuple):
 def read_aedat3(data: bytes, name: str) -> Recording:
     """The polarity events of a recording; raises CorruptRecord as `columns_of_aedat3`."""
     return recorded(columns_of_aedat3(data, name), _sensor_size(data), name)
+
+
+def read_interval(data: bytes, interval: tuple[int, int], name: str) -> np.ndarray:
+    """The events of a part of a recording; their times count from its beginning.
+
+    Args:
+      data: content of the file.
+      interval: its beginning and its end, which is not in it, in microseconds of the camera's clock.
+      name: of the stream, for messages.
+
+    Returns:
+      (events,) of dtype `EVENT`, in the order of the file.
+
+    Raises:
+      CorruptRecord: as `columns_of_aedat3`; the recording ends before the interval, or has no event in it.
+    """
+    columns, (start, end) = columns_of_aedat3(data, name), interval
+    times = columns["t"]
+    if not len(times):
+        raise CorruptRecord(f"{name}: has no events")
+    check_times(times, name)
+    first, last = int(times.min()), int(times.max())
+    if start > last or end > last + SLACK * (end - start):
+        raise CorruptRecord(
+            f"{name}: is labelled from {start:,} to {end:,} microseconds, and its recording goes "
+            f"from {first:,} to {last:,}"
+        )
+    within = (times >= start) & (times < end)
+    part = {field: column[within] for field, column in columns.items()}
+    if not within.any():
+        raise CorruptRecord(f"{name}: has no events from {start:,} to {end:,} microseconds")
+    sensor_size = _sensor_size(data) or (LARGEST_SENSOR, LARGEST_SENSOR)
+    return as_events({**part, "t": part["t"] - start}, sensor_size, name)
 
 
 def columns_of_aedat3(data: bytes, name: str) -> dict[str, np.ndarray]:

@@ -3,16 +3,19 @@
 The camera lay on its side; the streams are stored upright, as the usual readers of this data set give them.
 
 The data set has no split of its own. As usual nine tenths of each class train: here the first 900 in the
-order of the numbers in the file names; 900..999 are the test split. (Code that sorts the names as text puts
-other streams into its first 900, for after 1 comes 10; results compare only in their size of the split.)
+order of the numbers in the file names; 900..999 are the test split. Code that sorts the names as text puts
+other streams into its first 900, for after 1 comes 10: a file that names the streams of the test split brings
+that division here, or any other.
 """
 
 import re
-from pathlib import Path
+import zlib
+from pathlib import Path, PurePosixPath
 
 from qsdt_jax.data.class_folders import files_in, listing
 from qsdt_jax.data.prepare.records import CLASSES, TEST, TRAIN, DataSet, FilePart, Record
 from qsdt_jax.errors import UserError
+from qsdt_jax.retry import reason, retried
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STREAM = re.compile(r".*_(\d+)\.aedat", re.IGNORECASE)
@@ -24,13 +27,19 @@ def is_cifar10dvs(file_name: str) -> bool:
     return OF_THIS_SET.fullmatch(file_name) is not None
 
 
-def read_cifar10dvs(source: Path) -> DataSet:
+def read_cifar10dvs(source: Path, test_file: Path | None = None) -> DataSet:
     """The streams below `source`.
 
+    Args:
+      source: of the class folders.
+      test_file: names the streams of the test split, one a line; everything else trains. A name is that of a
+        file, with its class folder before it or without, and with its suffix or without.
+
     Raises:
-      UserError: no class folder is there, or one without streams.
+      UserError: no class folder is there, or one without streams; a name that is not there, or twice.
     """
     splits, class_names, ignored, hidden = {TRAIN: [], TEST: []}, [], [], []
+    division = "the last tenth of each class by file number is the test split"
     for name in CLASS_NAMES:
         folder = source / name
         if not folder.is_dir():
@@ -50,9 +59,14 @@ def read_cifar10dvs(source: Path) -> DataSet:
             f"{source}: expected airplane/cifar10_airplane_0.aedat and so on, the archives unpacked; "
             f"found {listing(source)}"
         )
+    description = "CIFAR10-DVS, the event streams; split 9:1 within each class by file number."
+    if test_file is not None:
+        splits, checksum = _divided([*splits[TRAIN], *splits[TEST]], test_file)
+        division = f"the test split is named by {test_file.name}, crc32 {checksum:08x}"
+        description = "CIFAR10-DVS, the event streams; the test split as a file names it."
     return DataSet(
         name="cifar10dvs",
-        description="CIFAR10-DVS, the event streams; split 9:1 within each class by file number.",
+        description=description,
         source=source,
         class_names=class_names,
         splits=splits,
@@ -61,7 +75,42 @@ def read_cifar10dvs(source: Path) -> DataSet:
         expected={CLASSES: len(CLASS_NAMES), TRAIN: 9000, TEST: 1000},
         ignored=ignored,
         hidden=hidden,
+        division=division,
     )
+
+
+def _divided(records: list[Record], test_file: Path) -> tuple[dict[str, list[Record]], int]:
+    """The records by split, and the checksum of the file that names the test split."""
+    try:
+        content = retried(test_file.read_bytes, test_file)
+    except FileNotFoundError:
+        raise UserError(f"{test_file}: no such file; expected names of test streams, one a line") from None
+    except OSError as error:
+        raise UserError(f"{test_file} cannot be read: {reason(error)}") from None
+    known = {_key(record.name): record for record in records}
+    chosen: dict[str, Record] = {}
+    for line, text in enumerate(content.decode("utf-8-sig", errors="replace").splitlines(), start=1):
+        if not (name := text.partition("#")[0].strip()):
+            continue
+        where = f"{test_file}, line {line}: {name[:80]!r}"
+        if (record := known.get(_key(name))) is None or ("/" in name and not _same_folder(name, record)):
+            raise UserError(f"{where} is no stream of the source; expected names as {records[0].name}")
+        if record.name in chosen:
+            raise UserError(f"{where} is named twice")
+        chosen[record.name] = record
+    if not chosen:
+        raise UserError(f"{test_file} names no stream; expected names of test streams, one a line")
+    rest = [record for record in records if record.name not in chosen]
+    return {TRAIN: rest, TEST: [record for record in records if record.name in chosen]}, zlib.crc32(content)
+
+
+def _key(name: str) -> str:
+    """What all names of a stream have in common, "cifar10_cat_1" of "cat/cifar10_cat_1.aedat"."""
+    return PurePosixPath(name).stem.lower()
+
+
+def _same_folder(name: str, record: Record) -> bool:
+    return PurePosixPath(name).parent.name == PurePosixPath(record.name).parent.name
 
 
 def _streams(folder: Path) -> tuple[list[tuple[str, FilePart]], list[str], list[str]]:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from qsdt_jax.data.coco_source import require_size
 from qsdt_jax.data.event_files import read_event_file
+from qsdt_jax.data.event_formats.aedat3 import read_interval
 from qsdt_jax.data.events import as_columns, check_within, upright
 from qsdt_jax.data.images import DECODE_ERRORS, FORMATS, decode_reason, image_size, in_bytes
 from qsdt_jax.data.prepare.records import Content, DataSet, Record
@@ -46,7 +47,10 @@ def example_of(record: Record, dataset: DataSet) -> dict[str, Any]:
     example["label"] = record.label
     if dataset.kind == "image":
         return {**example, "image": checked_image(content, record.name)}
-    events = read_event_file(content, record.name).events
+    if record.interval is None:
+        events = read_event_file(content, record.name).events
+    else:
+        events = read_interval(content, record.interval, record.name)
     if dataset.on_its_side:
         events = upright(events)
     check_within(events, dataset.sensor_size, record.name)

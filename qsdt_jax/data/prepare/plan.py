@@ -75,6 +75,8 @@ def make_plan(dataset: DataSet, shards: int | None = None) -> Plan:
             digest.update(repr((split, i, number)).encode())
             for record in part:
                 digest.update(repr((record.name, record.label, record.size)).encode())
+                if record.interval is not None:
+                    digest.update(repr(record.interval).encode())
                 if record.listed is not None:
                     objects = as_dataset([record.listed], dataset.categories)["annotations"]
                     digest.update(json.dumps(objects).encode())

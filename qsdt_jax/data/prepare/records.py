@@ -65,6 +65,7 @@ class Record:
       content: an encoded image, or a file of an event stream.
       annotation: an index image of the classes of the pixels.
       listed: the objects of the image.
+      interval: of a recording in AEDAT 3.1, the part that is the stream, see `aedat3.read_interval`.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Record:
     content: Content
     annotation: Content | None = None
     listed: ListedImage | None = None
+    interval: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
@@ -98,6 +100,7 @@ class DataSet:
       ignored: files that lie among the records and are none.
       hidden: those that are hidden, or of the system.
       told: further lines about what was left out or changed.
+      division: how the records were divided into splits, where the data set itself does not say it.
     """
 
     name: str
@@ -114,6 +117,7 @@ class DataSet:
     ignored: Sequence[str] = ()
     hidden: Sequence[str] = ()
     told: Sequence[str] = ()
+    division: str | None = None
 
 
 def check(dataset: DataSet, *, allow_partial: bool) -> None:

@@ -6,8 +6,9 @@ files of a preparation that was killed are those of one that was not, byte for b
 has the file dataset_info.json, which comes last. Beside it, preparation.json counts the records of each class
 and names those that are damaged. Of images with annotations it counts those in which a class has a pixel, and
 those in which none has; of images with objects those in which a category has one; image_sizes.json has the
-size of each. Records that the source does not give are not
-damaged: the other shards are written, and nothing is finished before the same command has read them.
+size of each. Where a data set has no splits of its own it tells how they were made, and test.txt names the
+records of the test split. Records that the source does not give are not damaged: the other shards are
+written, and nothing is finished before the same command has read them.
 """
 
 import collections
@@ -34,7 +35,7 @@ from qsdt_jax.data.prepare.metadata import (
     write_metadata,
 )
 from qsdt_jax.data.prepare.plan import Plan, Shard, make_plan
-from qsdt_jax.data.prepare.records import DataSet, Record
+from qsdt_jax.data.prepare.records import TEST, DataSet, Record
 from qsdt_jax.data.prepare.shard_file import ArrayRecordFile, in_order, records_in
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.files import put_in_place, write_atomically
@@ -42,6 +43,7 @@ from qsdt_jax.progress import Progress
 
 OTHERS = "other files or of another number of shards"
 SIZED = ("segmentation", "detection")  # Kinds of which sizes are noted.
+TEST_FILE = "test.txt"  # Of a data set without splits of its own, the records that are not trained on.
 LOST_SOURCE = 100  # So many records that cannot be read tell of a source that is gone or of another kind.
 
 
@@ -264,6 +266,10 @@ class _Writer:
             "splits": {split: _summed(of_split) for split, of_split in splits.items()},
             "ignored": list(self.dataset.ignored),
         }
+        if self.dataset.division is not None:
+            report["division"] = self.dataset.division
+            names = "".join(f"{record.name}\n" for record in self.dataset.splits[TEST])
+            write_atomically(self.directory / TEST_FILE, names)
         write_atomically(self.directory / REPORT_FILE, json.dumps(report, indent=1) + "\n")
         if self.dataset.kind == "detection":
             numbers = [category.id for category in self.dataset.categories]
