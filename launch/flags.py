@@ -106,8 +106,8 @@ class _SensorSizeParser(flags.ArgumentParser):
 
 
 def define_sensor_size() -> flags.FlagHolder[tuple[int, ...]]:
-    """Defines --sensor_size of recordings that do not say it; () where it is not given."""
-    help = "HEIGHT,WIDTH in pixels of the sensor of event files that do not say it"
+    """Defines --sensor_size of recordings; () where it is not given."""
+    help = "HEIGHT,WIDTH in pixels of the sensor of event files"
     return flags.DEFINE(
         _SensorSizeParser(), "sensor_size", (), help, serializer=flags.ArgumentSerializer(), **DEFINED_OFTEN
     )

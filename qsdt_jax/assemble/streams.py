@@ -1,7 +1,8 @@
 """Files as a network takes them: images, or recordings of an event camera as frames.
 
-Frames are made by the code of evaluation. How large the sensor was is taken from the file or its format;
-where neither says it, it has to be given, for the frames of another size hold the same events elsewhere.
+Frames are made by the code of evaluation. How large the sensor was is taken from the file or its format,
+unless it is given; where nobody says it nothing is guessed, for the frames of another size hold the same
+events elsewhere.
 """
 
 import dataclasses
@@ -65,7 +66,7 @@ def given_files(network: Shower, sensor_size: tuple[int, ...] = (), on_its_side:
 
     Args:
       network: of images or of events.
-      sensor_size: (height, width) in pixels of the camera of the recordings that do not say it.
+      sensor_size: (height, width) in pixels of the camera of all recordings; without it, what each one says.
       on_its_side: whether the camera lay on its side, so that its columns are the rows of the picture; None
         where that is so for files that are called as those of CIFAR10-DVS are, and for no others.
 
@@ -108,13 +109,10 @@ class _Streams:
             is_what = "an image" if name.lower().endswith(IMAGE_SUFFIXES) else "no file of events"
             known = ", ".join(SUFFIXES)
             raise UserError(f"{file}: is {is_what}; expected one of events ({known}) for {self.title}")
-        events, sensor_size = read_event_file(_content(file), file)
-        if sensor_size is None:
-            sensor_size = self.sensor_size
-        elif self.sensor_size not in (None, sensor_size):
-            raise UserError(
-                f"{file}: of a sensor of {_sized(sensor_size)}; found sensor_size {_sized(self.sensor_size)}"
-            )
+        events, said = read_event_file(_content(file), file)
+        sensor_size = self.sensor_size or said
+        if said not in (None, sensor_size):  # Some programs always write the size of one camera.
+            self._tell(f"files say a sensor of {_sized(said)}; {_sized(sensor_size)} was given, and holds")
         if sensor_size is None:
             raise UserError(
                 f"{file}: does not say how large its sensor was; expected sensor_size=HEIGHT,WIDTH in pixels"

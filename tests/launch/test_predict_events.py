@@ -128,7 +128,11 @@ def test_command_line(workdir, deployed, files, capsys, tmp_path):
         "a.aedat4": aedat4([(0, aedat4_events(events))]).replace(b"346", b"032").replace(b"260", b"032"),
         "b.txt": "\n".join(f"{t / 1e6} {x} {y} {p}" for t, x, y, p in events).encode(),
     }
-    bad = {"cut.aedat": aedat3([events])[:-3], "other.aedat": aedat3([events]), "page.csv": b"<html>"}
+    bad = {
+        "cut.aedat": aedat3([events])[:-3],
+        "other.aedat": aedat3([[(1, 32, 1, 1)]]),
+        "page.csv": b"<html>",
+    }
     write_files(tmp_path, {**good, **bad})
     Image.new("L", (32, 32)).save(tmp_path / "picture.png")
     names = [*files, *(tmp_path / name for name in [*good, *bad, "picture.png", "none.npz", "none"])]
@@ -141,7 +145,7 @@ def test_command_line(workdir, deployed, files, capsys, tmp_path):
     errors = [line for line in told.err.splitlines() if line.startswith("error: ")]
     expected = [
         "cut.aedat: has a packet of 400 events of 8 bytes, of which 3,197 bytes are there; the file is cut",
-        "other.aedat: of a sensor of 128x128; found sensor_size 32x32",
+        "other.aedat: has an event at x = 32; the sensor is 32x32",
         "page.csv: is an HTML page; expected a text of events",
         "picture.png: is an image; expected one of events (.aedat, .aedat2, .aedat4, .bin, .npy, .npz, "
         f".txt, .csv, .h5, .hdf5) for {workdir}, step 0",
@@ -192,6 +196,17 @@ def test_another_sensor_is_pooled_as_in_evaluation(trained, tmp_path, capsys):
         wide = given.show(str(tmp_path / "b.aedat4"))
     assert np.argwhere(wide.view["image"]).tolist() == [[0, 0, 31, 0]]
     assert capsys.readouterr().err == "a sensor of 260x346 is shown in frames of 32x32, of another shape\n"
+
+
+def test_a_size_that_is_given_holds(trained, tmp_path, capsys):
+    """For programs that write the size of one camera whatever it was, as v2e does in AEDAT 4."""
+    write_files(tmp_path, {"a.aedat4": aedat4([(0, aedat4_events([(1, 31, 16, 1)]))])})
+    given = given_files(trained, (32, 32))
+    for _ in range(2):
+        frames = given.show(str(tmp_path / "a.aedat4")).view["image"]
+    assert np.argwhere(frames).tolist() == [[0, 16, 31, 1]]
+    told = "files say a sensor of 260x346; 32x32 was given, and holds\n"
+    assert capsys.readouterr().err == told
 
 
 def test_streams_of_cifar10_dvs_are_turned_as_they_are_prepared(trained, tmp_path, capsys):

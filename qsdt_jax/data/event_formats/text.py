@@ -1,4 +1,4 @@
-"""Events as text, one a line, of numbers with commas or spaces between them.
+"""Events as text, one a line, of numbers with commas, semicolons or spaces between them.
 
 A line of names before them tells the columns, see `columns`. Without one they are t, x, y and p, as v2e and
 the text files of the RPG have them; there the width and the height of the sensor may stand in a first line of
@@ -63,16 +63,21 @@ def _next(lines: io.StringIO) -> str:
 
 def _parts(line: str) -> list[str]:
     line = line.partition("#")[0].strip()
-    return [part.strip().strip('"') for part in (line.split(",") if "," in line else line.split())]
+    return [part.strip().strip('"') for part in line.split(_delimiter(line))]
+
+
+def _delimiter(line: str) -> str | None:
+    """None for spaces."""
+    return next((delimiter for delimiter in ",;" if delimiter in line), None)
 
 
 def _numbers(first: str, lines: io.StringIO, columns: int, name: str) -> np.ndarray:
     """float64 (events, columns), of the first line of events and those after it."""
     try:
         rows = [first, *lines]
-        table = np.loadtxt(rows, np.float64, delimiter="," if "," in first else None, ndmin=2)
+        table = np.loadtxt(rows, np.float64, delimiter=_delimiter(first), ndmin=2)
     except (ValueError, IndexError) as error:
-        reason = " ".join(str(error).split()).partition(";")[0]
+        reason = " ".join(str(error).split()).partition("; use")[0]
         raise CorruptRecord(f"{name}: is no table of numbers ({reason[:100]})") from None
     if table.shape[1] != columns:
         raise CorruptRecord(f"{name}: has {table.shape[1]} numbers a line; expected {columns}")

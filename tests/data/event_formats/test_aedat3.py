@@ -40,6 +40,9 @@ def test_the_clock_overflows_after_31_bits():
     data = AEDAT3_HEADER + last + aedat3_packet(aedat3_events([(1, 1, 2, 0)]), 1, overflows=4)
     assert columns_of_aedat3(data, "a")["t"].tolist() == [4 * 2**31 - 2, 4 * 2**31 + 1]
     assert read_aedat3(data, "a").events["t"].tolist() == [0, 3]
+    invalid = aedat3_packet(aedat3_events([(1, 1, 2, 1)], valid=0), 1, overflows=2, valid=0)
+    data = AEDAT3_HEADER + invalid + data[len(AEDAT3_HEADER) :]
+    assert columns_of_aedat3(data, "a")["t"].tolist() == [4 * 2**31 - 2, 4 * 2**31 + 1]
 
 
 def test_what_is_no_valid_polarity_event_is_left_out():

@@ -89,6 +89,7 @@ def test_without_the_library_that_decompresses(method, package, monkeypatch):
 @pytest.mark.parametrize(
     "xml",
     [
+        None,
         "",
         "no xml",
         XML[:-3],

@@ -61,6 +61,7 @@ def h5(fill) -> bytes:
         "#!events.txt\n# Format is time (float s), x, y, polarity (0=off, 1=on)\n" + TEXT,
         TEXT.replace(" ", ","),
         TEXT.replace(" ", "\t"),
+        "t;x;y;p\n" + TEXT.replace(" ", ";"),
         "\n".join(f"{t} {x} {y} {2 * p - 1}" for t, x, y, p in EVENTS),
         "\n".join(f"{1_600_000_000 + t / 1e6:.6f} {x} {y} {p}" for t, x, y, p in EVENTS),
         "\n".join(f"{t / 1e6} {x} {y} {p}" for t, x, y, p in EVENTS),  # Some times are as 1.1e-05.

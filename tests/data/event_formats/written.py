@@ -60,10 +60,10 @@ def aedat4_events(events: Sequence[Event], kind: bytes = b"EVTS") -> bytes:
     return bytes(builder.Output())
 
 
-def aedat4_header(compression: int, table: int, xml: str) -> bytes:
-    """The header of a file; `table` is the place of the table of packets, or -1."""
+def aedat4_header(compression: int, table: int, xml: str | None) -> bytes:
+    """The header of a file without fields that have defaults; `table` is the place of that of packets, or -1."""
     builder = flatbuffers.Builder(64)
-    text = builder.CreateString(xml)
+    text = 0 if xml is None else builder.CreateString(xml)
     builder.StartObject(3)
     builder.PrependInt32Slot(0, compression, 0)
     builder.PrependInt64Slot(1, table, -1)
@@ -73,7 +73,11 @@ def aedat4_header(compression: int, table: int, xml: str) -> bytes:
 
 
 def aedat4(
-    contents: Iterable[tuple[int, bytes]], *, compression: int = 0, table: bytes | None = None, xml: str = XML
+    contents: Iterable[tuple[int, bytes]],
+    *,
+    compression: int = 0,
+    table: bytes | None = None,
+    xml: str | None = XML,
 ) -> bytes:
     """A recording of packets of (stream, content as it is stored)."""
     packets = b"".join(struct.pack("<ii", stream, len(content)) + content for stream, content in contents)

@@ -5,6 +5,7 @@ import pytest
 
 from qsdt_jax.data.event_formats.aedat3 import read_interval
 from qsdt_jax.data.prepare.dvs128gesture import CLASS_NAMES, read_dvs128gesture
+from qsdt_jax.data.prepare.plan import make_plan
 from qsdt_jax.data.prepare.records import check
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import CorruptRecord, UserError
@@ -142,3 +143,12 @@ def test_recordings_that_are_damaged_are_left_out(tmp_path):
     words = ["prepare", "dvs128gesture", "--source", tmp_path / "source", "--out", tmp_path / "out"]
     assert launch(*words, "--allow_partial") == 0
     assert len(TfdsSource(tmp_path / "out", "train")) == 2
+
+
+def test_other_intervals_are_another_data_set(tmp_path):
+    """Of equal names, labels and files."""
+    plans = []
+    for end in (40500, 40501):
+        write_files(tmp_path, folder(user24_led_labels__csv=LABELS.replace(b"40500", str(end).encode())))
+        plans.append(make_plan(read_dvs128gesture(tmp_path)).fingerprint)
+    assert plans[0] != plans[1]
