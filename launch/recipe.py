@@ -85,7 +85,8 @@ def _augmentation(data: Mapping[str, Any]) -> list[str]:
         if data["photometric"]:
             named.append("photometric distortion")
         if data["randaugment_magnitude"]:
-            named.append(f"RandAugment {data['randaugment_magnitude']:g} / {data['randaugment_std']:g}")
+            drawn, strength = data["randaugment_operations"], data["randaugment_magnitude"]
+            named.append(f"{drawn} of RandAugment, {strength:g} / {data['randaugment_std']:g}")
         if data["erase_probability"]:
             named.append(f"random erasing {data['erase_probability']:g}")
     return named + [f"{name} {data[name]:g}" for name in ("mixup", "cutmix") if data[name]]

@@ -187,7 +187,7 @@ def build_schedule(config: ml_collections.ConfigDict, epoch: int, total_steps: i
     peak = config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH
     warmup = warmup_within(warmup_of(config.optimizer, epoch), total_steps)
     if config.optimizer.schedule == "cosine":
-        return _cosine(peak, warmup, total_steps)
+        return _cosine(peak, warmup, total_steps, config.optimizer.final_learning_rate)
     if config.optimizer.schedule == "multistep":
         return _multistep(peak, warmup, drops_of(config.optimizer, total_steps))
     if total_steps < 2:

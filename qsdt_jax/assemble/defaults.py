@@ -102,9 +102,12 @@ KEYS: Mapping[str, Key] = {
     "data.crop_area": Key((0.08, 1.0), "of crop_flip: bounds of the share of the area", Range(1)),
     "data.crop_aspect": Key((3 / 4, 4 / 3), "of crop_flip: bounds of width / height", Range()),
     "data.randaugment_magnitude": Key(
-        0.0, "mean strength of two operations, 0..10; 0 for none", Within(0, 10)
+        0.0, "mean strength of the operations of RandAugment, 0..10; 0 for none", Within(0, 10)
     ),
     "data.randaugment_std": Key(0.5, "standard deviation of the strength", Within(0)),
+    "data.randaugment_operations": Key(
+        2, "drawn for each image, each applied with probability 1/2", Within(1), limit=bounds.OPERATIONS
+    ),
     "data.erase_probability": Key(0.0, "that a box of the input is overwritten with noise", Within(0, 1)),
     "data.short_side": Key(
         0,
@@ -185,9 +188,12 @@ KEYS: Mapping[str, Key] = {
     ),
     "optimizer.schedule": Key(
         "cosine",
-        "after the warm-up: cosine to 1e-6; polynomial, (1 - x)^power to 0 in the last step; multistep, a "
+        "after the warm-up: cosine; polynomial, (1 - x)^power to 0 in the last step; multistep, a "
         "tenth of it from each of `drops` on",
         OneOf(("cosine", "polynomial", "multistep")),
+    ),
+    "optimizer.final_learning_rate": Key(
+        1e-6, "where the cosine ends, whatever batch_size is", Within(0), limit=FLOAT32
     ),
     "optimizer.power": Key(0.9, "of the polynomial", Positive(), limit=FLOAT32),
     "optimizer.drops": Key(

@@ -57,6 +57,7 @@ def _preprocess_labelled(config: ml_collections.ConfigDict) -> Preprocessing:
         crop_aspect=tuple(data.crop_aspect),
         randaugment_magnitude=data.randaugment_magnitude,
         randaugment_std=data.randaugment_std,
+        randaugment_operations=data.randaugment_operations,
         erase_probability=data.erase_probability,
         evaluation_crop_ratio=data.eval_crop_ratio,
     )

@@ -87,7 +87,7 @@ NETWORK_KEYS: Mapping[str, Key] = {
     "resformer.channels": Key(
         (),
         "C1..C3, widths of a SpikingResformer, which then is the classifier in the place of the network of "
-        "the section model; of that section it has timesteps and dtype alone",
+        "the section model; of that section it has timesteps, norm_group, remat and dtype alone",
         NoneOr(WholeNumbers(3)),
         limit=bounds.CHANNELS,
     ),

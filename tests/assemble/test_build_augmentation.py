@@ -36,6 +36,7 @@ def test_every_key_arrives():
             "crop_aspect": (0.5, 1.5),
             "randaugment_magnitude": 7.0,
             "randaugment_std": 0.7,
+            "randaugment_operations": 3,
             "erase_probability": 0.2,
             "eval_crop_ratio": 0.9,
             "mixup": 0.8,
@@ -51,6 +52,7 @@ def test_every_key_arrives():
         crop_aspect=(0.5, 1.5),
         randaugment_magnitude=7.0,
         randaugment_std=0.7,
+        randaugment_operations=3,
         erase_probability=0.2,
         evaluation_crop_ratio=0.9,
     )
