@@ -11,10 +11,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from qsdt_jax.assemble.checked import check_config
-from qsdt_jax.assemble.defaults import KEYS
-from qsdt_jax.assemble.keys import config_keys
 from qsdt_jax.command import COMMAND
+from qsdt_jax.configuration.checked import check_config
+from qsdt_jax.configuration.defaults import KEYS
+from qsdt_jax.configuration.keys import config_keys
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.nearest import nearest

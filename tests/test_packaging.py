@@ -15,8 +15,8 @@ import pytest
 import qsdt_jax
 from launch.surroundings import EXTRAS
 from launch.workers import PROGRAM
-from tests.assemble.conftest import CONFIG
 from tests.launch.tiny import draw_variables, write_pth
+from tests.loading.conftest import CONFIG
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -11,14 +11,14 @@ import ml_collections
 import numpy as np
 import optax
 
-from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.data import build_data, class_names_of
-from qsdt_jax.assemble.defaults import base_config
-from qsdt_jax.assemble.rules import is_finite
 from qsdt_jax.assemble.shapes import largest_input
 from qsdt_jax.assemble.split import Split
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
+from qsdt_jax.configuration.checked import check_config
+from qsdt_jax.configuration.defaults import base_config
+from qsdt_jax.configuration.rules import is_finite
 from qsdt_jax.data.classes import named
 from qsdt_jax.data.orientation import steps_per_epoch
 from qsdt_jax.data.pipeline import training_batches

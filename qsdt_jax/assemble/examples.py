@@ -6,7 +6,7 @@ from typing import get_args
 
 import ml_collections
 
-from qsdt_jax.assemble.rules import OneOf, Rule, Within
+from qsdt_jax.configuration.rules import OneOf, Rule, Within
 from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.data.detection import DetectionPreprocess, ObjectsAugmentation
 from qsdt_jax.data.fake_objects import FakeObjects

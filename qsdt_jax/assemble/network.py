@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from qsdt_jax.assemble.network_keys import NETWORK_KEYS
+from qsdt_jax.configuration.network_keys import NETWORK_KEYS
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.memory import require_memory

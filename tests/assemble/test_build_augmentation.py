@@ -6,10 +6,10 @@ import re
 import pytest
 
 from configs import digits
-from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.tasks import build_task
+from qsdt_jax.configuration.checked import check_config
+from qsdt_jax.configuration.defaults import base_config
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.errors import UserError

@@ -6,8 +6,8 @@ import pytest
 
 from configs import cifar_resformer, imagenet_resformer
 from qsdt_jax.assemble.build import build_schedule
-from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.network import build_model
+from qsdt_jax.configuration.checked import check_config
 from qsdt_jax.models import create_model
 
 
