@@ -16,7 +16,7 @@ from qsdt_jax.sheets.sheet import FAINT, GAP, HEADER, LINE, MARGIN, Sheet
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from qsdt_jax.assemble.answers.classes import Prediction
+    from qsdt_jax.answers.classes import Prediction
 
 MOST_STREAMS = 40  # Of a sheet.
 MOST_FRAMES = 16  # Of a stream; of more, some at equal distances are drawn.

@@ -11,20 +11,20 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import digits_dvs
-from qsdt_jax.assemble.answers import answering
-from qsdt_jax.assemble.answers.classes import CLASSES, Prediction
+from qsdt_jax.answers import answering
+from qsdt_jax.answers.classes import CLASSES, Prediction
+from qsdt_jax.answers.pictures import Shown
+from qsdt_jax.answers.streams import given_files
 from qsdt_jax.assemble.data import build_source
-from qsdt_jax.assemble.deployed import Deployed, bundle_of, load_deployed, with_inputs_of
-from qsdt_jax.assemble.pictures import Shown
 from qsdt_jax.assemble.split import Split
-from qsdt_jax.assemble.streams import given_files
 from qsdt_jax.assemble.tasks import build_task
-from qsdt_jax.assemble.trained import Trained, load_trained
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.data.prepare.cifar10dvs import read_cifar10dvs
 from qsdt_jax.data.prepare.examples import example_of
 from qsdt_jax.deploy.bundle import read_bundle, write_bundle
 from qsdt_jax.errors import CorruptRecord, UserError
+from qsdt_jax.loading.deployed import Deployed, bundle_of, load_deployed, with_inputs_of
+from qsdt_jax.loading.trained import Trained, load_trained
 from qsdt_jax.sheets.frames import MOST_STREAMS, FramesShown, coloured
 from qsdt_jax.tasks.task import variable_shapes
 from tests.data.event_formats.written import aedat3, aedat4, aedat4_events

@@ -61,7 +61,7 @@ def aedat4_events(events: Sequence[Event], kind: bytes = b"EVTS") -> bytes:
 
 
 def aedat4_header(compression: int, table: int, xml: str | None) -> bytes:
-    """The header of a file without fields that have defaults; `table` is the place of that of packets, or -1."""
+    """The header of a file; fields of defaults are left out, of `table`, the place of that of packets, -1."""
     builder = flatbuffers.Builder(64)
     text = 0 if xml is None else builder.CreateString(xml)
     builder.StartObject(3)
