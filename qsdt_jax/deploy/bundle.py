@@ -12,11 +12,12 @@ import numpy as np
 
 from qsdt_jax import bounds
 from qsdt_jax.core.neurons import Neuron, Reset
-from qsdt_jax.data.buckets import Buckets, grid_of
+from qsdt_jax.data.buckets import Buckets
 from qsdt_jax.data.frames import Slicing
 from qsdt_jax.data.geometry import Size
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.detector import FoldedDetector, check_folded, require_parts
+from qsdt_jax.deploy.image_record import HUGE, TINY, buckets_of, check_image, within
 from qsdt_jax.deploy.packing import layer_bytes, pack
 from qsdt_jax.deploy.program import (
     LOGITS,
@@ -39,7 +40,6 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.files import write_atomically
 from qsdt_jax.layers.bits_rules import FLOAT_BITS
 from qsdt_jax.layers.lowering import ConvGeometry
-from qsdt_jax.models.backbone import STRIDE
 
 KINDS: dict[str, type[Step]] = {
     "linear": Linear,
@@ -55,8 +55,6 @@ KINDS: dict[str, type[Step]] = {
 # What of a neuron inference needs; the step of a spike is in the scales, the surrogate is training's.
 NEURON_FIELDS = ("levels", "scale", "threshold", "timesteps", "decay", "reset")
 OLDEST, BITS_BY_STEP, FLOAT_WEIGHTS, OF_DETECTORS = 1, 2, 3, 4  # Versions of the format.
-# The normal numbers of float32, in which a manifest's become arithmetic.
-TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,7 +255,7 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
         settings = settings_of(manifest["detector"])
     elif not program.layers or [name for name, _ in program.outputs] != [LOGITS]:
         raise ValueError("its network tells no classes: expected layers, and one output, the logits")
-    _check_image(image, program.in_channels)
+    check_image(image, program.in_channels)
     return Bundle(
         program=program,
         class_names=tuple(classes),
@@ -267,7 +265,7 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
         std=tuple(image["std"]),
         architecture=manifest["architecture"],
         origin=manifest["origin"],
-        buckets=_buckets(image) if settings is not None or "buckets" in image else None,
+        buckets=buckets_of(image) if settings is not None or "buckets" in image else None,
         settings=settings,
         slicing=image.get("slicing"),
     )
@@ -299,51 +297,11 @@ def _neuron(record: Mapping[str, Any]) -> Neuron:
         ("threshold", -HUGE, HUGE, "a number"),
         ("decay", 0, 1, "a number in 0..1"),
     ):
-        if not _within(record[name], low, high):
+        if not within(record[name], low, high):
             raise ValueError(f"{name} of its neuron is {record[name]!r}; expected {expected}")
     if (reset := record["reset"]) not in get_args(Reset):
         raise ValueError(f"reset of its neuron is {reset!r}; expected {' or '.join(get_args(Reset))}")
     return Neuron(**record, step=1 / record["scale"])
-
-
-def _check_image(image: Mapping[str, Any], channels: int) -> None:
-    _check_size(image["size"])
-    if image["channels"] != channels:
-        raise ValueError(f"images of {image['channels']} channels, but its first layer takes {channels}")
-    if not _within(image["crop_ratio"], bounds.SMALLEST_CROP, 1):
-        raise ValueError(f"crop_ratio {image['crop_ratio']!r}; expected a number in 0..1, not 0 nor near it")
-    if (slicing := image.get("slicing")) not in (None, *get_args(Slicing)):
-        raise ValueError(f"slicing {slicing!r}; expected {', '.join(get_args(Slicing))}, or none")
-    for name, low in (("mean", -HUGE), ("std", TINY)):
-        values = image[name]
-        if len(values) not in (1, channels) or not all(_within(value, low, HUGE) for value in values):
-            kind = "positive number" if name == "std" else "number"
-            raise ValueError(f"{name} {values!r}; expected one {kind}, or one for each channel ({channels})")
-
-
-def _buckets(image: Mapping[str, Any]) -> Buckets:
-    """How images are shown whole; raises ValueError where that cannot be."""
-    short, long, sizes = image["short_side"], image["long_side"], image["buckets"]
-    if not all(type(side) is int and 0 <= side <= bounds.SIDE for side in (short, long)) or long < short:
-        raise ValueError(
-            f"short_side {short!r} and long_side {long!r}; expected whole numbers of pixels, at most "
-            f"{bounds.SIDE}, the second not below the first"
-        )
-    for size in sizes:
-        _check_size(size)
-    return Buckets(short, long, tuple((height, width) for height, width in sizes), grid_of(image["size"]))
-
-
-def _check_size(size: Any) -> None:
-    if len(size) != 2 or any(type(side) is not int or side < STRIDE or side % STRIDE for side in size):
-        raise ValueError(f"images of {'x'.join(map(str, size))} pixels; expected multiples of {STRIDE}")
-    if max(size) > bounds.SIDE:
-        raise ValueError(f"images of {size[0]}x{size[1]} pixels; expected at most {bounds.SIDE} a side")
-
-
-def _within(value: Any, low: float, high: float) -> bool:
-    """False for NaN and for what is no number at all."""
-    return type(value) in (int, float) and low <= value <= high
 
 
 def _step(record: Mapping[str, Any]) -> Step:
