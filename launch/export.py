@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qsdt_jax.assemble.split import Split
     from qsdt_jax.assemble.trained import Trained
     from qsdt_jax.deploy.bundle import Bundle
-    from qsdt_jax.deploy.c import Source
+    from qsdt_jax.deploy.c.export import Source
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
@@ -64,7 +64,7 @@ def main() -> None:
 
 def _require_place(flag: str, file: Path) -> None:
     """Refuses what cannot be written; of --c the folder, which need not be there, or the files in it."""
-    from qsdt_jax.deploy.c import CODE, HEADER
+    from qsdt_jax.deploy.c.export import CODE, HEADER
 
     if flag != "c" or not file.exists():
         require_writable(flag, file)
@@ -94,7 +94,7 @@ def _verify(
     """
     from qsdt_jax.assemble.forms import agreed, forms_of, require_agreement
     from qsdt_jax.deploy import agreement
-    from qsdt_jax.deploy.c_compiled import c_form, compiled, compiler
+    from qsdt_jax.deploy.c.compiled import c_form, compiled, compiler
 
     program = bundle.program
     forms = forms_of(trained.task.model, trained.variables, bundle, file)
@@ -131,7 +131,7 @@ def _write_stablehlo(file: Path, bundle: "Bundle") -> str:
 def _write_onnx(file: Path, bundle: "Bundle") -> str:
     import json
 
-    from qsdt_jax.deploy.onnx import OPSET, export_onnx
+    from qsdt_jax.deploy.graphs.onnx_integer import OPSET, export_onnx
     from qsdt_jax.files import write_atomically
 
     told = {"classes": bundle.class_names, "mean": bundle.mean, "std": bundle.std, "origin": bundle.origin}
@@ -145,7 +145,7 @@ def _source(bundle: "Bundle") -> "Source":
     """The C form; it takes bytes where image files give them."""
     from qsdt_jax.assemble.deployed import KNOWN
     from qsdt_jax.data.images import MODES, Normalization
-    from qsdt_jax.deploy.c import export_c
+    from qsdt_jax.deploy.c.export import export_c
 
     program, normalization = bundle.require_program(C_FORM), Normalization(bundle.mean, bundle.std)
     channels = program.in_channels
@@ -160,7 +160,7 @@ def _source(bundle: "Bundle") -> "Source":
 
 def _write_c(folder: Path, source: "Source") -> str:
     """Writes both files and says how much memory they ask for."""
-    from qsdt_jax.deploy.c import CODE, HEADER
+    from qsdt_jax.deploy.c.export import CODE, HEADER
     from qsdt_jax.files import write_atomically
 
     folder.mkdir(exist_ok=True)

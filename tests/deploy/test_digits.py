@@ -13,12 +13,12 @@ from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.pipeline import evaluation_batches
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import read_bundle
-from qsdt_jax.deploy.c import export_c
-from qsdt_jax.deploy.c_compiled import c_form, compiled, compiler
+from qsdt_jax.deploy.c.compiled import c_form, compiled, compiler
+from qsdt_jax.deploy.c.export import export_c
+from qsdt_jax.deploy.graphs.onnx_integer import LOGITS
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import class_scores, interpret
 from qsdt_jax.deploy.mistakes import SlotsAlone
-from qsdt_jax.deploy.onnx import LOGITS
 from qsdt_jax.deploy.program import Fire
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic, spike_driven_forward
 from tests.deploy.nets import differing_counts

@@ -15,7 +15,7 @@ from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.deploy.agreement import Comparison
 from qsdt_jax.deploy.bundle import read_bundle
-from qsdt_jax.deploy.c_compiled import compiler
+from qsdt_jax.deploy.c.compiled import compiler
 from qsdt_jax.errors import UserError
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qsdt_jax.core.exact import LARGEST_FLOAT32, attention_sum
-from qsdt_jax.deploy.onnx_nodes import Nodes
+from qsdt_jax.deploy.graphs.onnx_nodes import Nodes
 from qsdt_jax.deploy.packing import pack
 from qsdt_jax.deploy.program import (
     IMAGES,

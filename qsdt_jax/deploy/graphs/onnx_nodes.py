@@ -11,7 +11,7 @@ EXPONENTS = np.arange(-64, 128)  # Of the units: what is smaller than 2^-64 coun
 
 
 class Nodes:
-    """What `deploy.onnx` builds its graph of.
+    """What `deploy.graphs.onnx_integer` builds its graph of.
 
     Attributes:
       onnx: the package.
