@@ -1,5 +1,6 @@
 """a trained network -> a file to deploy (`model.qsdt`), or a program that runs without this project."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables"
 OUT = define_path("out", "file for the bundle, e.g. model.qsdt")
 STABLEHLO = define_path("stablehlo", "file for a jax.export program for cpu, cuda and tpu")
 ONNX = define_path("onnx", "file for an ONNX model of the integer form")
+QONNX = define_path("qonnx", "file for an ONNX model with QuantizeLinear and DequantizeLinear")
 C = define_path("c", "folder for a C99 file of the integer form and its header")
 VERIFY = flags.DEFINE_integer(
     "verify", None, "test images, from the start of the split, on which all forms must agree to the bit",
@@ -29,6 +31,7 @@ VERIFY = flags.DEFINE_integer(
 
 MEGABYTE = 1e6
 C_FORM = "C form"
+FORMS = {"stablehlo": "StableHLO program", "onnx": "ONNX model", "qonnx": "ONNX model", "c": C_FORM}
 VERIFIED_AT_ONCE = 32  # Images; every count of theirs is held.
 
 
@@ -37,10 +40,12 @@ def main() -> None:
     from qsdt_jax.assemble.deployed import bundle_of
     from qsdt_jax.assemble.trained import load_trained
 
-    chosen = {"out": OUT.value, "stablehlo": STABLEHLO.value, "onnx": ONNX.value, "c": C.value}
+    chosen = {flag.name: flag.value for flag in (OUT, STABLEHLO, ONNX, QONNX, C)}
     files = {flag: Path(file) for flag, file in chosen.items() if file}
     if WORKDIR.value is None or not files:
-        raise UserError("export needs --workdir DIR and --out FILE, --stablehlo FILE, --onnx FILE or --c DIR")
+        raise UserError(
+            "export needs --workdir DIR and a FILE for --out, --stablehlo, --onnx or --qonnx, or --c DIR"
+        )
     for flag, file in files.items():
         _require_place(flag, file)
     if len(set(files.values())) < len(files):
@@ -49,12 +54,12 @@ def main() -> None:
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
     bundle = bundle_of(trained)
     # Before anything is written.
-    for flag, form in (("stablehlo", "StableHLO program"), ("onnx", "ONNX model"), ("c", "C form")):
+    for flag, form in FORMS.items():
         if flag in files:
             bundle.require_program(form)
     source = _source(bundle) if "c" in files else None
     split = None if VERIFY.value is None else _split(trained, VERIFY.value)
-    writers = {"out": _write, "stablehlo": _write_stablehlo, "onnx": _write_onnx}
+    writers = {"out": _write, "stablehlo": _write_stablehlo, "onnx": _write_onnx, "qonnx": _write_qonnx}
     for flag, file in files.items():
         told = _write_c(file, source) if source is not None and flag == "c" else writers[flag](file, bundle)
         print(f"{file}: {told}")
@@ -129,16 +134,29 @@ def _write_stablehlo(file: Path, bundle: "Bundle") -> str:
 
 
 def _write_onnx(file: Path, bundle: "Bundle") -> str:
+    from qsdt_jax.deploy.graphs.onnx_integer import OPSET, export_onnx
+
+    return f"{_write_model(file, bundle, export_onnx)} MB: ONNX, opset {OPSET}, {_signature(bundle)}"
+
+
+def _write_qonnx(file: Path, bundle: "Bundle") -> str:
+    from qsdt_jax.deploy.graphs.onnx_qdq import OPSET, export_qdq
+
+    size = _write_model(file, bundle, export_qdq)
+    return f"{size} MB: ONNX with Q/DQ nodes, opset {OPSET}, {_signature(bundle)}"
+
+
+def _write_model(file: Path, bundle: "Bundle", export: Callable[..., bytes]) -> str:
+    """Writes an ONNX model with what is needed to feed and read it; its size in MB."""
     import json
 
-    from qsdt_jax.deploy.graphs.onnx_integer import OPSET, export_onnx
     from qsdt_jax.files import write_atomically
 
     told = {"classes": bundle.class_names, "mean": bundle.mean, "std": bundle.std, "origin": bundle.origin}
     metadata = {name: json.dumps(value) for name, value in told.items()}
-    content = export_onnx(bundle.require_program("ONNX model"), bundle.image_size, metadata=metadata)
+    content = export(bundle.require_program(FORMS["onnx"]), bundle.image_size, metadata=metadata)
     write_atomically(file, content)
-    return f"{len(content) / MEGABYTE:.3f} MB: ONNX, opset {OPSET}, {_signature(bundle)}"
+    return f"{len(content) / MEGABYTE:.3f}"
 
 
 def _source(bundle: "Bundle") -> "Source":

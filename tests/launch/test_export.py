@@ -92,9 +92,10 @@ def test_chosen_step_and_moving_average(workdir, tmp_path):
 
 def test_programs_and_bundle_at_once(workdir, tmp_path, capsys):
     program, model = tmp_path / "model.stablehlo", tmp_path / "model.onnx"
-    files = ["--out", tmp_path / "m.qsdt", "--stablehlo", program, "--onnx", model]
+    pairs = tmp_path / "model.qdq.onnx"
+    files = ["--out", tmp_path / "m.qsdt", "--stablehlo", program, "--onnx", model, "--qonnx", pairs]
     assert launch("export", "--workdir", workdir, *files) == 0
-    first, second, third = capsys.readouterr().out.splitlines()
+    first, second, third, fourth = capsys.readouterr().out.splitlines()
     assert "m.qsdt" in first and "StableHLO for cpu, cuda, tpu, float32 images (B, 32, 32, 1)" in second
     assert third.startswith(f"{model}: 0.") and "ONNX, opset 21, float32 images (B, 32, 32, 1)" in third
     images = np.random.default_rng(0).standard_normal((2, 32, 32, 1), dtype=np.float32)
@@ -102,12 +103,16 @@ def test_programs_and_bundle_at_once(workdir, tmp_path, capsys):
     expected = trained.outputs({"image": images})
     logits = jax.export.deserialize(bytearray(program.read_bytes())).call(images)
     assert np.array_equal(logits, expected)
-    session = onnxruntime.InferenceSession(model)
-    assert np.array_equal(session.run(["logits"], {"images": images})[0], expected)
-    told = session.get_modelmeta().custom_metadata_map
-    assert json.loads(told["classes"]) == list("0123456789")
-    assert tuple(json.loads(told["mean"])) == CONFIG.data.mean
-    assert tuple(json.loads(told["std"])) == CONFIG.data.std
+    assert fourth.startswith(f"{pairs}: 0.") and "ONNX with Q/DQ nodes, opset 13, float32 images" in fourth
+    for file in (model, pairs):
+        session = onnxruntime.InferenceSession(file)
+        (found,) = session.run(["logits"], {"images": images})
+        assert np.array_equal(found.argmax(1), np.asarray(expected).argmax(1))
+        assert np.array_equal(found, expected) or file == pairs  # Whose numbers `test_qdq` compares.
+        told = session.get_modelmeta().custom_metadata_map
+        assert json.loads(told["classes"]) == list("0123456789")
+        assert tuple(json.loads(told["mean"])) == CONFIG.data.mean
+        assert tuple(json.loads(told["std"])) == CONFIG.data.std
 
 
 def refused(capsys, *arguments) -> str:
@@ -122,7 +127,7 @@ def test_mistakes_in_one_line(workdir, images, tmp_path, capsys):
     for arguments, told in [
         (
             ["export", "--out", out],
-            "export needs --workdir DIR and --out FILE, --stablehlo FILE, --onnx FILE or --c DIR",
+            "export needs --workdir DIR and a FILE for --out, --stablehlo, --onnx or --qonnx, or --c DIR",
         ),
         (["export", "--workdir", workdir], "export needs"),
         (["export", "--workdir", workdir, "--out", tmp_path / "no" / "m"], "--out"),
