@@ -1,5 +1,6 @@
 """a trained network -> a file to deploy (`model.qsdt`), or a program that runs without this project."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,10 @@ OUT = define_path("out", "file for the bundle, e.g. model.qsdt")
 STABLEHLO = define_path("stablehlo", "file for a jax.export program for cpu, cuda and tpu")
 ONNX = define_path("onnx", "file for an ONNX model of the integer form")
 QONNX = define_path("qonnx", "file for an ONNX model with QuantizeLinear and DequantizeLinear")
+NIR = define_path("nir", "file for a NIR graph, of what comes before attention (--nir_until)")
+NIR_UNTIL = flags.DEFINE_string(
+    "nir_until", None, "last layer of that graph, e.g. downsample3/conv", **DEFINED_OFTEN
+)
 C = define_path("c", "folder for a C99 file of the integer form and its header")
 VERIFY = flags.DEFINE_integer(
     "verify", None, "test images, from the start of the split, on which all forms must agree to the bit",
@@ -31,7 +36,13 @@ VERIFY = flags.DEFINE_integer(
 
 MEGABYTE = 1e6
 C_FORM = "C form"
-FORMS = {"stablehlo": "StableHLO program", "onnx": "ONNX model", "qonnx": "ONNX model", "c": C_FORM}
+FORMS = {
+    "stablehlo": "StableHLO program",
+    "onnx": "ONNX model",
+    "qonnx": "ONNX model",
+    "nir": "NIR graph",
+    "c": C_FORM,
+}
 VERIFIED_AT_ONCE = 32  # Images; every count of theirs is held.
 
 
@@ -40,12 +51,14 @@ def main() -> None:
     from qsdt_jax.assemble.deployed import bundle_of
     from qsdt_jax.assemble.trained import load_trained
 
-    chosen = {flag.name: flag.value for flag in (OUT, STABLEHLO, ONNX, QONNX, C)}
+    chosen = {flag.name: flag.value for flag in (OUT, STABLEHLO, ONNX, QONNX, NIR, C)}
     files = {flag: Path(file) for flag, file in chosen.items() if file}
     if WORKDIR.value is None or not files:
         raise UserError(
-            "export needs --workdir DIR and a FILE for --out, --stablehlo, --onnx or --qonnx, or --c DIR"
+            "export needs --workdir DIR and a FILE for --out, --stablehlo, --onnx, --qonnx, --nir, or --c DIR"
         )
+    if NIR_UNTIL.value and "nir" not in files:
+        raise UserError(f"--nir_until {NIR_UNTIL.value}: expected --nir FILE, whose last layer it names")
     for flag, file in files.items():
         _require_place(flag, file)
     if len(set(files.values())) < len(files):
@@ -57,12 +70,23 @@ def main() -> None:
     for flag, form in FORMS.items():
         if flag in files:
             bundle.require_program(form)
-    source = _source(bundle) if "c" in files else None
+    source, writers = (
+        None,
+        {
+            "out": functools.partial(_write, bundle=bundle),
+            "stablehlo": functools.partial(_write_stablehlo, bundle=bundle),
+            "onnx": functools.partial(_write_onnx, bundle=bundle),
+            "qonnx": functools.partial(_write_qonnx, bundle=bundle),
+        },
+    )
+    if "c" in files:
+        source = _source(bundle)
+        writers["c"] = functools.partial(_write_c, source=source)
+    if "nir" in files:
+        writers["nir"] = functools.partial(_write_nir, graph=_graph(bundle))
     split = None if VERIFY.value is None else _split(trained, VERIFY.value)
-    writers = {"out": _write, "stablehlo": _write_stablehlo, "onnx": _write_onnx, "qonnx": _write_qonnx}
     for flag, file in files.items():
-        told = _write_c(file, source) if source is not None and flag == "c" else writers[flag](file, bundle)
-        print(f"{file}: {told}")
+        print(f"{file}: {writers[flag](file)}")
     if split is not None:
         print(_verify(trained, bundle, files.get("out"), source, split))
 
@@ -147,16 +171,37 @@ def _write_qonnx(file: Path, bundle: "Bundle") -> str:
 
 
 def _write_model(file: Path, bundle: "Bundle", export: Callable[..., bytes]) -> str:
-    """Writes an ONNX model with what is needed to feed and read it; its size in MB."""
-    import json
-
+    """Writes an ONNX model; its size in MB."""
     from qsdt_jax.files import write_atomically
 
-    told = {"classes": bundle.class_names, "mean": bundle.mean, "std": bundle.std, "origin": bundle.origin}
-    metadata = {name: json.dumps(value) for name, value in told.items()}
-    content = export(bundle.require_program(FORMS["onnx"]), bundle.image_size, metadata=metadata)
+    program = bundle.require_program(FORMS["onnx"])
+    content = export(program, bundle.image_size, metadata=_metadata(bundle))
     write_atomically(file, content)
     return f"{len(content) / MEGABYTE:.3f}"
+
+
+def _metadata(bundle: "Bundle") -> dict[str, str]:
+    """What is needed to feed a network and to read it, each as JSON."""
+    import json
+
+    told = {"classes": bundle.class_names, "mean": bundle.mean, "std": bundle.std, "origin": bundle.origin}
+    return {name: json.dumps(value) for name, value in told.items()}
+
+
+def _graph(bundle: "Bundle") -> bytes:
+    """The file of the NIR graph."""
+    from qsdt_jax.deploy.graphs.nir import export_nir
+
+    program = bundle.require_program(FORMS["nir"])
+    return export_nir(program, bundle.image_size, until=NIR_UNTIL.value, metadata=_metadata(bundle))
+
+
+def _write_nir(file: Path, graph: bytes) -> str:
+    from qsdt_jax.files import write_atomically
+
+    write_atomically(file, graph)
+    last = f", up to {NIR_UNTIL.value}" if NIR_UNTIL.value else ""
+    return f"{len(graph) / MEGABYTE:.3f} MB: NIR, spikes in slots side by side{last}"
 
 
 def _source(bundle: "Bundle") -> "Source":

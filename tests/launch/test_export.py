@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import jax.export
 import numpy as np
 import onnxruntime
@@ -115,6 +116,17 @@ def test_programs_and_bundle_at_once(workdir, tmp_path, capsys):
         assert tuple(json.loads(told["std"])) == CONFIG.data.std
 
 
+def test_nir_graph_of_what_comes_before_attention(workdir, tmp_path, capsys):
+    graph = tmp_path / "model.nir"
+    assert launch("export", "--workdir", workdir, "--nir", graph, "--nir_until=downsample3/conv") == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{graph}: 0.") and "MB: NIR, spikes in slots side by side, up to downs" in told
+    with h5py.File(graph) as file:
+        assert list(file["node/nodes/input/shape"][()]) == [1, 32, 32]
+        assert list(file["node/nodes/output/shape"][()]) == [CONFIG.model.channels[2], 2, 2]
+        assert tuple(json.loads(file["node/metadata/mean"][()])) == CONFIG.data.mean
+
+
 def refused(capsys, *arguments) -> str:
     assert launch(*arguments) == 2
     found = capsys.readouterr()
@@ -123,14 +135,23 @@ def refused(capsys, *arguments) -> str:
 
 
 def test_mistakes_in_one_line(workdir, images, tmp_path, capsys):
-    out, image = tmp_path / "model.qsdt", images[0]
+    out, graph, image = tmp_path / "model.qsdt", tmp_path / "model.nir", images[0]
     for arguments, told in [
         (
             ["export", "--out", out],
-            "export needs --workdir DIR and a FILE for --out, --stablehlo, --onnx or --qonnx, or --c DIR",
+            "needs --workdir DIR and a FILE for --out, --stablehlo, --onnx, --qonnx, --nir, or --c DIR",
         ),
         (["export", "--workdir", workdir], "export needs"),
         (["export", "--workdir", workdir, "--out", tmp_path / "no" / "m"], "--out"),
+        (
+            ["export", "--workdir", workdir, "--out", out, "--nir", graph],
+            "block3_0/attn is attention",
+        ),
+        (
+            ["export", "--workdir", workdir, "--out", out, "--nir", graph, "--nir_until=stage2"],
+            "the network has no step stage2; expected one of downsample1_1/conv, conv_block1_1/sepconv",
+        ),
+        (["export", "--workdir", workdir, "--out", out, "--nir_until=stage2"], "expected --nir FILE, whose"),
         (["export", "--workdir", workdir, "--out", out, "--onnx", out], "expected a file for each"),
         (["export", "--workdir", workdir, "--c", image], "is no folder; expected one, for qsdt_model.c and"),
         (["export", "--workdir", workdir, "--c", tmp_path / "no" / "c"], "cannot be written: No such file"),
@@ -141,7 +162,7 @@ def test_mistakes_in_one_line(workdir, images, tmp_path, capsys):
         (["predict", "--bundle", image, image], "not a bundle of this format"),
     ]:
         assert told in refused(capsys, *arguments)
-    assert not out.exists()
+    assert not out.exists() and not graph.exists()
 
 
 def test_attention_beyond_int32_is_refused(tmp_path, capsys):

@@ -1,8 +1,8 @@
 """A program with QuantizeLinear and DequantizeLinear: what compilers for hardware take of quantized networks.
 
-    a neuron    Mul, Add, Floor, QuantizeLinear, Clip, DequantizeLinear: counts 0..D, as UINT8 and as floats.
-                It rounds half up, QuantizeLinear half to even; potentials of attention often lie exactly
-                between two counts, so Floor comes first.
+    a neuron    Mul, Clip, Add, Floor, QuantizeLinear, Clip, DequantizeLinear: counts 0..D, as UINT8 and as
+                floats. It rounds half up, QuantizeLinear half to even; potentials of attention often lie
+                exactly between two counts, so Floor comes first.
     a layer     DequantizeLinear, Conv, Mul, Add: weights as INT8 and as floats, scale and shift of a channel,
                 in which the step of LSQ, the worth of a spike and batch normalisation are.
     the rest    MatMul and Mul for attention, Add, GlobalAveragePool, Resize.
@@ -183,17 +183,20 @@ class _Graph(Nodes):
     def counts(self, potential: str, name: str) -> str:
         """Counts, called `name`; as UINT8 `name`:counts."""
         neuron, v = self.program.neuron, potential
-        one, zero = self.real(1), self.constant(np.zeros((), np.uint8))
         if neuron.scale != 1:
             v = self.op("Mul", v, self.real(neuron.scale))
         if neuron.threshold != 0.5:
             v = self.op("Sub", v, self.real(neuron.threshold - 0.5))
+        v = self.op("Clip", v, self.real(0), self.real(neuron.levels))
         v = self.op("Floor", self.op("Add", v, self.real(0.5)))
+        one, zero, most = self.real(1), self.byte(0), self.byte(neuron.levels)
         counts = self.op("QuantizeLinear", v, one, zero)
-        counts = self.op(
-            "Clip", counts, zero, self.constant(np.array(neuron.levels, np.uint8)), name=f"{name}:counts"
-        )
+        # Changes nothing, but says how many bits a count has.
+        counts = self.op("Clip", counts, zero, most, name=f"{name}:counts")
         return self.op("DequantizeLinear", counts, one, zero, name=name)
+
+    def byte(self, value: int) -> str:
+        return self.constant(np.array(value, np.uint8))
 
     def decayed(self, membrane: str, counts: str) -> str:
         """What is left of the membrane in the next time step."""
