@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from benchmarks.in_turn import Way, ratio, seconds_in_turn
 from benchmarks.torch_twin.agreement import drawn_variables, require_equal, twin_of
-from qsdt_jax.assemble.keys import value_of
 from qsdt_jax.assemble.network import DTYPES
+from qsdt_jax.configuration.keys import value_of
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.speed import LEARNING_RATE, Bench, Result

@@ -4,7 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.configuration.defaults import base_config
 from qsdt_jax.models import SIZES
 
 

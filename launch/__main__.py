@@ -65,6 +65,7 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
 
     # Imported late, so that --help and a mistyped verb answer at once.
     from launch.surroundings import explained, is_closed_pipe
+    from qsdt_jax.command import COMMAND
     from qsdt_jax.errors import UserError
     from qsdt_jax.processes.preemption import Preempted
     from qsdt_jax.progress import tell
@@ -72,7 +73,7 @@ def main(arguments: list[str], begin: Callable[[], None] = lambda: None) -> int:
     status = 0
     try:
         if not arguments or arguments[0] in ("--help", "-h"):
-            print(__doc__, flush=True)
+            print((__doc__ or "").replace("python -m launch", COMMAND), flush=True)
             return 0
         module = importlib.import_module(VERBS[verb])
         from launch.flags import parse

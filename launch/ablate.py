@@ -29,8 +29,11 @@ from launch.information import information
 from launch.workers import run_together
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_run
-from qsdt_jax.assemble.run import make_run
-from qsdt_jax.assemble.study import (
+from qsdt_jax.data.classes import named
+from qsdt_jax.errors import UserError
+from qsdt_jax.evaluate.comparison import Row, draw, markdown
+from qsdt_jax.experiment.run import make_run
+from qsdt_jax.experiment.study import (
     SPIKES_FILE,
     Study,
     Trial,
@@ -39,12 +42,9 @@ from qsdt_jax.assemble.study import (
     read_study,
     read_summary,
 )
-from qsdt_jax.assemble.teachers import check_pair, with_teacher
-from qsdt_jax.assemble.trained import load_trained
-from qsdt_jax.data.classes import named
-from qsdt_jax.errors import UserError
-from qsdt_jax.evaluate.comparison import Row, draw, markdown
+from qsdt_jax.experiment.teachers import check_pair, with_teacher
 from qsdt_jax.files import locked, write_atomically
+from qsdt_jax.loading.trained import load_trained
 from qsdt_jax.metric import Metric
 from qsdt_jax.nearest import nearest
 from qsdt_jax.processes.preemption import POLL_SECONDS, Preempted, Preemption

@@ -15,8 +15,8 @@ from configs.imagenet_s import get_config as imagenet_s
 from launch.flags import DEFINED_OFTEN, GIVEN_CONFIG, POSITIONAL, define_config, define_path, require_writable
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import fit_step
-from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.network import DTYPES
+from qsdt_jax.configuration.defaults import base_config
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.input_speed import measure_input

@@ -48,7 +48,6 @@ RASTERS = 5
 
 def main() -> None:
     """Measures as the flags say."""
-    from qsdt_jax.assemble.measured import firing_beside
     from qsdt_jax.assemble.split import Split
     from qsdt_jax.energy.distance import distance_section, distances, distances_csv
     from qsdt_jax.energy.profile import load_profile
@@ -68,6 +67,7 @@ def main() -> None:
     )
     from qsdt_jax.energy.unfolded import Unfolded
     from qsdt_jax.files import write_atomically
+    from qsdt_jax.verification.measured import firing_beside
 
     _check_flags()
     profile = load_profile(PROFILE.value) if PROFILE.value else None
@@ -131,10 +131,10 @@ def _check_flags() -> None:
 def _network() -> "tuple[str, Callable[[], Bundle | Unfolded], ConfigDict, Classes, Scorer]":
     """What the flags name: title of the network and what makes its bundle; configuration, classes and scores
     of its data."""
-    from qsdt_jax.assemble.deployed import load_deployed
-    from qsdt_jax.assemble.measured import folded_or_trained, prepared_for
     from qsdt_jax.assemble.tasks import task_factory
-    from qsdt_jax.assemble.trained import load_trained, stored_config
+    from qsdt_jax.loading.deployed import load_deployed
+    from qsdt_jax.loading.trained import load_trained, stored_config
+    from qsdt_jax.verification.measured import folded_or_trained, prepared_for
 
     if BUNDLE.value is None:
         trained = load_trained(WORKDIR.value or "", step=STEP.value, ema=EMA.value)

@@ -18,8 +18,8 @@ from qsdt_jax.files import write_atomically
 if TYPE_CHECKING:
     import numpy as np
 
-    from qsdt_jax.assemble.trained import Trained
     from qsdt_jax.evaluate.split import Scored
+    from qsdt_jax.loading.trained import Trained
 
 Table = Mapping[str, Sequence[Any]]
 """Columns of equal length by their titles."""
@@ -36,7 +36,7 @@ RESULTS = define_path("results", "JSON file of the outputs, for other tools: COC
 def main() -> None:
     """Evaluates as the flags say and prints one line for each metric."""
     from qsdt_jax.assemble.tasks import task_factory
-    from qsdt_jax.assemble.trained import load_trained
+    from qsdt_jax.loading.trained import load_trained
 
     if WORKDIR.value is None:
         raise UserError("eval needs --workdir DIR")

@@ -13,9 +13,9 @@ from qsdt_jax.errors import UserError
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
     from qsdt_jax.assemble.split import Split
-    from qsdt_jax.assemble.trained import Trained
     from qsdt_jax.deploy.bundle import Bundle
     from qsdt_jax.deploy.c.export import Source
+    from qsdt_jax.loading.trained import Trained
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
@@ -48,8 +48,8 @@ VERIFIED_AT_ONCE = 32  # Images; every count of theirs is held.
 
 def main() -> None:
     """Exports as the flags say."""
-    from qsdt_jax.assemble.deployed import bundle_of
-    from qsdt_jax.assemble.trained import load_trained
+    from qsdt_jax.loading.deployed import bundle_of
+    from qsdt_jax.loading.trained import load_trained
 
     chosen = {flag.name: flag.value for flag in (OUT, STABLEHLO, ONNX, QONNX, NIR, C)}
     files = {flag: Path(file) for flag, file in chosen.items() if file}
@@ -70,15 +70,13 @@ def main() -> None:
     for flag, form in FORMS.items():
         if flag in files:
             bundle.require_program(form)
-    source, writers = (
-        None,
-        {
-            "out": functools.partial(_write, bundle=bundle),
-            "stablehlo": functools.partial(_write_stablehlo, bundle=bundle),
-            "onnx": functools.partial(_write_onnx, bundle=bundle),
-            "qonnx": functools.partial(_write_qonnx, bundle=bundle),
-        },
-    )
+    source = None
+    writers = {
+        "out": functools.partial(_write, bundle=bundle),
+        "stablehlo": functools.partial(_write_stablehlo, bundle=bundle),
+        "onnx": functools.partial(_write_onnx, bundle=bundle),
+        "qonnx": functools.partial(_write_qonnx, bundle=bundle),
+    }
     if "c" in files:
         source = _source(bundle)
         writers["c"] = functools.partial(_write_c, source=source)
@@ -121,9 +119,9 @@ def _verify(
     Raises:
       UserError: they do not agree.
     """
-    from qsdt_jax.assemble.forms import agreed, forms_of, require_agreement
     from qsdt_jax.deploy import agreement
     from qsdt_jax.deploy.c.compiled import c_form, compiled, compiler
+    from qsdt_jax.verification.forms import agreed, forms_of, require_agreement
 
     program = bundle.program
     forms = forms_of(trained.task.model, trained.variables, bundle, file)
@@ -206,9 +204,9 @@ def _write_nir(file: Path, graph: bytes) -> str:
 
 def _source(bundle: "Bundle") -> "Source":
     """The C form; it takes bytes where image files give them."""
-    from qsdt_jax.assemble.deployed import KNOWN
     from qsdt_jax.data.images import MODES, Normalization
     from qsdt_jax.deploy.c.export import export_c
+    from qsdt_jax.loading.deployed import KNOWN
 
     program, normalization = bundle.require_program(C_FORM), Normalization(bundle.mean, bundle.std)
     channels = program.in_channels

@@ -11,9 +11,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from qsdt_jax.assemble.checked import check_config
-from qsdt_jax.assemble.defaults import KEYS
-from qsdt_jax.assemble.keys import config_keys
+from qsdt_jax.command import COMMAND
+from qsdt_jax.configuration.checked import check_config
+from qsdt_jax.configuration.defaults import KEYS
+from qsdt_jax.configuration.keys import config_keys
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded
 from qsdt_jax.nearest import nearest
@@ -98,7 +99,7 @@ def parse(verb: str, description: str, arguments: list[str]) -> bool:
         file that is missing or cannot be run.
     """
     if "--help" in arguments or "-h" in arguments:
-        print(f"python -m launch {verb}: {description.strip()}\n\nFlags:")
+        print(f"{COMMAND} {verb}: {description.strip()}\n\nFlags:")
         for flag in _own_flags():
             text = flag.help if flag.name == POSITIONAL else f"--{flag.name}  {flag.help}"
             print(f"  {text}" + (f" (default: {flag.default})" if flag.default else ""))

@@ -64,12 +64,12 @@ def import_torch(
 
     from qsdt_jax.assemble.build import build_optimizer, plain
     from qsdt_jax.assemble.tasks import build_task
-    from qsdt_jax.assemble.trained import use_float64_if_asked
     from qsdt_jax.data.classes import Classes, numbers, require_same_classes
     from qsdt_jax.interop import from_torch
     from qsdt_jax.interop.architecture import class_count
     from qsdt_jax.interop.published import differences
     from qsdt_jax.interop.torch_file import load
+    from qsdt_jax.loading.trained import use_float64_if_asked
     from qsdt_jax.train.state import create_state, parameter_count
     from qsdt_jax.workdir.checkpoint import Checkpointer
     from qsdt_jax.workdir.workdir import CHECKPOINT_FOLDER, Belongings, Workdir

@@ -10,8 +10,8 @@ from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from qsdt_jax.assemble.trained import Trained
     from qsdt_jax.evaluate.information import Information
+    from qsdt_jax.loading.trained import Trained
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
 STEP = flags.DEFINE_string("step", "latest", "latest, best, or the number of a step", **DEFINED_OFTEN)
@@ -24,7 +24,7 @@ HEADER = f"{'':22}{'head':>4}{'entropy (bit)':>18}{'mutual inf. (bit)':>20}{'bim
 
 def main() -> None:
     """Prints a line for each head, before -> after rectification."""
-    from qsdt_jax.assemble.trained import load_trained
+    from qsdt_jax.loading.trained import load_trained
 
     if WORKDIR.value is None:
         raise UserError("information needs --workdir DIR")

@@ -18,7 +18,6 @@ from qsdt_jax.assemble.examples import ANNOTATED, LABELLED, OBJECTS
 from qsdt_jax.assemble.network import require_backbone
 from qsdt_jax.assemble.shapes import largest_input
 from qsdt_jax.assemble.tasks import build_task, task_factory
-from qsdt_jax.assemble.told import weights_told
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.activations import kept_bytes, largest_activation
@@ -28,6 +27,7 @@ from qsdt_jax.inspect.modules import COLUMNS, MEGABYTE, block_rows, layer_rows, 
 from qsdt_jax.inspect.plan import force_devices, on_devices
 from qsdt_jax.inspect.report import report
 from qsdt_jax.inspect.targets import H100, TARGETS, Target
+from qsdt_jax.loading.told import weights_told
 from qsdt_jax.models.operations import LayerOperations, layer_operations
 from qsdt_jax.tasks.operations import macs_of, operations_of
 from qsdt_jax.tasks.task import Task, Variables

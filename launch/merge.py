@@ -20,13 +20,13 @@ MERGED_BITS = (32, 8, 4)
 
 def main() -> None:
     """Prints one line for the network as it is, and one for each width of merged kernels."""
-    from qsdt_jax.assemble.deployed import bundle_of
     from qsdt_jax.assemble.split import Split
-    from qsdt_jax.assemble.trained import load_trained
     from qsdt_jax.deploy.merge import FloatArithmetic, merge
     from qsdt_jax.deploy.packing import layer_bytes
     from qsdt_jax.energy.rates import measure_activity
     from qsdt_jax.energy.report import MILLI_JOULE, make_report
+    from qsdt_jax.loading.deployed import bundle_of
+    from qsdt_jax.loading.trained import load_trained
 
     if WORKDIR.value is None:
         raise UserError("merge needs --workdir DIR")

@@ -14,10 +14,10 @@ from qsdt_jax.sheets.sheet import MOST_IMAGES
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from qsdt_jax.assemble.deployed import Deployed
-    from qsdt_jax.assemble.pictures import Shown
-    from qsdt_jax.assemble.trained import Trained
+    from qsdt_jax.answers.pictures import Shown
     from qsdt_jax.data.preprocess import ImagePreprocessing
+    from qsdt_jax.loading.deployed import Deployed
+    from qsdt_jax.loading.trained import Trained
     from qsdt_jax.sheets.classes import ClassesShown
     from qsdt_jax.sheets.maps import MapsShown
     from qsdt_jax.sheets.objects import ObjectsShown
@@ -85,19 +85,19 @@ def main() -> None:
 def _load() -> "Trained | Deployed":
     """The network that the flags name."""
     if WORKDIR.value is not None:
-        from qsdt_jax.assemble.trained import load_trained
+        from qsdt_jax.loading.trained import load_trained
 
         return load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
-    from qsdt_jax.assemble.deployed import load_deployed
+    from qsdt_jax.loading.deployed import load_deployed
 
     return load_deployed(BUNDLE.value or "")
 
 
 def _require_answers(network: "Trained | Deployed") -> None:
     """Refuses a network whose answers cannot be shown."""
-    from qsdt_jax.assemble.answers.classes import CLASSES
-    from qsdt_jax.assemble.answers.maps import MAPS
-    from qsdt_jax.assemble.answers.objects import OBJECTS
+    from qsdt_jax.answers.classes import CLASSES
+    from qsdt_jax.answers.maps import MAPS
+    from qsdt_jax.answers.objects import OBJECTS
     from qsdt_jax.data.images import MODES
 
     if network.classes is None:
@@ -114,8 +114,8 @@ def _reader(
     network: "Trained | Deployed", files: Sequence[str], sheet: Path, out: Path
 ) -> "ClassesShown | MapsShown | ObjectsShown":
     """What shows the answers of a network; raises UserError where it has no place for them."""
-    from qsdt_jax.assemble.answers.maps import MAPS
-    from qsdt_jax.assemble.answers.objects import OBJECTS
+    from qsdt_jax.answers.maps import MAPS
+    from qsdt_jax.answers.objects import OBJECTS
     from qsdt_jax.sheets.classes import ClassesShown
     from qsdt_jax.sheets.maps import MapsShown
     from qsdt_jax.sheets.objects import ObjectsShown
@@ -140,7 +140,7 @@ def _answers(
     network: "Trained | Deployed", preprocess: "ImagePreprocessing", files: Sequence[str], left_out: list[str]
 ) -> Iterator:
     """The network's answer for each file that is an image; the others are told and added to `left_out`."""
-    from qsdt_jax.assemble.pictures import show
+    from qsdt_jax.answers.pictures import show
 
     def images() -> "Iterator[Shown]":
         for file in files:

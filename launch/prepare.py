@@ -24,6 +24,7 @@ from absl import flags
 
 from launch.flags import DEFINED_OFTEN, POSITIONAL, define_path
 from qsdt_jax import bounds
+from qsdt_jax.command import COMMAND
 from qsdt_jax.errors import UserError
 
 # The libraries are imported where they are used, so that --help answers at once.
@@ -249,4 +250,4 @@ def _training_command(name: str, prepared: "Prepared") -> str:
 def _command(config: str, source: str, path: Path) -> str:
     file = f"configs/{config}.py" if (CONFIGS / f"{config}.py").is_file() else "CONFIG.py"
     keys = f"--config.data.source={source} --config.data.path={shlex.quote(str(path))}"
-    return f"python -m launch --config {file} --workdir runs/{config} {keys}"
+    return f"{COMMAND} --config {file} --workdir runs/{config} {keys}"

@@ -8,8 +8,8 @@ import jax
 from qsdt_jax.assemble.build import REFERENCE_BATCH, drops_of, warmup_of
 from qsdt_jax.assemble.examples import ANNOTATED
 from qsdt_jax.assemble.tasks import task_factory
-from qsdt_jax.assemble.told import weights_told
 from qsdt_jax.layers.bits_rules import BitsRule
+from qsdt_jax.loading.told import weights_told
 from qsdt_jax.train.run import Run
 from qsdt_jax.train.schedules import warmup_within
 
@@ -85,7 +85,8 @@ def _augmentation(data: Mapping[str, Any]) -> list[str]:
         if data["photometric"]:
             named.append("photometric distortion")
         if data["randaugment_magnitude"]:
-            named.append(f"RandAugment {data['randaugment_magnitude']:g} / {data['randaugment_std']:g}")
+            drawn, strength = data["randaugment_operations"], data["randaugment_magnitude"]
+            named.append(f"{drawn} of RandAugment, {strength:g} / {data['randaugment_std']:g}")
         if data["erase_probability"]:
             named.append(f"random erasing {data['erase_probability']:g}")
     return named + [f"{name} {data[name]:g}" for name in ("mixup", "cutmix") if data[name]]

@@ -10,8 +10,8 @@ from launch.flags import define_config, define_path
 from launch.recipe import recipe
 from qsdt_jax import bounds
 from qsdt_jax.assemble.build import plain
-from qsdt_jax.assemble.run import make_run
 from qsdt_jax.errors import UserError
+from qsdt_jax.experiment.run import make_run
 from qsdt_jax.processes.joining import is_first, joined
 from qsdt_jax.processes.peers import Peers
 from qsdt_jax.progress import tell

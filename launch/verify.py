@@ -16,12 +16,12 @@ from qsdt_jax.files import expanded
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qsdt_jax.assemble.identified import Identified
-    from qsdt_jax.assemble.opened import Network
-    from qsdt_jax.assemble.theirs import Theirs
-    from qsdt_jax.assemble.verification import Difference
     from qsdt_jax.deploy.bundle import Bundle
     from qsdt_jax.energy.report import Report
+    from qsdt_jax.loading.identified import Identified
+    from qsdt_jax.loading.opened import Network
+    from qsdt_jax.verification.comparison import Difference
+    from qsdt_jax.verification.theirs import Theirs
 
 FILES = flags.DEFINE_list(
     POSITIONAL, [],
@@ -47,8 +47,8 @@ JSON = define_path("json", "file for all that is told, as JSON")
 
 def main() -> int:
     """Verifies as the flags say; 0 where all holds, 1 where something differs."""
-    from qsdt_jax.assemble.identified import identify
     from qsdt_jax.files import write_atomically
+    from qsdt_jax.loading.identified import identify
 
     if not FILES.value:
         raise UserError("verify needs a checkpoint, e.g. verify qsd_s.pth one.png two.jpg")
@@ -113,7 +113,7 @@ class Told:
 
 def _theirs(images: "Sequence[str]") -> "Theirs | None":
     """The flag's file; raises UserError where there are images besides its own."""
-    from qsdt_jax.assemble.theirs import read_theirs
+    from qsdt_jax.verification.theirs import read_theirs
 
     if not THEIRS.value:
         return None
@@ -124,9 +124,9 @@ def _theirs(images: "Sequence[str]") -> "Theirs | None":
 
 def _run(network: "Network", images: "Sequence[str]", theirs: "Theirs | None", told: Told) -> None:
     """Runs a network on images, and tells what that shows."""
-    from qsdt_jax.assemble.seen import SEED, batches_of, drawn_batches, image_files
-    from qsdt_jax.assemble.verification import compare_forms, compare_theirs, energy_of
     from qsdt_jax.deploy.program import Program
+    from qsdt_jax.verification.comparison import compare_forms, compare_theirs, energy_of
+    from qsdt_jax.verification.seen import SEED, batches_of, drawn_batches, image_files
 
     if theirs:
         batches, words = [theirs.batch(network)], f"of {THEIRS.value}"
@@ -162,8 +162,8 @@ def _run(network: "Network", images: "Sequence[str]", theirs: "Theirs | None", t
 
 def _bundle(network: "Network", told: Told) -> "Bundle | None":
     """The folded network, written where --out says; None where it has no binary form, which is told."""
-    from qsdt_jax.assemble.deployed import bundle_of_network
     from qsdt_jax.deploy.bundle import write_bundle
+    from qsdt_jax.loading.deployed import bundle_of_network
 
     try:
         bundle = bundle_of_network(network)
@@ -181,8 +181,8 @@ def _bundle(network: "Network", told: Told) -> "Bundle | None":
 
 def _rates(report: "Report", image_size: "tuple[int, int]", told: Told) -> None:
     """Prints firing rates, and what an image costs at these."""
-    from qsdt_jax.assemble.verification import rates_by_stage
     from qsdt_jax.energy.report import console_table, verdicts
+    from qsdt_jax.verification.comparison import rates_by_stage
 
     stages = rates_by_stage(report.activity)
     print("firing rates, the share of slots that carry a spike:")

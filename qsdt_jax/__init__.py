@@ -10,8 +10,8 @@ from typing import Any
 __version__ = "0.1.0"
 # What `import qsdt_jax` gives when it is first asked for, so that the import itself takes no time.
 _LATER = {
-    "load": ("qsdt_jax.assemble.opening", "load"),
-    "save": ("qsdt_jax.assemble.saving", "save"),
+    "load": ("qsdt_jax.loading.opening", "load"),
+    "save": ("qsdt_jax.loading.saving", "save"),
     "models": ("qsdt_jax.models", None),
 }
 

@@ -21,5 +21,6 @@ IMAGES = 2**32  # Of made-up data.
 STEPS_OF_A_RUN = 2**26
 WORKERS = 2**10  # Processes on one machine.
 PROCESSES = 2**16  # Of one run.
+OPERATIONS = 2**6  # Of RandAugment on one image.
 RESIZE = 2**4  # Factor on the sides of an image.
 SMALLEST_CROP = 2**-6  # Share of a side: an image is scaled up by its inverse.

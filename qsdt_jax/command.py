@@ -6,6 +6,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 IN_WHEEL = HERE / "_command"  # A wheel has `launch` and `configs` there, so that it installs one name alone.
+# The words that call the command line, for help and messages.
+COMMAND = "qsdt" if IN_WHEEL.is_dir() else "python -m launch"
 
 
 def main() -> None:

@@ -42,10 +42,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "deploy": NETWORK | {"data", "evaluate"},
     "energy": NETWORK | {"data", "evaluate", "tasks", "deploy"},
 }
-MAY_IMPORT["assemble"] = set(MAY_IMPORT)
-MAY_IMPORT["sheets"] = BESIDE | {"data", "evaluate", "assemble"}
-MAY_IMPORT["inspect"] = set(MAY_IMPORT) - {"sheets"}
-MAY_IMPORT["configs"] = {"assemble"}  # The defaults, in configs/base.py alone.
+MAY_IMPORT["configuration"] = BESIDE
+MAY_IMPORT["answers"] = NETWORK | {"data", "evaluate", "tasks"}
+MAY_IMPORT["sheets"] = BESIDE | {"data", "evaluate", "answers"}
+MAY_IMPORT["assemble"] = MAY_IMPORT["train"] | {"train", "configuration", "answers"}
+MAY_IMPORT["loading"] = MAY_IMPORT["assemble"] | {"assemble", "interop", "deploy"}
+MAY_IMPORT["experiment"] = MAY_IMPORT["loading"] | {"loading"}
+MAY_IMPORT["verification"] = MAY_IMPORT["loading"] | {"loading", "energy"}
+MAY_IMPORT["inspect"] = MAY_IMPORT["loading"] | {"loading"}
+MAY_IMPORT["configs"] = {"configuration"}  # The defaults, in configs/base.py alone.
 MAY_IMPORT["launch"] = set(MAY_IMPORT)
 
 
@@ -115,7 +120,7 @@ def test_imports_run_downwards_only():
 def test_only_the_base_of_the_configs_imports_the_library():
     """And of it the defaults alone: a config is plain data."""
     found = {name: targets for name, targets in import_graph(ROOT).items() if part(name) == "configs"}
-    assert found.pop("configs.base") == {"qsdt_jax.assemble.defaults"}
+    assert found.pop("configs.base") == {"qsdt_jax.configuration.defaults"}
     assert [
         name for name, targets in found.items() if {part(target) for target in targets} - {"configs"}
     ] == []

@@ -16,11 +16,11 @@ import pytest
 from launch.recipe import recipe
 from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.run import make_run
-from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.core.neurons import fire
 from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.sources import DigitsSource
+from qsdt_jax.experiment.run import make_run
+from qsdt_jax.loading.trained import load_trained
 from qsdt_jax.tasks.task import variable_shapes
 from qsdt_jax.workdir.checkpoint import restore_raw
 from qsdt_jax.workdir.integrity import leaves_of

@@ -15,8 +15,8 @@ import pytest
 import qsdt_jax
 from launch.surroundings import EXTRAS
 from launch.workers import PROGRAM
-from tests.assemble.conftest import CONFIG
 from tests.launch.tiny import draw_variables, write_pth
+from tests.loading.conftest import CONFIG
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -141,7 +141,9 @@ def test_it_works_where_nothing_else_is_installed(built, tmp_path):
     alone = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": "", "JAX_PLATFORMS": "cpu"}}
     checkpoint = write_pth(tmp_path / "net.pth", draw_variables(CONFIG, 1))
     run(venv / "bin/python", "-c", LIBRARY, checkpoint, **alone)
-    assert "inspect" in run(venv / "bin/qsdt", "--help", **alone)
+    for words in (), ("predict",), ("prepare",):
+        told = run(venv / "bin/qsdt", *words, "--help", **alone)
+        assert "qsdt " in told and "python -m launch" not in told
     assert "inspect" in run(venv / "bin/python", *PROGRAM[1:], "--help", **alone)  # Workers of a study.
     told = run(venv / "bin/qsdt", "inspect", "--config", "digits", **alone)
     assert "parameters" in told

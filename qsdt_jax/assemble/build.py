@@ -11,14 +11,14 @@ import ml_collections
 import numpy as np
 import optax
 
-from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.data import build_data, class_names_of
-from qsdt_jax.assemble.defaults import base_config
-from qsdt_jax.assemble.rules import is_finite
 from qsdt_jax.assemble.shapes import largest_input
 from qsdt_jax.assemble.split import Split
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.bounds import STEPS_OF_A_RUN
+from qsdt_jax.configuration.checked import check_config
+from qsdt_jax.configuration.defaults import base_config
+from qsdt_jax.configuration.rules import is_finite
 from qsdt_jax.data.classes import named
 from qsdt_jax.data.orientation import steps_per_epoch
 from qsdt_jax.data.pipeline import training_batches
@@ -187,7 +187,7 @@ def build_schedule(config: ml_collections.ConfigDict, epoch: int, total_steps: i
     peak = config.optimizer.learning_rate * config.batch_size / REFERENCE_BATCH
     warmup = warmup_within(warmup_of(config.optimizer, epoch), total_steps)
     if config.optimizer.schedule == "cosine":
-        return _cosine(peak, warmup, total_steps)
+        return _cosine(peak, warmup, total_steps, config.optimizer.final_learning_rate)
     if config.optimizer.schedule == "multistep":
         return _multistep(peak, warmup, drops_of(config.optimizer, total_steps))
     if total_steps < 2:

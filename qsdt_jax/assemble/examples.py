@@ -6,7 +6,7 @@ from typing import get_args
 
 import ml_collections
 
-from qsdt_jax.assemble.rules import OneOf, Rule, Within
+from qsdt_jax.configuration.rules import OneOf, Rule, Within
 from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.data.detection import DetectionPreprocess, ObjectsAugmentation
 from qsdt_jax.data.fake_objects import FakeObjects
@@ -57,6 +57,7 @@ def _preprocess_labelled(config: ml_collections.ConfigDict) -> Preprocessing:
         crop_aspect=tuple(data.crop_aspect),
         randaugment_magnitude=data.randaugment_magnitude,
         randaugment_std=data.randaugment_std,
+        randaugment_operations=data.randaugment_operations,
         erase_probability=data.erase_probability,
         evaluation_crop_ratio=data.eval_crop_ratio,
     )

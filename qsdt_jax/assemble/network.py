@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from qsdt_jax.assemble.network_keys import NETWORK_KEYS
+from qsdt_jax.configuration.network_keys import NETWORK_KEYS
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
 from qsdt_jax.memory import require_memory
@@ -19,7 +19,7 @@ from qsdt_jax.models import Backbone, Classifier, MaskRCNN, Segmenter, SpikingRe
 OF_CLASSIFIER = ("distillation_head",)
 OF_SEGMENTER = ("fpn_channels", "neuron_input_gain")
 OF_DETECTOR = (*OF_SEGMENTER, "box_features", "final_neuron", "anchor_scale", "geometry")
-OF_RESFORMER = ("timesteps", "dtype")  # All of them that a SpikingResformer has.
+OF_RESFORMER = ("timesteps", "norm_group", "remat", "dtype")  # All of them that a SpikingResformer has.
 Model = Classifier | Segmenter | MaskRCNN  # With a backbone.
 Network = Model | SpikingResformer
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
@@ -95,7 +95,7 @@ def _build_resformer(config: ml_collections.ConfigDict, num_classes: int) -> Spi
         **fields,
         num_classes=num_classes,
         in_channels=config.data.channels,
-        timesteps=config.model.timesteps,
+        **{name: config.model[name] for name in OF_RESFORMER if name != "dtype"},
         dtype=dtype,
         param_dtype=param_dtype_of(dtype),
     )

@@ -10,10 +10,10 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from qsdt_jax.assemble.answers import objects
-from qsdt_jax.assemble.answers.answering import Answering
-from qsdt_jax.assemble.answers.classes import CLASSES
-from qsdt_jax.assemble.answers.maps import MAPS
+from qsdt_jax.answers import objects
+from qsdt_jax.answers.answering import Answering
+from qsdt_jax.answers.classes import CLASSES
+from qsdt_jax.answers.maps import MAPS
 from qsdt_jax.assemble.examples import ANNOTATED, LABELLED, OBJECTS, Examples
 from qsdt_jax.assemble.imported import imported_object
 from qsdt_jax.assemble.network import build_detector, build_model, build_segmenter

@@ -66,8 +66,9 @@ class Preprocess:
         resized crop and horizontal flip, for natural images.
       crop_area: bounds of the crop's share of the image's area.
       crop_aspect: bounds of the crop's width / height.
-      randaugment_magnitude: mean magnitude of two RandAugment operations, 0..10; 0 for none.
+      randaugment_magnitude: mean magnitude of RandAugment operations, 0..10; 0 for none.
       randaugment_std: standard deviation of the magnitude.
+      randaugment_operations: drawn for each image, see `randaugment.sample_operations`.
       erase_probability: that a box of the input is overwritten with noise.
       evaluation_crop_ratio: share of height and width that is left of an image that covers it, in evaluation.
     """
@@ -80,6 +81,7 @@ class Preprocess:
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     randaugment_magnitude: float = 0.0
     randaugment_std: float = 0.5
+    randaugment_operations: int = 2
     erase_probability: float = 0.0
     evaluation_crop_ratio: float = 1.0
 
@@ -108,6 +110,7 @@ class Preprocess:
                 fill=self._fill(example["image"].shape[-1]),
                 magnitude=self.randaugment_magnitude,
                 magnitude_std=self.randaugment_std,
+                num_operations=self.randaugment_operations,
             )
         if self.erase_probability:
             example |= draw_erasing(generator, self.size, probability=self.erase_probability)

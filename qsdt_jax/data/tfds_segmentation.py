@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from qsdt_jax.command import COMMAND
 from qsdt_jax.data.images import decode_image
 from qsdt_jax.data.index_images import Numbering
 from qsdt_jax.data.prepare.metadata import SIZES_FILE
@@ -42,9 +43,7 @@ def sizes_of(directory: Path, split: str, length: int) -> Sequence[Sequence[int]
     try:
         content = read_json(file)
     except FileNotFoundError:
-        raise UserError(
-            f"{file} is missing; prepare the data set again with `python -m launch prepare`"
-        ) from None
+        raise UserError(f"{file} is missing; prepare the data set again with `{COMMAND} prepare`") from None
     sizes: Any = content.get(split) if isinstance(content, dict) else None
     try:
         whole = np.asarray(sizes, np.int64).shape == (length, 2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qsdt_jax.command import COMMAND
 from qsdt_jax.data.class_folders import composed
 from qsdt_jax.data.coco_source import require_size
 from qsdt_jax.data.images import MODES, decode_image
@@ -173,9 +174,7 @@ def find_directory(path: Path) -> Path:
     for level in levels:
         for unfinished in path.glob(level + UNFINISHED):
             raise UserError(f"{unfinished.parent} is not finished; give the command that prepares it again")
-    raise UserError(
-        f"{path} is no tfds data set: it has no {INFO_FILE}; `python -m launch prepare` makes one"
-    )
+    raise UserError(f"{path} is no tfds data set: it has no {INFO_FILE}; `{COMMAND} prepare` makes one")
 
 
 def _open(directory: Path) -> Any:
@@ -196,7 +195,7 @@ def _open(directory: Path) -> Any:
         found = file_format.value if file_format else "no format"
         raise UserError(
             f"{directory} is in the format {found}; expected array_record: prepare it again with "
-            "`python -m launch prepare`, or with tfds and file_format='array_record'"
+            f"`{COMMAND} prepare`, or with tfds and file_format='array_record'"
         )
     return builder
 
@@ -214,7 +213,7 @@ def _kind(directory: Path, features: Any) -> str:
     if is_image and is_objects(known.get("objects")):
         return "detection"
     if "objects" in known:
-        problem = "objects with categories and masks, as `python -m launch prepare coco` gives them,"
+        problem = f"objects with categories and masks, as `{COMMAND} prepare coco` gives them,"
     elif "annotation" in known:
         problem = "annotation with names of classes"
     elif not isinstance(known.get("label"), tfds.features.ClassLabel):

@@ -2,7 +2,7 @@
 
 import jax
 
-from qsdt_jax.assemble.told import amount
+from qsdt_jax.loading.told import amount
 from qsdt_jax.models.classifier import HEADS
 from qsdt_jax.models.detector import OUTPUT_LAYERS as DETECTOR_OUTPUTS
 from qsdt_jax.models.operations import LayerOperations

@@ -77,7 +77,7 @@ class BatchNorm(nn.Module):
             values, scales = x.real, (scale,)
         else:
             values, scales = before.values, (*before.scales, scale)
-        per_group = (self._group_count(x.shape[0]), -1, *x.shape[1:-1])
+        per_group = (self.numerics.group_count(x.shape[0]), -1, *x.shape[1:-1])
         groups = values.reshape(*per_group, *features, self.shared).swapaxes(-1, -2)
         everywhere = not self.numerics.norm_group
         y, mean, var = _normalize_by_batch(groups, scales, bias, everywhere)
@@ -106,17 +106,6 @@ class BatchNorm(nn.Module):
             )
         y = normalize_by_running(x, scale, bias, mean, var)
         return y.padded(self.border) if self.border else y
-
-    def _group_count(self, rows: int) -> int:
-        per_group = self.numerics.norm_group * self.numerics.timesteps
-        if not per_group:
-            return 1
-        if rows % per_group:
-            raise ValueError(
-                f"a batch of {rows // self.numerics.timesteps} images does not divide into "
-                f"batch-norm groups of {self.numerics.norm_group}"
-            )
-        return rows // per_group
 
 
 def normalize_by_running(

@@ -30,9 +30,10 @@ class DSSA(nn.Module):
     "rate_attn" in "batch_stats"). A training moves them by the present batch before it uses them; while those
     of all heads are zero, as a new network's are, the batch's own take their place. In the published code a
     head that has never fired divides by zero. Here it counts as one that always fires, the smallest factor.
+    The rates are those of the images that share batch-norm statistics, see `layers.batch_norm.BatchNorm`.
 
     Attributes:
-      numerics: shared numerical choices; its neuron is binary. Rates are those of the whole batch.
+      numerics: shared numerical choices; its neuron is binary.
       num_heads: h; must divide the channels.
       patch: p, side of the patches that are pooled.
       tokens: what stands for P below the root, where the published code has the pooled tokens of an image of
@@ -72,11 +73,11 @@ class DSSA(nn.Module):
         keys = spikes.values.reshape(n, height * width, heads, -1)
 
         factor = self._factor("rate_x", keys, (0, 1, 3), channels // heads, train)
-        scores = self._product("nphc,nlhc->nhpl", both[..., 0, :], keys) * factor[:, None, None]
+        scores = self._product("nphc,nlhc->nhpl", both[..., 0, :], keys) * factor[..., None, None]
         attention = SpikingNeuron(numerics, name="attn_neuron")(scores)
         assert isinstance(attention, Spikes)
         factor = self._factor("rate_attn", attention.values, (0, 2, 3), self.tokens or pooled, train)
-        z = self._product("nphc,nhpl->nlhc", both[..., 1, :], attention.values) * factor[:, None]
+        z = self._product("nphc,nhpl->nlhc", both[..., 1, :], attention.values) * factor[:, None, :, None]
 
         spikes = SpikingNeuron(numerics, name="out_neuron")(z.reshape(x.shape))
         y = QConv(channels, numerics, kernel_init=head_init, name="proj_conv")(spikes, train)
@@ -85,15 +86,23 @@ class DSSA(nn.Module):
     def _factor(
         self, name: str, spikes: jax.Array, axes: tuple[int, ...], terms: int, train: bool
     ) -> jax.Array:
-        """(h,) 1 / sqrt(rate * terms), of the firing rate that is kept under a name, moved in training."""
-        dtype = self.numerics.param_dtype
-        running = self.variable("batch_stats", name, jnp.zeros, (self.num_heads,), dtype)
-        rate = running.value
-        if train and not self.numerics.freeze_statistics:
-            batch = mean_over_devices(jnp.mean(lax.stop_gradient(spikes), axes)).astype(dtype)
+        """(N or 1, h) 1 / sqrt(rate * terms), of the rate that is kept under a name, moved in training.
+
+        The axes of `spikes`, the first among them, are all but that of the heads.
+        """
+        numerics = self.numerics
+        running = self.variable("batch_stats", name, jnp.zeros, (self.num_heads,), numerics.param_dtype)
+        rate = running.value[None]
+        if train and not numerics.freeze_statistics:
+            rows, groups = spikes.shape[0], numerics.group_count(spikes.shape[0])
+            grouped = lax.stop_gradient(spikes).reshape(groups, -1, *spikes.shape[1:])
+            batch = jnp.mean(grouped, tuple(axis + 1 for axis in axes)).astype(rate.dtype)
+            if not numerics.norm_group:
+                batch = mean_over_devices(batch)
             rate = jnp.where(jnp.all(rate == 0), batch, (1 - MOMENTUM) * rate + MOMENTUM * batch)
             if not self.is_initializing():
-                running.value = rate
+                running.value = jnp.mean(rate, 0)
+            rate = jnp.repeat(rate, rows // groups, 0)
         return lax.rsqrt(jnp.where(rate > 0, rate, 1) * terms).astype(spikes.dtype)
 
     def _product(self, axes: str, real: jax.Array, spikes: jax.Array) -> jax.Array:

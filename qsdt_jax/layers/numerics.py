@@ -61,6 +61,22 @@ class Numerics:
         exact = self.exact_evaluation and not bits == self.bits == FLOAT_BITS
         return dataclasses.replace(self, bits=bits, bits_rules=(), exact_evaluation=exact)
 
+    def group_count(self, rows: int) -> int:
+        """Groups of images that share statistics, of so many images times T.
+
+        Raises:
+          ValueError: the images do not divide into groups of `norm_group`.
+        """
+        per_group = self.norm_group * self.timesteps
+        if not per_group:
+            return 1
+        if rows % per_group:
+            raise ValueError(
+                f"a batch of {rows // self.timesteps} images does not divide into batch-norm groups of "
+                f"{self.norm_group}"
+            )
+        return rows // per_group
+
     @property
     def timesteps(self) -> int:
         """T."""

@@ -1,6 +1,6 @@
 """SpikingResformer (Shi et al., CVPR 2024), one of the networks that the paper compares itself with."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from qsdt_jax.layers.downsample import Downsample
 from qsdt_jax.layers.dssa import DSSA, GWFFN
 from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.layers.quantized import QDense, head_init
+from qsdt_jax.layers.remat import Remat, call_block
 from qsdt_jax.models.classifier import HEAD, mean_over_time
 from qsdt_jax.models.frames import frames_of
 from qsdt_jax.models.parts import Parts
@@ -67,6 +68,8 @@ class SpikingResformer(nn.Module):
       nominal_size: side of the images whose pooled tokens scale the attention; the published code takes the
         configured size, whatever the images are. 0 for the images' own. The same for square images of that
         size where all divisions come out even, such as 224.
+      norm_group: images that share batch-norm statistics and firing rates, 0 for the whole batch.
+      remat: of each downsampling, attention and feed-forward network, see `layers.remat`.
       dtype, param_dtype: see `layers.numerics.Numerics`.
     """
 
@@ -83,6 +86,8 @@ class SpikingResformer(nn.Module):
     timesteps: int = 4
     learned_decay: bool = False
     nominal_size: int = 0
+    norm_group: int = 0
+    remat: Remat = "none"
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -98,7 +103,13 @@ class SpikingResformer(nn.Module):
             decay_input=True,
             learned_decay=self.learned_decay,
         )
-        return Numerics(bits=FLOAT_BITS, neuron=neuron, dtype=self.dtype, param_dtype=self.param_dtype)
+        return Numerics(
+            bits=FLOAT_BITS,
+            neuron=neuron,
+            norm_group=self.norm_group,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
 
     def _check(self) -> None:
         for name in ("channels", "num_heads", "patches", "depths"):
@@ -110,6 +121,8 @@ class SpikingResformer(nn.Module):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.nominal_size < 0:
             raise ValueError(f"nominal_size must not be negative, got {self.nominal_size}")
+        if self.remat not in get_args(Remat):
+            raise ValueError(f"remat must be one of {', '.join(get_args(Remat))}; got {self.remat!r}")
 
     @nn.compact
     def _forward(self, images: jax.Array, train: bool) -> tuple[dict[ResformerStage, jax.Array], jax.Array]:
@@ -130,7 +143,7 @@ class SpikingResformer(nn.Module):
                     kernel_init=head_init,
                     name=f"downsample{i + 1}",
                 )
-                x, side = down(x, train), side // 2
+                x, side = call_block(self.remat, down, x, train), side // 2
             tokens = (side // self.patches[i]) ** 2
             if self.nominal_size and not tokens:
                 raise ValueError(f"nominal_size {self.nominal_size} holds no patch in {stage}")
@@ -138,8 +151,9 @@ class SpikingResformer(nn.Module):
                 attention = DSSA(
                     numerics, self.num_heads[i], self.patches[i], tokens, name=f"{stage}_dssa{j}"
                 )
-                x = attention(x, train)
-                x = GWFFN(numerics, self.group_size, name=f"{stage}_gwffn{j}")(x, train)
+                x = call_block(self.remat, attention, x, train)
+                forward = GWFFN(numerics, self.group_size, name=f"{stage}_gwffn{j}")
+                x = call_block(self.remat, forward, x, train)
             found[stage] = x
         head = QDense(self.num_classes, numerics, use_bias=False, name=HEAD)
         return found, head(jnp.mean(x, (1, 2)), train).real

@@ -9,7 +9,7 @@ from qsdt_jax.sheets.sheet import FAINT, GAP, HEADER, INK, LINE, MARGIN, MOST_IM
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from qsdt_jax.assemble.answers.classes import Prediction
+    from qsdt_jax.answers.classes import Prediction
 
 CELL, PICTURE = 1.75, 1.5  # Inches.
 BARS = 3

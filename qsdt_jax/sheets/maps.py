@@ -16,7 +16,7 @@ from qsdt_jax.sheets.written import Folder, png
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from qsdt_jax.assemble.answers.maps import ClassMap
+    from qsdt_jax.answers.maps import ClassMap
 
 LARGEST_DRAWN = 512  # Pixels along a side; larger images are drawn scaled down.
 # Side of a picture in inches, by the number of images up to which it has it.

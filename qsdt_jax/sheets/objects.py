@@ -18,7 +18,7 @@ from qsdt_jax.sheets.written import Folder, png
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
-    from qsdt_jax.assemble.answers.objects import Objects
+    from qsdt_jax.answers.objects import Objects
 
 RESULTS_FILE = "detections.json"
 SMALLEST_PICTURE, LARGEST_PICTURE = 640, 2048  # Pixels along the longer side of a picture.

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-FINAL_LEARNING_RATE = 1e-6  # Where the cosine ends (published code).
 # Shares of the peak that the warm-up starts from, in segmentation and in detection (published code).
 POLYNOMIAL_START, MULTISTEP_START = 1e-6, 1e-3
 DROP = 0.1  # Of the rate at each drop (mmdetection).
@@ -22,8 +21,14 @@ def warmup_within(steps: float, total_steps: int) -> int:
     return asked if asked <= total_steps - 2 else (total_steps - 1) // 2
 
 
-def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then half a cosine down to 1e-6, set at every step (published code).
+def warmup_cosine(peak: float, warmup_steps: int, total_steps: int, final: float = 1e-6) -> optax.Schedule:
+    """Linear warm-up from 0, then half a cosine, set at every step (published code).
+
+    Args:
+      peak: the highest rate.
+      warmup_steps: of the rising line.
+      total_steps: of the run; in the last of them the cosine is at its end.
+      final: where the cosine ends, or at the peak where that is lower; 1e-6 in the published code.
 
     Raises:
       ValueError: the warm-up leaves no step for the cosine.
@@ -33,7 +38,7 @@ def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Sch
         peak_value=peak,
         warmup_steps=warmup_steps,
         decay_steps=total_steps,
-        end_value=min(FINAL_LEARNING_RATE, peak),
+        end_value=min(final, peak),
     )
     return lambda step: schedule(_real(step))
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qsdt_jax.assemble.answers.objects import OBJECTS
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.answers.objects import OBJECTS
 from qsdt_jax.assemble.examples import ANNOTATED
 from qsdt_jax.assemble.tasks import TaskFactory
+from qsdt_jax.configuration.defaults import base_config
 from qsdt_jax.data.sources import FakeAnnotated
 from qsdt_jax.tasks.average_precision import AveragePrecision, by_class, found_in, results
 

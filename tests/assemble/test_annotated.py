@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from qsdt_jax.assemble.build import build_run
-from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.data import build_preprocess, build_source, fake_source
-from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.split import Split
+from qsdt_jax.configuration.checked import check_config
+from qsdt_jax.configuration.defaults import base_config
 from qsdt_jax.data.buckets import Buckets
 from qsdt_jax.data.images import normalize
 from qsdt_jax.data.segmentation import SegmentationPreprocess

@@ -6,10 +6,10 @@ import re
 import pytest
 
 from configs import digits
-from qsdt_jax.assemble.checked import check_config
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.tasks import build_task
+from qsdt_jax.configuration.checked import check_config
+from qsdt_jax.configuration.defaults import base_config
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.errors import UserError
@@ -36,6 +36,7 @@ def test_every_key_arrives():
             "crop_aspect": (0.5, 1.5),
             "randaugment_magnitude": 7.0,
             "randaugment_std": 0.7,
+            "randaugment_operations": 3,
             "erase_probability": 0.2,
             "eval_crop_ratio": 0.9,
             "mixup": 0.8,
@@ -51,6 +52,7 @@ def test_every_key_arrives():
         crop_aspect=(0.5, 1.5),
         randaugment_magnitude=7.0,
         randaugment_std=0.7,
+        randaugment_operations=3,
         erase_probability=0.2,
         evaluation_crop_ratio=0.9,
     )

@@ -14,7 +14,7 @@ from qsdt_jax.interop import to_torch
 from tests.launch.tiny import launch
 
 CONFIG = """
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.configuration.defaults import base_config
 
 def get_config():
     config = base_config()

@@ -5,9 +5,9 @@ import pytest
 
 from configs.imagenet_sdtv2 import CHANNELS, get_config
 from qsdt_jax.assemble.network import build_backbone
-from qsdt_jax.assemble.teachers import find_teacher
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
+from qsdt_jax.experiment.teachers import find_teacher
 from qsdt_jax.models import create_model
 
 

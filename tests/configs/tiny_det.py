@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.configuration.defaults import base_config
 
 
 def get_config() -> ConfigDict:

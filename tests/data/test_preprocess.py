@@ -33,6 +33,7 @@ IMAGENET = Preprocess(
     crop_aspect=(0.5, 1.5),
     randaugment_magnitude=8.0,
     randaugment_std=0.7,
+    randaugment_operations=1,
     erase_probability=0.6,
     evaluation_crop_ratio=0.875,
 )
@@ -55,9 +56,8 @@ def test_order_of_training_is_that_of_timm():
         crop = draw_resized_crop(generator, (60, 50), (32, 48), area=(0.2, 0.9), aspect=(0.5, 1.5))
         crop = crop.apply_image(image())
         flipped = draw_flip(generator, 48).apply_image(crop)
-        augmented = rand_augment(
-            {"image": flipped}, generator, fill=(124, 116, 104), magnitude=8.0, magnitude_std=0.7
-        )["image"]
+        strength = {"magnitude": 8.0, "magnitude_std": 0.7, "num_operations": 1}
+        augmented = rand_augment({"image": flipped}, generator, fill=(124, 116, 104), **strength)["image"]
         normal = normalize(augmented, MEAN, STD)
         drawn = draw_erasing(generator, (32, 48), probability=0.6)
         box, key = drawn[ERASED_BOX], drawn[NOISE_KEY]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.configuration.defaults import base_config
 from qsdt_jax.inspect import input_speed
 from qsdt_jax.inspect.input_speed import jpegs, measure_input
 from tests.launch.tiny import launch

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qsdt_jax.assemble.study import read_study
 from qsdt_jax.errors import UserError
+from qsdt_jax.experiment.study import read_study
 from qsdt_jax.processes.preemption import Preempted
 from tests.launch.tiny import DIGITS, launch, write_data
 
@@ -347,7 +347,7 @@ def test_a_finished_student_of_another_teacher_is_not_done(study, trained, capsy
         (run / "summary.json").write_text(json.dumps(summary))
     trained[0].clear()
     assert study(ROWS)[0] == 0 and trained[0] == []  # The teacher's checkpoint cannot be read any more.
-    monkeypatch.setattr("qsdt_jax.assemble.sources.stored_checksum", lambda workdir, step: 8)
+    monkeypatch.setattr("qsdt_jax.experiment.sources.stored_checksum", lambda workdir, step: 8)
     capsys.readouterr()
     assert study(ROWS)[0] == 2
     assert "holds another checkpoint of step 1 than before" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from tests.launch.tiny import launch
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
-from qsdt_jax.assemble.defaults import base_config
+from qsdt_jax.configuration.defaults import base_config
 
 def get_config():
     config = base_config()

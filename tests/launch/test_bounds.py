@@ -7,12 +7,12 @@ import ml_collections
 import pytest
 
 from qsdt_jax.assemble.build import build_run
-from qsdt_jax.assemble.defaults import KEYS, base_config
-from qsdt_jax.assemble.keys import config_keys, value_of
 from qsdt_jax.assemble.network import build_model
-from qsdt_jax.assemble.study import Study, Variant
-from qsdt_jax.assemble.trained import stored_config
+from qsdt_jax.configuration.defaults import KEYS, base_config
+from qsdt_jax.configuration.keys import config_keys, value_of
 from qsdt_jax.errors import UserError
+from qsdt_jax.experiment.study import Study, Variant
+from qsdt_jax.loading.trained import stored_config
 from tests.configs.tiny import get_config
 from tests.launch.processes import TINY
 from tests.launch.tiny import launch

@@ -18,10 +18,10 @@ from pycocotools.coco import COCO
 from pycocotools.mask import decode
 
 from qsdt_jax.assemble.build import build_run
-from qsdt_jax.assemble.opened import Network
-from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.evaluate import coco
 from qsdt_jax.evaluate.coco import Truth, scores
+from qsdt_jax.loading.opened import Network
+from qsdt_jax.loading.trained import load_trained
 from qsdt_jax.train.loop import train
 from qsdt_jax.workdir.metrics import read_metrics
 from tests.assemble import detecting

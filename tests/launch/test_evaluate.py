@@ -14,11 +14,11 @@ import pytest
 from launch.evaluate import evaluate, write_table
 from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.defaults import base_config
-from qsdt_jax.assemble.trained import load_trained, stored_config
+from qsdt_jax.configuration.defaults import base_config
 from qsdt_jax.data.images import normalize
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.errors import UserError
+from qsdt_jax.loading.trained import load_trained, stored_config
 from qsdt_jax.train.loop import train
 from qsdt_jax.workdir.checkpoint import Checkpointer
 from qsdt_jax.workdir.metrics import read_metrics

@@ -17,9 +17,9 @@ import json, sys
 import jax, numpy as np
 from launch.evaluate import evaluate
 from launch.information import information
-from qsdt_jax.assemble.deployed import bundle_of
+from qsdt_jax.loading.deployed import bundle_of
 from qsdt_jax.assemble.split import Split
-from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax.loading.trained import load_trained
 from qsdt_jax.deploy import agreement
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.energy.rates import measure_activity

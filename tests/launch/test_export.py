@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from launch.predict import SHEET_FILE
-from qsdt_jax.assemble.forms import require_agreement
-from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.deploy.agreement import Comparison
 from qsdt_jax.deploy.bundle import read_bundle
 from qsdt_jax.deploy.c.compiled import compiler
 from qsdt_jax.errors import UserError
+from qsdt_jax.loading.trained import load_trained
+from qsdt_jax.verification.forms import require_agreement
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 
 pytestmark = pytest.mark.slow

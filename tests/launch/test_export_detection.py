@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import qsdt_jax
-from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.tasks import build_task
+from qsdt_jax.configuration.defaults import base_config
 from tests.deploy.nets import draw_images, draw_variables
 from tests.launch.tiny import launch, make_state, write_workdir
 

@@ -12,9 +12,9 @@ import pytest
 
 from launch.import_torch import import_torch, read_names
 from qsdt_jax.assemble.build import build_run
-from qsdt_jax.assemble.sources import load_start
-from qsdt_jax.assemble.trained import load_trained, stored_config
 from qsdt_jax.errors import UserError
+from qsdt_jax.experiment.sources import load_start
+from qsdt_jax.loading.trained import load_trained, stored_config
 from qsdt_jax.models import create_model
 from qsdt_jax.models.shapes import variable_shapes
 from qsdt_jax.workdir.checkpoint import Checkpointer

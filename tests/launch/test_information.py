@@ -2,13 +2,16 @@
 
 import pytest
 
+from qsdt_jax.models.sdtv2 import SDTV2
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 
 
 @pytest.mark.slow
-def test_a_line_for_each_head_and_a_picture(tmp_path, capsys):
+@pytest.mark.parametrize("network", [{}, {**SDTV2, "timesteps": 2}], ids=["QSD", "SDT-V2"])
+def test_a_line_for_each_head_and_a_picture(tmp_path, capsys, network):
     config = tiny_config(**{"data.classes": ("0", "1"), "eval.batch_size": 40, "ema_decay": 0.0})
     config.model.exact_evaluation = False
+    config.model.update(network)
     write_workdir(tmp_path, config, {2: make_state(config, draw_variables(config, 0, classes=2))})
     picture = tmp_path / "histograms.png"
     assert launch("information", f"--workdir={tmp_path}", f"--png={picture}") == 0

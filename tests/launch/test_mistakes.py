@@ -117,7 +117,7 @@ def test_config_file_that_is_not_there(refusal, tmp_path):
 def changed(line: str) -> str:
     """A config file that changes the base in one line."""
     body = f"    c = base_config()\n    {line}\n    return c\n"
-    return f"from qsdt_jax.assemble.defaults import base_config\ndef get_config():\n{body}"
+    return f"from qsdt_jax.configuration.defaults import base_config\ndef get_config():\n{body}"
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qsdt_jax.assemble.answers.classes import CLASSES, Prediction
+from qsdt_jax.answers.classes import CLASSES, Prediction
+from qsdt_jax.answers.pictures import show
 from qsdt_jax.assemble.data import build_preprocess
-from qsdt_jax.assemble.pictures import show
-from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.geometry import resize_and_crop
 from qsdt_jax.data.images import normalize
 from qsdt_jax.data.sources import DigitsSource
+from qsdt_jax.loading.trained import load_trained
 from qsdt_jax.sheets.classes import draw_sheet
 from qsdt_jax.sheets.sheet import MOST_IMAGES
 from tests.launch.tiny import DIGITS, draw_variables, launch, make_state, tiny_config, write_workdir
@@ -40,7 +40,7 @@ def trained(workdir):
 def small_batches():
     """So that few images fill one, and all tests have it in common."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qsdt_jax.assemble.answers.answering.LARGEST_BATCH", BATCH)
+        patch.setattr("qsdt_jax.answers.answering.LARGEST_BATCH", BATCH)
         yield
 
 
@@ -165,7 +165,7 @@ def test_network_of_two_channels(trained, tmp_path, capsys, monkeypatch):
     config = trained.config.copy_and_resolve_references()
     config.data.channels = 2
     odd = dataclasses.replace(trained, config=config, workdir=tmp_path)
-    monkeypatch.setattr("qsdt_jax.assemble.trained.load_trained", lambda *args, **kwargs: odd)
+    monkeypatch.setattr("qsdt_jax.loading.trained.load_trained", lambda *args, **kwargs: odd)
     assert launch("predict", "--workdir", tmp_path, "a.png", "b.png") == 2
     told = capsys.readouterr().err
     assert told == "error: image files give 1 or 3 channels, but the network takes 2\n"
@@ -210,7 +210,7 @@ def test_sheet_of_two_classes_and_colour(tmp_path):
 def test_more_images_than_a_sheet_holds(trained, workdir, capsys, monkeypatch, tmp_path):
     image = tmp_path / "image.png"
     Image.new("L", (32, 32)).save(image)
-    monkeypatch.setattr("qsdt_jax.assemble.trained.load_trained", lambda *args, **kwargs: trained)
+    monkeypatch.setattr("qsdt_jax.loading.trained.load_trained", lambda *args, **kwargs: trained)
     for module in ("launch.predict", "qsdt_jax.sheets.classes"):
         monkeypatch.setattr(f"{module}.MOST_IMAGES", 2)
     monkeypatch.setattr("launch.predict._answers", lambda *arguments: iter(drawn(3, len(DIGITS))))

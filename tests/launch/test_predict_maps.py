@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qsdt_jax.assemble.answers.maps import ClassMap
+from qsdt_jax.answers.maps import ClassMap
 from qsdt_jax.assemble.tasks import TASKS
-from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax.loading.trained import load_trained
 from qsdt_jax.sheets.legend import palette
 from qsdt_jax.sheets.maps import Drawn, MapsShown, draw_sheet, index_png
 from qsdt_jax.sheets.written import free_file, place
-from tests.assemble.segmenting import CONFIG, NAMES, draw_workdir
 from tests.launch.tiny import launch
+from tests.loading.segmenting import CONFIG, NAMES, draw_workdir
 
 
 @pytest.fixture(scope="module")

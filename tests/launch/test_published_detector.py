@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 
 import qsdt_jax
 from configs import coco_s
-from qsdt_jax.assemble.answers.objects import OBJECTS
-from qsdt_jax.assemble.run import make_run
-from qsdt_jax.assemble.sources import sources_now
+from qsdt_jax.answers.objects import OBJECTS
 from qsdt_jax.assemble.tasks import build_task
-from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.errors import UserError
+from qsdt_jax.experiment.run import make_run
+from qsdt_jax.experiment.sources import sources_now
+from qsdt_jax.loading.trained import load_trained
 from qsdt_jax.models import MaskRCNN
 from qsdt_jax.tasks.task import variable_shapes
 from tests.launch.tiny import draw, launch, write_pth

@@ -37,7 +37,7 @@ def test_imagenet_as_the_paper_and_its_code_have_it():
     assert table(build_run(config)) == {
         "network": "channels 8, 8, 16, 16, 2 blocks, 4-bit weights, ie_lif, D = 4, T = 1, bfloat16 products",
         "data": "fake: 1,281,167 images at 224x224x3, 1,000 classes",
-        "augmentation": "crop_flip (area 0.08 to 1, aspect 0.75 to 1.33), RandAugment 9 / 0.5, "
+        "augmentation": "crop_flip (area 0.08 to 1, aspect 0.75 to 1.33), 2 of RandAugment, 9 / 0.5, "
         "random erasing 0.25",
         "devices": "1 process, 1 device (cpu)",
         "batch": "1,568 images a step, in 8 parts of 196, batch-norm statistics of 196 images",

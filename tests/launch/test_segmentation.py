@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import qsdt_jax
-from qsdt_jax.assemble.answers.maps import MAPS
+from qsdt_jax.answers.maps import MAPS
 from qsdt_jax.assemble.tasks import build_task
-from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax.loading.trained import load_trained
 from qsdt_jax.models import Segmenter
 from qsdt_jax.tasks.task import variable_shapes
 from qsdt_jax.workdir.metrics import read_metrics

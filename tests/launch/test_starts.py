@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.files import locked
+from qsdt_jax.loading.trained import load_trained
 from qsdt_jax.workdir import checkpoint
 from tests.launch.tiny import draw_variables, launch, make_state, tiny_config, write_workdir
 

@@ -12,19 +12,19 @@ import pytest
 from PIL import Image
 
 from qsdt_jax import load
-from qsdt_jax.assemble import verification
-from qsdt_jax.assemble.deployed import bundle_of_network
-from qsdt_jax.assemble.seen import masked
-from qsdt_jax.assemble.theirs import read_theirs
-from qsdt_jax.assemble.verification import compare_forms, compare_theirs
 from qsdt_jax.deploy.agreement import deployed_form, training_form
 from qsdt_jax.deploy.mistakes import SlotsAlone
 from qsdt_jax.errors import UserError
 from qsdt_jax.interop import to_torch
 from qsdt_jax.layers.bits_rules import BitsRule
+from qsdt_jax.loading.deployed import bundle_of_network
 from qsdt_jax.models import QSDTransformer, SpikingResformer
 from qsdt_jax.models.sdtv2 import SDTV2
 from qsdt_jax.models.shapes import variable_shapes
+from qsdt_jax.verification import comparison
+from qsdt_jax.verification.comparison import compare_forms, compare_theirs
+from qsdt_jax.verification.seen import masked
+from qsdt_jax.verification.theirs import read_theirs
 from tests.deploy import nets
 from tests.launch.tiny import (
     draw,
@@ -209,7 +209,7 @@ def test_forms_that_differ_give_the_layer_and_the_reason(right, monkeypatch):
         wrong = deployed_form(bundle.program, SlotsAlone(4))
         return {"training form": training_form(model, variables), "spike-driven form": wrong}
 
-    monkeypatch.setattr(verification, "forms_of", wrong_forms)
+    monkeypatch.setattr(comparison, "forms_of", wrong_forms)
     found = compare_forms(network, bundle, [masked({"image": images})], None)
     assert not isinstance(found, str)
     assert "the spike-driven form differs from the training form in" in found.told

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qsdt_jax.assemble.trained import load_trained
+from qsdt_jax.loading.trained import load_trained
 from tests.golden.recipe import FOLDER
 from tests.launch.tiny import launch
 

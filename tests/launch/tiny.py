@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 from configs.digits import get_config
 from launch.__main__ import VERBS, main
 from qsdt_jax.assemble.build import build_optimizer
-from qsdt_jax.assemble.defaults import base_config
 from qsdt_jax.assemble.tasks import build_task
+from qsdt_jax.configuration.defaults import base_config
 from qsdt_jax.data.classes import numbers
 from qsdt_jax.interop import to_torch
 from qsdt_jax.tasks.task import variable_shapes

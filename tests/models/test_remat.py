@@ -9,10 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from qsdt_jax.core.neurons import make_neuron
 from qsdt_jax.core.spikes import Spikes
+from qsdt_jax.layers.numerics import Numerics
+from qsdt_jax.layers.remat import Remat, call_block
 from qsdt_jax.layers.spiking import SpikingNeuron
+from qsdt_jax.layers.transformer_block import TransformerBlock
 from qsdt_jax.losses.classification import cross_entropy
 from qsdt_jax.tasks.teacher import is_projection
 from tests.golden.network import images, network, variables_of
@@ -107,3 +112,49 @@ def test_of_spikes_a_byte_is_kept_and_nothing_else(changes, capsys):
     shapes = [tuple(map(int, found[1].split(","))) for found in bytes_kept if found]
     emitted = jax.tree.leaves(spikes, is_leaf=lambda x: isinstance(x, Spikes))
     assert sum(map(math.prod, shapes)) == sum(x.counts.size for x in emitted)
+
+
+class OneBlock(nn.Module):
+    """A block of Spike-driven Transformer V2, which has no layer scales."""
+
+    remat: Remat
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        neuron = make_neuron(
+            "lif", levels=1, timesteps=2, reset="hard", surrogate="sigmoid", decay_input=True
+        )
+        types = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+        block = TransformerBlock(
+            Numerics(bits=32, neuron=neuron, **types),
+            num_heads=2,
+            mlp_ratio=1,
+            attention_scale=0.125,
+            attention_gain=1.0,
+            attention_threshold=0.5,
+            layer_scale=False,
+            name="block",
+        )
+        return call_block(self.remat, block, x, True, None)
+
+
+def test_a_block_without_layer_scales():
+    x = np.random.default_rng(0).normal(1, 1, (4, 3, 3, 4))
+    shapes = jax.eval_shape(OneBlock("none").init, jax.random.key(0), x)
+    variables = jax.tree.map(lambda leaf: np.random.default_rng(1).uniform(0.5, 2, leaf.shape), shapes)
+
+    def gradients(remat: Remat):
+        def loss(params):
+            given = {**variables, "params": params}
+            y, written = OneBlock(remat).apply(given, x, mutable=["batch_stats"])
+            return jnp.sum(y**2), written
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+    expected = gradients("none")
+    kernels = [leaf for path, leaf in flatten_dict(expected[1]).items() if path[-1] == "kernel"]
+    assert all(np.any(grad != 0) for grad in kernels)
+    for remat in ("blocks", "spikes"):
+        found = gradients(remat)
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12), found, expected)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qsdt_jax.assemble.answers.objects import Objects
+from qsdt_jax.answers.objects import Objects
 from qsdt_jax.sheets.objects import Drawn, ObjectsShown, draw_sheet
 from qsdt_jax.sheets.painted import Found, painted, resized
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from qsdt_jax.assemble.build import build_run
-from qsdt_jax.assemble.trained import load_trained
 from qsdt_jax.data.classes import numbers
+from qsdt_jax.loading.trained import load_trained
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.train.loop import train
 from qsdt_jax.workdir.metrics import read_metrics

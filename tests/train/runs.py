@@ -151,7 +151,7 @@ def _main(workdir: Path, cache: Path, flags: tuple[str, ...], signal: Signal | N
 
 def _install(signal: Signal, sent: Path) -> None:
     """Calls `reached` whenever the moment of the signal comes."""
-    from qsdt_jax.assemble import run as command
+    from qsdt_jax.experiment import run as command
     from qsdt_jax.train import loop
 
     came = 0

@@ -1,0 +1,45 @@
+"""The published runs of SpikingResformer."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import cifar_resformer, imagenet_resformer
+from qsdt_jax.assemble.build import build_schedule
+from qsdt_jax.assemble.network import build_model
+from qsdt_jax.configuration.checked import check_config
+from qsdt_jax.models import create_model
+
+
+@pytest.mark.parametrize("size", imagenet_resformer.CHANNELS)
+def test_the_network_is_the_published_one_of_that_name(size):
+    config = imagenet_resformer.get_config(size)
+    check_config(config)
+    group = 0 if size == "l" else config.batch_size // 8
+    expected = create_model(f"spikingresformer_{size}", norm_group=group, dtype=jnp.bfloat16)
+    assert build_model(config, 1000) == expected
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ("direct", create_model("spikingresformer_cifar", dtype=jnp.bfloat16)),
+        ("transfer", create_model("spikingresformer_s", num_classes=10, dtype=jnp.bfloat16)),
+    ],
+)
+def test_the_networks_of_cifar(variant, expected):
+    config = cifar_resformer.get_config(variant)
+    check_config(config)
+    assert build_model(config, 10) == expected
+
+
+@pytest.mark.parametrize(("size", "peak"), [("ti", 1e-3), ("s", 1e-3), ("m", 8e-4), ("l", 5e-4)])
+def test_the_rate_is_not_scaled_and_ends_at_a_hundred_thousandth(size, peak):
+    rates = build_schedule(imagenet_resformer.get_config(size), epoch=10, total_steps=3200)
+    np.testing.assert_allclose([rates(0), rates(30), rates(3200)], [0, peak, 1e-5], rtol=1e-5)
+
+
+@pytest.mark.parametrize("config", [imagenet_resformer, cifar_resformer])
+def test_an_unknown_run_is_told(config):
+    with pytest.raises(ValueError, match=r"unknown \w+ 'xl'; there are "):
+        config.get_config("xl")
