@@ -92,11 +92,7 @@ def grid_images(*shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "fields",
-    [
-        {"bits": 2, "levels": 3},
-        {"neuron": "lif", "levels": 1},
-        {"neuron": "quantized_relu", "levels": 4, "timesteps": 2},
-    ],
+    [{"neuron": "lif", "levels": 1}, {"neuron": "quantized_relu", "bits": 2, "timesteps": 2}],
     ids=str,
 )
 def test_the_graph_gives_the_spikes_of_the_spike_driven_form(fields):
