@@ -26,6 +26,7 @@ EXTRAS = {
     "flatbuffers": "stablehlo",
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "h5py": "nir",
     "tonic": "events",
 }
 # XLA ends the process that reads flags it does not know, without a chance to catch that.
