@@ -1,5 +1,7 @@
 """a trained network -> a file to deploy (`model.qsdt`), or a program that runs without this project."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from qsdt_jax.errors import UserError
 if TYPE_CHECKING:
     from qsdt_jax.assemble.split import Split
     from qsdt_jax.deploy.bundle import Bundle
-    from qsdt_jax.deploy.c import Source
+    from qsdt_jax.deploy.c.export import Source
     from qsdt_jax.loading.trained import Trained
 
 WORKDIR = define_path("workdir", "directory of a run or an import")
@@ -21,6 +23,11 @@ EMA = flags.DEFINE_bool("ema", False, "take the moving average of the variables"
 OUT = define_path("out", "file for the bundle, e.g. model.qsdt")
 STABLEHLO = define_path("stablehlo", "file for a jax.export program for cpu, cuda and tpu")
 ONNX = define_path("onnx", "file for an ONNX model of the integer form")
+QONNX = define_path("qonnx", "file for an ONNX model with QuantizeLinear and DequantizeLinear")
+NIR = define_path("nir", "file for a NIR graph, of what comes before attention (--nir_until)")
+NIR_UNTIL = flags.DEFINE_string(
+    "nir_until", None, "last layer of that graph, e.g. downsample3/conv", **DEFINED_OFTEN
+)
 C = define_path("c", "folder for a C99 file of the integer form and its header")
 VERIFY = flags.DEFINE_integer(
     "verify", None, "test images, from the start of the split, on which all forms must agree to the bit",
@@ -29,6 +36,13 @@ VERIFY = flags.DEFINE_integer(
 
 MEGABYTE = 1e6
 C_FORM = "C form"
+FORMS = {
+    "stablehlo": "StableHLO program",
+    "onnx": "ONNX model",
+    "qonnx": "ONNX model",
+    "nir": "NIR graph",
+    "c": C_FORM,
+}
 VERIFIED_AT_ONCE = 32  # Images; every count of theirs is held.
 
 
@@ -37,10 +51,14 @@ def main() -> None:
     from qsdt_jax.loading.deployed import bundle_of
     from qsdt_jax.loading.trained import load_trained
 
-    chosen = {"out": OUT.value, "stablehlo": STABLEHLO.value, "onnx": ONNX.value, "c": C.value}
+    chosen = {flag.name: flag.value for flag in (OUT, STABLEHLO, ONNX, QONNX, NIR, C)}
     files = {flag: Path(file) for flag, file in chosen.items() if file}
     if WORKDIR.value is None or not files:
-        raise UserError("export needs --workdir DIR and --out FILE, --stablehlo FILE, --onnx FILE or --c DIR")
+        raise UserError(
+            "export needs --workdir DIR and a FILE for --out, --stablehlo, --onnx, --qonnx, --nir, or --c DIR"
+        )
+    if NIR_UNTIL.value and "nir" not in files:
+        raise UserError(f"--nir_until {NIR_UNTIL.value}: expected --nir FILE, whose last layer it names")
     for flag, file in files.items():
         _require_place(flag, file)
     if len(set(files.values())) < len(files):
@@ -49,22 +67,31 @@ def main() -> None:
     trained = load_trained(WORKDIR.value, step=STEP.value, ema=EMA.value)
     bundle = bundle_of(trained)
     # Before anything is written.
-    for flag, form in (("stablehlo", "StableHLO program"), ("onnx", "ONNX model"), ("c", "C form")):
+    for flag, form in FORMS.items():
         if flag in files:
             bundle.require_program(form)
-    source = _source(bundle) if "c" in files else None
+    source = None
+    writers = {
+        "out": functools.partial(_write, bundle=bundle),
+        "stablehlo": functools.partial(_write_stablehlo, bundle=bundle),
+        "onnx": functools.partial(_write_onnx, bundle=bundle),
+        "qonnx": functools.partial(_write_qonnx, bundle=bundle),
+    }
+    if "c" in files:
+        source = _source(bundle)
+        writers["c"] = functools.partial(_write_c, source=source)
+    if "nir" in files:
+        writers["nir"] = functools.partial(_write_nir, graph=_graph(bundle))
     split = None if VERIFY.value is None else _split(trained, VERIFY.value)
-    writers = {"out": _write, "stablehlo": _write_stablehlo, "onnx": _write_onnx}
     for flag, file in files.items():
-        told = _write_c(file, source) if source is not None and flag == "c" else writers[flag](file, bundle)
-        print(f"{file}: {told}")
+        print(f"{file}: {writers[flag](file)}")
     if split is not None:
         print(_verify(trained, bundle, files.get("out"), source, split))
 
 
 def _require_place(flag: str, file: Path) -> None:
     """Refuses what cannot be written; of --c the folder, which need not be there, or the files in it."""
-    from qsdt_jax.deploy.c import CODE, HEADER
+    from qsdt_jax.deploy.c.export import CODE, HEADER
 
     if flag != "c" or not file.exists():
         require_writable(flag, file)
@@ -93,7 +120,7 @@ def _verify(
       UserError: they do not agree.
     """
     from qsdt_jax.deploy import agreement
-    from qsdt_jax.deploy.c_compiled import c_form, compiled, compiler
+    from qsdt_jax.deploy.c.compiled import c_form, compiled, compiler
     from qsdt_jax.verification.forms import agreed, forms_of, require_agreement
 
     program = bundle.program
@@ -129,22 +156,56 @@ def _write_stablehlo(file: Path, bundle: "Bundle") -> str:
 
 
 def _write_onnx(file: Path, bundle: "Bundle") -> str:
-    import json
+    from qsdt_jax.deploy.graphs.onnx_integer import OPSET, export_onnx
 
-    from qsdt_jax.deploy.onnx import OPSET, export_onnx
+    return f"{_write_model(file, bundle, export_onnx)} MB: ONNX, opset {OPSET}, {_signature(bundle)}"
+
+
+def _write_qonnx(file: Path, bundle: "Bundle") -> str:
+    from qsdt_jax.deploy.graphs.onnx_qdq import OPSET, export_qdq
+
+    size = _write_model(file, bundle, export_qdq)
+    return f"{size} MB: ONNX with Q/DQ nodes, opset {OPSET}, {_signature(bundle)}"
+
+
+def _write_model(file: Path, bundle: "Bundle", export: Callable[..., bytes]) -> str:
+    """Writes an ONNX model; its size in MB."""
     from qsdt_jax.files import write_atomically
 
-    told = {"classes": bundle.class_names, "mean": bundle.mean, "std": bundle.std, "origin": bundle.origin}
-    metadata = {name: json.dumps(value) for name, value in told.items()}
-    content = export_onnx(bundle.require_program("ONNX model"), bundle.image_size, metadata=metadata)
+    program = bundle.require_program(FORMS["onnx"])
+    content = export(program, bundle.image_size, metadata=_metadata(bundle))
     write_atomically(file, content)
-    return f"{len(content) / MEGABYTE:.3f} MB: ONNX, opset {OPSET}, {_signature(bundle)}"
+    return f"{len(content) / MEGABYTE:.3f}"
+
+
+def _metadata(bundle: "Bundle") -> dict[str, str]:
+    """What is needed to feed a network and to read it, each as JSON."""
+    import json
+
+    told = {"classes": bundle.class_names, "mean": bundle.mean, "std": bundle.std, "origin": bundle.origin}
+    return {name: json.dumps(value) for name, value in told.items()}
+
+
+def _graph(bundle: "Bundle") -> bytes:
+    """The file of the NIR graph."""
+    from qsdt_jax.deploy.graphs.nir import export_nir
+
+    program = bundle.require_program(FORMS["nir"])
+    return export_nir(program, bundle.image_size, until=NIR_UNTIL.value, metadata=_metadata(bundle))
+
+
+def _write_nir(file: Path, graph: bytes) -> str:
+    from qsdt_jax.files import write_atomically
+
+    write_atomically(file, graph)
+    last = f", up to {NIR_UNTIL.value}" if NIR_UNTIL.value else ""
+    return f"{len(graph) / MEGABYTE:.3f} MB: NIR, spikes in slots side by side{last}"
 
 
 def _source(bundle: "Bundle") -> "Source":
     """The C form; it takes bytes where image files give them."""
     from qsdt_jax.data.images import MODES, Normalization
-    from qsdt_jax.deploy.c import export_c
+    from qsdt_jax.deploy.c.export import export_c
     from qsdt_jax.loading.deployed import KNOWN
 
     program, normalization = bundle.require_program(C_FORM), Normalization(bundle.mean, bundle.std)
@@ -160,7 +221,7 @@ def _source(bundle: "Bundle") -> "Source":
 
 def _write_c(folder: Path, source: "Source") -> str:
     """Writes both files and says how much memory they ask for."""
-    from qsdt_jax.deploy.c import CODE, HEADER
+    from qsdt_jax.deploy.c.export import CODE, HEADER
     from qsdt_jax.files import write_atomically
 
     folder.mkdir(exist_ok=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qsdt_jax.loading.deployed import Deployed
     from qsdt_jax.loading.trained import Trained
     from qsdt_jax.sheets.classes import ClassesShown
+    from qsdt_jax.sheets.explained import ExplainedShown
     from qsdt_jax.sheets.maps import MapsShown
     from qsdt_jax.sheets.objects import ObjectsShown
 
@@ -39,8 +40,13 @@ SHEET = define_path(
 OUT = define_path(
     "out",
     "folder of a segmenter's class maps, or of a detector's pictures and detections.json "
-    "(default: predictions in the workdir or beside the bundle)",
+    "(default: predictions in the workdir or beside the bundle), or of what --explain draws (default: "
+    "explained beside the sheet)",
 )
+EXPLAIN = flags.DEFINE_bool(
+    "explain", False, "draw for each image attention received, spikes by stage, and gradients of its class",
+    **DEFINED_OFTEN,
+)  # fmt: skip
 SENSOR_SIZE = define_sensor_size()
 ON_ITS_SIDE = flags.DEFINE_bool(
     "on_its_side",
@@ -50,7 +56,7 @@ ON_ITS_SIDE = flags.DEFINE_bool(
 )
 FILES = flags.DEFINE_list(POSITIONAL, [], "FILE ...  image files, or event files", **DEFINED_OFTEN)
 
-SHEET_FILE, OUT_FOLDER = "predictions.png", "predictions"
+SHEET_FILE, OUT_FOLDER, EXPLAINED_FOLDER = "predictions.png", "predictions", "explained"
 
 
 def main() -> None:
@@ -122,7 +128,7 @@ def _require_answers(network: "Trained | Deployed") -> None:
 
 def _reader(
     network: "Trained | Deployed", files: Sequence[str], sheet: Path, out: Path
-) -> "ClassesShown | MapsShown | ObjectsShown":
+) -> "ClassesShown | ExplainedShown | MapsShown | ObjectsShown":
     """What shows the answers of a network; raises UserError where it has no place for them."""
     from qsdt_jax.answers.maps import MAPS
     from qsdt_jax.answers.objects import OBJECTS
@@ -133,7 +139,9 @@ def _reader(
     from qsdt_jax.sheets.objects import ObjectsShown
 
     classes, title = network.classes, network.title
-    assert classes is not None
+    assert classes is not None and network.answering is not None
+    if EXPLAIN.value and network.answering in (MAPS, OBJECTS):
+        raise UserError(f"--explain is for classifiers; {title} is a {network.answering.network}")
     if classes.names is None:
         tell(f"the classes of {classes.where} are not known: they are shown as numbers")
     if network.answering == OBJECTS:
@@ -143,10 +151,17 @@ def _reader(
         raise UserError(f"--threshold {THRESHOLD.value:g} is for objects, which {title} does not give")
     if network.answering == MAPS:
         return MapsShown(title, classes.shown, TOP.value, out, sheet, files)
+    of_events = isinstance(network.inputs, EventPreprocess)
+    shown = (FramesShown if of_events else ClassesShown)(title, classes.shown, TOP.value)
+    if EXPLAIN.value:
+        from qsdt_jax.sheets.explained import ExplainedShown
+        from qsdt_jax.verification.explained import explainer
+
+        folder = Path(OUT.value or sheet.parent / EXPLAINED_FOLDER)
+        return ExplainedShown(shown, explainer(network), folder, sheet, files)
     if OUT.value:
-        raise UserError(f"--out {OUT.value} is for class maps or objects, which {title} does not give")
-    shown = FramesShown if isinstance(network.inputs, EventPreprocess) else ClassesShown
-    return shown(title, classes.shown, TOP.value)
+        raise UserError(f"--out {OUT.value} is for class maps, objects or --explain; {title} gives classes")
+    return shown
 
 
 def _answers(

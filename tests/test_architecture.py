@@ -40,15 +40,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workdir": BESIDE | {"data", "processes"},
     "train": NETWORK | {"data", "evaluate", "tasks", "processes", "workdir"},
     "deploy": NETWORK | {"data", "evaluate"},
-    "energy": NETWORK | {"data", "evaluate", "tasks", "deploy"},
+    "explain": NETWORK | {"deploy", "answers"},
+    "energy": NETWORK | {"data", "evaluate", "tasks", "deploy", "explain"},
 }
 MAY_IMPORT["configuration"] = BESIDE
 MAY_IMPORT["answers"] = NETWORK | {"data", "evaluate", "tasks"}
-MAY_IMPORT["sheets"] = BESIDE | {"data", "evaluate", "answers"}
+MAY_IMPORT["sheets"] = BESIDE | {"data", "evaluate", "answers", "explain"}
 MAY_IMPORT["assemble"] = MAY_IMPORT["train"] | {"train", "configuration", "answers"}
 MAY_IMPORT["loading"] = MAY_IMPORT["assemble"] | {"assemble", "interop", "deploy"}
 MAY_IMPORT["experiment"] = MAY_IMPORT["loading"] | {"loading"}
-MAY_IMPORT["verification"] = MAY_IMPORT["loading"] | {"loading", "energy"}
+MAY_IMPORT["verification"] = MAY_IMPORT["loading"] | {"loading", "energy", "explain"}
 MAY_IMPORT["inspect"] = MAY_IMPORT["loading"] | {"loading"}
 MAY_IMPORT["configs"] = {"configuration"}  # The defaults, in configs/base.py alone.
 MAY_IMPORT["launch"] = set(MAY_IMPORT)

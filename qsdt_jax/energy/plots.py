@@ -12,6 +12,7 @@ from qsdt_jax.deploy.program import Attend, Program
 from qsdt_jax.deploy.spike_driven import unroll
 from qsdt_jax.energy.conventions import CONVENTIONS, Energy
 from qsdt_jax.energy.report import MILLI_JOULE, Report
+from qsdt_jax.explain.attention import received
 
 # Quoted from the paper and its comparisons, ImageNet-1K: top-1 (%), mJ, parameters (M 32-bit words).
 PUBLISHED = {
@@ -142,10 +143,10 @@ def attention_maps(program: Program, values: Mapping[str, Any], images: np.ndarr
         grey = np.broadcast_to(image.mean(-1, keepdims=True), (*image.shape[:2], 3))
         grid[0, column].imshow(image if image.shape[-1] == 3 else grey)
         for axes, block in zip(grid[1:, column], shown, strict=True):
-            q, k = (np.asarray(values[name][column * frames], np.float64) for name in (block.q, block.k))
-            received = (k * q.sum((0, 1))).sum(-1)  # All heads: each channel belongs to one.
+            first = slice(column * frames, column * frames + 1)  # Of its time steps.
+            attention = received(*(np.asarray(values[name][first]) for name in (block.q, block.k)))
             axes.imshow(grey)
-            _overlay(axes, received / max(received.sum(), 1), image.shape)
+            _overlay(axes, attention / max(attention.sum(), 1), image.shape)
     for axes, block in zip(grid[1:, 0], shown, strict=True):
         axes.set_ylabel(block.name.removesuffix("/attn"), fontsize=7)
     for axes in grid.flat:

@@ -30,8 +30,8 @@ from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.pipeline import HostBatch, training_batches
 from qsdt_jax.deploy.detector import networks_of_detector, runner
 from qsdt_jax.deploy.fold import fold, fold_detector
+from qsdt_jax.deploy.graphs.onnx_integer import export_onnx
 from qsdt_jax.deploy.integer import IntegerArithmetic, integer_forward
-from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.detection.inference import find_objects
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect.timing import WARM_UP_STEPS, matmul_rate, seconds_per_step

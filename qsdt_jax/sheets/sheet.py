@@ -1,5 +1,6 @@
 """A sheet of pictures with text, in inches from its upper left corner, as a PNG file."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -72,16 +73,33 @@ class Sheet:
                 end = kept // 2 if tail else 0
                 drawn.set_text(f"{text[: kept - end].rstrip(' ,')}…{text[len(text) - end :]}")
 
+    def panel(self, x: float, y: float, width: float, height: float) -> Any:
+        """Axes of their own, without ticks, for what has a scale."""
+        place = x / self.across, 1 - (y + height) / self.down, width / self.across, height / self.down
+        axes: Any = self.figure.add_axes(place)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(color=EDGE, linewidth=0.8)
+        return axes
+
     def save(self, file: Path) -> None:
         """Raises UserError where the file cannot be written."""
-        # Set last, since each picture moves the limits.
-        self.axes.set(xlim=(0, self.across), ylim=(self.down, 0), aspect="auto")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # A letter that the font lacks is drawn as a box.
-                self.figure.savefig(file, format="png")
+            self._render(file)
         except OSError as error:
             raise UserError(f"{file} cannot be written: {error.strerror}") from None
+
+    def png(self, **text: str) -> bytes:
+        """The content of a PNG file, with entries of text in it."""
+        content = io.BytesIO()
+        self._render(content, metadata=text)
+        return content.getvalue()
+
+    def _render(self, file: Path | io.BytesIO, **how: Any) -> None:
+        # Set last, since each picture moves the limits.
+        self.axes.set(xlim=(0, self.across), ylim=(self.down, 0), aspect="auto")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # A letter that the font lacks is drawn as a box.
+            self.figure.savefig(file, format="png", **how)
 
 
 def percent(share: float) -> str:

@@ -15,10 +15,10 @@ from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import read_bundle
-from qsdt_jax.deploy.c import CODE, HEADER, Source, export_c
-from qsdt_jax.deploy.c_compiled import STRICT, as_argument, c_form, compiled, compiler, run_compiler
-from qsdt_jax.deploy.c_memory import Life, places
-from qsdt_jax.deploy.c_tables import comment, quoted, real, table
+from qsdt_jax.deploy.c.compiled import STRICT, as_argument, c_form, compiled, compiler, run_compiler
+from qsdt_jax.deploy.c.export import CODE, HEADER, Source, export_c
+from qsdt_jax.deploy.c.memory import Life, places
+from qsdt_jax.deploy.c.tables import comment, quoted, real, table
 from qsdt_jax.deploy.fold import fold
 from qsdt_jax.deploy.program import IMAGES, LOGITS, Attend, Fire, Linear, Pool, Program, Resize, Step
 from qsdt_jax.errors import UserError

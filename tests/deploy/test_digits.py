@@ -13,16 +13,18 @@ from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.pipeline import evaluation_batches
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import read_bundle
-from qsdt_jax.deploy.c import export_c
-from qsdt_jax.deploy.c_compiled import c_form, compiled, compiler
+from qsdt_jax.deploy.c.compiled import c_form, compiled, compiler
+from qsdt_jax.deploy.c.export import export_c
+from qsdt_jax.deploy.graphs.onnx_integer import LOGITS
+from qsdt_jax.deploy.graphs.onnx_qdq import export_qdq
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import class_scores, interpret
 from qsdt_jax.deploy.mistakes import SlotsAlone
-from qsdt_jax.deploy.onnx import LOGITS
 from qsdt_jax.deploy.program import Fire
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic, spike_driven_forward
 from tests.deploy.nets import differing_counts
 from tests.deploy.test_forms import run_onnx
+from tests.deploy.test_qdq import LEVELS, run_qdq
 
 FILE = Path(__file__).parents[1] / "golden" / "digits.qsdt"
 
@@ -66,6 +68,12 @@ def test_forms_agree_on_every_test_image():
     assert np.array_equal(reference.forward(manifest, images), integer)
     found = run_onnx(bundle.program, images, list(counts))
     assert differing_counts(counts, found) == {} and np.array_equal(found[LOGITS], integer)
+    last = bundle.program.layers[-1].input
+    for level in LEVELS.values():  # A runtime's sums of real values may move a count, and that the logits.
+        found = run_qdq(export_qdq(bundle.program, bundle.image_size), images, list(counts), level)
+        assert np.array_equal(np.argmax(found[LOGITS], 1), np.argmax(integer, 1))
+        equal = np.all(found[last] == counts[last], (1, 2, 3))
+        assert np.array_equal(found[LOGITS][equal], integer[equal]) and np.mean(equal) > 0.9
     if compiler() is not None:
         source = export_c(bundle.require_program("C form"), bundle.image_size)
         outputs, found = c_form(source, compiled(source))(images)

@@ -12,8 +12,8 @@ from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.agreement import training_form
 from qsdt_jax.deploy.bundle import Bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
+from qsdt_jax.deploy.graphs.onnx_integer import LOGITS, export_onnx
 from qsdt_jax.deploy.integer import IntegerArithmetic
-from qsdt_jax.deploy.onnx import LOGITS, export_onnx
 from qsdt_jax.deploy.program import IMAGES, Linear, Program
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic, unroll
 from qsdt_jax.layers.bits_rules import BitsRule

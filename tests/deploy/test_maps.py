@@ -14,8 +14,8 @@ from qsdt_jax.core.neurons import make_neuron
 from qsdt_jax.data.buckets import Buckets, grid_of
 from qsdt_jax.deploy import interpreter, reference
 from qsdt_jax.deploy.bundle import Bundle, read_bundle, write_bundle
+from qsdt_jax.deploy.graphs.onnx_integer import export_onnx
 from qsdt_jax.deploy.integer import IntegerArithmetic
-from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.deploy.program import IMAGES, Attend, Bilinear, Fire, Linear, Program
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic
 from qsdt_jax.deploy.validity import check_program

@@ -11,7 +11,7 @@ import pytest
 from qsdt_jax.core.exact import attention_sum
 from qsdt_jax.core.neurons import make_neuron
 from qsdt_jax.deploy.fold import fold
-from qsdt_jax.deploy.onnx import export_onnx
+from qsdt_jax.deploy.graphs.onnx_integer import export_onnx
 from qsdt_jax.deploy.program import Attend
 from qsdt_jax.errors import UserError
 from tests.deploy.nets import draw_images, draw_variables, tiny_net

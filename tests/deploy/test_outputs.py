@@ -11,8 +11,8 @@ import pytest
 from qsdt_jax.deploy import interpreter, reference
 from qsdt_jax.deploy.bundle import Bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
+from qsdt_jax.deploy.graphs.onnx_integer import export_onnx
 from qsdt_jax.deploy.merge import merge
-from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.deploy.program import IMAGES, Add, Fire, Linear, Program, Resize, Step
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic
 from qsdt_jax.deploy.validity import check_program

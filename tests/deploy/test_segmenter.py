@@ -9,8 +9,8 @@ import pytest
 from qsdt_jax.deploy import agreement, reference
 from qsdt_jax.deploy.bundle import Bundle, read_bundle, write_bundle
 from qsdt_jax.deploy.fold import fold
+from qsdt_jax.deploy.graphs.onnx_integer import export_onnx
 from qsdt_jax.deploy.integer import IntegerArithmetic
-from qsdt_jax.deploy.onnx import export_onnx
 from qsdt_jax.deploy.program import IMAGES, LOGITS, Program
 from qsdt_jax.deploy.spike_driven import SpikeArithmetic
 from qsdt_jax.errors import UserError

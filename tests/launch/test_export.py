@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import jax.export
 import numpy as np
 import onnxruntime
@@ -13,7 +14,7 @@ from launch.predict import SHEET_FILE
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.deploy.agreement import Comparison
 from qsdt_jax.deploy.bundle import read_bundle
-from qsdt_jax.deploy.c_compiled import compiler
+from qsdt_jax.deploy.c.compiled import compiler
 from qsdt_jax.errors import UserError
 from qsdt_jax.loading.trained import load_trained
 from qsdt_jax.verification.forms import require_agreement
@@ -92,9 +93,10 @@ def test_chosen_step_and_moving_average(workdir, tmp_path):
 
 def test_programs_and_bundle_at_once(workdir, tmp_path, capsys):
     program, model = tmp_path / "model.stablehlo", tmp_path / "model.onnx"
-    files = ["--out", tmp_path / "m.qsdt", "--stablehlo", program, "--onnx", model]
+    pairs = tmp_path / "model.qdq.onnx"
+    files = ["--out", tmp_path / "m.qsdt", "--stablehlo", program, "--onnx", model, "--qonnx", pairs]
     assert launch("export", "--workdir", workdir, *files) == 0
-    first, second, third = capsys.readouterr().out.splitlines()
+    first, second, third, fourth = capsys.readouterr().out.splitlines()
     assert "m.qsdt" in first and "StableHLO for cpu, cuda, tpu, float32 images (B, 32, 32, 1)" in second
     assert third.startswith(f"{model}: 0.") and "ONNX, opset 21, float32 images (B, 32, 32, 1)" in third
     images = np.random.default_rng(0).standard_normal((2, 32, 32, 1), dtype=np.float32)
@@ -102,12 +104,27 @@ def test_programs_and_bundle_at_once(workdir, tmp_path, capsys):
     expected = trained.outputs({"image": images})
     logits = jax.export.deserialize(bytearray(program.read_bytes())).call(images)
     assert np.array_equal(logits, expected)
-    session = onnxruntime.InferenceSession(model)
-    assert np.array_equal(session.run(["logits"], {"images": images})[0], expected)
-    told = session.get_modelmeta().custom_metadata_map
-    assert json.loads(told["classes"]) == list("0123456789")
-    assert tuple(json.loads(told["mean"])) == CONFIG.data.mean
-    assert tuple(json.loads(told["std"])) == CONFIG.data.std
+    assert fourth.startswith(f"{pairs}: 0.") and "ONNX with Q/DQ nodes, opset 13, float32 images" in fourth
+    for file in (model, pairs):
+        session = onnxruntime.InferenceSession(file)
+        (found,) = session.run(["logits"], {"images": images})
+        assert np.array_equal(found.argmax(1), np.asarray(expected).argmax(1))
+        assert np.array_equal(found, expected) or file == pairs  # Whose numbers `test_qdq` compares.
+        told = session.get_modelmeta().custom_metadata_map
+        assert json.loads(told["classes"]) == list("0123456789")
+        assert tuple(json.loads(told["mean"])) == CONFIG.data.mean
+        assert tuple(json.loads(told["std"])) == CONFIG.data.std
+
+
+def test_nir_graph_of_what_comes_before_attention(workdir, tmp_path, capsys):
+    graph = tmp_path / "model.nir"
+    assert launch("export", "--workdir", workdir, "--nir", graph, "--nir_until=downsample3/conv") == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{graph}: 0.") and "MB: NIR, spikes in slots side by side, up to downs" in told
+    with h5py.File(graph) as file:
+        assert list(file["node/nodes/input/shape"][()]) == [1, 32, 32]
+        assert list(file["node/nodes/output/shape"][()]) == [CONFIG.model.channels[2], 2, 2]
+        assert tuple(json.loads(file["node/metadata/mean"][()])) == CONFIG.data.mean
 
 
 def refused(capsys, *arguments) -> str:
@@ -118,14 +135,23 @@ def refused(capsys, *arguments) -> str:
 
 
 def test_mistakes_in_one_line(workdir, images, tmp_path, capsys):
-    out, image = tmp_path / "model.qsdt", images[0]
+    out, graph, image = tmp_path / "model.qsdt", tmp_path / "model.nir", images[0]
     for arguments, told in [
         (
             ["export", "--out", out],
-            "export needs --workdir DIR and --out FILE, --stablehlo FILE, --onnx FILE or --c DIR",
+            "needs --workdir DIR and a FILE for --out, --stablehlo, --onnx, --qonnx, --nir, or --c DIR",
         ),
         (["export", "--workdir", workdir], "export needs"),
         (["export", "--workdir", workdir, "--out", tmp_path / "no" / "m"], "--out"),
+        (
+            ["export", "--workdir", workdir, "--out", out, "--nir", graph],
+            "block3_0/attn is attention",
+        ),
+        (
+            ["export", "--workdir", workdir, "--out", out, "--nir", graph, "--nir_until=stage2"],
+            "the network has no step stage2; expected one of downsample1_1/conv, conv_block1_1/sepconv",
+        ),
+        (["export", "--workdir", workdir, "--out", out, "--nir_until=stage2"], "expected --nir FILE, whose"),
         (["export", "--workdir", workdir, "--out", out, "--onnx", out], "expected a file for each"),
         (["export", "--workdir", workdir, "--c", image], "is no folder; expected one, for qsdt_model.c and"),
         (["export", "--workdir", workdir, "--c", tmp_path / "no" / "c"], "cannot be written: No such file"),
@@ -136,7 +162,7 @@ def test_mistakes_in_one_line(workdir, images, tmp_path, capsys):
         (["predict", "--bundle", image, image], "not a bundle of this format"),
     ]:
         assert told in refused(capsys, *arguments)
-    assert not out.exists()
+    assert not out.exists() and not graph.exists()
 
 
 def test_attention_beyond_int32_is_refused(tmp_path, capsys):

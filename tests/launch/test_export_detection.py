@@ -88,6 +88,8 @@ def test_export_verify_predict_and_load(tmp_path, capsys):
     assert "a detector has no ONNX model; expected a network that classifies" in capsys.readouterr().err
     assert launch("export", "--workdir", workdir, "--stablehlo", tmp_path / "model.stablehlo") == 2
     assert "a detector has no StableHLO program" in capsys.readouterr().err
+    assert launch("export", "--workdir", workdir, "--nir", tmp_path / "model.nir") == 2
+    assert "a detector has no NIR graph" in capsys.readouterr().err
     assert launch("export", "--workdir", workdir, "--c", tmp_path / "c") == 2
     assert "a detector has no C form; expected" in capsys.readouterr().err and not (tmp_path / "c").exists()
 

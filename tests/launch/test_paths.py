@@ -70,6 +70,8 @@ def test_every_flag_of_a_file_or_folder_is_a_path():
         (["export", "--workdir=w", "--out=~/none/x"], "--out H/none/x cannot be written"),
         (["export", "--workdir=w", "--onnx=~/none/x"], "--onnx H/none/x cannot be written"),
         (["export", "--workdir=w", "--stablehlo=~/none/x"], "--stablehlo H/none/x cannot be written"),
+        (["export", "--workdir=w", "--qonnx=~/none/x"], "--qonnx H/none/x cannot be written"),
+        (["export", "--workdir=w", "--nir=~/none/x"], "--nir H/none/x cannot be written"),
         (["export", "--workdir=w", "--c=~/none/x"], "--c H/none/x cannot be written"),
         (["predict", "--bundle=~/x.qsdt", "a.png"], "bundle H/x.qsdt cannot be read"),
         (["predict", "--bundle=x", "a.png", "--sheet=~/x"], "--sheet H/x: expected a file name that ends"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from qsdt_jax.deploy.agreement import Form
-from qsdt_jax.deploy.c import CODE, HEADER, Source
+from qsdt_jax.deploy.c.export import CODE, HEADER, Source
 from qsdt_jax.deploy.program import LOGITS
 from qsdt_jax.errors import UserError
 

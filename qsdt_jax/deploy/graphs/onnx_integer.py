@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qsdt_jax.core.exact import LARGEST_FLOAT32, attention_sum
-from qsdt_jax.deploy.onnx_nodes import Nodes
+from qsdt_jax.deploy.graphs.onnx_nodes import Nodes, finished, import_onnx
 from qsdt_jax.deploy.packing import pack
 from qsdt_jax.deploy.program import (
     IMAGES,
@@ -86,14 +86,8 @@ def export_onnx(
     Raises:
       UserError: the package onnx is not installed.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise UserError("ONNX export needs the package onnx; pip install onnx") from None
-    model = _Graph(onnx, program, image_size).model(also)
-    onnx.helper.set_model_props(model, dict(metadata or {}))
-    onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    onnx = import_onnx()
+    return finished(onnx, _Graph(onnx, program, image_size).model(also), metadata)
 
 
 class _Graph(Nodes):
@@ -124,7 +118,7 @@ class _Graph(Nodes):
         for name, value in self.program.outputs:
             found = self.sizes[value]
             kept = found[2:] if name == LOGITS and found[:2] == (1, 1) else found
-            self.mean_over_time(values[value], kept, name)
+            self.mean_over_time(values[value], kept, neuron.timesteps, name)
             outputs.append(helper.make_tensor_value_info(name, types.FLOAT, ("batch", *kept)))
         for name in also:
             self.op("Identity", values[name], name=name)
@@ -310,15 +304,6 @@ class _Graph(Nodes):
         digits, unit = self.digits(x, [1, 2], count)
         total = self.sum([self.op("ReduceSum", digit, self.whole([1, 2])) for digit in digits])
         return self.op("Mul", total, self.op("Mul", unit, self.real(1 / count)))
-
-    def mean_over_time(self, y: str, size: tuple[int, ...], name: str) -> None:
-        """An output (B, *size), added up in the order of time."""
-        timesteps = self.program.neuron.timesteps
-        steps = self.op("Reshape", y, self.whole([-1, timesteps, *size]))
-        total = self.op("Gather", steps, self.whole(0), axis=1)
-        for t in range(1, timesteps):
-            total = self.op("Add", total, self.op("Gather", steps, self.whole(t), axis=1))
-        self.op("Mul", total, self.real(1 / timesteps), name=name)
 
     def weights(self, layer: Linear, values: np.ndarray, to: str) -> str:
         """The weights of a layer, laid out as `values`, widened to the operands of a product."""

@@ -1,4 +1,4 @@
-"""The C99 functions behind the steps of a program, as texts; `deploy.c` writes those that a network needs.
+"""The C99 functions behind the steps of a program, as texts; `deploy.c.export` writes those that are needed.
 
 Each does what `deploy.reference` does, with one rounding an operation.
 """
@@ -6,7 +6,7 @@ Each does what `deploy.reference` does, with one rounding an operation.
 from collections.abc import Iterator
 
 from qsdt_jax.core.neurons import Neuron
-from qsdt_jax.deploy.c_products import (
+from qsdt_jax.deploy.c.products import (
     DIGITS,
     LAYER,
     LAYER_OF_FLOAT_WEIGHTS,
@@ -15,7 +15,7 @@ from qsdt_jax.deploy.c_products import (
     POOL,
     SUMS,
 )
-from qsdt_jax.deploy.c_tables import filled, real
+from qsdt_jax.deploy.c.tables import filled, real
 from qsdt_jax.deploy.program import Add, Attend, Fire, Linear, Pool, Program
 from qsdt_jax.layers.bits_rules import FLOAT_BITS
 

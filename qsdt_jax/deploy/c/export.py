@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from qsdt_jax.core.exact import LARGEST_INT32
-from qsdt_jax.deploy.c_functions import FORWARD, OF_BYTES, START, functions, is_depthwise
-from qsdt_jax.deploy.c_header import header_of
-from qsdt_jax.deploy.c_memory import Life, last_reads, places
-from qsdt_jax.deploy.c_tables import comment, filled, quoted, real, table
+from qsdt_jax.deploy.c.functions import FORWARD, OF_BYTES, START, functions, is_depthwise
+from qsdt_jax.deploy.c.header import header_of
+from qsdt_jax.deploy.c.memory import Life, last_reads, places
+from qsdt_jax.deploy.c.tables import comment, filled, quoted, real, table
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import shapes_of
 from qsdt_jax.deploy.program import (

@@ -1,6 +1,6 @@
 """The header of a network in C99: its interface, its sizes, and how it is compiled."""
 
-from qsdt_jax.deploy.c_tables import comment, filled
+from qsdt_jax.deploy.c.tables import comment, filled
 from qsdt_jax.deploy.program import Program
 
 HEADER = """\

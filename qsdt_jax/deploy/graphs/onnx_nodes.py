@@ -2,16 +2,35 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from qsdt_jax.errors import UserError
 
 FLOAT_BITS = 24
 EXPONENTS = np.arange(-64, 128)  # Of the units: what is smaller than 2^-64 counts as that.
 
 
+def import_onnx() -> Any:
+    """The package; raises UserError where it is not installed."""
+    try:
+        import onnx
+    except ImportError:
+        raise UserError("ONNX export needs the package onnx; pip install onnx") from None
+    return onnx
+
+
+def finished(onnx: Any, model: Any, metadata: Mapping[str, str] | None) -> bytes:
+    """The serialized model with texts by name, once it is checked."""
+    onnx.helper.set_model_props(model, dict(metadata or {}))
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
 class Nodes:
-    """What `deploy.onnx` builds its graph of.
+    """What the graphs of ONNX are built of.
 
     Attributes:
       onnx: the package.
@@ -51,6 +70,14 @@ class Nodes:
             self._constants[key] = name = f"constant_{len(self._constants)}"
             self.initializers[name] = self.onnx.numpy_helper.from_array(array, name)
         return self._constants[key]
+
+    def mean_over_time(self, y: str, size: tuple[int, ...], timesteps: int, name: str) -> None:
+        """An output (B, *size) of y (B * T, *size), added up in the order of time."""
+        steps = self.op("Reshape", y, self.whole([-1, timesteps, *size]))
+        total = self.op("Gather", steps, self.whole(0), axis=1)
+        for t in range(1, timesteps):
+            total = self.op("Add", total, self.op("Gather", steps, self.whole(t), axis=1))
+        self.op("Mul", total, self.real(1 / timesteps), name=name)
 
     # --- Maps ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Programs in the graph formats of others: ONNX and NIR."""
