@@ -254,6 +254,14 @@ def test_mistakes_of_the_flag(workdir, capsys, size, told):
     assert capsys.readouterr().err == f"error: --sensor_size={size}: {told}\n"
 
 
+def test_streams_are_not_explained(workdir, deployed, files, capsys):
+    words = ("--explain", "--sensor_size=32,32", files[0])
+    for network, place in (("--workdir", workdir), ("--bundle", deployed.path)):
+        assert launch("predict", network, place, *words) == 2
+        told = f"error: expected a network of images, but the one in {place} takes events\n"
+        assert capsys.readouterr().err == told
+
+
 # The sheet
 
 
