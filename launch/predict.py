@@ -132,7 +132,7 @@ def _reader(
     """What shows the answers of a network; raises UserError where it has no place for them."""
     from qsdt_jax.answers.maps import MAPS
     from qsdt_jax.answers.objects import OBJECTS
-    from qsdt_jax.data.frames import EventPreprocess
+    from qsdt_jax.data.events.frames import EventPreprocess
     from qsdt_jax.sheets.classes import ClassesShown
     from qsdt_jax.sheets.frames import FramesShown
     from qsdt_jax.sheets.maps import MapsShown

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from qsdt_jax.answers.pictures import Shown, show
-from qsdt_jax.data.event_files import SUFFIXES, read_event_file
-from qsdt_jax.data.events import check_sensor, check_within, upright
-from qsdt_jax.data.frames import EventPreprocess
+from qsdt_jax.data.events.files import SUFFIXES, read_event_file
+from qsdt_jax.data.events.frames import EventPreprocess
+from qsdt_jax.data.events.record import check_sensor, check_within, upright
 from qsdt_jax.data.images import IMAGE_SUFFIXES
 from qsdt_jax.data.prepare.cifar10dvs import is_cifar10dvs
 from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocessing

@@ -20,7 +20,7 @@ from qsdt_jax.configuration.checked import check_config
 from qsdt_jax.configuration.defaults import base_config
 from qsdt_jax.configuration.rules import is_finite
 from qsdt_jax.data.classes import named
-from qsdt_jax.data.orientation import steps_per_epoch
+from qsdt_jax.data.dense.orientation import steps_per_epoch
 from qsdt_jax.data.pipeline import training_batches
 from qsdt_jax.data.sources import Example
 from qsdt_jax.errors import OutOfRange, UserError

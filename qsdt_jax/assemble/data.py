@@ -10,13 +10,13 @@ import ml_collections
 from qsdt_jax.assemble.imported import imported_object
 from qsdt_jax.assemble.shapes import image_size, input_shape
 from qsdt_jax.assemble.tasks import task_factory
-from qsdt_jax.data.annotated_source import read_pairs
-from qsdt_jax.data.coco_source import read_coco_split
-from qsdt_jax.data.orientation import Groups, orientations
+from qsdt_jax.data.dense.annotated_source import read_pairs
+from qsdt_jax.data.dense.coco_source import read_coco_split
+from qsdt_jax.data.dense.orientation import Groups, orientations
+from qsdt_jax.data.dense.segmentation_folders import Layout, ade20k_layout, segfolder_layout
+from qsdt_jax.data.events.simulated import DigitEvents
 from qsdt_jax.data.plan import sizes_of
 from qsdt_jax.data.preprocess import Preprocessing
-from qsdt_jax.data.segmentation_folders import Layout, ade20k_layout, segfolder_layout
-from qsdt_jax.data.simulated_events import DigitEvents
 from qsdt_jax.data.skipping import SkipCorrupt
 from qsdt_jax.data.sources import (
     DIGITS,

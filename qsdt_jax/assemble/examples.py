@@ -7,14 +7,14 @@ from typing import get_args
 import ml_collections
 
 from qsdt_jax.configuration.rules import OneOf, Rule, Within
-from qsdt_jax.data.buckets import Buckets, grid_of
-from qsdt_jax.data.detection import DetectionPreprocess, ObjectsAugmentation
-from qsdt_jax.data.fake_objects import FakeObjects
-from qsdt_jax.data.frames import POLARITIES, EventAugmentation, EventPreprocess
+from qsdt_jax.data.dense.buckets import Buckets, grid_of
+from qsdt_jax.data.dense.detection import DetectionPreprocess, ObjectsAugmentation
+from qsdt_jax.data.dense.fake_objects import FakeObjects
+from qsdt_jax.data.dense.segmentation import AnnotatedAugmentation, SegmentationPreprocess
+from qsdt_jax.data.events.frames import POLARITIES, EventAugmentation, EventPreprocess
 from qsdt_jax.data.geometry import Size
 from qsdt_jax.data.images import MODES
 from qsdt_jax.data.preprocess import Augmentation, Preprocess, Preprocessing
-from qsdt_jax.data.segmentation import AnnotatedAugmentation, SegmentationPreprocess
 from qsdt_jax.data.sources import FakeAnnotated, FakeEvents, FakeSource, LabelledSource
 from qsdt_jax.errors import UserError
 
@@ -196,6 +196,6 @@ def _require(config: ml_collections.ConfigDict, key: str, rule: Rule) -> None:
 LABELLED = Examples(_preprocess_labelled, _fake_labelled)
 """Images or streams of events with a label, or with what a task of one's own learns from."""
 ANNOTATED = Examples(_preprocess_annotated, _fake_annotated)
-"""Images with the class of each pixel, see `data.segmentation`."""
+"""Images with the class of each pixel, see `data.dense.segmentation`."""
 OBJECTS = Examples(_preprocess_objects, _fake_objects)
-"""Images with boxes, categories and masks of objects, see `data.detection`."""
+"""Images with boxes, categories and masks of objects, see `data.dense.detection`."""

@@ -4,7 +4,7 @@ Coordinates are continuous: the pixel in row i and column j covers j..j + 1 acro
 
     image        uint8 (H, W, C) with C 1 or 3; resampled
     masks        (..., H, W) of any type, labels of pixels or one mask for each object; the nearest pixel
-    annotation   unsigned (..., H, W), the class of each pixel, see `annotations`; the nearest pixel
+    annotation   unsigned (..., H, W), the class of each pixel, see `dense.annotations`; the nearest pixel
     boxes        float (N, 4), the corners (x0, y0, x1, y1) in pixels, across before down
 
 What comes in from outside is 0 in masks, ignored in an annotation, and in images black or the colour given.
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from qsdt_jax.data.annotations import ignored
+from qsdt_jax.data.dense.annotations import ignored
 from qsdt_jax.data.images import resize, to_picture, to_pixels
 
 Size = tuple[int, int]

@@ -1,6 +1,7 @@
 """Index images, as annotations are stored: one number a pixel, and what it means.
 
-In an example an annotation (see `annotations`) is uint8, or uint16 where the numbers of the classes need it.
+In an example an annotation (see `dense.annotations`) is uint8, or uint16 where the numbers of the classes
+need it.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from qsdt_jax.data.annotations import annotation_dtype, ignored
+from qsdt_jax.data.dense.annotations import annotation_dtype, ignored
 from qsdt_jax.data.images import DECODE_ERRORS, decode_reason
 from qsdt_jax.errors import CorruptRecord
 

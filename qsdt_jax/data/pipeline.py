@@ -18,7 +18,7 @@ import numpy as np
 
 from qsdt_jax.cpus import usable_cpus
 from qsdt_jax.data.arrays import as_arrays, has_64_bits
-from qsdt_jax.data.orientation import GroupedOrder, Groups
+from qsdt_jax.data.dense.orientation import GroupedOrder, Groups
 from qsdt_jax.data.plan import Plan
 from qsdt_jax.data.sources import Example, Source
 from qsdt_jax.errors import UserError
@@ -47,7 +47,7 @@ def training_batches(
 
     One pass through the data is shuffled after the other, so every example comes once an epoch, and batch s
     holds examples s * B .. (s + 1) * B - 1 of that stream, whatever happened before: the position of a
-    resumed run is its step. With groups each batch is of one of them, see `orientation.GroupedOrder`.
+    resumed run is its step. With groups each batch is of one of them, see `dense.orientation.GroupedOrder`.
 
     Args:
       source: the examples.

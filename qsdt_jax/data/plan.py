@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from qsdt_jax.cpus import usable_cpus
-from qsdt_jax.data.buckets import Buckets, grouped
+from qsdt_jax.data.dense.buckets import Buckets, grouped
 from qsdt_jax.data.geometry import Size
 from qsdt_jax.data.sources import Source
 from qsdt_jax.errors import UserError

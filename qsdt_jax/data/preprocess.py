@@ -6,7 +6,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from qsdt_jax.data.augment import draw_affine, draw_erasing, draw_flip, draw_resized_crop
-from qsdt_jax.data.buckets import Buckets
+from qsdt_jax.data.dense.buckets import Buckets
 from qsdt_jax.data.geometry import Geometry, Size, Steps, moved, resize_and_crop
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.randaugment import rand_augment

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from absl import logging
 
-from qsdt_jax.data.orientation import Groups
+from qsdt_jax.data.dense.orientation import Groups
 from qsdt_jax.data.sources import Example, LabelledSource, Source
 from qsdt_jax.errors import CorruptRecord, UserError
 

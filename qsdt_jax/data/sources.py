@@ -1,9 +1,9 @@
 """Index-addressable sources: `len(source)` examples, `source[i]` one of them.
 
 An example is a dict. Those of the sources here are {"image": uint8 (H, W, C), "label": int}; of images with
-annotations {"image": uint8 (H, W, C), "annotation": unsigned (H, W)}, see `annotations`; of an event camera
-{"events": (N,) of dtype `events.EVENT`, "sensor_size": (height, width) in pixels, "label": int}.
-Sources pickle, and those with labels know the names of their classes.
+annotations {"image": uint8 (H, W, C), "annotation": unsigned (H, W)}, see `dense.annotations`; of an event
+camera {"events": (N,) of dtype `events.record.EVENT`, "sensor_size": (height, width) in pixels,
+"label": int}. Sources pickle, and those with labels know the names of their classes.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from qsdt_jax.data.annotations import annotation_dtype, ignored
 from qsdt_jax.data.class_folders import find_classes, left_out, tell_once
-from qsdt_jax.data.events import EVENT, check_sensor
+from qsdt_jax.data.dense.annotations import annotation_dtype, ignored
+from qsdt_jax.data.events.record import EVENT, check_sensor
 from qsdt_jax.data.images import read_image
 from qsdt_jax.data.once import once
 from qsdt_jax.errors import UserError

@@ -10,16 +10,16 @@ import numpy as np
 
 from qsdt_jax.command import COMMAND
 from qsdt_jax.data.class_folders import composed
-from qsdt_jax.data.coco_source import require_size
+from qsdt_jax.data.dense.coco_source import require_size
+from qsdt_jax.data.dense.instances import ListedImage, as_dataset
+from qsdt_jax.data.dense.tfds_detection import categories_of, is_objects, listed
+from qsdt_jax.data.dense.tfds_segmentation import annotated, is_annotation, sizes_of
+from qsdt_jax.data.events.tfds import events_of, sensor_of
 from qsdt_jax.data.images import MODES, decode_image
-from qsdt_jax.data.instances import ListedImage, as_dataset
 from qsdt_jax.data.once import once
 from qsdt_jax.data.prepare.metadata import INFO_FILE, UNFINISHED
 from qsdt_jax.data.prepare.shard_file import records_in, telling_calls
 from qsdt_jax.data.sources import Example, SplitName
-from qsdt_jax.data.tfds_detection import categories_of, is_objects, listed
-from qsdt_jax.data.tfds_events import events_of, sensor_of
-from qsdt_jax.data.tfds_segmentation import annotated, is_annotation, sizes_of
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.retry import reason, retried
 
@@ -34,8 +34,8 @@ class TfdsSource:
     """A split of a tfds directory, prepared here or by tfds itself.
 
     Examples are {"image": uint8 (H, W, C), "label": int}, decoded as Pillow's conversion does; with an
-    "annotation" (see `annotations`) in place of the label; or with objects, as `CocoSource` has them; or, of
-    a data set of event streams, as `sources` has them. It pickles as its arguments.
+    "annotation" (see `dense.annotations`) in place of the label; or with objects, as `CocoSource` has them;
+    or, of a data set of event streams, as `sources` has them. It pickles as its arguments.
 
     Args:
       directory: NAME/VERSION below a tfds data directory, or a folder that holds a single data set.
@@ -108,7 +108,7 @@ class TfdsSource:
 
     @property
     def truth(self) -> dict[str, Any] | None:
-        """What images with objects are scored against, see `instances.as_dataset`; None for others."""
+        """What images with objects are scored against, see `dense.instances.as_dataset`; None for others."""
         if self.kind != "detection":
             return None
         categories = categories_of(self.directory, self.class_names)

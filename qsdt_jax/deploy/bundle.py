@@ -12,8 +12,8 @@ import numpy as np
 
 from qsdt_jax import bounds
 from qsdt_jax.core.neurons import Neuron, Reset
-from qsdt_jax.data.buckets import Buckets
-from qsdt_jax.data.frames import Slicing
+from qsdt_jax.data.dense.buckets import Buckets
+from qsdt_jax.data.events.frames import Slicing
 from qsdt_jax.data.geometry import Size
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.detector import FoldedDetector, check_folded, require_parts
@@ -72,7 +72,8 @@ class Bundle:
       architecture: numbers of the network, for people.
       origin: where it came from, for people.
       settings: of a detector's search for objects.
-      slicing: how events become frames, see `data.frames.make_frames`; None for images, and in older files.
+      slicing: how events become frames, see `data.events.frames.make_frames`; None for images and in
+        older files.
     """
 
     program: Program | FoldedDetector

@@ -6,8 +6,8 @@ from typing import Any, get_args
 import numpy as np
 
 from qsdt_jax import bounds
-from qsdt_jax.data.buckets import Buckets, grid_of
-from qsdt_jax.data.frames import Slicing
+from qsdt_jax.data.dense.buckets import Buckets, grid_of
+from qsdt_jax.data.events.frames import Slicing
 from qsdt_jax.models.backbone import STRIDE
 
 # The normal numbers of float32, in which a manifest's become arithmetic.

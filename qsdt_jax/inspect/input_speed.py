@@ -14,12 +14,12 @@ from PIL import Image
 
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.cpus import usable_cpus
-from qsdt_jax.data.detection import DetectionPreprocess
+from qsdt_jax.data.dense.detection import DetectionPreprocess
+from qsdt_jax.data.dense.instances import Instance, ListedImage
+from qsdt_jax.data.dense.segmentation import SegmentationPreprocess
 from qsdt_jax.data.images import decode_image
-from qsdt_jax.data.instances import Instance, ListedImage
 from qsdt_jax.data.pipeline import training_batches
 from qsdt_jax.data.preprocess import Preprocess
-from qsdt_jax.data.segmentation import SegmentationPreprocess
 from qsdt_jax.data.sources import Example
 from qsdt_jax.errors import UserError
 

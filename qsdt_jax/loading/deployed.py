@@ -17,12 +17,12 @@ from qsdt_jax.answers.objects import OBJECTS
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.network import require_network
 from qsdt_jax.data.classes import Classes, numbers
-from qsdt_jax.data.detection import DetectionPreprocess
-from qsdt_jax.data.frames import POLARITIES, EventPreprocess
-from qsdt_jax.data.framing import SIZE
+from qsdt_jax.data.dense.detection import DetectionPreprocess
+from qsdt_jax.data.dense.segmentation import SegmentationPreprocess
+from qsdt_jax.data.events.frames import POLARITIES, EventPreprocess
+from qsdt_jax.data.events.framing import SIZE
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocess, Preprocessing
-from qsdt_jax.data.segmentation import SegmentationPreprocess
 from qsdt_jax.deploy.bundle import Bundle, read_bundle, sizes_shown
 from qsdt_jax.deploy.detector import FoldedDetector, check_folded, networks_of_detector, runner
 from qsdt_jax.deploy.fold import fold, fold_detector

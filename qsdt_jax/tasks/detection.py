@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qsdt_jax.data.coverage import CELLS
+from qsdt_jax.data.dense.coverage import CELLS
 from qsdt_jax.detection.detections import SCORE_THRESHOLD
 from qsdt_jax.detection.inference import Settings, find_objects
 from qsdt_jax.detection.nms import RESOLUTION

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qsdt_jax.data.annotations import annotation_dtype
+from qsdt_jax.data.dense.annotations import annotation_dtype
 from qsdt_jax.losses.segmentation import Average, pixel_cross_entropy
 from qsdt_jax.models.segmenter import Segmenter
 from qsdt_jax.tasks.mean_iou import MeanIoU

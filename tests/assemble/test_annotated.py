@@ -10,9 +10,9 @@ from qsdt_jax.assemble.data import build_preprocess, build_source, fake_source
 from qsdt_jax.assemble.split import Split
 from qsdt_jax.configuration.checked import check_config
 from qsdt_jax.configuration.defaults import base_config
-from qsdt_jax.data.buckets import Buckets
+from qsdt_jax.data.dense.buckets import Buckets
+from qsdt_jax.data.dense.segmentation import SegmentationPreprocess
 from qsdt_jax.data.images import normalize
-from qsdt_jax.data.segmentation import SegmentationPreprocess
 from qsdt_jax.data.sources import FakeAnnotated
 from qsdt_jax.errors import UserError
 from qsdt_jax.train.loop import train

@@ -9,8 +9,8 @@ from qsdt_jax.assemble.build import build_run
 from qsdt_jax.assemble.data import build_data, build_preprocess, build_source
 from qsdt_jax.configuration.checked import check_config
 from qsdt_jax.configuration.defaults import base_config
-from qsdt_jax.data.fake_objects import FakeObjects
-from qsdt_jax.data.segmentation import SegmentationPreprocess
+from qsdt_jax.data.dense.fake_objects import FakeObjects
+from qsdt_jax.data.dense.segmentation import SegmentationPreprocess
 from qsdt_jax.errors import UserError
 from qsdt_jax.inspect import input_speed
 from qsdt_jax.inspect.input_speed import jpegs, measure_input

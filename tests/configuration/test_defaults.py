@@ -13,7 +13,7 @@ from qsdt_jax.configuration.defaults import KEYS, base_config
 from qsdt_jax.configuration.keys import value_of
 from qsdt_jax.configuration.page import configuration_page
 from qsdt_jax.configuration.rules import OneOf, Sides, Within
-from qsdt_jax.data.frames import Slicing
+from qsdt_jax.data.events.frames import Slicing
 from qsdt_jax.data.randaugment import LARGEST_MAGNITUDE
 from qsdt_jax.errors import UserError
 from qsdt_jax.losses.distillation import Target

@@ -9,7 +9,7 @@ from PIL import Image
 
 from qsdt_jax.data.index_images import Numbering, encode, read_indices
 from qsdt_jax.errors import CorruptRecord
-from tests.data.segmentation_files import indices, png, png_of_depth
+from tests.data.dense.segmentation_files import indices, png, png_of_depth
 
 SMALL = np.array([[0, 1, 2], [3, 1, 0]], np.uint8)
 

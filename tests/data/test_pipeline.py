@@ -13,7 +13,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from qsdt_jax.data.frames import EventPreprocess
+from qsdt_jax.data.events.frames import EventPreprocess
 from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.data.preprocess import Preprocess
 from qsdt_jax.data.skipping import SkipCorrupt

@@ -14,7 +14,7 @@ from array_record.python import array_record_module
 from PIL import Image
 
 from qsdt_jax import retry
-from qsdt_jax.data.event_formats.aedat2 import read_aedat2
+from qsdt_jax.data.events.formats.aedat2 import read_aedat2
 from qsdt_jax.data.pipeline import evaluation_batches, training_batches
 from qsdt_jax.data.prepare.cifar10dvs import read_cifar10dvs
 from qsdt_jax.data.prepare.imagefolder import read_imagefolder

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from qsdt_jax.data.buckets import Buckets, grid_of
+from qsdt_jax.data.dense.buckets import Buckets, grid_of
 from qsdt_jax.deploy import reference
 from qsdt_jax.deploy.bundle import Bundle, bundle_bytes, read_bundle, write_bundle
 from qsdt_jax.deploy.detector import OUTPUTS

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from qsdt_jax.core.neurons import make_neuron
-from qsdt_jax.data.buckets import Buckets, grid_of
+from qsdt_jax.data.dense.buckets import Buckets, grid_of
 from qsdt_jax.deploy import interpreter, reference
 from qsdt_jax.deploy.bundle import Bundle, read_bundle, write_bundle
 from qsdt_jax.deploy.graphs.onnx_integer import export_onnx

@@ -14,7 +14,7 @@ from qsdt_jax.data.class_folders import tell_once
 from qsdt_jax.tasks.average_precision import AveragePrecision
 from qsdt_jax.workdir.metrics import read_metrics
 from tests.assemble.detecting import SameObjects
-from tests.data.coco_files import HEIGHT, WIDTH, annotation, content, image, write_json
+from tests.data.dense.coco_files import HEIGHT, WIDTH, annotation, content, image, write_json
 from tests.data.prepare.files import encoded, write_files
 from tests.launch.tiny import launch
 

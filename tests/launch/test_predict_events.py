@@ -27,7 +27,7 @@ from qsdt_jax.loading.deployed import Deployed, bundle_of, load_deployed, with_i
 from qsdt_jax.loading.trained import Trained, load_trained
 from qsdt_jax.sheets.frames import MOST_STREAMS, FramesShown, coloured
 from qsdt_jax.tasks.task import variable_shapes
-from tests.data.event_formats.written import aedat3, aedat4, aedat4_events
+from tests.data.events.formats.written import aedat3, aedat4, aedat4_events
 from tests.data.prepare.files import aedat, write_files
 from tests.launch.tiny import draw, launch, make_state, tiny_config, write_workdir
 

@@ -20,7 +20,8 @@ from qsdt_jax.data.prepare.writer import prepare
 from qsdt_jax.errors import UserError
 from qsdt_jax.tasks.classification import Classification
 from qsdt_jax.workdir.workdir import config_differences
-from tests.data.coco_files import coco
+from tests.data.dense.coco_files import coco
+from tests.data.dense.segmentation_files import segfolder
 from tests.data.prepare.files import (
     BROKEN,
     ODDITIES,
@@ -34,7 +35,6 @@ from tests.data.prepare.files import (
     write_files,
 )
 from tests.data.prepare.test_cifar import TEN
-from tests.data.segmentation_files import segfolder
 from tests.launch.prepare_runs import ROOT, Moment, run
 from tests.launch.tiny import launch, tiny_config
 

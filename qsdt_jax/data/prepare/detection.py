@@ -1,10 +1,10 @@
-"""Images with objects in the layout of COCO, as `coco_source` finds them."""
+"""Images with objects in the layout of COCO, as `dense.coco_source` finds them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from qsdt_jax.data.coco_source import find_split, has_split
-from qsdt_jax.data.instances import Category, ListedImage
+from qsdt_jax.data.dense.coco_source import find_split, has_split
+from qsdt_jax.data.dense.instances import Category, ListedImage
 from qsdt_jax.data.prepare.records import TRAIN, VALIDATION, DataSet, FilePart, Record
 from qsdt_jax.data.sources import SplitName
 from qsdt_jax.errors import UserError

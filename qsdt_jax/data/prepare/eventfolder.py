@@ -1,13 +1,13 @@
 """Event files in one folder per class: N-MNIST, N-Caltech101, recordings of one's own.
 
-The layouts are those of `imagefolder`; the files those of `event_files`.
+The layouts are those of `imagefolder`; the files those of `events.files`.
 """
 
 import dataclasses
 from pathlib import Path
 
-from qsdt_jax.data.event_files import SUFFIXES, require_readers
-from qsdt_jax.data.events import LARGEST_SENSOR
+from qsdt_jax.data.events.files import SUFFIXES, require_readers
+from qsdt_jax.data.events.record import LARGEST_SENSOR
 from qsdt_jax.data.prepare.imagefolder import read_folder
 from qsdt_jax.data.prepare.records import DataSet
 from qsdt_jax.errors import UserError

@@ -5,13 +5,13 @@ from typing import Any
 
 from PIL import Image
 
-from qsdt_jax.data.coco_source import require_size
-from qsdt_jax.data.event_files import read_event_file
-from qsdt_jax.data.event_formats.aedat3 import read_interval
-from qsdt_jax.data.events import as_columns, check_within, upright
+from qsdt_jax.data.dense.coco_source import require_size
+from qsdt_jax.data.dense.tfds_detection import stored
+from qsdt_jax.data.events.files import read_event_file
+from qsdt_jax.data.events.formats.aedat3 import read_interval
+from qsdt_jax.data.events.record import as_columns, check_within, upright
 from qsdt_jax.data.images import DECODE_ERRORS, FORMATS, decode_reason, image_size, in_bytes
 from qsdt_jax.data.prepare.records import Content, DataSet, Record
-from qsdt_jax.data.tfds_detection import stored
 from qsdt_jax.errors import CorruptRecord, UserError
 from qsdt_jax.retry import retried
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qsdt_jax.data.events import stored_types
+from qsdt_jax.data.events.record import stored_types
 from qsdt_jax.data.index_images import encode
 from qsdt_jax.data.prepare.records import DataSet
 
@@ -31,8 +31,8 @@ def features_of(dataset: DataSet) -> "tfds.features.FeaturesDict":
     """The tfds features by the kind of the data set, each kind but the last with "file_name".
 
     "image" and "label"; "events" {t, x, y, p}, "sensor_size" and "label"; "image" and "annotation" with the
-    names of the classes, whose numbers are those of examples, see `annotations`; what tfds has for COCO, and
-    what `tfds_detection` says.
+    names of the classes, whose numbers are those of examples, see `dense.annotations`; what tfds has for
+    COCO, and what `dense.tfds_detection` says.
     """
     import tensorflow_datasets as tfds  # Nearly a second to import.
 

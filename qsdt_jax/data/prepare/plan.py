@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from qsdt_jax.data.instances import as_dataset
+from qsdt_jax.data.dense.instances import as_dataset
 from qsdt_jax.data.prepare.records import TRAIN, DataSet, Record
 
 SHARD_BYTES = 256 << 20

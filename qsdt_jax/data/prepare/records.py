@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from qsdt_jax.data.event_formats.aedat2 import SENSOR_SIZE
+from qsdt_jax.data.dense.instances import Category, ListedImage
+from qsdt_jax.data.events.formats.aedat2 import SENSOR_SIZE
 from qsdt_jax.data.index_images import Numbering
-from qsdt_jax.data.instances import Category, ListedImage
 from qsdt_jax.errors import UserError
 from qsdt_jax.retry import reason, retried
 

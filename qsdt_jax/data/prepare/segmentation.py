@@ -1,9 +1,9 @@
-"""Images with annotations: ADE20K, and any pair of folders, as `segmentation_folders` finds them."""
+"""Images with annotations: ADE20K, and any pair of folders, as `dense.segmentation_folders` finds them."""
 
 from pathlib import Path
 
+from qsdt_jax.data.dense.segmentation_folders import Layout, ade20k_layout, segfolder_layout
 from qsdt_jax.data.prepare.records import TRAIN, VALIDATION, DataSet, FilePart, Record
-from qsdt_jax.data.segmentation_folders import Layout, ade20k_layout, segfolder_layout
 from qsdt_jax.data.sources import SplitName
 
 SPLITS: dict[SplitName, str] = {"train": TRAIN, "test": VALIDATION}

@@ -16,10 +16,10 @@ from xml.etree import ElementTree
 
 from qsdt_jax import bounds
 from qsdt_jax.data.class_folders import composed, listing, scan
-from qsdt_jax.data.coco_masks import rectangle
-from qsdt_jax.data.coco_source import learnable
+from qsdt_jax.data.dense.coco_masks import rectangle
+from qsdt_jax.data.dense.coco_source import learnable
+from qsdt_jax.data.dense.instances import Category, Instance, ListedImage
 from qsdt_jax.data.images import IMAGE_SUFFIXES
-from qsdt_jax.data.instances import Category, Instance, ListedImage
 from qsdt_jax.data.prepare.detection import records
 from qsdt_jax.data.prepare.records import TRAIN, VALIDATION, DataSet
 from qsdt_jax.errors import UserError

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qsdt_jax.data.annotations import labelled_counts
+from qsdt_jax.data.dense.annotations import labelled_counts
 from qsdt_jax.data.prepare.claim import REPORT_FILE, claimed, fields_of
 from qsdt_jax.data.prepare.examples import LostRecord, example_of
 from qsdt_jax.data.prepare.metadata import (

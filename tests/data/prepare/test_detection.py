@@ -12,12 +12,12 @@ from pycocotools.coco import COCO
 
 from launch.prepare import find, summary
 from qsdt_jax.assemble.data import build_source
-from qsdt_jax.data.coco_source import read_coco_split
+from qsdt_jax.data.dense.coco_source import read_coco_split
 from qsdt_jax.data.prepare.plan import make_plan
 from qsdt_jax.data.prepare.writer import prepare
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import CorruptRecord, UserError
-from tests.data.coco_files import HEIGHT, WIDTH, annotation, coco, content, image, write_json
+from tests.data.dense.coco_files import HEIGHT, WIDTH, annotation, coco, content, image, write_json
 from tests.data.prepare.files import encoded, write_files
 from tests.launch.tiny import tiny_config
 

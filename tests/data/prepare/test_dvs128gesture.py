@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from qsdt_jax.data.event_formats.aedat3 import read_interval
+from qsdt_jax.data.events.formats.aedat3 import read_interval
 from qsdt_jax.data.prepare.dvs128gesture import CLASS_NAMES, read_dvs128gesture
 from qsdt_jax.data.prepare.plan import make_plan
 from qsdt_jax.data.prepare.records import check
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import CorruptRecord, UserError
-from tests.data.event_formats.written import AEDAT3_HEADER, aedat3, aedat3_events, aedat3_packet
+from tests.data.events.formats.written import AEDAT3_HEADER, aedat3, aedat3_events, aedat3_packet
 from tests.data.prepare.files import write_files
 from tests.launch.tiny import launch
 

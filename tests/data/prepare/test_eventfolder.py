@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qsdt_jax.data.frames import EventPreprocess
+from qsdt_jax.data.events.frames import EventPreprocess
 from qsdt_jax.data.prepare.eventfolder import read_eventfolder
 from qsdt_jax.data.prepare.writer import prepare
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
-from tests.data.event_formats.written import aedat3, aedat4, aedat4_events
+from tests.data.events.formats.written import aedat3, aedat4, aedat4_events
 from tests.data.prepare.files import aedat, five_bytes, write_files
 from tests.launch.tiny import launch
 

@@ -13,15 +13,15 @@ from PIL import Image
 
 from launch.prepare import find
 from qsdt_jax.assemble.data import build_source
-from qsdt_jax.data.annotated_source import read_pairs
+from qsdt_jax.data.dense.annotated_source import read_pairs
+from qsdt_jax.data.dense.segmentation_folders import ade20k_layout, segfolder_layout
 from qsdt_jax.data.prepare.records import check
 from qsdt_jax.data.prepare.segmentation import read_ade20k, read_segfolder
 from qsdt_jax.data.prepare.writer import _Writer, prepare
-from qsdt_jax.data.segmentation_folders import ade20k_layout, segfolder_layout
 from qsdt_jax.data.tfds_source import TfdsSource
 from qsdt_jax.errors import UserError
+from tests.data.dense.segmentation_files import HEIGHT, NAMES, WIDTH, ade20k, indices, png, segfolder
 from tests.data.prepare.files import encoded, write_files
-from tests.data.segmentation_files import HEIGHT, NAMES, WIDTH, ade20k, indices, png, segfolder
 from tests.launch.tiny import tiny_config
 
 
