@@ -12,7 +12,7 @@ from qsdt_jax.answers.classes import ranked
 from qsdt_jax.answers.pictures import Shown
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.dense.annotations import annotation_dtype
-from qsdt_jax.data.events.framing import SIZE
+from qsdt_jax.data.dense.framing import SIZE
 from qsdt_jax.data.geometry import Size
 from qsdt_jax.evaluate.class_map import class_map
 

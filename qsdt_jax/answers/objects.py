@@ -10,7 +10,7 @@ import numpy as np
 from qsdt_jax.answers.answering import Answerer, Answering, answered
 from qsdt_jax.answers.pictures import Shown
 from qsdt_jax.data.classes import Classes
-from qsdt_jax.data.events.framing import SIZE
+from qsdt_jax.data.dense.framing import SIZE
 from qsdt_jax.evaluate.paste import pasted
 from qsdt_jax.tasks.average_precision import own_boxes
 

@@ -11,7 +11,7 @@ from qsdt_jax.data.dense.buckets import Buckets, grid_of
 from qsdt_jax.data.dense.detection import DetectionPreprocess, ObjectsAugmentation
 from qsdt_jax.data.dense.fake_objects import FakeObjects
 from qsdt_jax.data.dense.segmentation import AnnotatedAugmentation, SegmentationPreprocess
-from qsdt_jax.data.events.frames import POLARITIES, EventAugmentation, EventPreprocess
+from qsdt_jax.data.events.frames import POLARITIES, WITH_SUM, EventAugmentation, EventPreprocess
 from qsdt_jax.data.geometry import Size
 from qsdt_jax.data.images import MODES
 from qsdt_jax.data.preprocess import Augmentation, Preprocess, Preprocessing
@@ -68,14 +68,18 @@ def _build_event_preprocess(config: ml_collections.ConfigDict) -> EventPreproces
     size = _size(config)
     _require(config, "augmentation", OneOf(get_args(EventAugmentation)))
     _require(config, "roll", Within(0, min(size)))
-    if data.channels != POLARITIES:
-        raise UserError(f"events have {POLARITIES} polarities, but config.data.channels={data.channels}")
+    if data.channels not in (POLARITIES, WITH_SUM):
+        raise UserError(
+            f"events have {POLARITIES} channels, or {WITH_SUM} with the sum of both polarities, but "
+            f"config.data.channels={data.channels}"
+        )
     return EventPreprocess(
         size=size,
         timesteps=config.model.timesteps,
         slicing=data.slicing,
         augmentation=data.augmentation,
         roll=data.roll,
+        channels=data.channels,
     )
 
 

@@ -73,7 +73,9 @@ KEYS: Mapping[str, Key] = {
     "data.digits_noise": Key(0.0, "of digits, standard deviation on the pixels of 8x8, white = 1", Within(0)),
     "data.corrupt_limit": Key(10, "records that each process skips in a start before it gives up", Within(0)),
     "data.image_size": Key((32, 32), "height, width; multiples of 16", Sides(16), limit=bounds.SIDE),
-    "data.channels": Key(3, "of an image: 1 or 3; events have 2", Within(1), limit=bounds.CHANNELS),
+    "data.channels": Key(
+        3, "of an image: 1 or 3; events have 2, or 3 with their sum", Within(1), limit=bounds.CHANNELS
+    ),
     "data.mean": Key(
         (0.485, 0.456, 0.406),
         "of pixels in 0..1, in the normalisation",
@@ -86,7 +88,7 @@ KEYS: Mapping[str, Key] = {
         Numbers(positive=True),
         limit=FLOAT32,
     ),
-    "data.events": Key(False, "streams of an event camera, shown in T frames of 2 channels"),
+    "data.events": Key(False, "streams of an event camera, shown in T frames"),
     "data.slicing": Key(
         "count",
         "of events into frames: count (equal counts), time (equal times), or sum, T times",

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from qsdt_jax.data.augment import ERASED_BOX, NOISE_KEY
-from qsdt_jax.data.events.framing import SIZE
+from qsdt_jax.data.dense.framing import SIZE
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.inside import inside
 

@@ -27,7 +27,7 @@ from flax import linen as nn
 from qsdt_jax.core.affine import real
 from qsdt_jax.core.neurons import Neuron, spike_count
 from qsdt_jax.core.spikes import Spikes
-from qsdt_jax.data.events.framing import SIZE
+from qsdt_jax.data.dense.framing import SIZE
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.attention import QSDSA
 from qsdt_jax.layers.spiking import SpikingNeuron

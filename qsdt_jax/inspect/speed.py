@@ -25,7 +25,7 @@ from qsdt_jax.assemble.data import (
 from qsdt_jax.assemble.network import DTYPES, require_backbone
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.cpus import usable_cpus
-from qsdt_jax.data.events.framing import SIZE
+from qsdt_jax.data.dense.framing import SIZE
 from qsdt_jax.data.inputs import to_inputs
 from qsdt_jax.data.pipeline import HostBatch, training_batches
 from qsdt_jax.deploy.detector import networks_of_detector, runner

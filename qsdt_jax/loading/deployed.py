@@ -18,9 +18,9 @@ from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.network import require_network
 from qsdt_jax.data.classes import Classes, numbers
 from qsdt_jax.data.dense.detection import DetectionPreprocess
+from qsdt_jax.data.dense.framing import SIZE
 from qsdt_jax.data.dense.segmentation import SegmentationPreprocess
 from qsdt_jax.data.events.frames import POLARITIES, EventPreprocess
-from qsdt_jax.data.events.framing import SIZE
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocess, Preprocessing
 from qsdt_jax.deploy.bundle import Bundle, read_bundle, sizes_shown
@@ -75,7 +75,12 @@ class Deployed:
         if bundle.slicing is not None:
             assert isinstance(bundle.program, Program)
             timesteps = bundle.program.neuron.timesteps
-            return EventPreprocess(size=bundle.image_size, timesteps=timesteps, slicing=bundle.slicing)
+            return EventPreprocess(
+                size=bundle.image_size,
+                timesteps=timesteps,
+                slicing=bundle.slicing,
+                channels=self.channels,
+            )
         if self.channels == POLARITIES:
             raise UserError(
                 f"{self.path} takes {POLARITIES} channels and does not say how events become its frames, as "

@@ -20,7 +20,7 @@ from qsdt_jax.assemble.network import Network as Model
 from qsdt_jax.assemble.network import require_network, timesteps_of
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.classes import Classes
-from qsdt_jax.data.events.framing import SIZE
+from qsdt_jax.data.dense.framing import SIZE
 from qsdt_jax.data.preprocess import ImagePreprocessing
 from qsdt_jax.errors import UserError
 from qsdt_jax.loading.trained import outputs

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qsdt_jax.data.events.frames import POLARITIES
 from qsdt_jax.sheets.classes import ClassesShown, draw_said
 from qsdt_jax.sheets.sheet import FAINT, GAP, HEADER, LINE, MARGIN, Sheet
 
@@ -46,12 +47,13 @@ def coloured(frames: np.ndarray) -> np.ndarray:
     """Pictures of frames.
 
     Args:
-      frames: (T, H, W, 2) counts of events of falling and of rising brightness, not below 0.
+      frames: (T, H, W, C) counts of events of falling and of rising brightness, not below 0; of a third
+        channel, their sum, nothing is drawn.
 
     Returns:
       uint8 (T, H, W, 3).
     """
-    counts = np.asarray(frames, np.float64)
+    counts = np.asarray(frames, np.float64)[..., :POLARITIES]
     seen = counts[counts > 0]
     full = np.quantile(seen, BRIGHTEST) if seen.size else 1.0
     shares = np.where(counts > 0, FAINTEST + (1 - FAINTEST) * np.minimum(counts / full, 1), 0)
@@ -67,7 +69,7 @@ def draw_sheet(
 
     Args:
       file: PNG file.
-      predictions: with frames (T, H, W, 2) as views.
+      predictions: with frames (T, H, W, C) as views.
       class_names: K names.
       title: of the sheet.
 

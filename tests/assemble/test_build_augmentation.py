@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from configs import digits
+from configs import digits, digits_dvs
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.tasks import build_task
 from qsdt_jax.configuration.checked import check_config
@@ -95,4 +95,15 @@ def test_randaugment_needs_an_image():
     config = base_config()
     config.data.update({"channels": 2, "mean": (0.5,), "std": (0.5,), "randaugment_magnitude": 9.0})
     with pytest.raises(UserError, match=r"RandAugment takes 1 or 3 channels, but .*channels=2"):
+        build_preprocess(config)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_events_have_two_channels_or_a_third_with_their_sum(channels):
+    config = digits_dvs.get_config()
+    config.data.channels = channels
+    assert build_preprocess(config).channels == channels
+    config.data.channels = 4
+    told = "events have 2 channels, or 3 with the sum of both polarities, but config.data.channels=4"
+    with pytest.raises(UserError, match=told):
         build_preprocess(config)

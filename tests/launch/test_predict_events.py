@@ -279,6 +279,8 @@ def test_colours():
     assert pictures[1, 0, 0].sum() > pictures[0, 0, 0].sum() and pictures[1, 0, 0].min() < 200
     assert (pictures[1, 1, 1] < 60).sum() == 3
     assert (coloured(np.zeros((1, 2, 2, 2))) == 255).all()
+    three = np.concatenate((frames, frames.sum(-1, keepdims=True)), -1)
+    np.testing.assert_array_equal(coloured(three), pictures)
 
 
 @pytest.mark.parametrize("timesteps", [1, 2, 16, 40])

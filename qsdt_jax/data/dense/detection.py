@@ -15,7 +15,7 @@ from absl import logging
 
 from qsdt_jax.data.dense.buckets import Buckets, scaled
 from qsdt_jax.data.dense.coverage import CELLS, coverage
-from qsdt_jax.data.events.framing import padded, resized, size_of_image
+from qsdt_jax.data.dense.framing import padded, resized, size_of_image
 from qsdt_jax.data.geometry import Size, Window, moved
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.sources import Example

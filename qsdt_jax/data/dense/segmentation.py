@@ -13,8 +13,8 @@ import numpy as np
 from qsdt_jax.data.augment import TRIES, draw_flip
 from qsdt_jax.data.dense.annotations import labelled_counts
 from qsdt_jax.data.dense.buckets import Buckets, scaled
+from qsdt_jax.data.dense.framing import padded, padding, resized, size_of_image
 from qsdt_jax.data.dense.photometric import draw_photometric
-from qsdt_jax.data.events.framing import padded, padding, resized, size_of_image
 from qsdt_jax.data.geometry import Crop, Size, moved
 from qsdt_jax.data.images import Normalization
 from qsdt_jax.data.sources import Example

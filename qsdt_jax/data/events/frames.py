@@ -15,6 +15,7 @@ from qsdt_jax.data.sources import Example
 Slicing = Literal["count", "time", "sum"]
 EventAugmentation = Literal["none", "roll", "flip_roll"]
 POLARITIES = 2
+WITH_SUM = POLARITIES + 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class EventPreprocess:
       slicing: see `make_frames`.
       augmentation: of the events, in training. "none"; "roll", a shift; "flip_roll", also mirrored.
       roll: largest shift in pixels of the sensor.
+      channels: C, 2, or 3 with the sum of both polarities as the third (published code of SpikingResformer).
     """
 
     size: tuple[int, int]
@@ -34,6 +36,7 @@ class EventPreprocess:
     slicing: Slicing = "count"
     augmentation: EventAugmentation = "none"
     roll: int = 0
+    channels: int = POLARITIES
 
     @property
     def normalization(self) -> None:
@@ -44,7 +47,7 @@ class EventPreprocess:
         """All have one size."""
 
     def train(self, example: Example, generator: np.random.Generator) -> Example:
-        """The example with "image", float32 (T, H, W, 2), in place of events moved as the generator says."""
+        """The example with "image", float32 (T, H, W, C), in place of events moved as the generator says."""
         events, (height, width) = _proven(example), example["sensor_size"]
         if self.augmentation == "flip_roll":
             events = random_flip(events, generator, width)
@@ -53,11 +56,13 @@ class EventPreprocess:
         return self._framed(events, example)
 
     def evaluate(self, example: Example) -> Example:
-        """The example with "image", float32 (T, H, W, 2), in place of its events; nothing random."""
+        """The example with "image", float32 (T, H, W, C), in place of its events; nothing random."""
         return self._framed(_proven(example), example)
 
     def _framed(self, events: np.ndarray, example: Example) -> Example:
         frames = make_frames(events, example["sensor_size"], self.size, self.timesteps, self.slicing)
+        if self.channels == WITH_SUM:
+            frames = np.concatenate((frames, frames.sum(-1, keepdims=True)), axis=-1)
         others = {name: value for name, value in example.items() if name not in ("events", "sensor_size")}
         return {**others, "image": frames}
 

@@ -103,6 +103,19 @@ def test_preprocess_is_a_function_of_its_generator_and_leaves_the_stream_alone()
     np.testing.assert_array_equal(plain, slow_frames(events, (12, 20), (12, 20), 4, "count"))
 
 
+def test_a_third_channel_is_the_sum_of_both():
+    example = {"events": stream(300, 9), "sensor_size": (12, 20), "label": 3}
+    two, three = (
+        EventPreprocess(size=(6, 10), timesteps=4, channels=c, augmentation="flip_roll", roll=2)
+        for c in (2, 3)
+    )
+    for read in (lambda p: p.evaluate(example), lambda p: p.train(example, np.random.default_rng(1))):
+        frames, found = read(two)["image"], read(three)["image"]
+        assert found.dtype == np.float32 and found.shape == (4, 6, 10, 3)
+        np.testing.assert_array_equal(found[..., :2], frames)
+        np.testing.assert_array_equal(found[..., 2], frames[..., 0] + frames[..., 1])
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("x", 300), ("x", 20), ("y", 12), ("y", -1), ("p", 2), ("p", -2)]
 )
