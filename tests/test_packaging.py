@@ -44,6 +44,12 @@ def test_requirements_are_those_of_the_project():
     assert lines == wanted
 
 
+def test_the_tests_install_the_other_extras():
+    extras = PROJECT["optional-dependencies"]
+    wanted = {r for name in extras.keys() - set(IN_REQUIREMENTS) for r in extras[name]}
+    assert wanted - set((ROOT / "tests" / "requirements.txt").read_text().splitlines()) == set()
+
+
 def test_errors_name_the_extra_that_brings_a_package():
     extras = {
         module: extra
