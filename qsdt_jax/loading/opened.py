@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -15,35 +16,32 @@ from qsdt_jax.answers.classes import Predictions
 from qsdt_jax.answers.maps import ClassMaps
 from qsdt_jax.answers.objects import Detections
 from qsdt_jax.answers.pictures import Picture, shown
+from qsdt_jax.answers.streams import Shower, given_files
 from qsdt_jax.assemble.data import build_preprocess
 from qsdt_jax.assemble.network import Network as Model
 from qsdt_jax.assemble.network import require_network, timesteps_of
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.classes import Classes
 from qsdt_jax.data.dense.framing import SIZE
-from qsdt_jax.data.preprocess import ImagePreprocessing
+from qsdt_jax.data.events.frames import EventPreprocess
+from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocessing
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import expanded
 from qsdt_jax.loading.trained import outputs
 from qsdt_jax.tasks.task import Batch, Task, Variables
 
 
-class Opened(Answerer, Protocol):
-    """What `predict` takes."""
+class Opened(Shower, Answerer, Protocol):
+    """What `predict` and `predict_events` take."""
 
     @property
     def where(self) -> str: ...
-
-    @property
-    def preprocess(self) -> ImagePreprocessing: ...
 
     @property
     def answering(self) -> Answering | None: ...
 
     @property
     def classes(self) -> Classes: ...
-
-    @property
-    def channels(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,11 +70,20 @@ class Network:
         return require_network(self.task.model, self.where)
 
     @property
+    def title(self) -> str:
+        return self.where
+
+    @property
+    def inputs(self) -> Preprocessing:
+        """From images or events to inputs, as in evaluation."""
+        return build_preprocess(self.config)
+
+    @property
     def preprocess(self) -> ImagePreprocessing:
         """From an image to an input, as in evaluation; raises UserError where the network takes events."""
-        preprocess = build_preprocess(self.config)
+        preprocess = self.inputs
         if not isinstance(preprocess, ImagePreprocessing):
-            raise UserError(f"{self.where} takes events: give frames to model.apply(variables, frames)")
+            raise UserError(f"{self.where} takes events; expected a network of images, or predict_events")
         return preprocess
 
     @property
@@ -106,6 +113,24 @@ class Network:
           UserError: a file that is no image, an array of another type or shape, a task that does not answer.
         """
         return predict(self, images)
+
+    def predict_events(
+        self,
+        files: str | Path | Iterable[str | Path],
+        *,
+        sensor_size: tuple[int, ...] = (),
+        on_its_side: bool | None = None,
+    ) -> Predictions:
+        """What a classifier of events says of recordings.
+
+        Args:
+          files: of any format of `data.events.files`; one of them is a batch of one.
+          sensor_size, on_its_side: see `answers.streams.given_files`.
+
+        Raises:
+          UserError: a network of images; a file that is no recording, or does not say its sensor's size.
+        """
+        return predict_events(self, files, sensor_size, on_its_side)
 
     def features(self, images: Picture | Iterable[Picture]) -> dict[str, np.ndarray]:
         """The residual stream after each stage, float32 (N, h, w, c) at strides 2, 4, 8, 16 and 16.
@@ -140,3 +165,20 @@ def predict(network: Opened, images: Picture | Iterable[Picture]) -> Any:
         raise UserError(f"{network.where}: the task of this network does not say how it answers for images")
     found = shown(images, network.preprocess, network.channels)
     return network.answering.collect(network.answering.stream(network, found), network.classes)
+
+
+def predict_events(
+    network: Opened,
+    files: str | Path | Iterable[str | Path],
+    sensor_size: tuple[int, ...],
+    on_its_side: bool | None,
+) -> Any:
+    """All answers of a network for recordings; arguments and errors as of `Network.predict_events`."""
+    if not isinstance(network.inputs, EventPreprocess) or network.answering is None:
+        raise UserError(f"{network.where} takes no events; expected a network of them, or predict")
+    several = [files] if isinstance(files, str | Path) else list(files)
+    if not several:
+        raise UserError("no recordings; expected at least one")
+    given = given_files(network, sensor_size, on_its_side)
+    found = (given.show(expanded(str(file))) for file in several)
+    return network.answering.collect(network.answering.stream(given, found), network.classes)

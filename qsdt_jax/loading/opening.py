@@ -14,14 +14,14 @@ from qsdt_jax.answers.pictures import Picture
 from qsdt_jax.assemble.network import require_network
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.data.classes import Classes
-from qsdt_jax.data.preprocess import ImagePreprocessing
+from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocessing
 from qsdt_jax.deploy.detector import FoldedDetector
 from qsdt_jax.deploy.program import Program
 from qsdt_jax.deploy.reference import MAGIC
 from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded, read_json
 from qsdt_jax.loading.deployed import Deployed, load_deployed
-from qsdt_jax.loading.opened import Network, predict
+from qsdt_jax.loading.opened import Network, predict, predict_events
 from qsdt_jax.loading.published import of_published
 from qsdt_jax.loading.saving import MODEL_FILE, load_saved
 from qsdt_jax.loading.trained import Trained, load_trained
@@ -58,6 +58,15 @@ class DeployedNetwork:
         return self.deployed.classes
 
     @property
+    def title(self) -> str:
+        return self.where
+
+    @property
+    def inputs(self) -> Preprocessing:
+        """From images or events to inputs."""
+        return self.deployed.inputs
+
+    @property
     def preprocess(self) -> ImagePreprocessing:
         """From an image to an input."""
         return self.deployed.preprocess
@@ -78,6 +87,16 @@ class DeployedNetwork:
     def predict(self, images: Picture | Iterable[Picture]) -> Predictions | ClassMaps | Detections:
         """As of `loading.opened.Network`, in integers."""
         return predict(self, images)
+
+    def predict_events(
+        self,
+        files: str | Path | Iterable[str | Path],
+        *,
+        sensor_size: tuple[int, ...] = (),
+        on_its_side: bool | None = None,
+    ) -> Predictions:
+        """As of `loading.opened.Network`, in integers."""
+        return predict_events(self, files, sensor_size, on_its_side)
 
     def features(self, images: Any) -> Any:
         """Raises UserError: a folded network has no stages."""
@@ -101,7 +120,8 @@ def load(
         timesteps=1 or num_heads=8, where they are not these.
 
     Returns:
-      An object with `predict(images)`, `features(images)`, `model`, `variables` and `preprocess`.
+      An object with `predict(images)`, `predict_events(files)`, `features(images)`, `model`, `variables` and
+      `preprocess`.
 
     Raises:
       UserError: nothing there, nothing that is known, damaged, of another network; options that do not apply.

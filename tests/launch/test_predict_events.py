@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+import qsdt_jax
 from configs import digits_dvs
 from qsdt_jax.answers import answering
 from qsdt_jax.answers.classes import CLASSES, Prediction
@@ -32,6 +33,7 @@ from tests.data.prepare.files import aedat, write_files
 from tests.launch.tiny import draw, launch, make_state, tiny_config, write_workdir
 
 BATCH = 4
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def event_config() -> ConfigDict:
@@ -98,6 +100,24 @@ def test_frames_and_logits_are_those_of_evaluation(trained, files, evaluated):
     np.testing.assert_array_equal(np.stack([answer.view for answer in found]), frames)
     np.testing.assert_array_equal(np.stack([answer.logits for answer in found]), logits)
     assert len({answer.logits.tobytes() for answer in found}) == BATCH
+
+
+@pytest.mark.slow
+def test_the_library_predicts_recordings(workdir, deployed, files, evaluated):
+    for network in map(qsdt_jax.load, (workdir, deployed.path)):
+        found = network.predict_events(map(Path, files), sensor_size=(32, 32))
+        np.testing.assert_array_equal(found.logits, evaluated[1])
+        one = network.predict_events(files[1], sensor_size=(32, 32))
+        assert one.top(2) == found.top(2)[1:2]
+        with pytest.raises(UserError, match="does not say how large its sensor was"):
+            network.predict_events(files[0])
+        with pytest.raises(UserError, match="no recordings; expected at least one"):
+            network.predict_events([])
+        with pytest.raises(UserError, match="expected a network of images"):
+            network.predict([np.zeros((32, 32), np.uint8)])
+    images = qsdt_jax.load(GOLDEN / "digits.qsdt")
+    with pytest.raises(UserError, match="takes no events; expected a network of them, or predict"):
+        images.predict_events(files)
 
 
 @pytest.mark.slow
