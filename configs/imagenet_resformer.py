@@ -8,9 +8,9 @@ Expected  74.3 % top-1 of size ti, 77.2 % of m, 78.8 % of l, quoted from the pap
 Cost      not run here
 
 Sizes are ti, s, m and l: `--config configs/imagenet_resformer.py:l`. Learning rates are those of a whole
-batch on 8 GPUs: 1e-3, of m 8e-4, of l 5e-4.
-Statistics and firing rates are those of one GPU's images, of l those of the whole batch. The published code
-sets the rate once an epoch and warms up from 1e-5; here it is set at every step and rises from 0. Its half
+batch on 8 GPUs: 1e-3, of m 8e-4, of l 5e-4. Statistics and firing rates are those of one GPU's images, of l
+those of the whole batch; the published code's firing rates of l are those of one GPU as well. It sets the
+learning rate once an epoch and warms up from 1e-5; here it is set at every step and rises from 0. Its half
 precision is float16, here it is bfloat16.
 """
 

@@ -183,7 +183,8 @@ def _metadata(bundle: "Bundle") -> dict[str, str]:
     import json
 
     told = {"classes": bundle.class_names, "mean": bundle.mean, "std": bundle.std, "origin": bundle.origin}
-    return {name: json.dumps(value) for name, value in told.items()}
+    frames = {} if bundle.slicing is None else {"slicing": bundle.slicing}
+    return {name: json.dumps(value) for name, value in {**told, **frames}.items()}
 
 
 def _graph(bundle: "Bundle") -> bytes:

@@ -27,8 +27,8 @@ from qsdt_jax.inspect.modules import COLUMNS, MEGABYTE, block_rows, layer_rows, 
 from qsdt_jax.inspect.plan import force_devices, on_devices
 from qsdt_jax.inspect.report import report
 from qsdt_jax.inspect.targets import H100, TARGETS, Target
-from qsdt_jax.loading.told import weights_told
 from qsdt_jax.models.operations import LayerOperations, layer_operations
+from qsdt_jax.models.told import weights_told
 from qsdt_jax.tasks.operations import macs_of, operations_of
 from qsdt_jax.tasks.task import Task, Variables
 from qsdt_jax.train.parallel import Parallel

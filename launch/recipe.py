@@ -9,7 +9,7 @@ from qsdt_jax.assemble.build import REFERENCE_BATCH, drops_of, warmup_of
 from qsdt_jax.assemble.examples import ANNOTATED
 from qsdt_jax.assemble.tasks import task_factory
 from qsdt_jax.layers.bits_rules import BitsRule
-from qsdt_jax.loading.told import weights_told
+from qsdt_jax.models.told import weights_told
 from qsdt_jax.train.run import Run
 from qsdt_jax.train.schedules import warmup_within
 

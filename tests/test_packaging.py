@@ -119,7 +119,8 @@ def test_the_source_distribution_has_what_the_tests_need(built):
         names = {name.partition("/")[2] for name in tar.getnames()}
     for folder in ("qsdt_jax", "launch", "configs", "tests", "benchmarks"):
         assert files_of(folder) <= names
-    assert {"LICENSE", "README.md", "CHANGELOG.md", "requirements.txt"} <= names
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "requirements.txt", "tests/requirements.txt"} <= names
+    assert "notebooks/digits.ipynb" in names
 
 
 LIBRARY = """

@@ -254,6 +254,8 @@ def _from_manifest(manifest: dict[str, Any]) -> Bundle:
         raise ValueError("its class names are no list of texts")
     if isinstance(program, FoldedDetector):
         settings = settings_of(manifest["detector"])
+        if image.get("slicing"):
+            raise ValueError("a detector of frames of events; expected one of images")
     elif not program.layers or [name for name, _ in program.outputs] != [LOGITS]:
         raise ValueError("its network tells no classes: expected layers, and one output, the logits")
     check_image(image, program.in_channels)

@@ -7,7 +7,7 @@ import numpy as np
 
 from qsdt_jax import bounds
 from qsdt_jax.data.dense.buckets import Buckets, grid_of
-from qsdt_jax.data.events.frames import Slicing
+from qsdt_jax.data.events.frames import POLARITIES, WITH_SUM, Slicing
 from qsdt_jax.models.backbone import STRIDE
 
 # The normal numbers of float32, in which a manifest's become arithmetic.
@@ -23,6 +23,10 @@ def check_image(image: Mapping[str, Any], channels: int) -> None:
         raise ValueError(f"crop_ratio {image['crop_ratio']!r}; expected a number in 0..1, not 0 nor near it")
     if (slicing := image.get("slicing")) not in (None, *get_args(Slicing)):
         raise ValueError(f"slicing {slicing!r}; expected {', '.join(get_args(Slicing))}, or none")
+    if slicing and channels not in (POLARITIES, WITH_SUM):
+        raise ValueError(
+            f"slicing {slicing!r}, but frames of events have {POLARITIES} or {WITH_SUM} channels"
+        )
     for name, low in (("mean", -HUGE), ("std", TINY)):
         values = image[name]
         if len(values) not in (1, channels) or not all(within(value, low, HUGE) for value in values):

@@ -143,8 +143,8 @@ def attention_maps(program: Program, values: Mapping[str, Any], images: np.ndarr
         grey = np.broadcast_to(image.mean(-1, keepdims=True), (*image.shape[:2], 3))
         grid[0, column].imshow(image if image.shape[-1] == 3 else grey)
         for axes, block in zip(grid[1:, column], shown, strict=True):
-            first = slice(column * frames, column * frames + 1)  # Of its time steps.
-            attention = received(*(np.asarray(values[name][first]) for name in (block.q, block.k)))
+            own = slice(column * frames, (column + 1) * frames)  # Its time steps.
+            attention = received(*(np.asarray(values[name][own]) for name in (block.q, block.k)))
             axes.imshow(grey)
             _overlay(axes, attention / max(attention.sum(), 1), image.shape)
     for axes, block in zip(grid[1:, 0], shown, strict=True):

@@ -2,11 +2,11 @@
 
 import jax
 
-from qsdt_jax.loading.told import amount
 from qsdt_jax.models.classifier import HEADS
 from qsdt_jax.models.detector import OUTPUT_LAYERS as DETECTOR_OUTPUTS
 from qsdt_jax.models.operations import LayerOperations
 from qsdt_jax.models.segmenter import OUTPUT_LAYER as SEGMENTER_OUTPUT
+from qsdt_jax.models.told import amount
 from qsdt_jax.tasks.task import Variables
 from qsdt_jax.train.state import parameter_count
 

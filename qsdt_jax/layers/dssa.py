@@ -96,7 +96,7 @@ class DSSA(nn.Module):
         if train and not numerics.freeze_statistics:
             rows, groups = spikes.shape[0], numerics.group_count(spikes.shape[0])
             grouped = lax.stop_gradient(spikes).reshape(groups, -1, *spikes.shape[1:])
-            batch = jnp.mean(grouped, tuple(axis + 1 for axis in axes)).astype(rate.dtype)
+            batch = jnp.mean(grouped, tuple(axis + 1 for axis in axes), dtype=rate.dtype)
             if not numerics.norm_group:
                 batch = mean_over_devices(batch)
             rate = jnp.where(jnp.all(rate == 0), batch, (1 - MOMENTUM) * rate + MOMENTUM * batch)

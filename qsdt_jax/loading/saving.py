@@ -21,9 +21,9 @@ from qsdt_jax.errors import UserError
 from qsdt_jax.files import expanded, write_atomically
 from qsdt_jax.interop.fit import check_fit
 from qsdt_jax.loading.opened import Network
-from qsdt_jax.loading.told import amount, network_told, title_told
 from qsdt_jax.loading.trained import stored_config, use_float64_if_asked
 from qsdt_jax.models.operations import layer_operations
+from qsdt_jax.models.told import amount, network_told, title_told
 from qsdt_jax.tasks.operations import macs_of
 from qsdt_jax.train.state import parameter_count
 from qsdt_jax.workdir.provenance import code_version

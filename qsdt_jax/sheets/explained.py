@@ -115,7 +115,7 @@ def _top(sheet: Sheet, explanation: "Explanation", class_names: Sequence[str], y
     x += PICTURE + 0.4
     of_class = f"surrogate gradients, score of {name}"
     if explanation.saliency is not None:
-        said("input gradient", "|d score / d pixel|, largest of channels", of_class)
+        said("input gradient", "|d score / d input|, largest of channels", of_class)
         drawn = _panel(sheet, (x, y, PICTURE, tall), explanation.saliency, cmap="magma")
         _from_zero(sheet, drawn, x, y, tall)
         x += PICTURE + SCALE

@@ -94,6 +94,7 @@ def set_detector(key, value):
         (set_detector("score_threshold", 2), "score_threshold of its detector is 2"),
         (set_detector("detections", 1.5), "detections of its detector is 1.5"),
         (set_detector("resolution", 0), "resolution of its detector is 0"),
+        (lambda manifest: manifest["image"].update(slicing="time"), "a detector of frames of events"),
         (lambda manifest: manifest["image"].pop("buckets"), "its manifest is not that of a bundle (KeyError"),
         (set_detector("colour", 1), "its manifest is not that of a bundle (TypeError"),
         (lambda manifest: manifest["programs"].pop("rpn"), "expected " + ", ".join(OUTPUTS)),

@@ -3,7 +3,7 @@
 import io
 import sys
 
-import h5py
+
 import numpy as np
 import pytest
 

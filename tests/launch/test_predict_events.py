@@ -138,6 +138,9 @@ def test_bundles_of_before_are_refused_in_one_line(deployed, tmp_path):
     write_bundle(odd, dataclasses.replace(deployed.bundle, slicing="other"))  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="slicing 'other'; expected count, time, sum, or none"):
         read_bundle(odd)
+    write_bundle(odd, dataclasses.replace(read_bundle(GOLDEN / "digits.qsdt"), slicing="time"))
+    with pytest.raises(UserError, match="slicing 'time', but frames of events have 2 or 3 channels"):
+        read_bundle(odd)
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def header_of(
       size: (H, W, C) of an image.
       of_bytes: whether it takes bytes too.
       named: whether the names of its classes are known.
-      buffer_bytes, table_bytes: see `c.Source`.
+      buffer_bytes, table_bytes: see `c.export.Source`.
       origin: a line that says where the network is from, or "".
     """
     height, width, channels = size

@@ -123,10 +123,7 @@ class _Graph(Nodes):
             case Pool():
                 return self.op("GlobalAveragePool", *inputs, name=step.name)
             case Resize(factor=factor):
-                modes = {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
-                return self.op(
-                    "Resize", *inputs, "", self.real([1, 1, factor, factor]), name=step.name, **modes
-                )
+                return self.nearest(step.name, *inputs, factor=factor)
             case Bilinear():
                 return self.op("Resize", *inputs, "", self.real([1, 1, 2, 2]), name=step.name, mode="linear")
         raise UserError(f"{step.name} is a step of a detector, which has no Q/DQ form")
