@@ -3,7 +3,6 @@
 import io
 import sys
 
-
 import numpy as np
 import pytest
 
@@ -15,6 +14,8 @@ from qsdt_jax.deploy.spike_driven import SpikeArithmetic, unroll
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.lowering import ConvGeometry
 from tests.deploy.nets import deployed_form, draw_images, draw_variables, short_net
+
+h5py = pytest.importorskip("h5py", reason="pip install h5py")
 
 LAST = "downsample3/conv"  # The last value before attention.
 
