@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from qsdt_jax.configuration.checked import check_config
 from qsdt_jax.configuration.defaults import KEYS
 from qsdt_jax.configuration.keys import config_keys
 from qsdt_jax.errors import UserError
-from qsdt_jax.files import expanded
+from qsdt_jax.files import expanded, place
 from qsdt_jax.nearest import nearest
 from qsdt_jax.workdir.older_config import renamed
 
@@ -146,13 +147,20 @@ def parse(verb: str, description: str, arguments: list[str]) -> bool:
     return True
 
 
-def require_writable(flag: str, file: str | Path) -> None:
+def require_writable(flag: str, file: str | Path, read: Iterable[str | Path] = ()) -> None:
     """Refuses, before any work is done, a file that cannot be written.
 
+    Args:
+      flag: that names it.
+      file: that is written.
+      read: files that the command reads.
+
     Raises:
-      UserError: it is a folder, its folder is missing, or the permission is.
+      UserError: it is one that is read, or a folder; its folder is missing, or the permission is.
     """
     file = Path(file)
+    if place(file) in map(place, read):
+        raise UserError(f"--{flag} {file} is a file that is read; expected another name")
     try:
         if file.exists():
             file.open("a").close()

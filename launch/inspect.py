@@ -15,7 +15,7 @@ from qsdt_jax import bounds
 from qsdt_jax.assemble.build import build_optimizer, build_parallel, fit_step
 from qsdt_jax.assemble.data import build_preprocess, build_source, class_names_of
 from qsdt_jax.assemble.examples import ANNOTATED, LABELLED, OBJECTS
-from qsdt_jax.assemble.network import require_backbone
+from qsdt_jax.assemble.network import numerics_of, require_network
 from qsdt_jax.assemble.shapes import largest_input
 from qsdt_jax.assemble.tasks import build_task, task_factory
 from qsdt_jax.data.classes import numbers
@@ -105,18 +105,17 @@ def main() -> None:
     parallel = _parallel(config, target)  # Before all that takes seconds.
     classes, origin = _class_count(config)
     task = build_task(config, None if classes is None else numbers(classes))
-    require_backbone(task.model, "the configuration")
+    numerics = numerics_of(require_network(task.model, "the configuration"))
     state = _abstract_state(config, task)
     traced = layer_operations(task.model, tuple(config.data.image_size))
     layers, training_macs = operations_of(task, traced), macs_of(task, traced, train=True)
 
     height, width = config.data.image_size
     outputs = "" if task.class_names is None else f"{len(task.class_names)} classes ({origin}), "
-    backbone = task.model.backbone
+    levels = 0 if numerics.neuron is None else numerics.neuron.levels
     print(
         f"{height}x{width}x{config.data.channels} images, {outputs}"
-        f"{weights_told(backbone.bits, backbone.bits_rules)}, "
-        f"D = {config.model.levels}, T = {config.model.timesteps}\n"
+        f"{weights_told(numerics.bits, numerics.bits_rules)}, D = {levels}, T = {numerics.timesteps}\n"
     )
     rows = layer_rows(layers, state.variables) if LAYERS.value else block_rows(layers, state.variables)
     print(_aligned([COLUMNS, *rows]) + "\n")
@@ -236,7 +235,7 @@ def _memory(
 def _of_inference(
     task: Task, variables: Variables, layers: list[LayerOperations], images: jax.ShapeDtypeStruct
 ) -> str:
-    activation = largest_activation(task.model.backbone, layers, images.shape[0])
+    activation = largest_activation(numerics_of(task.model), layers, images.shape[0])
     known = _bytes(variables) + _bytes(images)
     return _at_least(known, "variables and images", activation, "the largest activations")
 

@@ -8,7 +8,7 @@ from absl import flags
 
 from launch.flags import DEFINED_OFTEN, POSITIONAL, define_path, define_sensor_size, require_writable
 from qsdt_jax.errors import UserError
-from qsdt_jax.files import expanded
+from qsdt_jax.files import expanded, place
 from qsdt_jax.progress import tell
 
 # The libraries are imported where they are used, so that --help answers at once.
@@ -56,7 +56,7 @@ ON_ITS_SIDE = flags.DEFINE_bool(
 )
 FILES = flags.DEFINE_list(POSITIONAL, [], "FILE ...  image files, or event files", **DEFINED_OFTEN)
 
-SHEET_FILE, OUT_FOLDER, EXPLAINED_FOLDER = "predictions.png", "predictions", "explained"
+SHEET_NAME, OUT_FOLDER, EXPLAINED_FOLDER = "predictions", "predictions", "explained"
 
 
 def main() -> None:
@@ -72,13 +72,14 @@ def main() -> None:
         raise UserError("predict needs image files, or event files: predict --workdir DIR one.png two.jpg")
     if top < 1:
         raise UserError(f"--top {top} must be at least 1")
-    sheet = Path(SHEET.value or folder / SHEET_FILE)
+    from qsdt_jax.answers.streams import given_files
+    from qsdt_jax.sheets.written import free_file
+
+    sheet = Path(SHEET.value) if SHEET.value else free_file(folder, SHEET_NAME, set(map(place, files)))
     if sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {sheet}: expected a file name that ends in .png")
-    from qsdt_jax.answers.streams import given_files
-
     network = _load()
-    require_writable("sheet", sheet)
+    require_writable("sheet", sheet, files)
     _require_answers(network)
     given = given_files(network, SENSOR_SIZE.value, ON_ITS_SIDE.value)  # Raises before a folder is made.
     reader = _reader(network, files, sheet, Path(OUT.value or folder / OUT_FOLDER))
@@ -152,6 +153,8 @@ def _reader(
     if network.answering == MAPS:
         return MapsShown(title, classes.shown, TOP.value, out, sheet, files)
     of_events = isinstance(network.inputs, EventPreprocess)
+    if EXPLAIN.value and of_events:
+        raise UserError(f"--explain is for networks of images; {title} takes events")
     shown = (FramesShown if of_events else ClassesShown)(title, classes.shown, TOP.value)
     if EXPLAIN.value:
         from qsdt_jax.sheets.explained import ExplainedShown

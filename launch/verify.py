@@ -52,10 +52,10 @@ def main() -> int:
 
     if not FILES.value:
         raise UserError("verify needs a checkpoint, e.g. verify qsd_s.pth one.png two.jpg")
+    path, *images = map(expanded, FILES.value)
     for flag, file in (("out", OUT.value), ("json", JSON.value)):
         if file:
-            require_writable(flag, file)
-    path, *images = map(expanded, FILES.value)
+            require_writable(flag, file, (path, *images, THEIRS.value or path))
     theirs = _theirs(images)
     found = identify(path, step=STEP.value, ema=EMA.value, fields=_fields())
     told = Told({"file": path})

@@ -51,6 +51,11 @@ def read_json(file: Path) -> Any:
         raise UserError(f"{file} is no JSON, or damaged: {error}") from None
 
 
+def place(path: str | Path) -> str:
+    """What files have in common that overwrite each other, also where capitals do not count."""
+    return str(Path(path).resolve()).casefold()
+
+
 def write_atomically(file: Path, content: str | bytes) -> None:
     """Writes a file, text in UTF-8, so that after a crash either the old or the new content is there.
 

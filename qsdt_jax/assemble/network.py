@@ -12,6 +12,7 @@ import ml_collections
 from qsdt_jax.configuration.network_keys import NETWORK_KEYS
 from qsdt_jax.errors import UserError
 from qsdt_jax.layers.bits_rules import BitsRule
+from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.memory import require_memory
 from qsdt_jax.models import Backbone, Classifier, MaskRCNN, Segmenter, SpikingResformer
 
@@ -51,9 +52,14 @@ def require_backbone(model: Any, where: str) -> Model:
     return model
 
 
+def numerics_of(model: Network) -> Numerics:
+    """What its layers share."""
+    return (model if isinstance(model, SpikingResformer) else model.backbone).numerics
+
+
 def timesteps_of(model: Network) -> int:
     """T."""
-    return (model if isinstance(model, SpikingResformer) else model.backbone).timesteps
+    return numerics_of(model).timesteps
 
 
 def require_logits(model: Any, where: str) -> Classifier | Segmenter:
@@ -174,8 +180,7 @@ def network_shapes(model: Network, config: ml_collections.ConfigDict) -> Any:
     """Shape and type of each variable of the network that a configuration describes."""
     height, width = config.data.image_size
     shape = (config.model.norm_group or 1, height, width, config.data.channels)
-    base = model if isinstance(model, SpikingResformer) else model.backbone
-    image = jax.ShapeDtypeStruct(shape, base.param_dtype)
+    image = jax.ShapeDtypeStruct(shape, numerics_of(model).param_dtype)
     return _initialized.eval_shape(model, jax.random.key(0), image)
 
 

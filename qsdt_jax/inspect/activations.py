@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from qsdt_jax.models import Backbone
+from qsdt_jax.layers.bits_rules import FLOAT_BITS
+from qsdt_jax.layers.numerics import Numerics
 from qsdt_jax.models.operations import LayerOperations
 from qsdt_jax.tasks.task import Task, Variables
 
@@ -32,13 +33,13 @@ def kept_bytes(task: Task, variables: Variables, batch: Mapping[str, Any]) -> in
     return sum(aval.size * aval.dtype.itemsize for aval in once.values())
 
 
-def largest_activation(backbone: Backbone, layers: Sequence[LayerOperations], images: int) -> int:
+def largest_activation(numerics: Numerics, layers: Sequence[LayerOperations], images: int) -> int:
     """Bytes that an inference on so many images takes at least: of its largest activation."""
     largest = max(math.prod(layer.output_shape) for layer in layers)
-    real = jnp.dtype(backbone.numerics.real_dtype).itemsize
-    if backbone.exact_evaluation and backbone.bits != 32:
+    real = jnp.dtype(numerics.real_dtype).itemsize
+    if numerics.exact_evaluation and numerics.bits != FLOAT_BITS:
         # Real inputs are cut in two; behind the stem they are what the layer before has given.
         pairs = itertools.pairwise(layers)
         real_inputs = [math.prod(one.output_shape) for one, two in pairs if not two.spike_input]
         largest += 2 * max(real_inputs, default=0)
-    return largest * real * backbone.timesteps * images
+    return largest * real * numerics.timesteps * images

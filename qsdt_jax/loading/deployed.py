@@ -226,16 +226,16 @@ def _settings(task: Task, where: str) -> Settings:
     return task.settings
 
 
-def with_inputs_of(bundle: Bundle, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def with_inputs_of(deployed: Deployed, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A configuration whose data become inputs as the bundle says, whatever it says of that itself.
 
     Raises:
       UserError: its data have another number of channels.
     """
-    channels = bundle.program.in_channels
+    bundle, channels = deployed.bundle, deployed.channels
     if config.data.channels != channels:
         raise UserError(
-            f"the bundle takes {channels} channels, but the configuration of its data has "
+            f"{deployed.path} takes {channels} channels, but the configuration of its data has "
             f"config.data.channels={config.data.channels}"
         )
     config = config.copy_and_resolve_references()

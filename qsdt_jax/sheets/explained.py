@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qsdt_jax.explain.attention import even_shares
-from qsdt_jax.files import write_atomically
 from qsdt_jax.progress import tell
 from qsdt_jax.sheets.classes import BARS, FIRST_BAR, OTHER_BAR, ClassesShown
 from qsdt_jax.sheets.sheet import EDGE, FAINT, HEADER, INK, LINE, MARGIN, Sheet, percent
-from qsdt_jax.sheets.written import SOFTWARE, Folder
+from qsdt_jax.sheets.written import Folder
 
 # The libraries are imported where they are used, so that --help answers at once.
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class ExplainedShown:
         """Draws an image's picture; what is told of it: its likeliest classes."""
         told, file = self.classes.add(answer), self.folder.file_for(answer.name)
         sheet = explained_sheet(self.explain(answer), self.classes.class_names, self.classes.title)
-        write_atomically(file, sheet.png(**dict([SOFTWARE])))
+        sheet.save(file)
         if file.stem != (stem := Path(answer.name).stem):
             tell(f"{answer.name}: its explanation is {file.name}, for {stem}.png is another file")
         return told

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from qsdt_jax.errors import UserError
+from qsdt_jax.files import write_atomically
+from qsdt_jax.sheets.written import SOFTWARE
 
 MOST_IMAGES = 200  # Of a sheet; more would make a picture that no viewer opens.
 DOTS_PER_INCH = 130
@@ -82,24 +83,18 @@ class Sheet:
         return axes
 
     def save(self, file: Path) -> None:
-        """Raises UserError where the file cannot be written."""
-        try:
-            self._render(file)
-        except OSError as error:
-            raise UserError(f"{file} cannot be written: {error.strerror}") from None
+        """Writes a PNG file; raises UserError where it cannot be written."""
+        write_atomically(file, self.png())
 
-    def png(self, **text: str) -> bytes:
-        """The content of a PNG file, with entries of text in it."""
+    def png(self) -> bytes:
+        """The content of a PNG file that is known again, see `written.SOFTWARE`."""
         content = io.BytesIO()
-        self._render(content, metadata=text)
-        return content.getvalue()
-
-    def _render(self, file: Path | io.BytesIO, **how: Any) -> None:
         # Set last, since each picture moves the limits.
         self.axes.set(xlim=(0, self.across), ylim=(self.down, 0), aspect="auto")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # A letter that the font lacks is drawn as a box.
-            self.figure.savefig(file, format="png", **how)
+            self.figure.savefig(content, format="png", metadata=dict([SOFTWARE]))
+        return content.getvalue()
 
 
 def percent(share: float) -> str:

@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from qsdt_jax.data.images import DECODE_ERRORS
 from qsdt_jax.errors import UserError
+from qsdt_jax.files import place
 
 SOFTWARE = "Software", "qsdt_jax predict"  # Text in every picture, by which it is known again.
 
@@ -46,11 +47,6 @@ def png(picture: Image.Image) -> bytes:
     text.add_text(*SOFTWARE)
     picture.save(content, "PNG", pnginfo=text)
     return content.getvalue()
-
-
-def place(path: str | Path) -> str:
-    """What files have in common that overwrite each other, also where capitals do not count."""
-    return str(Path(path).resolve()).casefold()
 
 
 def free_file(folder: Path, stem: str, taken: set[str]) -> Path:

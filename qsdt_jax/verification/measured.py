@@ -50,7 +50,7 @@ def prepared_for(deployed: Deployed, config: ml_collections.ConfigDict) -> ml_co
             f"{deployed.path} {gives}, but the configuration of its data has "
             f"config.task.name={config.task.name!r}"
         )
-    return with_inputs_of(deployed.bundle, config)
+    return with_inputs_of(deployed, config)
 
 
 def firing_beside(
@@ -67,11 +67,14 @@ def firing_beside(
     Raises:
       UserError: there is none, or it does not fit the data. That is told before anything is measured.
     """
+    if not Path(where).exists():
+        raise UserError(f"{where} is not there; expected a workdir or a bundle")
     if Path(where).is_dir():
         trained = load_trained(where)
+        as_trained = _as_trained(trained, config)
         network = folded_or_trained(trained)
         if isinstance(network, Unfolded):
-            data = Split(_as_trained(trained, config), split, None, images)
+            data = Split(as_trained, split, None, images)
             return lambda: measure_activity(network, data.batches("beside"), Unscored())
         deployed = Deployed(path=Path(where), bundle=network)
     else:
@@ -83,7 +86,11 @@ def firing_beside(
 
 
 def _as_trained(trained: Trained, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The configuration whose data become inputs as those of a classifier's workdir do."""
+    """The configuration whose data become inputs as those of a classifier's workdir do.
+
+    Raises:
+      UserError: its data are of another task, or have another number of channels.
+    """
     own = trained.config
     if task_factory(config.task.name).examples is not task_factory(own.task.name).examples:
         raise UserError(

@@ -194,7 +194,8 @@ def test_what_nir_cannot_say_is_refused_by_its_name():
             None,
             r"^block3_0/attn is attention, which .*no node; what comes before it, up to block3_0/\S+, has",
         ),
-        ("block3", "the network has no step block3; expected one of downsample1_1/conv, conv_block1_1/sepc"),
+        ("block3", r"the network has no step block3; did you mean 'block3_0/attn'\?"),
+        ("zz", "the network has no step zz; expected one like downsample1_1/conv"),
     ]:
         with pytest.raises(UserError, match=told):
             export_nir(program, (32, 32), until=until)

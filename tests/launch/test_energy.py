@@ -3,6 +3,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from PIL import Image
@@ -110,6 +111,13 @@ def test_another_network_beside(tmp_path, capsys):
     write_bundle(maps, bundle_of(small_program()))
     words = ("--workdir", workdir, "--images=10", "--against", maps)
     assert "tells classes of pixels" in refused(capsys, *words)
+    assert f"{maps}x is not there; expected a workdir or a bundle" in refused(capsys, *words[:-1], f"{maps}x")
+    colours = tmp_path / "colours"
+    colours.mkdir()
+    workdir_of(colours, tiny_config(**{"data.channels": 3, "data.mean": (0.5,), "data.std": (0.5,)}))
+    told = f"{colours} takes 3 channels, but the data's configuration has config.data.channels=1"
+    with mock.patch("qsdt_jax.verification.measured.bundle_of", side_effect=AssertionError("too late")):
+        assert told in refused(capsys, *words[:-1], colours)
 
 
 def bare_workdir(folder: Path, config) -> Path:
@@ -145,7 +153,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
 def test_bundle_for_other_data_is_refused(tmp_path, capsys):
     colour = bare_workdir(tmp_path / "colour", tiny_config(**{"data.channels": 3}))
     told = refused(capsys, "--bundle", DIGITS, "--workdir", colour)
-    assert "the bundle takes 1 channels, but the configuration of its data has config.data.channels=3" in told
+    assert " takes 1 channels, but the configuration of its data has config.data.channels=3" in told
     bundle = read_bundle(DIGITS)
     letters = dataclasses.replace(bundle, class_names=("0", "1", *"CDEFGHIJ"))
     write_bundle(tmp_path / "letters.qsdt", letters)

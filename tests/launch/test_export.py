@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from launch.predict import SHEET_FILE
+from launch.predict import SHEET_NAME
 from qsdt_jax.data.sources import DigitsSource
 from qsdt_jax.deploy.agreement import Comparison
 from qsdt_jax.deploy.bundle import read_bundle
@@ -66,8 +66,8 @@ def test_what_is_written_predicts_what_the_workdir_predicts(workdir, images, tmp
     assert launch("predict", "--bundle", bundle, *images) == 0
     found = capsys.readouterr()
     assert found.out == expected.out and found.out.count("\n") == len(images)
-    assert found.err == f"sheet: {tmp_path / SHEET_FILE}\n"
-    assert Image.open(tmp_path / SHEET_FILE).format == "PNG"
+    assert found.err == f"sheet: {tmp_path / f'{SHEET_NAME}.png'}\n"
+    assert Image.open(tmp_path / f"{SHEET_NAME}.png").format == "PNG"
 
 
 def test_what_is_needed_to_feed_and_read_it_is_in_the_bundle(workdir, tmp_path):
@@ -148,8 +148,8 @@ def test_mistakes_in_one_line(workdir, images, tmp_path, capsys):
             "block3_0/attn is attention",
         ),
         (
-            ["export", "--workdir", workdir, "--out", out, "--nir", graph, "--nir_until=stage2"],
-            "the network has no step stage2; expected one of downsample1_1/conv, conv_block1_1/sepconv",
+            ["export", "--workdir", workdir, "--out", out, "--nir", graph, "--nir_until=downsample3/con"],
+            "the network has no step downsample3/con; did you mean 'downsample3/conv'?",
         ),
         (["export", "--workdir", workdir, "--out", out, "--nir_until=stage2"], "expected --nir FILE, whose"),
         (["export", "--workdir", workdir, "--out", out, "--onnx", out], "expected a file for each"),

@@ -51,6 +51,17 @@ def test_size_s(capsys):
     assert f"{state:.1f} MB state and batch" in text
 
 
+@pytest.mark.slow
+def test_a_spiking_resformer(capsys):
+    """10,793,152 parameters are those of the published class."""
+    config = IMAGENET_S.replace("imagenet_s.py", "cifar_resformer.py")
+    assert launch("inspect", config, "--batch=2", "--num_classes=10", "--config.model.norm_group=0") == 0
+    text = capsys.readouterr().out
+    for value in ("32x32x3 images, 10 classes", "float weights, D = 1, T = 4", "10,793,152", "in 34 layers"):
+        assert value in text
+    assert re.search(r"head +10 +3,840 +32 ", text) and "kept for the backward pass" in text
+
+
 def test_rows_add_up_to_the_network():
     _, variables, layers = traced(**{"model.bits": 2})
     live = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

@@ -11,10 +11,11 @@ from PIL import Image
 
 from qsdt_jax.answers.maps import ClassMap
 from qsdt_jax.assemble.tasks import TASKS
+from qsdt_jax.files import place
 from qsdt_jax.loading.trained import load_trained
 from qsdt_jax.sheets.legend import palette
 from qsdt_jax.sheets.maps import Drawn, MapsShown, draw_sheet, index_png
-from qsdt_jax.sheets.written import free_file, place
+from qsdt_jax.sheets.written import free_file
 from tests.launch.tiny import launch
 from tests.loading.segmenting import CONFIG, NAMES, draw_workdir
 

@@ -100,6 +100,6 @@ def test_dssa_has_its_own_formula():
 
 
 def test_a_picture_is_known_as_one_of_predict():
-    content = explained_sheet(explanation(), ("cat", "dog", "owl"), "x").png(Software="qsdt_jax predict")
+    content = explained_sheet(explanation(), ("cat", "dog", "owl"), "x").png()
     with Image.open(io.BytesIO(content)) as picture:
         assert picture.info["Software"] == "qsdt_jax predict"

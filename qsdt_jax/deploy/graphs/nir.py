@@ -34,6 +34,7 @@ from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import run_step, shapes_of
 from qsdt_jax.deploy.program import IMAGES, Add, Attend, Fire, Linear, Pool, Program, Step, inputs_of
 from qsdt_jax.errors import UserError
+from qsdt_jax.nearest import nearest
 
 VERSION = "1.0.8"  # Of the package nir, whose layout this is.
 INPUT, OUTPUT = "input", "output"
@@ -95,7 +96,8 @@ def _steps_until(program: Program, until: str | None) -> Program:
     value = next(iter(outputs.values())) if until is None else until
     steps = {step.name: step for step in program.steps}
     if value not in steps:
-        raise UserError(f"the network has no step {value}; expected one of {', '.join(steps)}")
+        meant = nearest(value, steps) or f"; expected one like {program.steps[0].name}"
+        raise UserError(f"the network has no step {value}{meant}")
     needed = {value}
     for step in reversed(program.steps):
         if step.name in needed:
