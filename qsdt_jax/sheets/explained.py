@@ -122,6 +122,7 @@ def _top(sheet: Sheet, explanation: "Explanation", class_names: Sequence[str], y
         said("Grad-CAM, last stage", "max(0, sum of w F), w: mean of d score / d F", of_class)
         drawn = _panel(sheet, (x, y, PICTURE, tall), explanation.grad_cam, view, cmap="inferno", alpha=0.6)
         _from_zero(sheet, drawn, x, y, tall)
+        _written(drawn.axes, explanation.grad_cam, explanation.grad_cam < explanation.grad_cam.max() / 2)
         x += PICTURE + SCALE
     said("classes")
     wide = min(ACROSS - MARGIN - x, PICTURE)
@@ -148,11 +149,7 @@ def _attention(
         x, top, shares = MARGIN + column * (wide + 0.1), y + row * (tall + 1.3 * LINE), even_shares(received)
         box, view = (x, top, wide, tall), explanation.prediction.view
         drawn = _panel(sheet, box, shares, view, cmap="RdBu_r", norm=norm, alpha=0.65)
-        if shares.any() and shares.size <= WRITTEN:
-            for (j, k), share in np.ndenumerate(shares):
-                color = INK if 1 / STRONGEST < share < STRONGEST else "white"
-                how = {"ha": "center", "va": "center", "fontsize": SMALL, "color": color}
-                drawn.axes.text(k + 0.5, j + 0.5, f"{share:.2g}", **how)
+        _written(drawn.axes, shares, (shares <= 1 / STRONGEST) | (shares >= STRONGEST))
         said = f"{block}, max {shares.max():.1f}"
         sheet.write(x, top + tall + 0.6 * LINE, said, wide, size=SMALL, color=FAINT)
     ticks = {1 / STRONGEST: "1/2", 1: "even", STRONGEST: "2"}
@@ -205,8 +202,18 @@ def _panel(
         axes.set(facecolor=OFF)
         axes.text(*place, "0 everywhere", ha="center", va="center", fontsize=SMALL, color=FAINT)
     elif view is not None:
-        axes.imshow(view.mean(-1), cmap="gray", vmin=0, vmax=255, extent=edges, aspect="auto")
+        # Black is shown as grey, so that colours look over it as in their scale, which lies on white.
+        axes.imshow(view.mean(-1), cmap="gray", vmin=-255, vmax=255, extent=edges, aspect="auto")
     return axes.imshow(values, extent=edges, aspect="auto", **how)
+
+
+def _written(axes: Any, values: np.ndarray, dark: np.ndarray) -> None:
+    """The numbers of a map with few places, white where its colours are dark; of one of zeros none."""
+    if values.size > WRITTEN or not values.any():
+        return
+    for (j, k), value in np.ndenumerate(values):
+        how = {"ha": "center", "va": "center", "fontsize": SMALL, "color": "white" if dark[j, k] else INK}
+        axes.text(k + 0.5, j + 0.5, f"{value:.2g}", **how)
 
 
 def _from_zero(sheet: Sheet, drawn: Any, x: float, y: float, tall: float) -> None:
