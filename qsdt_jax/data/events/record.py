@@ -18,7 +18,6 @@ FIELDS = tuple(EVENT.names or ())
 LARGEST_SENSOR = bounds.SIDE
 SIDE_OF_A_BYTE = 256  # Coordinates of a sensor up to this size are stored in a byte.
 LARGEST_TIME = 2**32 - 1
-MOST_EVENTS = 2**28  # Of a file: a camera gives 10^7 in a second.
 
 # A clock that overflows or is set back goes back once in a while; what is no recording goes back at every
 # second step.

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from qsdt_jax.data.events import limits
 from qsdt_jax.data.events.files import read_event_file, require_readers
-from qsdt_jax.data.events.formats import arrays
 from qsdt_jax.data.events.record import EVENT
 from qsdt_jax.errors import CorruptRecord, UserError
 
@@ -196,7 +196,7 @@ def test_what_are_no_arrays_of_events(data, name, reason):
 
 
 def test_an_archive_that_unpacks_to_more_than_a_recording(monkeypatch):
-    monkeypatch.setattr(arrays, "LARGEST", 1000)
+    monkeypatch.setattr(limits, "MOST_BYTES", 1000)
     assert "unpacks to" in refusal(npz(t=np.zeros(10**4, int), x=X, y=Y, p=P), "a.npz")
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
