@@ -154,7 +154,11 @@ def recorded(columns: Mapping[str, np.ndarray], sensor_size: tuple[int, int] | N
     """
     if len(times := columns["t"]):
         check_times(times, name)
-        columns = {**columns, "t": times - times.min()}
+        if times.dtype.kind == "i":  # The difference of two may take all bits of the unsigned type.
+            since = (times.astype(np.int64) - np.int64(times.min())).view(np.uint64)
+        else:
+            since = times - times.min()
+        columns = {**columns, "t": since}
     within = sensor_size or (LARGEST_SENSOR, LARGEST_SENSOR)
     return Recording(as_events(columns, within, name), sensor_size)
 

@@ -98,20 +98,28 @@ def recording_of(
 def _microseconds(times: np.ndarray, unit: str | None, seconds: bool, name: str) -> np.ndarray:
     if times.dtype.kind in "iu" and unit in (None, "us"):
         return times
-    times = times.astype(np.float64)
+    times = _float64(times)
     if not np.isfinite(times).all():
         raise CorruptRecord(f"{name}: has times that are no numbers")
     if unit is None:
         unit = "s" if seconds or (times != np.rint(times)).any() else "us"
-    return np.rint(times / PER_MICROSECOND[unit])
+    with np.errstate(over="ignore"):
+        return np.rint(times / PER_MICROSECOND[unit])
 
 
 def _whole(column: np.ndarray, field: str, name: str) -> np.ndarray:
     """The column in whole numbers; raises CorruptRecord where it has others."""
     if column.dtype.kind != "f":
         return column
+    column = _float64(column)
     wrong = ~(np.abs(column) < EXACT) | (column != np.rint(column))
     if wrong.any():
         found = column[wrong][0]
         raise CorruptRecord(f"{name}: has the {field} {found:g}; expected whole numbers below 2^53")
     return column.astype(np.int64)
+
+
+def _float64(column: np.ndarray) -> np.ndarray:
+    """In this type `EXACT` can be told; what is too large becomes infinite, without a warning."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return column.astype(np.float64)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from qsdt_jax.data.events.formats.columns import KINDS, fields_of, recording_of
-from qsdt_jax.data.events.formats.compression import require
+from qsdt_jax.data.events.libraries import require
 from qsdt_jax.data.events.limits import check_unpacked
 from qsdt_jax.data.events.record import Recording
 from qsdt_jax.errors import CorruptRecord

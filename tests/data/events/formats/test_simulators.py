@@ -82,6 +82,14 @@ def test_text_whose_first_line_is_the_sensor():
     assert "expected the width and the height" in refusal(f"346 1.5\n{TEXT}", "a.txt")
 
 
+def test_comments_are_no_part_of_a_line():
+    """Nor do their commas part the numbers."""
+    text = "\n".join(f"{t} {x} {y} {p} # a, b; c" for t, x, y, p in EVENTS)
+    assert read(text, "a.txt").events.tolist() == EVENTS
+    assert read("t x y p # a, b\n" + text, "a.csv").events.tolist() == EVENTS
+    assert read(f"346 260 # width, height\n{text}", "a.txt").sensor_size == (260, 346)
+
+
 def test_whole_seconds_are_seconds():
     assert read("0.0 1 1 1\n2.0 1 1 0\n", "a.txt").events["t"].tolist() == [0, 2_000_000]
     assert read("x,t,y,p\n1,0.0,1,1\n1,2.0,1,0\n", "a.csv").events["t"].tolist() == [0, 2_000_000]
@@ -138,6 +146,23 @@ def test_structured_arrays(types):
         target = next(name for name, _ in types if name[0] == field)
         array[target] = column
     assert read(npy(array), "a.npy").events.tolist() == EVENTS
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.longdouble])
+def test_floats_of_any_width(dtype):
+    columns = {"x": X, "y": Y, "t": T, "p": P}
+    narrow = {field: np.array(column, dtype) for field, column in columns.items()}
+    assert read(npz(**narrow), "a.npz").events.tolist() == EVENTS
+
+
+@pytest.mark.filterwarnings("error")
+def test_floats_that_are_no_places_and_no_times():
+    for dtype in (np.float32, np.longdouble):
+        large = np.array([0, 0, 0, np.finfo(dtype).max], dtype)
+        assert "has the x" in refusal(npz(x=large, y=Y, t=T, p=P), "a.npz")
+        assert "has t" in refusal(npz(x=X, y=Y, t=large, p=P), "a.npz")
+    assert "has the t inf" in refusal("0.5 1 1 1\n1e308 1 1 1", "a.txt")
 
 
 @pytest.mark.parametrize(
