@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from absl import logging
@@ -52,6 +53,24 @@ def retried(read: Callable[[], T], what: object, *, passing: Callable[[Exception
             logging.warning("%s cannot be read: %s; trying again in %g s", what, reason(error), wait)
             time.sleep(wait)
     raise AssertionError("unreachable")
+
+
+def content_of(file: str | Path, expected: str = "") -> bytes:
+    """The bytes of a file, read again where an error may pass.
+
+    Args:
+      file: its path.
+      expected: what it should be, for the message where nothing is there.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    try:
+        return retried(Path(file).read_bytes, file)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file" + (f"; expected {expected}" if expected else "")) from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {reason(error)}") from None
 
 
 def may_pass(error: BaseException) -> bool:

@@ -5,7 +5,7 @@ import pytest
 
 from qsdt_jax import retry
 from qsdt_jax.errors import CorruptRecord, UserError
-from qsdt_jax.retry import error_code, may_pass, reason, retried
+from qsdt_jax.retry import content_of, error_code, may_pass, reason, retried
 
 PASSING = [
     *(
@@ -140,6 +140,17 @@ def test_a_device_that_cannot_be_read(tmp_path, waits):
     with pytest.raises(UserError, match=f"{file} cannot be read: Input/output error"):
         retried(file.read_bytes, file)
     assert len(waits) == len(retry.WAITS)
+
+
+def test_the_content_of_a_file(tmp_path):
+    (tmp_path / "file").write_bytes(b"\xff\n")
+    assert content_of(tmp_path / "file") == content_of(str(tmp_path / "file")) == b"\xff\n"
+    with pytest.raises(UserError, match=f"^{tmp_path}/none: no such file$"):
+        content_of(tmp_path / "none")
+    with pytest.raises(UserError, match=f"^{tmp_path}/none: no such file; expected names$"):
+        content_of(tmp_path / "none", "names")
+    with pytest.raises(UserError, match=f"^{tmp_path} cannot be read: Is a directory$"):
+        content_of(tmp_path)
 
 
 def test_reasons_are_short_and_in_one_line():

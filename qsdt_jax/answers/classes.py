@@ -18,7 +18,7 @@ class Prediction:
     Attributes:
       name: of the image.
       view: uint8 (H, W, C), the part of the image that the network sees, at its resolution; of events
-        float32 (T, H, W, 2), the frames.
+        float32 (T, H, W, C), the frames.
       logits: float32 (K,).
     """
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from qsdt_jax.answers.pictures import Shown, show
+from qsdt_jax.data.events.cifar10dvs import is_cifar10dvs
 from qsdt_jax.data.events.files import SUFFIXES, read_event_file
 from qsdt_jax.data.events.frames import EventPreprocess
 from qsdt_jax.data.events.record import check_sensor, check_within, upright
 from qsdt_jax.data.images import IMAGE_SUFFIXES
-from qsdt_jax.data.prepare.cifar10dvs import is_cifar10dvs
 from qsdt_jax.data.preprocess import ImagePreprocessing, Preprocessing
 from qsdt_jax.errors import UserError
 from qsdt_jax.progress import tell
-from qsdt_jax.retry import reason, retried
+from qsdt_jax.retry import content_of
 from qsdt_jax.tasks.task import Batch
 
 
@@ -109,7 +109,7 @@ class _Streams:
             is_what = "an image" if name.lower().endswith(IMAGE_SUFFIXES) else "no file of events"
             known = ", ".join(SUFFIXES)
             raise UserError(f"{file}: is {is_what}; expected one of events ({known}) for {self.title}")
-        events, said = read_event_file(_content(file), file)
+        events, said = read_event_file(content_of(file), file)
         sensor_size = self.sensor_size or said
         if said not in (None, sensor_size):  # Some programs always write the size of one camera.
             self._tell(f"files say a sensor of {_sized(said)}; {_sized(sensor_size)} was given, and holds")
@@ -138,15 +138,6 @@ class _Streams:
         if line not in self.told:
             self.told.add(line)
             tell(line)
-
-
-def _content(file: str) -> bytes:
-    try:
-        return retried(Path(file).read_bytes, file)
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({reason(error)})") from None
 
 
 def _sized(size: tuple[int, int] | None) -> str:

@@ -1,7 +1,6 @@
 """Images with annotations from folders."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import logging
 
@@ -12,8 +11,7 @@ from qsdt_jax.data.images import image_size, read_image
 from qsdt_jax.data.index_images import Numbering
 from qsdt_jax.data.sources import Example, SplitName
 from qsdt_jax.data.tally import Tally
-from qsdt_jax.errors import UserError
-from qsdt_jax.retry import reason, retried
+from qsdt_jax.retry import content_of
 
 
 def read_pairs(layout: Layout, split: SplitName, channels: int = 3) -> "PairsSource":
@@ -58,11 +56,11 @@ class PairsSource:
 
         Raises:
           CorruptRecord: the image or the annotation is damaged, or they do not fit each other or the classes.
-          UserError: a file is gone or cannot be read, also not after a while (see `retried`).
+          UserError: a file is gone or cannot be read, also not after a while (see `content_of`).
         """
         pair = self._pairs[index]
         image = read_image(pair.image, self._channels)
-        encoded = _content(pair.annotation)
+        encoded = content_of(pair.annotation)
         annotation = self._numbering.decode(encoded, image.shape[:2], pair.annotation)
         if not (annotation != ignored(annotation.dtype)).any():
             self._tell_unlabelled(index)
@@ -89,13 +87,3 @@ class PairsSource:
                 number,
                 "s" * (number > 1),
             )
-
-
-def _content(path: str) -> bytes:
-    """Of a file that was there when the folder was listed."""
-    try:
-        return retried(Path(path).read_bytes, path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)})") from None

@@ -4,10 +4,9 @@
 .bin            N-MNIST, N-Caltech101 and their kin, five bytes an event; read by the library tonic
 .npy, .npz      a structured array, or an array for each column, as simulators write them
 .txt, .csv      a line for each event
-.h5, .hdf5      as v2e and DSEC have them; read by the library h5py
+.h5, .hdf5      as v2e has them, or a data set for each column; read by the library h5py
 """
 
-import importlib.util
 from collections.abc import Iterable
 from pathlib import PurePath
 
@@ -16,8 +15,8 @@ from qsdt_jax.data.events.formats.arrays import read_npy, read_npz
 from qsdt_jax.data.events.formats.five_bytes import read_five_bytes
 from qsdt_jax.data.events.formats.hdf5 import read_hdf5
 from qsdt_jax.data.events.formats.text import read_text
+from qsdt_jax.data.events.libraries import require_installed
 from qsdt_jax.data.events.record import Recording
-from qsdt_jax.errors import UserError
 
 AEDAT = (".aedat", ".aedat2", ".aedat4")
 SUFFIXES = (*AEDAT, ".bin", ".npy", ".npz", ".txt", ".csv", ".h5", ".hdf5")
@@ -54,10 +53,8 @@ def require_readers(names: Iterable[str]) -> None:
     """Raises UserError where a library is missing that reads one of these files."""
     for name in names:
         library = LIBRARIES.get(PurePath(name).suffix.lower())
-        if library is not None and importlib.util.find_spec(library) is None:
-            raise UserError(
-                f"{name} is read by the library {library}, which is not installed: pip install {library}"
-            )
+        if library is not None:
+            require_installed(library, name)
 
 
 def _read_aedat(data: bytes, name: str) -> Recording:

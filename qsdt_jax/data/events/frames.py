@@ -1,6 +1,7 @@
 """Event streams -> frames: what a network with real time steps sees.
 
-A stream of (t, x, y, p) becomes T frames of counts, one channel for each polarity. Flips and rolls move the
+A stream of (t, x, y, p) becomes T frames of counts, one channel for each polarity, and one for
+their sum where the network takes it. Flips and rolls move the
 events themselves, so they cost nothing and lose nothing.
 """
 

@@ -18,7 +18,6 @@ FIELDS = tuple(EVENT.names or ())
 LARGEST_SENSOR = bounds.SIDE
 SIDE_OF_A_BYTE = 256  # Coordinates of a sensor up to this size are stored in a byte.
 LARGEST_TIME = 2**32 - 1
-MOST_EVENTS = 2**28  # Of a file: a camera gives 10^7 in a second.
 
 # A clock that overflows or is set back goes back once in a while; what is no recording goes back at every
 # second step.
@@ -155,7 +154,11 @@ def recorded(columns: Mapping[str, np.ndarray], sensor_size: tuple[int, int] | N
     """
     if len(times := columns["t"]):
         check_times(times, name)
-        columns = {**columns, "t": times - times.min()}
+        if times.dtype.kind == "i":  # The difference of two may take all bits of the unsigned type.
+            since = (times.astype(np.int64) - np.int64(times.min())).view(np.uint64)
+        else:
+            since = times - times.min()
+        columns = {**columns, "t": since}
     within = sensor_size or (LARGEST_SENSOR, LARGEST_SENSOR)
     return Recording(as_events(columns, within, name), sensor_size)
 

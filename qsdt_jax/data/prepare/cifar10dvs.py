@@ -13,18 +13,12 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from qsdt_jax.data.class_folders import files_in, listing
+from qsdt_jax.data.events.cifar10dvs import CLASS_NAMES
 from qsdt_jax.data.prepare.records import CLASSES, TEST, TRAIN, DataSet, FilePart, Record
 from qsdt_jax.errors import UserError
-from qsdt_jax.retry import reason, retried
+from qsdt_jax.retry import content_of
 
-CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STREAM = re.compile(r".*_(\d+)\.aedat", re.IGNORECASE)
-OF_THIS_SET = re.compile(rf"cifar10_({'|'.join(CLASS_NAMES)})_\d+\.aedat", re.IGNORECASE)
-
-
-def is_cifar10dvs(file_name: str) -> bool:
-    """Whether a file is called as the streams of this data set are."""
-    return OF_THIS_SET.fullmatch(file_name) is not None
 
 
 def read_cifar10dvs(source: Path, test_file: Path | None = None) -> DataSet:
@@ -81,20 +75,21 @@ def read_cifar10dvs(source: Path, test_file: Path | None = None) -> DataSet:
 
 def _divided(records: list[Record], test_file: Path) -> tuple[dict[str, list[Record]], int]:
     """The records by split, and the checksum of the file that names the test split."""
-    try:
-        content = retried(test_file.read_bytes, test_file)
-    except FileNotFoundError:
-        raise UserError(f"{test_file}: no such file; expected names of test streams, one a line") from None
-    except OSError as error:
-        raise UserError(f"{test_file} cannot be read: {reason(error)}") from None
-    known = {_key(record.name): record for record in records}
+    content = content_of(test_file, "names of test streams, one a line")
+    known: dict[str, list[Record]] = {}
+    for record in records:
+        known.setdefault(_key(record.name), []).append(record)
     chosen: dict[str, Record] = {}
     for line, text in enumerate(content.decode("utf-8-sig", errors="replace").splitlines(), start=1):
         if not (name := text.partition("#")[0].strip()):
             continue
         where = f"{test_file}, line {line}: {name[:80]!r}"
-        if (record := known.get(_key(name))) is None or ("/" in name and not _same_folder(name, record)):
+        found = [r for r in known.get(_key(name), []) if "/" not in name or _same_folder(name, r)]
+        if not found:
             raise UserError(f"{where} is no stream of the source; expected names as {records[0].name}")
+        if len(found) > 1 and not (found := [r for r in found if r.name == name]):
+            raise UserError(f"{where} is the name of several streams; expected names as {records[0].name}")
+        record = found[0]
         if record.name in chosen:
             raise UserError(f"{where} is named twice")
         chosen[record.name] = record

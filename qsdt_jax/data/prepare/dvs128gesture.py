@@ -13,7 +13,7 @@ from pathlib import Path
 from qsdt_jax.data.class_folders import listing, scan
 from qsdt_jax.data.prepare.records import CLASSES, TEST, TRAIN, DataSet, FilePart, Record
 from qsdt_jax.errors import UserError
-from qsdt_jax.retry import reason, retried
+from qsdt_jax.retry import content_of
 
 CLASS_NAMES = (  # In the order of their numbers, which begin with 1.
     "hand clapping",
@@ -74,7 +74,8 @@ def _trials(source: Path, file: str) -> list[str]:
             f"{source}: expected the folder DvsGesture with {file}, userNN_LIGHT.aedat and "
             f"userNN_LIGHT_labels.csv; found {listing(source)}"
         )
-    names = [line.strip() for line in _text(source / file).splitlines() if line.strip()]
+    lines = content_of(source / file).decode(errors="replace").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
     for name in names:
         if not name.endswith(SUFFIX) or Path(name).name != name:
             raise UserError(f"{source / file}: names {name[:60]!r}; expected recordings as user01_led.aedat")
@@ -90,7 +91,8 @@ def _trials(source: Path, file: str) -> list[str]:
 def _records(recording: Path) -> Iterator[Record]:
     """A record for each line of the labels of a recording."""
     file = recording.with_name(_labels_of(recording.name))
-    rows = list(csv.reader(io.StringIO(_text(file).removeprefix("\ufeff"))))
+    text = content_of(file).decode(errors="replace")
+    rows = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"))))
     if not rows or [cell.strip() for cell in rows[0]] != COLUMNS:
         found = ",".join(rows[0])[:60] if rows else "nothing"
         raise UserError(f"{file}: expected a first line {','.join(COLUMNS)}; found {found}")
@@ -114,10 +116,3 @@ def _records(recording: Path) -> Iterator[Record]:
         yield Record(f"{recording.stem}/{number:02d}", label - 1, content, interval=(start, end))
     if not number:
         raise UserError(f"{file}: has no labels")
-
-
-def _text(file: Path) -> str:
-    try:
-        return retried(file.read_bytes, file).decode(errors="replace")
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {reason(error)}") from None

@@ -7,10 +7,9 @@ import dataclasses
 from pathlib import Path
 
 from qsdt_jax.data.events.files import SUFFIXES, require_readers
-from qsdt_jax.data.events.record import LARGEST_SENSOR
+from qsdt_jax.data.events.record import check_sensor
 from qsdt_jax.data.prepare.imagefolder import read_folder
 from qsdt_jax.data.prepare.records import DataSet
-from qsdt_jax.errors import UserError
 
 
 def read_eventfolder(source: Path, sensor_size: tuple[int, ...]) -> DataSet:
@@ -23,19 +22,13 @@ def read_eventfolder(source: Path, sensor_size: tuple[int, ...]) -> DataSet:
     Raises:
       UserError: a size that is none; what `read_imagefolder` raises; files that no installed library reads.
     """
-    if len(sensor_size) != 2 or not all(1 <= size <= LARGEST_SENSOR for size in sensor_size):
-        found = ",".join(map(str, sensor_size)) or "nothing"
-        raise UserError(
-            f"sensor_size: expected HEIGHT,WIDTH of 1 to {LARGEST_SENSOR} pixels, as 34,34 of N-MNIST; "
-            f"found {found}"
-        )
+    size = check_sensor(sensor_size, "sensor_size")
     dataset = read_folder(source, "event files", "STREAM.aedat", SUFFIXES)
     require_readers(record.name for records in dataset.splits.values() for record in records)
-    height, width = sensor_size
     return dataclasses.replace(
         dataset,
         name="eventfolder",
         description="Event streams from one folder per class.",
         kind="events",
-        sensor_size=(height, width),
+        sensor_size=size,
     )

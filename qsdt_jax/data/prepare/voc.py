@@ -23,7 +23,7 @@ from qsdt_jax.data.images import IMAGE_SUFFIXES
 from qsdt_jax.data.prepare.detection import records
 from qsdt_jax.data.prepare.records import TRAIN, VALIDATION, DataSet
 from qsdt_jax.errors import UserError
-from qsdt_jax.retry import reason, retried
+from qsdt_jax.retry import content_of
 
 IMAGES, ANNOTATIONS, SETS = "JPEGImages", "Annotations", "ImageSets/Main"
 LISTS = {TRAIN: ("train.txt", "trainval.txt"), VALIDATION: ("val.txt", "test.txt")}
@@ -121,20 +121,13 @@ def _names(root: Path, lists: tuple[str, ...]) -> list[str] | None:
     file = next((root / SETS / name for name in lists if (root / SETS / name).is_file()), None)
     if file is None:
         return None
-    lines = _read(file).decode("utf-8", "replace").splitlines()
+    lines = content_of(file).decode("utf-8", "replace").splitlines()
     return list(dict.fromkeys(composed(line.split()[0]) for line in lines if line.strip()))
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return retried(file.read_bytes, file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {reason(error)}") from None
 
 
 def _annotated(file: Path, image: str) -> _Annotated:
     try:
-        root = ElementTree.fromstring(_read(file))
+        root = ElementTree.fromstring(content_of(file))
     except ElementTree.ParseError as error:
         raise UserError(f"{file} is no XML, or damaged: {error}") from None
     height, width = (int(_number(file, root, f"size/{side}")) for side in ("height", "width"))

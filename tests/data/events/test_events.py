@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qsdt_jax.data.events.record import EVENT, as_columns, as_events, check_sensor, check_times
+from qsdt_jax.data.events.record import EVENT, as_columns, as_events, check_sensor, check_times, recorded
 from qsdt_jax.data.events.simulated import DigitEvents
 from qsdt_jax.data.sources import FakeEvents
 from qsdt_jax.errors import CorruptRecord, UserError
@@ -95,6 +95,22 @@ def test_polarities(given, expected):
 )
 def test_what_is_no_stream(columns, told):
     assert refusal(columns).startswith(f"cat/7: {told}") or told in refusal(columns)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ends"),
+    [
+        (np.int16, (-(2**15), 2**15 - 1)),
+        (np.int32, (-(2**31), 2**31 - 1)),
+        (np.int64, (-(2**63), -(2**63) + 2**32 - 1)),
+        (np.uint64, (2**64 - 9, 2**64 - 1)),
+    ],
+)
+def test_times_count_from_the_earliest_whatever_their_type(dtype, ends):
+    found = recorded(stream(t=np.array([ends[0], ends[0] + 1, ends[1]], dtype)), SIZE, "a")
+    assert found.events["t"].tolist() == [0, 1, ends[1] - ends[0]]
+    with pytest.raises(CorruptRecord, match=f"has the times 0 to {2**64 - 1}; expected"):
+        recorded(stream(t=np.array([-(2**63), 0, 2**63 - 1])), SIZE, "a")
 
 
 def test_order_and_density_of_times():

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qsdt_jax.data.prepare.cifar10dvs import CLASS_NAMES, read_cifar10dvs
+from qsdt_jax.data.events.cifar10dvs import CLASS_NAMES
+from qsdt_jax.data.prepare.cifar10dvs import read_cifar10dvs
 from qsdt_jax.data.prepare.records import check
 from qsdt_jax.errors import UserError
 from tests.data.prepare.files import aedat, write_files
@@ -113,6 +114,20 @@ def test_files_that_name_no_split(tmp_path, text, told):
     with pytest.raises(UserError) as caught:
         read_cifar10dvs(source_of(tmp_path), file)
     assert str(caught.value).startswith(f"{file}") and told in str(caught.value)
+
+
+def test_streams_of_one_name_in_several_classes(tmp_path):
+    """The class folder tells them apart; without it the name is refused."""
+    files = {f"{name}/x_{i}.aedat": aedat([i], [i]) for name in ("cat", "frog") for i in range(4)}
+    write_files(tmp_path / "source", {**files, "frog/x_3.AEDAT": b""})
+    for name in ("cat/x_3.aedat", "cat/x_3", "frog/x_2", "frog/x_3.aedat", "frog/x_3.AEDAT"):
+        dataset = read_cifar10dvs(tmp_path / "source", list_of(tmp_path, name))
+        assert [record.name.removesuffix(".aedat") for record in dataset.splits["test"]] == [
+            name.removesuffix(".aedat")
+        ]
+    for name in ("x_3", "x_3.aedat", "frog/x_3"):
+        with pytest.raises(UserError, match=f"line 1: '{name}' is the name of several streams; expected"):
+            read_cifar10dvs(tmp_path / "source", list_of(tmp_path, name))
 
 
 def test_the_split_is_recorded_and_can_be_given_to_others(tmp_path, capsys):

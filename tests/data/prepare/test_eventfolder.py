@@ -63,10 +63,11 @@ def test_another_sensor_is_another_data_set(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "found"), [((), "nothing"), ((34,), "34"), ((0, 34), "0,34"), ((34, 16385), "34,16385")]
+    ("size", "found"), [((), "nothing"), ((34,), "34"), ((0, 34), "0x34"), ((34, 16385), "34x16385")]
 )
 def test_sensors_that_are_none(tmp_path, size, found):
-    assert refusal(tmp_path, *size).endswith(f"as 34,34 of N-MNIST; found {found}")
+    told = "sensor_size: expected the height and the width of a sensor, 1 to 16384 pixels; found"
+    assert refusal(tmp_path, *size) == f"{told} {found}"
 
 
 def test_nothing_there(tmp_path):

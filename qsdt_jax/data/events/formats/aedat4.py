@@ -17,6 +17,7 @@ import numpy as np
 
 from qsdt_jax.data.events.formats.compression import unpacked
 from qsdt_jax.data.events.formats.flatbuffer import DamagedBuffer, kind_of_buffer, root_of
+from qsdt_jax.data.events.limits import check_count, check_unpacked
 from qsdt_jax.data.events.record import LARGEST_SENSOR, Recording, recorded
 from qsdt_jax.errors import CorruptRecord
 from qsdt_jax.file_kinds import kind_of
@@ -75,7 +76,7 @@ def read_aedat4(data: bytes, name: str) -> Recording:
 
 def _events(packets: bytes, method: str, name: str) -> Iterator[tuple[int, np.ndarray]]:
     """The stream of each packet of events, and its events."""
-    place = 0
+    place, bytes_unpacked, events = 0, 0, 0
     while place < len(packets):
         if place + PACKET.size > len(packets):
             raise CorruptRecord(f"{name}: cut off within the header of a packet")
@@ -86,10 +87,14 @@ def _events(packets: bytes, method: str, name: str) -> Iterator[tuple[int, np.nd
             raise CorruptRecord(
                 f"{name}: has a packet of {size:,} bytes, of which {there:,} are there; the file is cut off"
             )
-        content = _prefixed(unpacked(packets[place : place + size], method, name))
-        place += size
+        content = unpacked(packets[place : place + size], method, name)
+        place, bytes_unpacked = place + size, bytes_unpacked + len(content)
+        check_unpacked(bytes_unpacked, place, name)
+        content = _prefixed(content)
         if kind_of_buffer(content) == EVENTS:
             start, count = root_of(content).vector(ELEMENTS, EVENT4.itemsize)
+            events += count
+            check_count(events, name)
             yield stream, np.frombuffer(content, EVENT4, count, start)
 
 

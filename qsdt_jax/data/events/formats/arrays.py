@@ -4,22 +4,25 @@ Names and units are those of `columns`.
 """
 
 import io
+import tokenize
 import zipfile
 import zlib
 from typing import Any
 
 import numpy as np
 
-from qsdt_jax.data.events.formats.columns import recording_of
-from qsdt_jax.data.events.record import MOST_EVENTS, Recording
+from qsdt_jax.data.events.formats.columns import fields_of, recording_of
+from qsdt_jax.data.events.limits import check_unpacked
+from qsdt_jax.data.events.record import Recording
 from qsdt_jax.errors import CorruptRecord
 from qsdt_jax.file_kinds import kind_of
 
-LARGEST = 32 * MOST_EVENTS  # Bytes that an archive may unpack to.
+# What NumPy writes. Other methods are not bounded: zipfile unpacks 4 kB of bzip2 to gigabytes at once.
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # What NumPy and zipfile make of files that are damaged, or no arrays.
 ERRORS = (
-    *(ValueError, OSError, EOFError, KeyError, MemoryError, SyntaxError, OverflowError),
-    *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(ValueError, TypeError, OSError, EOFError, LookupError, MemoryError, SyntaxError, OverflowError),
+    *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 
 
@@ -44,20 +47,21 @@ def read_npz(data: bytes, name: str) -> Recording:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-    except zipfile.BadZipFile:
+            members = archive.infolist()
+    except ERRORS:
         found = kind_of(data) or "no zip archive, or cut off"
         raise CorruptRecord(f"{name}: is {found}; expected an archive of NumPy with t, x, y and p") from None
-    if size > LARGEST:
-        raise CorruptRecord(f"{name}: unpacks to {size:,} bytes; expected at most {LARGEST:,}")
+    if any(member.compress_type not in METHODS for member in members):
+        raise CorruptRecord(f"{name}: is compressed by another method than the archives of NumPy, by Deflate")
+    check_unpacked(sum(member.file_size for member in members), len(data), name)
     archive = _loaded(data, name, "an archive of NumPy")
     if isinstance(archive, np.ndarray):
         raise CorruptRecord(f"{name}: is an array of NumPy; expected an archive with t, x, y and p")
     try:
-        columns = {field: archive[field] for field in archive.files}
+        columns = {said: archive[said] for said in fields_of(archive.files, name)}
     except ERRORS as error:
         raise CorruptRecord(f"{name}: cannot be read as arrays ({_reason(error)})") from None
-    return recording_of({k: v for k, v in columns.items() if isinstance(v, np.ndarray)}, name)
+    return recording_of(columns, name)
 
 
 def _loaded(data: bytes, name: str, expected: str) -> Any:

@@ -6,11 +6,13 @@ files of esim_torch have them, pass for microseconds: a thousand times too long,
 frames hold equal counts or equal shares of the whole duration.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from qsdt_jax.data.events.record import FIELDS, MOST_EVENTS, Recording, recorded
+from qsdt_jax.data.events.limits import check_count
+from qsdt_jax.data.events.record import FIELDS, Recording, recorded
 from qsdt_jax.errors import CorruptRecord
 
 NAMES = {
@@ -20,7 +22,45 @@ NAMES = {
     **dict.fromkeys(("p", "pol", "polarity", "polarities"), "p"),
 }
 PER_MICROSECOND = {"s": 1e-6, "ms": 1e-3, "us": 1.0, "ns": 1e3}
+KINDS = "iufb"  # Of the types of columns, as `np.dtype.kind` tells them.
 EXACT = 2**53  # Whole numbers up to here are exact in float64.
+
+
+class Field(NamedTuple):
+    """What a column holds: a field of events, and the unit where its name says one."""
+
+    field: str
+    unit: str | None
+
+
+def fields_of(names: Iterable[str], name: str) -> dict[str, Field]:
+    """The columns to read, by the names that they have in a file, in its order.
+
+    Args:
+      names: of all columns, whatever their capitals; others than `NAMES` are passed over.
+      name: of the stream, for messages.
+
+    Raises:
+      CorruptRecord: a column is missing, or there twice.
+    """
+    names = list(map(str, names))
+    found: dict[str, Field] = {}
+    for said in names:
+        plain, _, suffix = said.strip().lower().rpartition("_")
+        timed = NAMES.get(plain) == "t" and suffix in PER_MICROSECOND
+        field = "t" if timed else NAMES.get(said.strip().lower())
+        if field is None:
+            continue
+        if field in {known.field for known in found.values()}:
+            raise CorruptRecord(f"{name}: has two columns of {field}; expected one each of t, x, y and p")
+        found[said] = Field(field, suffix if timed else None)
+    there = {known.field for known in found.values()}
+    if missing := [field for field in FIELDS if field not in there]:
+        told = ", ".join(names) or "nothing"
+        raise CorruptRecord(
+            f"{name}: has no {', '.join(missing)}; expected columns t, x, y and p; found {told[:80]}"
+        )
+    return found
 
 
 def recording_of(
@@ -30,7 +70,7 @@ def recording_of(
     *,
     seconds: bool = False,
 ) -> Recording:
-    """A recording of columns by their names, whatever their capitals; others than `NAMES` are passed over.
+    """A recording of columns by their names, see `fields_of`.
 
     Args:
       columns: (N,) each; numbers of any type, whole ones but for the time.
@@ -41,30 +81,15 @@ def recording_of(
     Raises:
       CorruptRecord: a column that is missing, there twice or of no whole numbers; what is no stream.
     """
-    found: dict[str, np.ndarray] = {}
-    unit = None
-    for said, column in columns.items():
-        plain, _, suffix = str(said).strip().lower().rpartition("_")
-        timed = NAMES.get(plain) == "t" and suffix in PER_MICROSECOND
-        field = "t" if timed else NAMES.get(str(said).strip().lower())
-        if field is None:
-            continue
-        if field in found:
-            raise CorruptRecord(f"{name}: has two columns of {field}; expected one each of t, x, y and p")
-        found[field] = np.asarray(column)
-        unit = suffix if timed else unit
-    if missing := [field for field in FIELDS if field not in found]:
-        there = ", ".join(map(str, columns)) or "nothing"
-        raise CorruptRecord(
-            f"{name}: has no {', '.join(missing)}; expected columns t, x, y and p; found {there[:80]}"
-        )
+    fields = fields_of(columns, name)
+    found = {known.field: np.asarray(columns[said]) for said, known in fields.items()}
+    unit = next(known.unit for known in fields.values() if known.field == "t")
     for field, column in found.items():
-        if column.ndim != 1 or column.dtype.kind not in "iufb":
+        if column.ndim != 1 or column.dtype.kind not in KINDS:
             raise CorruptRecord(
                 f"{name}: {field} is {column.dtype} {column.shape}; expected numbers, one for each event"
             )
-        if len(column) > MOST_EVENTS:
-            raise CorruptRecord(f"{name}: has {len(column):,} events; expected at most {MOST_EVENTS:,}")
+        check_count(len(column), name)
     found["t"] = _microseconds(found["t"], unit, seconds, name)
     whole = {field: _whole(column, field, name) for field, column in found.items()}
     return recorded(whole, sensor_size, name)
@@ -73,20 +98,28 @@ def recording_of(
 def _microseconds(times: np.ndarray, unit: str | None, seconds: bool, name: str) -> np.ndarray:
     if times.dtype.kind in "iu" and unit in (None, "us"):
         return times
-    times = times.astype(np.float64)
+    times = _float64(times)
     if not np.isfinite(times).all():
         raise CorruptRecord(f"{name}: has times that are no numbers")
     if unit is None:
         unit = "s" if seconds or (times != np.rint(times)).any() else "us"
-    return np.rint(times / PER_MICROSECOND[unit])
+    with np.errstate(over="ignore"):
+        return np.rint(times / PER_MICROSECOND[unit])
 
 
 def _whole(column: np.ndarray, field: str, name: str) -> np.ndarray:
     """The column in whole numbers; raises CorruptRecord where it has others."""
     if column.dtype.kind != "f":
         return column
+    column = _float64(column)
     wrong = ~(np.abs(column) < EXACT) | (column != np.rint(column))
     if wrong.any():
         found = column[wrong][0]
         raise CorruptRecord(f"{name}: has the {field} {found:g}; expected whole numbers below 2^53")
     return column.astype(np.int64)
+
+
+def _float64(column: np.ndarray) -> np.ndarray:
+    """In this type `EXACT` can be told; what is too large becomes infinite, without a warning."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return column.astype(np.float64)

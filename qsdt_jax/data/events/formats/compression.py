@@ -1,9 +1,9 @@
 """Decompresses the frames of LZ4 and Zstandard, up to a size that nobody who means it exceeds."""
 
-import importlib
 from typing import Any
 
-from qsdt_jax.errors import CorruptRecord, UserError
+from qsdt_jax.data.events.libraries import require
+from qsdt_jax.errors import CorruptRecord
 
 LARGEST = 2**28  # Bytes of one packet, of 16 million events.
 
@@ -48,13 +48,3 @@ def _unpacked_zstd(data: bytes, library: Any, name: str) -> bytes:
     if len(content) > LARGEST:
         raise CorruptRecord(f"{name}: has a frame of Zstandard of more than {LARGEST:,} bytes")
     return content
-
-
-def require(module: str, package: str, name: str) -> Any:
-    """A library that reads a file; raises UserError where it is missing."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise UserError(
-            f"{name} is read by the library {package}, which is not installed: pip install {package}"
-        ) from None

@@ -10,6 +10,7 @@ import io
 
 import numpy as np
 
+from qsdt_jax.data.events.libraries import require
 from qsdt_jax.data.events.record import as_events, check_times
 from qsdt_jax.errors import CorruptRecord
 from qsdt_jax.file_kinds import kind_of
@@ -24,14 +25,14 @@ def read_five_bytes(data: bytes, name: str) -> np.ndarray:
 
     Raises:
       CorruptRecord: what is no such file, one that is cut off, or one without events.
+      UserError: tonic is not installed.
     """
-    from tonic.io import read_mnist_file
-
+    tonic = require("tonic.io", "tonic", name)
     if kind := kind_of(data):
         raise CorruptRecord(f"{name}: is {kind}; expected {BYTES} bytes an event, as N-MNIST has them")
     if len(data) % BYTES or not data:
         raise CorruptRecord(f"{name}: {len(data)} bytes of events; expected a multiple of {BYTES}")
-    read = read_mnist_file(io.BytesIO(data), dtype=WIDE_EVENT, is_stream=True)
+    read = tonic.read_mnist_file(io.BytesIO(data), dtype=WIDE_EVENT, is_stream=True)
     if not len(read):
         raise CorruptRecord(f"{name}: has no events")
     check_times(read["t"], name)

@@ -62,13 +62,14 @@ def _next(lines: io.StringIO) -> str:
 
 
 def _parts(line: str) -> list[str]:
-    line = line.partition("#")[0].strip()
-    return [part.strip().strip('"') for part in line.split(_delimiter(line))]
+    said = line.partition("#")[0].strip()
+    return [part.strip().strip('"') for part in said.split(_delimiter(line))]
 
 
 def _delimiter(line: str) -> str | None:
-    """None for spaces."""
-    return next((delimiter for delimiter in ",;" if delimiter in line), None)
+    """What is between the numbers of a line, whatever its comment holds; None for spaces."""
+    said = line.partition("#")[0]
+    return next((delimiter for delimiter in ",;" if delimiter in said), None)
 
 
 def _numbers(first: str, lines: io.StringIO, columns: int, name: str) -> np.ndarray:

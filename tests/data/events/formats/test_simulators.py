@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from qsdt_jax.data.events import limits
 from qsdt_jax.data.events.files import read_event_file, require_readers
-from qsdt_jax.data.events.formats import arrays
 from qsdt_jax.data.events.record import EVENT
 from qsdt_jax.errors import CorruptRecord, UserError
 
@@ -82,6 +82,14 @@ def test_text_whose_first_line_is_the_sensor():
     assert "expected the width and the height" in refusal(f"346 1.5\n{TEXT}", "a.txt")
 
 
+def test_comments_are_no_part_of_a_line():
+    """Nor do their commas part the numbers."""
+    text = "\n".join(f"{t} {x} {y} {p} # a, b; c" for t, x, y, p in EVENTS)
+    assert read(text, "a.txt").events.tolist() == EVENTS
+    assert read("t x y p # a, b\n" + text, "a.csv").events.tolist() == EVENTS
+    assert read(f"346 260 # width, height\n{text}", "a.txt").sensor_size == (260, 346)
+
+
 def test_whole_seconds_are_seconds():
     assert read("0.0 1 1 1\n2.0 1 1 0\n", "a.txt").events["t"].tolist() == [0, 2_000_000]
     assert read("x,t,y,p\n1,0.0,1,1\n1,2.0,1,0\n", "a.csv").events["t"].tolist() == [0, 2_000_000]
@@ -140,6 +148,23 @@ def test_structured_arrays(types):
     assert read(npy(array), "a.npy").events.tolist() == EVENTS
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.longdouble])
+def test_floats_of_any_width(dtype):
+    columns = {"x": X, "y": Y, "t": T, "p": P}
+    narrow = {field: np.array(column, dtype) for field, column in columns.items()}
+    assert read(npz(**narrow), "a.npz").events.tolist() == EVENTS
+
+
+@pytest.mark.filterwarnings("error")
+def test_floats_that_are_no_places_and_no_times():
+    for dtype in (np.float32, np.longdouble):
+        large = np.array([0, 0, 0, np.finfo(dtype).max], dtype)
+        assert "has the x" in refusal(npz(x=large, y=Y, t=T, p=P), "a.npz")
+        assert "has t" in refusal(npz(x=X, y=Y, t=large, p=P), "a.npz")
+    assert "has the t inf" in refusal("0.5 1 1 1\n1e308 1 1 1", "a.txt")
+
+
 @pytest.mark.parametrize(
     "columns",
     [
@@ -196,7 +221,7 @@ def test_what_are_no_arrays_of_events(data, name, reason):
 
 
 def test_an_archive_that_unpacks_to_more_than_a_recording(monkeypatch):
-    monkeypatch.setattr(arrays, "LARGEST", 1000)
+    monkeypatch.setattr(limits, "MOST_BYTES", 1000)
     assert "unpacks to" in refusal(npz(t=np.zeros(10**4, int), x=X, y=Y, p=P), "a.npz")
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
