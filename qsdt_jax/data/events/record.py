@@ -115,8 +115,9 @@ def check_within(
     for field, size in zip(("y", "x"), sensor_size, strict=True):
         for place in (int(events[field].min()), int(events[field].max())):
             if not 0 <= place < size:
-                sensor = "x".join(map(str, sensor_size))
-                raise CorruptRecord(f"{name}: has an event at {field} = {place}; the sensor is {sensor}")
+                known = max(sensor_size) < LARGEST_SENSOR
+                sensor = f"the sensor is {'x'.join(map(str, sensor_size))}" if known else "no sensor has it"
+                raise CorruptRecord(f"{name}: has an event at {field} = {place}; {sensor}")
 
 
 def check_times(times: np.ndarray, name: str) -> None:

@@ -140,3 +140,9 @@ def test_made_streams_fit_their_type(make):
     """Else column 65,536 would be column 0."""
     with pytest.raises(UserError, match="1 to 16384 pixels; found 16416x"):
         make()
+
+
+@pytest.mark.parametrize("x", [-1, 16_384])
+def test_a_sensor_that_is_not_known_is_not_named(x):
+    with pytest.raises(CorruptRecord, match=f"^cat/7: has an event at x = {x}; no sensor has it$"):
+        recorded(stream(x=[0, 119, x]), None, "cat/7")

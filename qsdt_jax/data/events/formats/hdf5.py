@@ -41,7 +41,7 @@ def read_hdf5(data: bytes, name: str) -> Recording:
         with h5py.File(io.BytesIO(data), "r") as file:
             columns = _columns(h5py, file, len(data), name)
     except ERRORS as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = " ".join(str(error).split())[:160]
         raise CorruptRecord(f"{name}: cannot be read as HDF5 ({reason})") from None
     return recording_of(columns, name)
 
