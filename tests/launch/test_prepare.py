@@ -249,7 +249,7 @@ def test_data_without_a_split_to_evaluate_on(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "prepare needs a name (one of imagenet, cifar10, cifar100, cifar10dvs, dvs128gesture, imagefolder, e"),
+        ([], "prepare needs a name (one of imagenet, cifar10, cifar100, cifar10dvs, dvs128gesture, imag"),
         (["imagefolder", "--source", "{source}"], "prepare needs a name"),
         (["imagefolder", "imagenet", "--source", "{source}", "--out", "{out}"], "prepare needs a name"),
         (
