@@ -71,7 +71,7 @@ def firing_beside(
         raise UserError(f"{where} is not there; expected a workdir or a bundle")
     if Path(where).is_dir():
         trained = load_trained(where)
-        as_trained = _as_trained(trained, config)
+        as_trained = _as_trained(trained, config)  # Before it is folded: what does not fit is told at once.
         network = folded_or_trained(trained)
         if isinstance(network, Unfolded):
             data = Split(as_trained, split, None, images)

@@ -123,15 +123,8 @@ class _Graph(Nodes):
         for name in also:
             self.op("Identity", values[name], name=name)
             outputs.append(helper.make_tensor_value_info(name, types.UINT8, ("frames", *self.sizes[name])))
-        graph = helper.make_graph(
-            self.nodes,
-            "qsdt",
-            [helper.make_tensor_value_info(IMAGES, types.FLOAT, shape)],
-            outputs,
-            list(self.initializers.values()),
-        )
-        opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qsdt_jax")
+        images = helper.make_tensor_value_info(IMAGES, types.FLOAT, shape)
+        return self.made([images], outputs, opset=OPSET, ir_version=IR_VERSION)
 
     def step(self, step: Step, values: dict[str, str]) -> str:
         """Appends a step; the name of its value in the graph."""

@@ -2,15 +2,20 @@
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qsdt_jax.errors import UserError
 
+if TYPE_CHECKING:
+    import onnx
+
 FLOAT_BITS = 24
 EXPONENTS = np.arange(-64, 128)  # Of the units: what is smaller than 2^-64 counts as that.
+# Of a Resize: each pixel several times.
+NEAREST = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
 
 
 def import_onnx() -> Any:
@@ -50,6 +55,15 @@ class Nodes:
         self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
+    def made(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], *, opset: int, ir_version: int
+    ) -> "onnx.ModelProto":
+        """The model of all nodes so far."""
+        helper, constants = self.onnx.helper, list(self.initializers.values())
+        graph = helper.make_graph(self.nodes, "qsdt", inputs, outputs, constants)
+        opsets = [helper.make_opsetid("", opset)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="qsdt_jax")
+
     def to_float(self, x: str) -> str:
         return self.op("Cast", x, to=self.onnx.TensorProto.FLOAT)
 
@@ -83,8 +97,7 @@ class Nodes:
 
     def resize(self, x: str, *, factor: int) -> str:
         """Nearest neighbours, each pixel of x several times."""
-        modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
-        return self.op("Resize", x, "", self.real([1, factor, factor, 1]), **modes)
+        return self.op("Resize", x, "", self.real([1, factor, factor, 1]), **NEAREST)
 
     def bilinear(self, x: str, size: tuple[int, ...]) -> str:
         """`layers.upsample.bilinear_upsample` of x (N, *size)."""

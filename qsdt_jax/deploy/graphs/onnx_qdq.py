@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qsdt_jax.core.exact import LARGEST_FLOAT32, attention_sum
-from qsdt_jax.deploy.graphs.onnx_nodes import Nodes, finished, import_onnx
+from qsdt_jax.deploy.graphs.onnx_nodes import NEAREST, Nodes, finished, import_onnx
 from qsdt_jax.deploy.integer import IntegerArithmetic
 from qsdt_jax.deploy.interpreter import shapes_of
 from qsdt_jax.deploy.program import (
@@ -99,15 +99,8 @@ class _Graph(Nodes):
             kept = size[2:] if name == LOGITS and size[:2] == (1, 1) else size
             self.output(values[value], kept, name)
             outputs.append(helper.make_tensor_value_info(name, types.FLOAT, ("batch", *kept)))
-        graph = helper.make_graph(
-            self.nodes,
-            "qsdt",
-            [helper.make_tensor_value_info(IMAGES, types.FLOAT, shape)],
-            outputs,
-            list(self.initializers.values()),
-        )
-        opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qsdt_jax")
+        images = helper.make_tensor_value_info(IMAGES, types.FLOAT, shape)
+        return self.made([images], outputs, opset=OPSET, ir_version=IR_VERSION)
 
     def step(self, step: Step, *inputs: str) -> str:
         """Appends a step; the name of its value, (N, C, H, W), which is the step's own."""
@@ -123,14 +116,11 @@ class _Graph(Nodes):
             case Pool():
                 return self.op("GlobalAveragePool", *inputs, name=step.name)
             case Resize(factor=factor):
-                return self.nearest(step.name, *inputs, factor=factor)
+                scales = self.real([1, 1, factor, factor])
+                return self.op("Resize", *inputs, "", scales, name=step.name, **NEAREST)
             case Bilinear():
                 return self.op("Resize", *inputs, "", self.real([1, 1, 2, 2]), name=step.name, mode="linear")
         raise UserError(f"{step.name} is a step of a detector, which has no Q/DQ form")
-
-    def nearest(self, name: str, x: str, *, factor: int) -> str:
-        modes = {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
-        return self.op("Resize", x, "", self.real([1, 1, factor, factor]), name=name, **modes)
 
     def linear(self, layer: Linear, x: str) -> str:
         geometry, weights = layer.geometry, np.asarray(layer.weights).transpose(3, 2, 0, 1)

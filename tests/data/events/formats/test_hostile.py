@@ -10,7 +10,7 @@ import pytest
 from qsdt_jax.data.events import limits
 from qsdt_jax.data.events.files import read_event_file
 from qsdt_jax.errors import CorruptRecord
-from tests.data.events.formats.written import aedat3, aedat4, aedat4_events
+from tests.data.events.formats.written import aedat3, aedat4, aedat4_events, h5
 from tests.data.prepare.files import aedat, five_bytes
 
 EVENTS = [(0, 33, 39, 1), (11, 158, 145, 1), (50, 345, 259, 0), (139, 0, 0, 1)]
@@ -36,13 +36,6 @@ def npz(method: int = zipfile.ZIP_DEFLATED, **columns) -> bytes:
     with zipfile.ZipFile(content, "w", method) as archive:
         for name, column in (columns or COLUMNS).items():
             archive.writestr(f"{name}.npy", written(np.save, column))
-    return content.getvalue()
-
-
-def h5(fill) -> bytes:
-    content = io.BytesIO()
-    with pytest.importorskip("h5py").File(content, "w") as file:
-        fill(file)
     return content.getvalue()
 
 

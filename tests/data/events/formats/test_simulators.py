@@ -11,6 +11,7 @@ from qsdt_jax.data.events import limits
 from qsdt_jax.data.events.files import read_event_file, require_readers
 from qsdt_jax.data.events.record import EVENT
 from qsdt_jax.errors import CorruptRecord, UserError
+from tests.data.events.formats.written import h5
 
 T, X, Y, P = [0, 11, 50, 139], [33, 158, 345, 0], [39, 145, 259, 0], [1, 1, 0, 1]
 EVENTS = list(zip(T, X, Y, P, strict=True))
@@ -38,13 +39,6 @@ def npy(array, **options) -> bytes:
 def npz(**columns) -> bytes:
     content = io.BytesIO()
     np.savez_compressed(content, **columns)
-    return content.getvalue()
-
-
-def h5(fill) -> bytes:
-    content = io.BytesIO()
-    with pytest.importorskip("h5py").File(content, "w") as file:
-        fill(file)
     return content.getvalue()
 
 

@@ -1,9 +1,11 @@
 """Recordings written byte by byte, as the public descriptions of the formats say."""
 
+import io
 import struct
 from collections.abc import Iterable, Sequence
 
 import flatbuffers
+import pytest
 
 Event = tuple[int, int, int, int]
 """Time, column, row, polarity."""
@@ -86,3 +88,11 @@ def aedat4(
         return magic + aedat4_header(compression, -1, xml) + packets
     place = len(magic + aedat4_header(compression, 1, xml) + packets)
     return magic + aedat4_header(compression, place, xml) + packets + table
+
+
+def h5(fill) -> bytes:
+    """An HDF5 file that a function fills; where h5py is missing the test is skipped."""
+    content = io.BytesIO()
+    with pytest.importorskip("h5py").File(content, "w") as file:
+        fill(file)
+    return content.getvalue()
